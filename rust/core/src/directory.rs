@@ -1,0 +1,187 @@
+//! The central directory that is being written: its bytes, and the names that are in it.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::error::Result;
+use crate::index::{CentralRecord, walk};
+use crate::layout::{self, Placement, StoredName};
+use crate::name;
+
+/// So many lookups are answered by walking the records of an archive that is appended to; then its names are
+/// indexed. One or two members more do not pay for an index of a million.
+const WALKS: u32 = 2;
+
+/// A central directory under construction.
+#[derive(Debug, Clone, Default)]
+pub struct DirectoryWriter {
+    records: Vec<u8>,
+    count: u64,
+    shift: i64,
+    comment: Vec<u8>,
+    names: HashTable<u64>,
+    hasher: RandomState,
+    /// Records up to this byte are in `names` only after `walks` lookups.
+    unindexed: usize,
+    walks: u32,
+}
+
+impl DirectoryWriter {
+    /// The directory of an archive that is appended to: its records, what to add to their offsets to get those
+    /// in the file, and the archive comment.
+    ///
+    /// # Errors
+    /// If the records are not sound.
+    pub fn resume(records: Vec<u8>, shift: i64, comment: Vec<u8>) -> Result<Self> {
+        let mut count = 0;
+        for record in walk(&records) {
+            record?;
+            count += 1;
+        }
+        let unindexed = records.len();
+        Ok(DirectoryWriter { records, count, shift, comment, unindexed, ..Self::default() })
+    }
+
+    /// Whether there is a member of this name.
+    pub fn contains(&mut self, name: &StoredName) -> bool {
+        if self.unindexed > 0 && self.walks < WALKS {
+            self.walks += 1;
+            let old = &self.records[..self.unindexed];
+            if walk(old).flatten().any(|record| is_named(&record, name)) {
+                return true;
+            }
+        } else if self.unindexed > 0 {
+            self.index_old();
+        }
+        let records = &self.records;
+        let same = |&at: &u64| record_at(records, at).is_some_and(|record| is_named(&record, name));
+        self.names.find(self.hash(name.array_name()), same).is_some()
+    }
+
+    fn index_old(&mut self) {
+        let (records, hasher) = (&self.records, &self.hasher);
+        let rehash = |&at: &u64| record_at(records, at).map_or(0, |record| hash_record(hasher, &record));
+        // No larger than the records that were walked.
+        self.names.reserve(self.count as usize, rehash);
+        for record in walk(&records[..self.unindexed]).flatten() {
+            self.names.insert_unique(hash_record(hasher, &record), record.at as u64, rehash);
+        }
+        self.unindexed = 0;
+    }
+
+    /// Adds a member that has been written.
+    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32) {
+        let at = self.records.len() as u64;
+        place.write_central(name, crc, self.shift, &mut self.records);
+        self.count += 1;
+        let hash = self.hash(name.array_name());
+        let (records, hasher) = (&self.records, &self.hasher);
+        let rehash = |&at: &u64| record_at(records, at).map_or(0, |record| hash_record(hasher, &record));
+        self.names.insert_unique(hash, at, rehash);
+    }
+
+    /// The records.
+    pub fn records(&self) -> &[u8] {
+        &self.records
+    }
+
+    /// The records that go behind the directory if it starts at this byte of the file.
+    pub fn end_records(&self, at: u64) -> Vec<u8> {
+        let offset = at.saturating_add_signed(self.shift.saturating_neg());
+        layout::end_records(self.count, self.records.len() as u64, offset, &self.comment)
+    }
+
+    /// The number of members.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn hash(&self, array_name: &[u8]) -> u64 {
+        hash(&self.hasher, array_name)
+    }
+}
+
+fn hash(hasher: &RandomState, array_name: &[u8]) -> u64 {
+    let mut state = hasher.build_hasher();
+    state.write(array_name);
+    state.finish()
+}
+
+fn hash_record(hasher: &RandomState, record: &CentralRecord<'_>) -> u64 {
+    match record.array_name() {
+        Ok(Some(name)) => hash(hasher, &name),
+        _ => hash(hasher, record.name),
+    }
+}
+
+fn record_at(records: &[u8], at: u64) -> Option<CentralRecord<'_>> {
+    CentralRecord::read(records, at as usize).map(|(record, _)| record)
+}
+
+fn is_named(record: &CentralRecord<'_>, name: &StoredName) -> bool {
+    name::is_array_name(record.name, record.header.flags.get(), name.array_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Directory, Index};
+    use crate::layout::Alignment;
+
+    fn archive(names: &[&str], writer: &mut DirectoryWriter, mut bytes: Vec<u8>) -> Vec<u8> {
+        for name in names {
+            let name = StoredName::new(name).unwrap();
+            let place =
+                Placement::new(bytes.len() as u64, &name, 0, 10, Alignment::new(64).unwrap()).unwrap();
+            bytes.extend(place.local_header(&name, 0));
+            bytes.extend([7; 10]);
+            writer.push(&place, &name, 0);
+        }
+        bytes
+    }
+
+    fn finish(mut bytes: Vec<u8>, writer: &DirectoryWriter) -> Vec<u8> {
+        let at = bytes.len() as u64;
+        bytes.extend(writer.records());
+        bytes.extend(writer.end_records(at));
+        bytes
+    }
+
+    #[test]
+    fn what_was_written_is_indexed_also_behind_other_bytes() {
+        for junk in [0, 1000] {
+            let shift = i64::try_from(junk).unwrap();
+            let mut writer = DirectoryWriter { shift, ..DirectoryWriter::default() };
+            let bytes = archive(&["a", "b/ü", ""], &mut writer, vec![0; junk]);
+            let bytes = finish(bytes, &writer);
+            let directory = Directory::locate(&bytes).unwrap();
+            assert_eq!(directory.shift, shift);
+            let index = Index::build(&bytes, directory, || true).unwrap();
+            let names = index.ids().map(|id| index.name(&bytes, id).unwrap().into_owned());
+            assert_eq!(names.collect::<Vec<_>>(), ["a", "b/ü", ""]);
+            for id in index.ids() {
+                let name = index.name(&bytes, id).unwrap();
+                let member = index.member(&bytes, id, &name).unwrap();
+                assert_eq!((member.start % 64, member.end - member.start), (0, 10));
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_known_before_and_after_the_old_ones_are_indexed() {
+        let mut writer = DirectoryWriter::default();
+        archive(&["a", "ü", "a"], &mut writer, vec![]);
+        let mut resumed = DirectoryWriter::resume(writer.records.clone(), 0, vec![]).unwrap();
+        assert_eq!(resumed.count(), 3);
+        archive(&["new"], &mut resumed, vec![]);
+        for _ in 0..4 {
+            for (name, known) in [("a", true), ("ü", true), ("new", true), ("n", false), ("", false)] {
+                assert_eq!(resumed.contains(&StoredName::new(name).unwrap()), known, "{name}");
+            }
+        }
+        assert_eq!(resumed.unindexed, 0);
+        assert!(DirectoryWriter::resume(vec![0; 50], 0, vec![]).is_err());
+    }
+}

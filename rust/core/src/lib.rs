@@ -1,0 +1,23 @@
+//! The layout of an `.npz` archive, over plain byte slices.
+//!
+//! This crate knows ZIP records (APPNOTE 6.3.10) and `.npy` headers (NEP 1, `numpy.lib.format`). It takes
+//! `&[u8]` and gives back ranges and numbers; it opens no file, maps nothing and has never heard of Python.
+//! Every number in an archive is a claim: it is checked against the slice before it is used, and nothing is
+//! allocated that the slice itself could not fill.
+//!
+//! - [`zip`]: the records, as zero-copy structs.
+//! - [`index`]: finds the end record, walks the central directory, looks names up.
+//! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
+//! - [`layout`]: where the next member goes, and the bytes of its headers; [`directory`]: the directory to write.
+#![forbid(unsafe_code)]
+
+pub mod directory;
+pub mod error;
+pub mod index;
+pub mod layout;
+pub mod literal;
+pub mod name;
+pub mod npy;
+pub mod zip;
+
+pub use error::{Error, ErrorKind};

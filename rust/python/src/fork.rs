@@ -1,0 +1,23 @@
+//! Whether this process is a fork of the one that opened a file.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// A number that is another one in each fork of a process. Cheaper than asking for the process id, which is a
+/// system call.
+pub(crate) fn count() -> u64 {
+    #[cfg(unix)]
+    {
+        static REGISTER: std::sync::Once = std::sync::Once::new();
+        extern "C" fn in_child() {
+            FORKS.fetch_add(1, Ordering::Relaxed);
+        }
+        REGISTER.call_once(|| {
+            // SAFETY: the handler is a function of this library, which is never unloaded (Python keeps extension
+            // modules), and does nothing but count: that is safe in a child of a process with many threads.
+            let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        });
+    }
+    FORKS.load(Ordering::Relaxed)
+}

@@ -1,0 +1,37 @@
+//! The binding of `mmnpz-core` to Python and NumPy.
+#![deny(missing_docs)]
+// PyO3 hands arguments over by value and wants getters as methods.
+#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref)]
+
+use pyo3::pymodule;
+
+mod array;
+mod cache;
+mod error;
+mod fork;
+mod mapping;
+mod memmap;
+mod reader;
+mod source;
+mod writer;
+
+/// The compiled half of mmnpz; use the names that the package exports.
+#[pymodule(gil_used = false)]
+mod _mmnpz {
+    use pyo3::prelude::*;
+
+    use super::memmap;
+
+    #[pymodule_export]
+    use super::mapping::Mapping;
+    #[pymodule_export]
+    use super::reader::Reader;
+    #[pymodule_export]
+    use super::writer::Writer;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("MappedArray", memmap::make_type(module.py())?)
+    }
+}

@@ -1,0 +1,169 @@
+//! The C half of `mmnpz.memmap`: indexing that runs no Python code.
+//!
+//! `np.memmap.__getitem__` is a Python function: it asks for NumPy's own indexing, then turns results that are
+//! copies (fancy indexing) into plain arrays. Here the same is done in the type's slots.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::OnceLock;
+
+use numpy::PyUntypedArray;
+use numpy::npyffi::{NpyTypes, PY_ARRAY_API, PyArrayObject};
+use pyo3::exceptions::PySystemError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::type_object::PyTypeInfo;
+use pyo3::types::PyTuple;
+
+use crate::mapping::Mapping;
+
+/// Makes the type `mmnpz._mmnpz.MappedArray`, a subclass of `np.memmap`.
+pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the function types are those of the slots in CPython's documentation.
+    let slots = unsafe { (array_slot(py, ffi::Py_mp_subscript), array_slot(py, ffi::Py_sq_item)) };
+    let (Some(subscript_of_array), Some(item_of_array)) = slots else {
+        return Err(PySystemError::new_err("ndarray cannot be indexed"));
+    };
+    TYPES.get_or_init(|| Types {
+        subscript: subscript_of_array,
+        item: item_of_array,
+        array: PyUntypedArray::type_object_raw(py),
+        mapping: Mapping::type_object_raw(py),
+    });
+    let memmap = py.import("numpy")?.getattr("memmap")?;
+    let bases = PyTuple::new(py, [memmap])?;
+    let doc = c"Base of mmnpz.memmap: np.memmap with NumPy's own indexing instead of a Python function.";
+    let mut slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_doc, pfunc: doc.as_ptr().cast_mut().cast() },
+        ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_sq_item, pfunc: item as *mut c_void },
+        ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: c"mmnpz._mmnpz.MappedArray".as_ptr(),
+        basicsize: 0, // inherited
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as _,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: spec and slots live through the call, which copies what it needs; the slot functions and the
+    // strings are static; `bases` is a tuple of one type. NULL comes with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpecWithBases(&raw mut spec, bases.as_ptr())) }
+}
+
+/// `ndarray`'s own function of this slot.
+///
+/// # Safety
+/// `F` must be the function type of `slot`.
+unsafe fn array_slot<F: Copy>(py: Python<'_>, slot: c_int) -> Option<F> {
+    // SAFETY: ndarray is a static type object that lives as long as NumPy; PyType_GetSlot takes such types
+    // since Python 3.10. `F` is a function pointer by contract, and Option<F> has its layout.
+    unsafe {
+        let array_type = PyUntypedArray::type_object_raw(py);
+        let function = ffi::PyType_GetSlot(array_type, slot);
+        (!function.is_null()).then(|| std::mem::transmute_copy::<*mut c_void, F>(&function))
+    }
+}
+
+/// What the slots need, looked up once.
+struct Types {
+    subscript: ffi::binaryfunc,
+    item: ffi::ssizeargfunc,
+    array: *mut ffi::PyTypeObject,
+    mapping: *mut ffi::PyTypeObject,
+}
+
+// SAFETY: the pointers are to type objects that live as long as the process, and are only compared and passed on.
+unsafe impl Send for Types {}
+// SAFETY: as above; nothing is changed through them.
+unsafe impl Sync for Types {}
+
+static TYPES: OnceLock<Types> = OnceLock::new();
+
+unsafe extern "C" fn subscript(array: *mut ffi::PyObject, index: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    let Some(types) = TYPES.get() else { return no_slot() };
+    // SAFETY: the arguments are those that Python gave us, `array` an instance of a subclass of ndarray, and the
+    // function is ndarray's implementation of this very slot.
+    unsafe {
+        if ffi::Py_TYPE(index) == &raw mut ffi::PySlice_Type && is_mapped(types, array.cast()) {
+            // A slice of a map is part of the map.
+            return (types.subscript)(array, index);
+        }
+        settle(types, array, (types.subscript)(array, index))
+    }
+}
+
+unsafe extern "C" fn item(array: *mut ffi::PyObject, index: ffi::Py_ssize_t) -> *mut ffi::PyObject {
+    let Some(types) = TYPES.get() else { return no_slot() };
+    // SAFETY: as in `subscript`.
+    unsafe { settle(types, array, (types.item)(array, index)) }
+}
+
+fn no_slot() -> *mut ffi::PyObject {
+    // SAFETY: called from a slot, so attached; the exception type and the message are static.
+    unsafe { ffi::PyErr_SetString(ffi::PyExc_SystemError, c"ndarray has no indexing".as_ptr()) };
+    ptr::null_mut()
+}
+
+/// Makes a result that is not part of a map a plain array, as `np.memmap` does.
+///
+/// # Safety
+/// Must be called with the interpreter attached. `result` is NULL with an exception set, or an owned reference
+/// that this function takes over.
+#[inline]
+unsafe fn settle(types: &Types, array: *mut ffi::PyObject, result: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: `result` is NULL or a live object by contract, `array` a live ndarray. A result of the same type
+    // as `array` is an ndarray too, so that its fields may be read.
+    unsafe {
+        if result.is_null() || ffi::Py_TYPE(result) != ffi::Py_TYPE(array) || is_mapped(types, result.cast())
+        {
+            result
+        } else {
+            plain(result)
+        }
+    }
+}
+
+/// The same items as a plain array.
+///
+/// # Safety
+/// Must be called with the interpreter attached; `array` is an owned reference to an ndarray, which is taken over.
+#[cold]
+unsafe fn plain(array: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: attached by contract; a view of a live array, which it keeps alive, so that ours can be given up.
+    unsafe {
+        let py = Python::assume_attached();
+        let array_type = PY_ARRAY_API.get_type_object(py, NpyTypes::PyArray_Type);
+        let plain = PY_ARRAY_API.PyArray_View(py, array.cast(), ptr::null_mut(), array_type);
+        ffi::Py_DECREF(array);
+        plain
+    }
+}
+
+/// Whether the memory of an array belongs to a map of ours.
+///
+/// # Safety
+/// `array` must point to a live ndarray.
+#[inline]
+unsafe fn is_mapped(types: &Types, mut array: *mut PyArrayObject) -> bool {
+    loop {
+        // SAFETY: `array` is live: it is the argument, or a base that the argument keeps alive. The base of an
+        // array is fixed once it is made, and only bases that are ndarrays are looked into.
+        unsafe {
+            let base = (*array).base;
+            if base.is_null() {
+                return false;
+            }
+            if ffi::Py_TYPE(base) == types.mapping {
+                return true;
+            }
+            // Nearly always the array over the whole map, of the same type: the test is a call.
+            if ffi::Py_TYPE(base) != ffi::Py_TYPE(array.cast())
+                && ffi::PyObject_TypeCheck(base, types.array) == 0
+            {
+                return false;
+            }
+            array = base.cast();
+        }
+    }
+}

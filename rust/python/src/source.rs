@@ -1,0 +1,200 @@
+//! The bytes of an array to be written: its `.npy` header, and its items in the order in which they are stored.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use mmnpz_core::npy;
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyUserWarning, PyValueError};
+use pyo3::ffi::c_str;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+/// So many dtypes are remembered with the text of their description. Programs write a handful.
+const MAX_DESCRIPTIONS: usize = 32;
+
+/// `NPY_VSTRING` of NumPy 2: from here on (and below zero) dtypes are not plain memory.
+const FIRST_NEW_STYLE_NUMBER: i32 = 2056;
+
+/// An array of any object, as `numpy.asanyarray` makes it.
+pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    static AS_ANY_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if let Ok(array) = object.cast::<PyUntypedArray>() {
+        return Ok(array.clone());
+    }
+    let convert = AS_ANY_ARRAY.import(object.py(), "numpy", "asanyarray")?;
+    Ok(convert.call1((object,))?.cast_into::<PyUntypedArray>()?)
+}
+
+/// The `.npy` header of an array, byte for byte as `numpy.save` of the NumPy in use writes it.
+pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<u8>> {
+    let py = array.py();
+    let dtype = array.dtype();
+    if dtype.has_object() {
+        return Err(PyValueError::new_err("object arrays cannot be written: that would need pickling"));
+    }
+    if !(0..FIRST_NEW_STYLE_NUMBER).contains(&dtype.num()) {
+        return Err(PyValueError::new_err(format!(
+            "arrays of dtype {dtype} cannot be written without pickling"
+        )));
+    }
+    let descr = description(&dtype)?;
+    // NumPy prefers C order where both hold.
+    let fortran_order = array.is_fortran_contiguous() && !array.is_c_contiguous();
+    let shape: Vec<u64> = array.shape().iter().map(|&dimension| dimension as u64).collect();
+    let header = npy::encode(&descr, fortran_order, &shape, numpy_leaves_room(py)?)
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let message = match header[6] {
+        1 => return Ok(header),
+        2 => c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9"),
+        _ => c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17"),
+    };
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
+    Ok(header)
+}
+
+/// Python source for a dtype's description.
+fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Arc<str>> {
+    type Known = RwLock<Vec<(Py<PyArrayDescr>, Arc<str>)>>;
+    static KNOWN: Known = RwLock::new(Vec::new());
+    static DTYPE_TO_DESCR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    {
+        // Only pointers are compared while the lock is held. What is remembered is kept alive, so that no other
+        // dtype can get its address.
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = known.iter().find(|(other, _)| other.is(dtype)) {
+            return Ok(Arc::clone(text));
+        }
+    }
+    let py = dtype.py();
+    let convert = DTYPE_TO_DESCR.import(py, "numpy.lib.format", "dtype_to_descr")?;
+    let text: Arc<str> = convert.call1((dtype,))?.repr()?.to_str()?.into();
+    // Dtypes with fields are made anew by most programs and may carry metadata, of which NumPy warns each time.
+    if !dtype.has_fields() && dtype.getattr("metadata")?.is_none() {
+        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MAX_DESCRIPTIONS {
+            known.push((dtype.clone().unbind(), Arc::clone(&text)));
+        }
+    }
+    Ok(text)
+}
+
+/// Whether this NumPy leaves room in a header for a larger shape. NumPy 1.23 does not.
+fn numpy_leaves_room(py: Python<'_>) -> PyResult<bool> {
+    static ANSWER: PyOnceLock<bool> = PyOnceLock::new();
+    ANSWER
+        .get_or_try_init(py, || {
+            // A header that has 128 bytes without the room and 192 with it.
+            let descr = "x".repeat(60);
+            let header = PyDict::new(py);
+            header.set_item("descr", &descr)?;
+            header.set_item("fortran_order", false)?;
+            header.set_item("shape", (1,))?;
+            let file = py.import("io")?.call_method0("BytesIO")?;
+            py.import("numpy.lib.format")?.call_method1("write_array_header_1_0", (&file, header))?;
+            Ok(file.call_method0("tell")?.extract::<usize>()? > 128)
+        })
+        .copied()
+}
+
+/// The items of an array, read block by block in the order in which they are stored.
+#[derive(Clone)]
+pub(crate) struct Items {
+    /// The first item.
+    start: *const u8,
+    /// Lengths and strides in bytes of the axes, slowest first, without those that a `run` covers.
+    axes: Vec<(usize, isize)>,
+    /// Position along each of the axes.
+    position: Vec<usize>,
+    /// Bytes that lie side by side.
+    run: usize,
+    /// How many of them of the current run were read.
+    in_run: usize,
+    /// Bytes in all.
+    length: u64,
+}
+
+// SAFETY: the pointer is only read, and only while the array lives: whoever made the Items keeps a reference to
+// the array until they are read, whichever thread reads them.
+unsafe impl Send for Items {}
+// SAFETY: as above; what changes is changed through `&mut`.
+unsafe impl Sync for Items {}
+
+impl Items {
+    /// The items of `array`, which must outlive what is returned.
+    pub(crate) fn new(array: &Bound<'_, PyUntypedArray>) -> PyResult<Self> {
+        let itemsize = array.dtype().itemsize();
+        let too_large = || PyTypeError::new_err("the array is larger than the address space");
+        let length = array.shape().iter().try_fold(itemsize, |product, &n| product.checked_mul(n));
+        let length = length.ok_or_else(too_large)?;
+        let (mut axes, mut run) = (Vec::new(), length);
+        if !array.is_c_contiguous() && !array.is_fortran_contiguous() {
+            // Axes of one item do not move; an axis that continues the run behind it joins it.
+            let all = array.shape().iter().copied().zip(array.strides().iter().copied());
+            axes.extend(all.filter(|&(n, _)| n != 1));
+            run = itemsize;
+            while let Some((n, _)) = axes.pop_if(|(_, stride)| usize::try_from(*stride) == Ok(run)) {
+                run *= n;
+            }
+        }
+        // SAFETY: the pointer to a live array object; its data pointer is only copied here.
+        let start = unsafe { (*array.as_array_ptr()).data }.cast_const().cast();
+        let position = vec![0; axes.len()];
+        Ok(Items { start, axes, position, run, in_run: 0, length: length as u64 })
+    }
+
+    /// The number of bytes in all.
+    pub(crate) fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Goes to a byte of the stored order, which must be one that there is.
+    pub(crate) fn seek(&mut self, at: u64) {
+        // Inside the array, whose size is a usize.
+        let at = at as usize;
+        self.in_run = at % self.run;
+        let mut run = at / self.run;
+        for (position, &(n, _)) in self.position.iter_mut().zip(&self.axes).rev() {
+            *position = run % n;
+            run /= n;
+        }
+    }
+
+    /// Appends the next `count` bytes to `block`; the caller asks for no more than there are.
+    pub(crate) fn read(&mut self, mut count: usize, block: &mut Vec<u8>) {
+        block.reserve(count);
+        while count > 0 {
+            let offset: isize =
+                self.axes.iter().zip(&self.position).map(|(&(_, stride), &at)| stride * at as isize).sum();
+            let part = count.min(self.run - self.in_run);
+            let used = block.len();
+            // SAFETY: `position` is inside the array's shape, so that its run lies in the array's memory, which
+            // the owner of the array keeps; `in_run + part` is at most `run`. The block has room for `count`
+            // bytes, reserved above, and is other memory. Another thread may change the array meanwhile: the
+            // bytes are moved and never interpreted, as in NumPy's own `tofile`, and the checksum is taken of
+            // the copy.
+            unsafe {
+                let from = self.start.offset(offset).add(self.in_run);
+                std::ptr::copy_nonoverlapping(from, block.as_mut_ptr().add(used), part);
+                block.set_len(used + part);
+            }
+            count -= part;
+            self.in_run += part;
+            if self.in_run == self.run {
+                self.in_run = 0;
+                self.step();
+            }
+        }
+    }
+
+    /// Goes to the next run, last axis first.
+    fn step(&mut self) {
+        for (position, &(n, _)) in self.position.iter_mut().zip(&self.axes).rev() {
+            *position += 1;
+            if *position < n {
+                return;
+            }
+            *position = 0;
+        }
+    }
+}
