@@ -95,5 +95,5 @@ fn bad_zip_file(py: Python<'_>, message: String) -> PyErr {
 
 /// For work outside the interpreter: lets pending signal handlers run, and says whether to go on.
 pub(crate) fn check_signals() -> Result<(), Failure> {
-    Python::attach(Python::check_signals).map_err(Failure::Raised)
+    Python::attach(|py| py.check_signals().map_err(Failure::Raised))
 }

@@ -1,0 +1,17 @@
+"""Read and write NumPy ``.npz`` files that are larger than main memory.
+
+>>> import numpy as np
+>>> import mmnpz
+>>> with mmnpz.NpzWriter("dataset.npz") as writer:
+...     writer.write("first", np.arange(10))
+>>> data = mmnpz.load("dataset.npz")
+>>> data["first"][2:5]
+memmap([2, 3, 4])
+"""
+
+from mmnpz._memmap import memmap
+from mmnpz._mmnpz import __version__
+from mmnpz.reading import NpzReader, load
+from mmnpz.writing import NpzWriter
+
+__all__ = ["NpzReader", "NpzWriter", "__version__", "load", "memmap"]

@@ -1,0 +1,91 @@
+"""The compiled half of mmnpz; use the names that the package exports."""
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
+
+__all__ = ["MappedArray", "Mapping", "Reader", "Writer", "__version__"]
+
+__version__: Final[str]
+
+@final
+class Mapping:
+    """Keeps an archive mapped: the last owner in the chain of bases of every view.
+
+    It lives as long as a view does; there is nothing to call.
+    """
+
+    @property
+    def filename(self) -> str | Path:
+        """The path of the mapped file, absolute, in the type it was given in."""
+
+class MappedArray(np.memmap[Any, Any]):
+    """Base of mmnpz.memmap: np.memmap with NumPy's own indexing instead of a Python function."""
+
+@disjoint_base
+class Reader:
+    """The compiled base of `mmnpz.NpzReader`."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Reader: ...
+    def _open(
+        self,
+        path: str | PathLike[str],
+        filename: str | Path,
+        map_type: type[NDArray[Any]],
+        view_type: type[NDArray[Any]],
+        cache: bool,
+        preload: bool,
+        max_header_size: int,
+    ) -> None: ...
+    def __getitem__(self, key: str, /) -> NDArray[Any]: ...
+    def __contains__(self, key: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def load(self, name: str) -> NDArray[Any]:
+        """A new view of an array, whatever is cached."""
+
+    def close(self) -> None:
+        """Releases the reader's hold on the map and on the views."""
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all arrays, in archive order, without their ``.npy`` extension (list of str)."""
+
+    @property
+    def mmap(self) -> NDArray[np.uint8]:
+        """The memory map of the whole file (memmap of uint8); gone once the reader is closed."""
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The views that were preloaded or cached so far, by name (dict)."""
+
+    @property
+    def cache(self) -> bool:
+        """Whether the views that are handed out are kept, so that a name always gives the same one (bool)."""
+
+    @property
+    def _identity(self) -> tuple[int, int, int]: ...
+    @property
+    def _index_memory(self) -> int: ...
+
+@disjoint_base
+class Writer:
+    """The compiled base of `mmnpz.NpzWriter`."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Writer: ...
+    def _open(self, path: str | PathLike[str], mode: str, align: int) -> None: ...
+    def write(self, name: str, array: ArrayLike) -> None:
+        """Writes an array as a member of the archive."""
+
+    def __setitem__(self, key: str, value: ArrayLike, /) -> None: ...
+    def close(self) -> None:
+        """Writes the archive's directory and closes the file; waits for members that other threads are writing."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the writer is closed (bool)."""

@@ -1,0 +1,132 @@
+"""Reading memory-mapped ``.npz`` files."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from mmnpz._memmap import memmap
+from mmnpz._mmnpz import Reader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["NpzReader", "load"]
+
+
+class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
+    """
+    The arrays of an uncompressed ``.npz`` file as views into a memory map of it.
+
+    Opening maps the file and reads its directory, and nothing else. An array is a read-only view that is made
+    when it is first asked for; its bytes are read by the operating system when they are first used. Stands in
+    for `numpy.load`, and may be shared by any number of threads.
+
+    Parameters
+    ----------
+    fn : str or os.PathLike
+        The file to open.
+    mmap_mode : {"r"}, optional
+        For compatibility with `numpy.load`: the file is mapped for reading.
+    cache : bool, optional
+        Whether a name always gives the same view, in all threads and for ever. Otherwise each access makes a
+        new one.
+    preload : bool, optional
+        Whether to make all views at once, while opening. They are kept then, whatever `cache` says.
+    subok : bool, optional
+        Whether views are instances of `mmnpz.memmap`, a subclass of `numpy.memmap`; otherwise they are plain
+        instances of `numpy.ndarray`.
+    max_header_size : int, optional
+        The most characters of an ``.npy`` header that are trusted, as for `numpy.load`.
+
+    Attributes
+    ----------
+    files : list of str
+        The names of all arrays, in archive order, without their ``.npy`` extension.
+    mmap : memmap
+        The memory map of the whole file (uint8), base of every view. Gone once the reader is closed.
+    arrays : dict of str to memmap
+        The views that were preloaded or cached so far: the very dict that lookups use. It stays valid when the
+        reader is closed or gone.
+    cache, preload : bool
+        As given; `preload` sets `cache`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened (`FileNotFoundError`, `PermissionError`, `IsADirectoryError`, …).
+    zipfile.BadZipFile
+        If it is not a zip archive that can be read.
+    ValueError
+        If `mmap_mode` is another. With `preload`, also as for access to a bad member, see `load`.
+
+    See Also
+    --------
+    NpzWriter : Writes such files.
+    numpy.load : Reads whole arrays, compressed ones too.
+
+    Notes
+    -----
+    Listed are the stored members whose names end in ``.npy``. Of several members with one name the last counts;
+    if that one is compressed, the name is not listed. Names are decoded as by `zipfile`: UTF-8 where the member
+    is flagged so, code page 437 elsewhere (APPNOTE 6.3.10, appendix D).
+
+    A memory map is only as good as its file: a program that cuts the file short while it is mapped ends this
+    process with SIGBUS at the next access to the missing part. `NpzWriter` never does that.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mmnpz
+    >>> np.savez("example.npz", a=np.array([[1, 2], [3, 4]]), b=np.arange(5))
+    >>> data = mmnpz.load("example.npz")
+    >>> data["a"]
+    memmap([[1, 2],
+            [3, 4]])
+    >>> data["b"][1:3]
+    memmap([1, 2])
+    >>> data.files
+    ['a', 'b']
+    """
+
+    def __init__(
+        self,
+        fn: str | os.PathLike[str],
+        mmap_mode: Literal["r"] = "r",
+        *,
+        cache: bool = True,
+        preload: bool = False,
+        subok: bool = True,
+        max_header_size: int = 10000,
+    ) -> None:
+        if mmap_mode != "r":
+            raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
+        # As numpy.memmap has it: absolute, and a path object stays one.
+        filename = pathlib.Path(fn).resolve() if isinstance(fn, os.PathLike) else os.path.abspath(fn)
+        self.preload = bool(preload)
+        self._open(
+            path=os.fspath(fn),
+            filename=filename,
+            map_type=memmap,
+            view_type=memmap if subok else np.ndarray,
+            cache=bool(cache or preload),
+            preload=self.preload,
+            max_header_size=max(0, max_header_size),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+load = NpzReader
