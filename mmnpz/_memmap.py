@@ -22,14 +22,14 @@ def _mapping(array: np.ndarray[Any, Any]) -> Mapping | None:
 
 class memmap(MappedArray):
     """
-    An array over a memory-mapped file: a `numpy.memmap` that is made and sliced nearly as fast as an `ndarray`.
+    An array over a memory-mapped file: a `numpy.memmap` that is made and sliced like a plain array.
 
     `numpy.memmap` runs Python code each time an array is made or sliced. This subclass leaves both to NumPy's
     own C functions. All else is as `numpy.memmap` has it: reductions give scalars, ufuncs and fancy indexing
     give plain arrays, and slices are memory maps.
 
-    It is not made by calling it, but by `mmnpz.load`. Its pickle holds its own items, not the map, and loads as
-    a plain array.
+    It is not made by calling it, but by `mmnpz.load`. Its pickle holds its own items, not the map, and loads
+    as a plain array.
 
     Attributes
     ----------

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,7 @@ class MappedArray(np.memmap[Any, Any]):
 class Reader:
     """The compiled base of `mmnpz.NpzReader`."""
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Reader: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _open(
         self,
         path: str | PathLike[str],
@@ -77,14 +77,14 @@ class Reader:
 class Writer:
     """The compiled base of `mmnpz.NpzWriter`."""
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Writer: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _open(self, path: str | PathLike[str], mode: str, align: int) -> None: ...
     def write(self, name: str, array: ArrayLike) -> None:
         """Writes an array as a member of the archive."""
 
     def __setitem__(self, key: str, value: ArrayLike, /) -> None: ...
     def close(self) -> None:
-        """Writes the archive's directory and closes the file; waits for members that other threads are writing."""
+        """Writes the archive's directory and closes the file; waits for members that are being written."""
 
     @property
     def closed(self) -> bool:

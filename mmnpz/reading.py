@@ -49,8 +49,8 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
     mmap : memmap
         The memory map of the whole file (uint8), base of every view. Gone once the reader is closed.
     arrays : dict of str to memmap
-        The views that were preloaded or cached so far: the very dict that lookups use. It stays valid when the
-        reader is closed or gone.
+        The views that were preloaded or cached so far: the very dict that lookups use. It stays valid when
+        the reader is closed or gone.
     cache, preload : bool
         As given; `preload` sets `cache`.
 
@@ -70,9 +70,9 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
 
     Notes
     -----
-    Listed are the stored members whose names end in ``.npy``. Of several members with one name the last counts;
-    if that one is compressed, the name is not listed. Names are decoded as by `zipfile`: UTF-8 where the member
-    is flagged so, code page 437 elsewhere (APPNOTE 6.3.10, appendix D).
+    Listed are the stored members whose names end in ``.npy``. Of several members with one name the last
+    counts; if that one is compressed, the name is not listed. Names are decoded as by `zipfile`: UTF-8 where
+    the member is flagged so, code page 437 elsewhere (APPNOTE 6.3.10, appendix D).
 
     A memory map is only as good as its file: a program that cuts the file short while it is mapped ends this
     process with SIGBUS at the next access to the missing part. `NpzWriter` never does that.

@@ -1,0 +1,79 @@
+# The one set of verbs: people, .ci/run and the workflows call these. Each does its own set-up.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+FUZZ_SECONDS ?= 20
+
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust/core/src rust/python -name '*.rs' -o -name Cargo.toml)
+
+.PHONY: help demo test lint types rust wheel docs fuzz bench bench-quick free-threaded ci format clean
+.DELETE_ON_ERROR:
+
+help:  ## list the verbs
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+# An environment of our own with the package built into the source tree.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/built: $(BIN)/python $(SOURCES)
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+# $(call extra,NAME): a file that tells that the dependencies of this extra are installed.
+$(VENV)/extra-%: $(VENV)/built pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/extra-demo  ## the main job on real files: write a dataset, append, read excerpts, compare with numpy.load
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/extra-test  ## the Python tests
+	$(BIN)/pytest
+
+lint: $(VENV)/extra-lint  ## formats and lints, Python and Rust
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	cargo fmt --all --check
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+types: $(VENV)/extra-lint $(VENV)/extra-demo  ## types: mypy, pyright, and the stub against the binary
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest mmnpz._mmnpz
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+rust:  ## the Rust tests of the core crate
+	cargo test --package mmnpz-core --locked
+
+wheel:  ## sdist and wheel, and the tests on the installed wheel with the oldest NumPy
+	.ci/test-wheel $(PYTHON)
+
+docs: $(VENV)/extra-docs  ## the documentation, warnings are errors
+	$(BIN)/sphinx-build -n -T -W --keep-going -b html docs docs/_build/html
+
+fuzz:  ## fuzz each target for FUZZ_SECONDS (needs a nightly toolchain)
+	.ci/fuzz $(FUZZ_SECONDS)
+
+bench: $(VENV)/extra-bench  ## the benchmarks, as a Markdown table
+	$(BIN)/python benchmarks/run.py
+
+bench-quick: $(VENV)/extra-bench  ## the same with tiny sizes, to see that they work
+	$(BIN)/python benchmarks/run.py --quick
+
+free-threaded:  ## the Python tests on a free-threaded CPython, built if there is none
+	.ci/test-free-threaded
+
+ci:  ## all that .ci/run does
+	.ci/run
+
+format: $(VENV)/extra-lint  ## format Python and Rust
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cargo fmt --all
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml
+
+clean:  ## remove what was built
+	rm -rf $(VENV) .venv-* .tools target rust/fuzz/target docs/_build dist mmnpz/*.so
