@@ -1,0 +1,80 @@
+"""The two environments, and what is in them."""
+
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import venv
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import mmnpz
+
+PINNED = ("mmnpz==1.0.0", "numpy==2.2.6", "typing_extensions")
+
+VERSIONS = "import mmnpz, numpy; from importlib.metadata import version as v; print(v('mmnpz'), v('numpy'))"
+
+
+class Unusable(Exception):
+    """An environment lacks something; the message says what to do."""
+
+
+def require_peers() -> None:
+    if importlib.util.find_spec("safetensors") is None:
+        raise Unusable(
+            "safetensors is missing: install the benchmarks' peers with  pip install 'mmnpz[bench]'"
+        )
+
+
+def python_of_v1(folder: Path) -> str:
+    """The interpreter of the environment of mmnpz 1.0.0, which is made if need be."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not _is_v1(python):
+        print(f"making {folder} with {' '.join(PINNED)}", file=sys.stderr)
+        try:
+            venv.create(folder, clear=True, with_pip=True)
+            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINNED]
+            subprocess.run(install, check=True, env=without_python_path(), stdout=sys.stderr)
+        except subprocess.CalledProcessError as error:
+            raise Unusable(f"cannot make the environment of mmnpz 1.0.0 in {folder}: {error}") from error
+        if not _is_v1(python):
+            raise Unusable(f"{folder} holds something else than {' '.join(PINNED)}")
+    return str(python)
+
+
+def _is_v1(python: Path) -> bool:
+    if not python.exists():
+        return False
+    # Isolated: a folder mmnpz in the working directory would be imported in place of the installed one.
+    command = [str(python), "-I", "-c", VERSIONS]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    return found.stdout.split() == ["1.0.0", "2.2.6"]
+
+
+def without_python_path() -> dict[str, str]:
+    """What leads to our mmnpz must not lead the interpreter of 1.0.0 there."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def description() -> dict[str, str]:
+    return {
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "mmnpz": f"{mmnpz.__version__}, NumPy {np.__version__}",
+        "mmnpz 1.0.0": "NumPy 2.2.6",
+        "safetensors": version("safetensors"),
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "kernel": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,211 @@
+"""What the scenarios share.
+
+A scenario is a file of two halves. ``cases`` says to the runner what there is to measure; ``CONTENDERS`` maps
+the name of each contender to the function that measures it, in a process of its own: the file, run as a script
+with a contender's name and its parameters as JSON, prints the figure as one line of JSON.
+
+This module is imported into every such process, also into those of mmnpz 1.0.0, and so imports only NumPy.
+"""
+
+import gc
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+OURS = "mmnpz"
+V1 = "mmnpz 1.0.0"
+
+ITEMS = 100
+"""Items of a small array: 400 bytes of float32."""
+
+Contenders = dict[str, Callable[..., float]]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """
+    What the project asks of a figure.
+
+    With `peer`, the ratio to it (how many times as good as the peer we are) must reach `limit`. Without,
+    our own figure must not be worse than `limit`.
+    """
+
+    text: str
+    limit: float
+    peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: the same work done by several contenders."""
+
+    label: str
+    contenders: tuple[str, ...]
+    parameters: dict[str, Any]
+    show: Callable[[float], str]
+    bars: tuple[Bar, ...] = ()
+    more_is_better: bool = False
+
+
+def run(contenders: Contenders) -> None:
+    """Measures one contender, as the command line says, and prints the figure."""
+    measure = contenders[sys.argv[1]]
+    parameters = json.loads(sys.argv[2])
+    print(json.dumps({"figure": measure(**parameters)}))
+
+
+class WrongResult(Exception):
+    """What was read is not what was written."""
+
+
+def require(condition: bool, what: str) -> None:
+    if not condition:
+        raise WrongResult(what)
+
+
+# The members of the archives of small arrays.
+
+
+def member_name(number: int) -> str:
+    return f"item{number:07d}"
+
+
+def member_names(count: int) -> list[str]:
+    return [member_name(number) for number in range(count)]
+
+
+def small_array(number: int) -> NDArray[np.float32]:
+    """A member's array. No two are equal, so that a view of another member is found out."""
+    array = np.arange(ITEMS, dtype=np.float32)
+    array[0] = number  # exact below 2**24
+    return array
+
+
+def shuffled(names: list[str]) -> list[str]:
+    names = names.copy()
+    random.Random(1).shuffle(names)
+    return names
+
+
+def require_small(array: NDArray[Any], number: int) -> None:
+    expected = small_array(number)
+    same = array.dtype == expected.dtype and np.array_equal(array, expected)
+    require(same, f"{member_name(number)} is not what was written")
+
+
+def require_sample(data: Any, count: int) -> None:
+    """Checks the first, the last, and a thousand members between."""
+    for number in {*range(0, count, max(count // 1000, 1)), count - 1}:
+        require_small(data[member_name(number)], number)
+
+
+# Time.
+
+
+def timed(work: Callable[[], Result], check: Callable[[Result], object] | None = None) -> float:
+    """How long `work` takes, in seconds. What it returns is checked, and dropped, when the clock has stopped."""
+    gc.collect()
+    start = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - start
+    if check is not None:
+        check(result)
+    return seconds
+
+
+def best(once: Callable[[], float], repeat: int) -> float:
+    """The best of several measurements: what others on the machine do can only make it slower."""
+    return min(once() for _ in range(repeat))
+
+
+# Memory.
+
+
+def anonymous_memory() -> int:
+    """The anonymous memory of this process, in bytes: mapped files do not count."""
+    gc.collect()
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/smaps_rollup does not give the anonymous memory")
+
+
+def watch(pid: int) -> None:
+    """Looks at the anonymous memory of a process until standard input is closed; prints the peak, in bytes."""
+    status = os.open(f"/proc/{pid}/status", os.O_RDONLY)
+    os.set_blocking(0, False)
+    print("ready", flush=True)
+    peak = 0
+    while True:
+        text = os.pread(status, 8192, 0)
+        peak = max(peak, int(text.partition(b"RssAnon:")[2].split()[0]) * 1024)
+        try:
+            if not os.read(0, 1):
+                break
+        except BlockingIOError:
+            time.sleep(0.001)
+    print(peak)
+
+
+class Peak:
+    bytes: int = 0
+
+
+@contextmanager
+def peak_anonymous_memory() -> Iterator[Peak]:
+    """
+    By how much the anonymous memory of this process rises inside the block at most, in bytes.
+
+    Another process watches, about a thousand times a second: no contender's hold on the interpreter lock can
+    hide a peak.
+    """
+    gc.collect()
+    peak = Peak()
+    command = [sys.executable, __file__, str(os.getpid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        status = Path("/proc/self/status")
+        before = int(status.read_text().partition("RssAnon:")[2].split()[0]) * 1024
+        yield peak
+        output, _ = watcher.communicate()
+    peak.bytes = int(output) - before
+
+
+# How figures are shown.
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def size(count: float) -> str:
+    if count >= 1 << 20:
+        return f"{count / (1 << 20):.3g} MiB"
+    if count >= 1 << 10:
+        return f"{count / (1 << 10):.3g} KiB"
+    return f"{count:.3g} B"
+
+
+def percent(share: float) -> str:
+    return f"{share:.3g} %"
+
+
+if __name__ == "__main__":
+    watch(int(sys.argv[1]))

@@ -1,0 +1,140 @@
+"""Runs the benchmarks and prints a Markdown table: ``python benchmarks/run.py``. See README.md beside this."""
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import environment
+import report
+from data import Plan
+from harness import V1, Case
+
+HERE = Path(__file__).resolve().parent
+
+SCENARIOS = (
+    "open_archive",
+    "index_memory",
+    "first_access",
+    "preload",
+    "cached_lookup",
+    "slice_view",
+    "write_large",
+    "write_small",
+    "append_one",
+    "peak_memory",
+    "alignment",
+)
+
+ROOM = 9_000_000_000
+QUICK_ROOM = 200_000_000
+
+LONGEST = 600
+"""Seconds after which a contender is given up."""
+
+
+class Failed(Exception):
+    """A contender read something else than what was written, or did not finish."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: does everything run?")
+    parser.add_argument("--rounds", type=int, help="how often each contender runs (5, quick 1)")
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument("--output", type=Path, help="write the table to this file too")
+    parser.add_argument("--dir", type=Path, help="where the data are put (/dev/shm, if it has room)")
+    parser.add_argument(
+        "--venv", type=Path, default=HERE.parent / ".venv-bench", help="environment of mmnpz 1.0.0"
+    )
+    given = parser.parse_args()
+    if given.rounds is None:
+        given.rounds = 1 if given.quick else 5
+    if given.rounds < 1:
+        parser.error("there must be a round")
+    return given
+
+
+def data_folder(quick: bool) -> Path:
+    shared = Path("/dev/shm")
+    if shared.is_dir() and shutil.disk_usage(shared).free >= (QUICK_ROOM if quick else ROOM):
+        return shared
+    return Path(tempfile.gettempdir())
+
+
+def measure(scenario: str, case: Case, contender: str, round_number: int, v1: str) -> float:
+    """One figure, from a fresh process."""
+    python, variables = (
+        (v1, environment.without_python_path()) if contender == V1 else (sys.executable, {**os.environ})
+    )
+    # All contenders of a round have the same collisions in their dicts.
+    variables["PYTHONHASHSEED"] = str(round_number)
+    # NumPy's threads, which nothing here needs, spin for a while after they are made.
+    variables["OPENBLAS_NUM_THREADS"] = "1"
+    command = [python, str(HERE / f"{scenario}.py"), contender, json.dumps(case.parameters)]
+    try:
+        done = subprocess.run(
+            command, check=False, env=variables, stdout=subprocess.PIPE, text=True, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{scenario}: {contender} did not finish: {case.label}") from None
+    if done.returncode:
+        raise Failed(f"{scenario}: {contender} failed: {case.label}")
+    return float(json.loads(done.stdout)["figure"])
+
+
+def compare(scenario: str, case: Case, rounds: int, v1: str) -> report.Outcome:
+    """All figures of a case. Each round starts with another contender."""
+    figures: dict[str, list[float]] = {contender: [] for contender in case.contenders}
+    for round_number in range(rounds):
+        first = round_number % len(case.contenders)
+        for contender in case.contenders[first:] + case.contenders[:first]:
+            figures[contender].append(measure(scenario, case, contender, round_number, v1))
+    return report.Outcome(case, figures)
+
+
+def outcomes(plan: Plan, scenarios: Sequence[str], rounds: int, v1: str) -> Iterator[report.Outcome]:
+    for scenario in scenarios:
+        for case in importlib.import_module(scenario).cases(plan):
+            start = time.perf_counter()
+            yield compare(scenario, case, rounds, v1)
+            print(f"{time.perf_counter() - start:6.1f} s  {case.label}", file=sys.stderr)
+
+
+def main() -> int:
+    given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the data are removed then, too
+    parent = given.dir or data_folder(given.quick)
+    try:
+        environment.require_peers()
+        v1 = environment.python_of_v1(given.venv)
+        with tempfile.TemporaryDirectory(prefix="mmnpz-bench-", dir=parent) as folder:
+            plan = Plan(Path(folder), given.quick)
+            results = list(outcomes(plan, given.only or SCENARIOS, given.rounds, v1))
+    except (environment.Unusable, Failed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    facts = environment.description() | {
+        "data in": str(parent),
+        "date": datetime.date.today().isoformat(),
+        "rounds": f"{given.rounds}, quick: figures of no meaning" if given.quick else str(given.rounds),
+    }
+    lines = [f"- {name}: {value}" for name, value in facts.items()]
+    text = "\n".join([*lines, "", report.table(results, judge=not given.quick), ""])
+    print(text)
+    if given.output:
+        given.output.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
