@@ -52,8 +52,8 @@ class memmap(MappedArray):
     >>> a = mmnpz.load("example.npz")["a"]
     >>> isinstance(a, np.memmap), isinstance(a[1:], np.memmap)
     (True, True)
-    >>> a.sum(), type(a + 1), type(a[[0, 2]])
-    (np.int64(66), <class 'numpy.ndarray'>, <class 'numpy.ndarray'>)
+    >>> int(a.sum()), type(a + 1), type(a[[0, 2]])
+    (66, <class 'numpy.ndarray'>, <class 'numpy.ndarray'>)
     """
 
     # The method of ndarray itself: NumPy knows it, and does not call it.

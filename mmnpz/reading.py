@@ -51,8 +51,10 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
     arrays : dict of str to memmap
         The views that were preloaded or cached so far: the very dict that lookups use. It stays valid when
         the reader is closed or gone.
-    cache, preload : bool
-        As given; `preload` sets `cache`.
+    cache : bool
+        Whether views are kept: as given, or because of `preload`.
+    preload : bool
+        As given.
 
     Raises
     ------

@@ -47,7 +47,8 @@ class NpzWriter(Writer):
 
     Notes
     -----
-    The same arrays give the same bytes: members carry no date but the first that there is, 1 January 1980.
+    The same arrays, written in the same order, give the same bytes: members carry no date but the first that
+    there is, 1 January 1980. With several threads, members are listed in the order in which they are finished.
 
     Examples
     --------

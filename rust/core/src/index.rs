@@ -258,7 +258,7 @@ impl Index {
             let record = record.map_err(|error| at_directory(error, &index.directory))?;
             gone |= index.add(bytes, records, &record).map_err(|kind| {
                 Error::at(kind, index.directory.range.start + record.at as u64)
-                    .in_member(&String::from_utf8_lossy(record.name))
+                    .in_member(String::from_utf8_lossy(record.name).trim_end_matches(name::EXTENSION))
             })?;
             if number % POLL_INTERVAL == POLL_INTERVAL - 1 && !go_on() {
                 return Err(ErrorKind::Interrupted.into());

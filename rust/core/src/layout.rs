@@ -172,8 +172,9 @@ impl Placement {
         }
         if let Some(head) = padding.first_chunk_mut::<6>() {
             let length = self.padding as u16 - 4;
-            // 15 bits tell the alignment; what is aligned to 65536 is aligned to 32768 too.
-            let alignment = self.alignment.0.min(1 << 15) as u16;
+            // 15 bits tell the alignment (the 16th means something else); what is aligned to more than they
+            // can tell is aligned to 16384 too.
+            let alignment = self.alignment.0.min(1 << 14) as u16;
             head[..2].copy_from_slice(&ALIGNMENT_EXTRA.to_le_bytes());
             head[2..4].copy_from_slice(&length.to_le_bytes());
             head[4..].copy_from_slice(&alignment.to_le_bytes());

@@ -344,7 +344,8 @@ impl Reader {
     /// Views and dicts of views taken before stay valid: the file is mapped until the last of them is gone.
     /// Closing again does nothing.
     fn close(slf: &Bound<'_, Self>) {
-        let state = State { archive: None, arrays: Some(PyDict::new(slf.py()).unbind()), cache: false };
+        let arrays = Some(PyDict::new(slf.py()).unbind());
+        let state = State { archive: None, arrays, cache: Self::cache(slf) };
         let old = slf.get().state.replace(slf, state);
         // Outside the critical section: this may free views, and with the last of them the map.
         drop(old);

@@ -1,0 +1,104 @@
+//! Appending to any directory gives one that has the members of both.
+#![no_main]
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use mmnpz_core::directory::DirectoryWriter;
+use mmnpz_core::index::{Directory, walk};
+use mmnpz_core::layout::{Alignment, Placement, StoredName};
+use mmnpz_core::name;
+use mmnpz_fuzz::{Plan, check, cut, listed};
+
+#[derive(Debug, Arbitrary)]
+struct New {
+    name: String,
+    /// One of few names instead, so that some are there already.
+    common: Option<bool>,
+    data: u8,
+    alignment: u8,
+}
+
+impl New {
+    fn name(&self) -> &str {
+        self.common.map_or(&self.name, |first| if first { "a" } else { "ü" })
+    }
+}
+
+fn append(old: &[u8], directory: &Directory, new: &[New]) {
+    // A shift that takes offsets out of 63 bits is a lie that no file of a real size can tell.
+    if directory.shift.unsigned_abs() > 1 << 62 {
+        return;
+    }
+    let comment = cut(old, &directory.comment).to_vec();
+    let records = cut(old, &directory.range).to_vec();
+    let resumed = DirectoryWriter::resume(records.clone(), directory.shift, comment.clone());
+    let Ok(mut writer) = resumed else {
+        assert!(walk(&records).any(|record| record.is_err()));
+        return;
+    };
+    let old_count = walk(&records).count() as u64;
+    assert_eq!(writer.count(), old_count);
+    let mut bytes = old[..directory.range.start as usize].to_vec();
+    let mut known: Vec<String> = walk(&records)
+        .flatten()
+        .filter_map(|record| name::decode(record.name, record.header.flags.get()).ok().map(String::from))
+        .collect();
+    let mut added = Vec::new();
+    for new in new {
+        let Ok(name) = StoredName::new(new.name()) else { continue };
+        let file = format!("{}.npy", new.name());
+        assert_eq!(writer.contains(&name), known.contains(&file), "{file:?}");
+        let alignment = Alignment::new(1 << (new.alignment % 17)).unwrap();
+        let place = Placement::new(bytes.len() as u64, &name, 0, new.data.into(), alignment).unwrap();
+        bytes.resize(place.header as usize, 0);
+        bytes.extend(place.local_header(&name, 0));
+        assert_eq!(bytes.len() as u64, place.file);
+        bytes.resize(place.end as usize, b'd');
+        writer.push(&place, &name, 0);
+        added.push((new.name(), place.file..place.end));
+        known.push(file);
+    }
+    let at = bytes.len() as u64;
+    bytes.extend(writer.records());
+    bytes.extend(writer.end_records(at));
+    assert_eq!(writer.count(), old_count + added.len() as u64);
+
+    // A comment that holds an end record may be taken for one, before and after.
+    if comment.windows(4).any(|window| window == b"PK\x05\x06") || added.is_empty() {
+        return;
+    }
+    let found = Directory::locate(&bytes).unwrap();
+    assert_eq!(found.range, at..at + writer.records().len() as u64);
+    assert_eq!(found.shift, directory.shift);
+    assert_eq!(found.count, writer.count());
+    assert_eq!(cut(&bytes, &found.comment), comment);
+    let Some(before) = listed(&records, directory.shift) else { return };
+    let index = check(&bytes).expect("the old records were sound, and the new ones are ours");
+    let old_names = before.iter().map(|member| &*member.name);
+    for name in old_names.clone().chain(added.iter().map(|(name, _)| *name)) {
+        assert!(index.contains(&bytes, name), "{name:?} was lost");
+    }
+    let all: std::collections::BTreeSet<&str> =
+        old_names.chain(added.iter().map(|(name, _)| *name)).collect();
+    assert_eq!(index.len(), all.len(), "and there are no others");
+    for (at, (name, data)) in added.iter().enumerate() {
+        if added[at + 1..].iter().all(|(later, _)| later != name) {
+            let id = index.find(&bytes, name).unwrap();
+            assert_eq!(index.member(&bytes, id, name).as_ref(), Ok(data), "{name:?}");
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut source = Unstructured::new(data);
+    let Ok(plan) = Plan::arbitrary(&mut source) else { return };
+    let new: Vec<New> = (0..4).map_while(|_| New::arbitrary(&mut source).ok()).collect();
+    for archive in [&plan.build(), data] {
+        if let Ok(directory) = Directory::locate(archive) {
+            append(archive, &directory, &new);
+        }
+    }
+    // The bytes themselves as a directory.
+    let _ = DirectoryWriter::resume(data.to_vec(), 0, vec![])
+        .map(|mut writer| StoredName::new("a").map(|name| writer.contains(&name)));
+});

@@ -1,0 +1,118 @@
+"""Every session in the README, the documentation and the docstrings runs, and shows what it says.
+
+The tests change the working directory, which belongs to the whole process: they must not run in parallel
+threads. That they take `monkeypatch` tells pytest-run-parallel so.
+"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmnpz
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+FENCE = re.compile(r"^( *)(`{3,}|~{3,})(\S*)")
+# A fence in another language than these is a snippet that nobody runs.
+NOT_PYTHON = {"console", "text", "{eval-rst}", "{include}", "{toctree}"}
+
+
+def session_of(page: Path) -> str:
+    """The sessions of a page, each line where it is in the page, and nothing else."""
+    lines = []
+    language = closing = None
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        fence = FENCE.match(line)
+        if closing is not None:
+            inside = not (fence and not fence[3] and fence[2].startswith(closing))
+            lines.append(line if inside and language == "pycon" else "")
+            closing = closing if inside else None
+        else:
+            lines.append("")
+            if fence:
+                language, closing = fence[3], fence[2]
+                place = f"{page.name}:{number}"
+                assert language in NOT_PYTHON | {"pycon"}, f"{place}: a fence of {language or 'nothing'}"
+    assert closing is None, f"{page.name}: a fence is not closed"
+    return "\n".join(lines) + "\n"
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """All docstrings of the package, those of compiled classes and their members too, by qualified name."""
+    names = [module.name for module in pkgutil.iter_modules(mmnpz.__path__, "mmnpz.")]
+    seen: set[int] = set()
+
+    def visit(name: str, thing: Any) -> Iterator[tuple[str, str]]:
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        # What inherits its docstring has none of its own.
+        text = vars(thing).get("__doc__") if inspect.isclass(thing) else getattr(thing, "__doc__", None)
+        if isinstance(text, str) and text:
+            yield name, text
+        if inspect.isclass(thing):
+            for key, member in vars(thing).items():
+                if inspect.isroutine(member) or inspect.isdatadescriptor(member):
+                    yield from visit(f"{name}.{key}", member)
+
+    for name in ["mmnpz", *names]:
+        module = importlib.import_module(name)
+        yield name, module.__doc__ or ""
+        for key, thing in vars(module).items():
+            if getattr(thing, "__module__", "").partition(".")[0] == "mmnpz":
+                yield from visit(f"{name}.{key}", thing)
+
+
+def run(text: str, name: str, filename: str) -> int:
+    """Runs the examples of a text in one session; gives back how many there are."""
+    test = doctest.DocTestParser().get_doctest(text, {"__name__": "__main__"}, name, filename, 0)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
+    runner.run(test, out=report.append)
+    if report:
+        pytest.fail("".join(report), pytrace=False)
+    return len(test.examples)
+
+
+WITH_EXAMPLES = {name: text for name, text in docstrings() if ">>>" in text}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = session_of(page)
+    monkeypatch.chdir(tmp_path)
+    assert run(text, page.name, str(page)) == text.count(">>> ")
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(inspect.cleandoc(WITH_EXAMPLES[name]), name, name)
+
+
+def test_docstrings_are_found_everywhere() -> None:
+    names = {name for name, _ in docstrings()}
+    assert {"mmnpz", "mmnpz.reading", "mmnpz._mmnpz.Writer.write", "mmnpz._mmnpz.Reader.files"} <= names
+    with_examples = {name.rpartition(".")[2] for name in WITH_EXAMPLES}
+    assert {"mmnpz", "NpzReader", "NpzWriter", "memmap"} <= with_examples
+
+
+def test_a_wrong_page_fails(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("text\n\n```pycon\n>>> 1 + 1\n3\n```\n")
+    with pytest.raises(pytest.fail.Exception, match=r"line 4[\s\S]*Expected:\s+3\s+Got:\s+2"):
+        run(session_of(page), page.name, str(page))
+    page.write_text("```python\n1 + 1\n```\n")
+    with pytest.raises(AssertionError, match=r"page.md:1: a fence of python"):
+        session_of(page)
+    page.write_text("```pycon\n>>> 1\n")
+    with pytest.raises(AssertionError, match="not closed"):
+        session_of(page)
