@@ -84,7 +84,10 @@ def _measure(data: Mapping[str, Any], names: list[str], strings: str, repeat: in
     }[strings]
     seconds = best(lambda: look_up(data, keys()), repeat)
     require_sample(data, len(names))
-    require(all(data[name] is data[other] for name, other in zip(at_random, others)), "views are not cached")
+    require(
+        all(data[name] is data[other] for name, other in zip(at_random, others, strict=True)),
+        "views are not cached",
+    )
     return seconds / LOOKUPS
 
 

@@ -58,7 +58,7 @@ def _measure(data: Any, members: int) -> float:
 
 
 def with_ndarray(archive: str, members: int) -> float:
-    """The limit: where each array is, is known; slicing it out of the map and keeping it is all there is to do."""
+    """The limit: the place of each array is known; what is left is to slice it out of the map and keep it."""
     data: Any = mmnpz.load(archive)
     begin = data.mmap.ctypes.data
     starts = {name: (data[name].ctypes.data - begin) // 4 for name in member_names(members)}

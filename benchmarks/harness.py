@@ -1,7 +1,7 @@
 """What the scenarios share.
 
 A scenario is a file of two halves. ``cases`` says to the runner what there is to measure; ``CONTENDERS`` maps
-the name of each contender to the function that measures it, in a process of its own: the file, run as a script
+the name of each contender to the function that measures it, in a process of its own: the file as a script
 with a contender's name and its parameters as JSON, prints the figure as one line of JSON.
 
 This module is imported into every such process, also into those of mmnpz 1.0.0, and so imports only NumPy.
@@ -116,7 +116,7 @@ def require_sample(data: Any, count: int) -> None:
 
 
 def timed(work: Callable[[], Result], check: Callable[[Result], object] | None = None) -> float:
-    """How long `work` takes, in seconds. What it returns is checked, and dropped, when the clock has stopped."""
+    """How long `work` takes in seconds. What it returns is checked and dropped after the clock has stopped."""
     gc.collect()
     start = time.perf_counter()
     result = work()
@@ -144,7 +144,7 @@ def anonymous_memory() -> int:
 
 
 def watch(pid: int) -> None:
-    """Looks at the anonymous memory of a process until standard input is closed; prints the peak, in bytes."""
+    """Watches a process's anonymous memory until standard input is closed; prints the peak in bytes."""
     status = os.open(f"/proc/{pid}/status", os.O_RDONLY)
     os.set_blocking(0, False)
     print("ready", flush=True)

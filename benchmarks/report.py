@@ -21,7 +21,7 @@ class Outcome:
 
     def ratios(self, peer: str) -> list[float]:
         """How many times as good as the peer we are, in each round."""
-        pairs = zip(self.figures[OURS], self.figures[peer])
+        pairs = zip(self.figures[OURS], self.figures[peer], strict=True)
         if self.case.more_is_better:
             return [_divide(ours, theirs) for ours, theirs in pairs]
         return [_divide(theirs, ours) for ours, theirs in pairs]

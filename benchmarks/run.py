@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints a Markdown table: ``python benchmarks/run.py``. See README.md beside this."""
+"""Runs the benchmarks and prints a Markdown table: ``python benchmarks/run.py``. See the README beside it."""
 
 import argparse
 import datetime

@@ -71,7 +71,7 @@ def with_write(folder: str, nbytes: int) -> float:
 
     def read(path: Path) -> Arrays:
         rows = np.fromfile(path, np.float32).reshape(COUNT, -1)
-        return dict(zip("abc", rows))
+        return dict(zip("abc", rows, strict=True))
 
     return _measure(folder, nbytes, write, read)
 

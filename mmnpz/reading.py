@@ -1,7 +1,6 @@
 """Reading memory-mapped ``.npz`` files."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -12,6 +11,8 @@ from mmnpz._memmap import memmap
 from mmnpz._mmnpz import Reader
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 __all__ = ["NpzReader", "load"]
@@ -107,7 +108,7 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
         if mmap_mode != "r":
             raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
         # As numpy.memmap has it: absolute, and a path object stays one.
-        filename = pathlib.Path(fn).resolve() if isinstance(fn, os.PathLike) else os.path.abspath(fn)
+        filename = _resolved(fn) if isinstance(fn, os.PathLike) else os.path.abspath(fn)
         self.preload = bool(preload)
         self._open(
             path=os.fspath(fn),
@@ -129,6 +130,12 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _resolved(path: os.PathLike[str]) -> "Path":
+    from pathlib import Path  # not loaded by NumPy, nor by us until there is a path object
+
+    return Path(path).resolve()
 
 
 load = NpzReader

@@ -48,7 +48,8 @@ class NpzWriter(Writer):
     Notes
     -----
     The same arrays, written in the same order, give the same bytes: members carry no date but the first that
-    there is, 1 January 1980. With several threads, members are listed in the order in which they are finished.
+    there is, 1 January 1980. With several threads, members are listed in the order in which they are
+    finished.
 
     Examples
     --------

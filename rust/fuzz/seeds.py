@@ -1,4 +1,4 @@
-"""Fills corpus/ from the archives in tests/data: ``python rust/fuzz/seeds.py``, then ``cargo fuzz run index``."""
+"""Fills corpus/ from the archives in tests/data: run this before ``cargo fuzz``."""
 
 import json
 import shutil

@@ -143,7 +143,9 @@ def end_record(count, size, offset, comment=b""):
 
 
 def zip64_end(count, size, offset, *, data=b"", disks=1):
-    record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44 + len(data), 45, 45, 0, 0, count, count, size, offset) + data
+    record = (
+        struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44 + len(data), 45, 45, 0, 0, count, count, size, offset) + data
+    )
     return record + struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, disks)
 
 
@@ -181,8 +183,12 @@ archive("not_only_arrays.npz", "members that are no arrays")(
     lambda: zipped([("readme.txt", b"hello"), *ARRAYS.items(), ("c.npy.txt", b""), ("npy", b"")])
 )
 archive("name_empty.npz", "a member that is all extension")(lambda: zipped([(".npy", ARRAYS["a.npy"])]))
-archive("name_utf8.npz", "a name beyond ASCII, flagged as UTF-8")(lambda: zipped([("日ü.npy", ARRAYS["a.npy"])]))
-archive("name_cp437.npz", "a name in code page 437")(lambda: built([Member(b"\x81\xe3.npy", ARRAYS["a.npy"])]))
+archive("name_utf8.npz", "a name beyond ASCII, flagged as UTF-8")(
+    lambda: zipped([("日ü.npy", ARRAYS["a.npy"])])
+)
+archive("name_cp437.npz", "a name in code page 437")(
+    lambda: built([Member(b"\x81\xe3.npy", ARRAYS["a.npy"])])
+)
 archive("name_utf8_unflagged.npz", "a name in UTF-8 without the flag: read as code page 437")(
     lambda: built([Member("ü.npy", ARRAYS["a.npy"])])
 )
@@ -209,8 +215,12 @@ archive("junk_behind.npz", "bytes behind the archive")(lambda: zipped(ARRAYS.ite
 archive("front_lost.npz", "bytes in front of the first member lost: all offsets too large")(
     lambda: built([Member("a.npy", ARRAYS["a.npy"], gap=b"\0" * 64)])[32:]
 )
-archive("gap.npz", "bytes between the members that belong to none")(lambda: built(two(gap=b"PK\3\4 no member")))
-archive("member_comments.npz", "comments of members")(lambda: built(two(comment=b"a comment with PK\1\2 in it")))
+archive("gap.npz", "bytes between the members that belong to none")(
+    lambda: built(two(gap=b"PK\3\4 no member"))
+)
+archive("member_comments.npz", "comments of members")(
+    lambda: built(two(comment=b"a comment with PK\1\2 in it"))
+)
 archive("extra_fields.npz", "extra fields in both headers, not the same")(
     lambda: built(two(extra=extra(0x5455, b"\3time"), local_extra=extra(0xA11E, b"\x40\0" + b"\0" * 30)))
 )
@@ -255,7 +265,9 @@ def zip64_member(name):
 archive("zip64_local.npz", "zip64 fields in the local headers, as `np.savez` writes them")(
     lambda: zipped(ARRAYS.items(), force_zip64=True)
 )
-archive("zip64_everywhere.npz", "zip64 in every record")(lambda: built([zip64_member("a.npy")], end=all_saturated()))
+archive("zip64_everywhere.npz", "zip64 in every record")(
+    lambda: built([zip64_member("a.npy")], end=all_saturated())
+)
 archive("zip64_end.npz", "zip64 end records with the only true numbers")(
     lambda: built(two(), end=all_saturated())
 )
@@ -271,7 +283,9 @@ archive("zip64_missing.npz", "a saturated size, and a zip64 field too short for 
 archive("zip64_disks.npz", "a zip64 locator that speaks of two disks")(
     lambda: built(
         two(),
-        end=lambda count, size, offset: zip64_end(count, size, offset, disks=2) + end_record(count, size, offset),
+        end=lambda count, size, offset: (
+            zip64_end(count, size, offset, disks=2) + end_record(count, size, offset)
+        ),
     )
 )
 
@@ -296,7 +310,9 @@ archive("data_outside.npz", "a size that reaches past the end of the file")(
     lambda: built(two(size=5000, compressed=5000))
 )
 archive("encrypted.npz", "a member flagged as encrypted")(lambda: built(two(flags=1)))
-archive("encrypted_strongly.npz", "a member flagged as strongly encrypted")(lambda: built(two(flags=1 | 1 << 6)))
+archive("encrypted_strongly.npz", "a member flagged as strongly encrypted")(
+    lambda: built(two(flags=1 | 1 << 6))
+)
 archive("patched.npz", "a member flagged as compressed patched data")(lambda: built(two(flags=1 << 5)))
 
 # Headers of arrays.
@@ -309,20 +325,30 @@ archive("npy_version_4.npz", "a format version that there is not")(lambda: with_
 archive("npy_magic.npz", "no magic string")(lambda: zipped([("a.npy", b"not an array")]))
 archive("npy_cut.npz", "a header cut short")(lambda: zipped([("a.npy", ARRAYS["a.npy"][:60])]))
 archive("npy_no_bytes.npz", "a member without a byte")(lambda: zipped([("a.npy", b"")]))
-archive("npy_python2.npz", "a shape as Python 2 wrote it")(lambda: with_header(GOOD.replace(b"(3,)", b"(3L,)")))
-archive("npy_fortran.npz", "Fortran order")(lambda: zipped([("a.npy", saved(np.asfortranarray(np.eye(3, 2))))]))
+archive("npy_python2.npz", "a shape as Python 2 wrote it")(
+    lambda: with_header(GOOD.replace(b"(3,)", b"(3L,)"))
+)
+archive("npy_fortran.npz", "Fortran order")(
+    lambda: zipped([("a.npy", saved(np.asfortranarray(np.eye(3, 2))))])
+)
 archive("npy_big_endian.npz", "big-endian numbers")(lambda: zipped([("a.npy", saved(A.astype(">i2")))]))
 archive("npy_scalar.npz", "no dimensions")(lambda: zipped([("a.npy", saved(np.float64(3)))]))
 archive("npy_no_items.npz", "a dimension of 0")(lambda: zipped([("a.npy", saved(np.zeros((3, 0, 2))))]))
 archive("npy_object.npz", "an object array")(lambda: zipped([("a.npy", saved(np.array([None, 1])))]))
 archive("npy_trailing.npz", "bytes behind the array")(lambda: zipped([("a.npy", ARRAYS["a.npy"] + b"more")]))
-archive("npy_short.npz", "fewer bytes than the shape needs")(lambda: zipped([("a.npy", ARRAYS["a.npy"][:-1])]))
+archive("npy_short.npz", "fewer bytes than the shape needs")(
+    lambda: zipped([("a.npy", ARRAYS["a.npy"][:-1])])
+)
 archive("npy_shape_overflow.npz", "a shape of 2**64 items")(
     lambda: with_header(GOOD.replace(b"(3,)", b"(4294967296, 4294967296)"))
 )
 archive("npy_key_unknown.npz", "a key too many")(lambda: with_header(GOOD.replace(b", }", b", 'more': 1}")))
-archive("npy_key_missing.npz", "a key too few")(lambda: with_header(GOOD.replace(b"'fortran_order': False, ", b"")))
-archive("npy_not_literal.npz", "a header that is code")(lambda: with_header(GOOD.replace(b"(3,)", b"tuple([3])")))
+archive("npy_key_missing.npz", "a key too few")(
+    lambda: with_header(GOOD.replace(b"'fortran_order': False, ", b""))
+)
+archive("npy_not_literal.npz", "a header that is code")(
+    lambda: with_header(GOOD.replace(b"(3,)", b"tuple([3])"))
+)
 archive("npy_shape_list.npz", "a shape that is a list")(lambda: with_header(GOOD.replace(b"(3,)", b"[3]")))
 
 

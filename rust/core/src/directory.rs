@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::{CentralRecord, walk};
 use crate::layout::{self, Placement, StoredName};
 use crate::name;
@@ -33,11 +33,12 @@ impl DirectoryWriter {
     /// in the file, and the archive comment.
     ///
     /// # Errors
-    /// If the records are not sound.
+    /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to.
     pub fn resume(records: Vec<u8>, shift: i64, comment: Vec<u8>) -> Result<Self> {
         let mut count = 0;
         for record in walk(&records) {
-            record?;
+            let record = record?;
+            record.check().map_err(|kind| Error::from(kind).in_member(&record.shown_name()))?;
             count += 1;
         }
         let unindexed = records.len();

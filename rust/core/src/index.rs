@@ -143,6 +143,21 @@ impl<'a> CentralRecord<'a> {
         (header.signature.get() == CentralHeader::SIGNATURE).then_some((record, directory.len() - rest.len()))
     }
 
+    /// What is checked of every record, whoever reads it.
+    pub(crate) fn check(&self) -> std::result::Result<(), ErrorKind> {
+        if self.array_name().map_err(|_| ErrorKind::NameEncoding)?.is_some() {
+            Extent::read(self.header, self.extra)?;
+        }
+        Ok(())
+    }
+
+    /// The name for messages, readable whatever it is.
+    #[cold]
+    pub(crate) fn shown_name(&self) -> String {
+        let text = String::from_utf8_lossy(self.name);
+        text.strip_suffix(name::EXTENSION).unwrap_or(&text).to_owned()
+    }
+
     #[inline]
     pub(crate) fn array_name(&self) -> std::result::Result<Option<Cow<'a, [u8]>>, name::NotUtf8> {
         name::array_name(self.name, self.header.flags.get())
@@ -258,7 +273,7 @@ impl Index {
             let record = record.map_err(|error| at_directory(error, &index.directory))?;
             gone |= index.add(bytes, records, &record).map_err(|kind| {
                 Error::at(kind, index.directory.range.start + record.at as u64)
-                    .in_member(String::from_utf8_lossy(record.name).trim_end_matches(name::EXTENSION))
+                    .in_member(&record.shown_name())
             })?;
             if number % POLL_INTERVAL == POLL_INTERVAL - 1 && !go_on() {
                 return Err(ErrorKind::Interrupted.into());

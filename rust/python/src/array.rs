@@ -21,9 +21,6 @@ use crate::mapping::Mapping;
 /// The largest number of descriptions whose dtypes are kept. Real files have a handful; forged ones get no more.
 const MAX_DTYPES: usize = 1024;
 
-/// `NPY_VSTRING` of NumPy 2: from here on (and below zero) dtypes are not plain memory.
-const FIRST_NEW_STYLE_NUMBER: c_int = 2056;
-
 /// A dtype that an array can be mapped with.
 #[derive(Debug)]
 pub(crate) struct DType {
@@ -67,17 +64,25 @@ fn make_dtype(py: Python<'_>, descr: &Literal<'_>) -> PyResult<DType> {
         error
     })?;
     let dtype = dtype.cast_into::<PyArrayDescr>()?;
+    if !is_plain(&dtype) {
+        return Err(PyValueError::new_err(format!("arrays of dtype {dtype} cannot be mapped")));
+    }
     if dtype.has_object() {
         return Err(PyValueError::new_err("object arrays cannot be mapped"));
-    }
-    if !(0..FIRST_NEW_STYLE_NUMBER).contains(&dtype.num()) {
-        return Err(PyValueError::new_err(format!("arrays of dtype {dtype} cannot be mapped")));
     }
     let subarray = dtype.has_subarray().then(|| dtype.shape().iter().map(|&n| n as u64).product());
     let dtype = if subarray.is_some() { dtype.base() } else { dtype };
     let itemsize = dtype.itemsize() as u64;
     let empty_string = itemsize == 0 && matches!(dtype.kind(), b'S' | b'U');
     Ok(DType { itemsize, empty_string, subarray, dtype: dtype.unbind() })
+}
+
+/// Whether a dtype is one of those from before NumPy 2, all of which describe memory by itself (or objects).
+/// NumPy's variable-width strings and dtypes that other packages make in the new way are not.
+pub(crate) fn is_plain(dtype: &Bound<'_, PyArrayDescr>) -> bool {
+    /// `NPY_VSTRING` of NumPy 2.
+    const FIRST_NEW: c_int = 2056;
+    (0..FIRST_NEW).contains(&dtype.num())
 }
 
 /// The Python object of a literal.

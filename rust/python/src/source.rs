@@ -10,11 +10,10 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+use crate::array::is_plain;
+
 /// So many dtypes are remembered with the text of their description. Programs write a handful.
 const MAX_DESCRIPTIONS: usize = 32;
-
-/// `NPY_VSTRING` of NumPy 2: from here on (and below zero) dtypes are not plain memory.
-const FIRST_NEW_STYLE_NUMBER: i32 = 2056;
 
 /// An array of any object, as `numpy.asanyarray` makes it.
 pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
@@ -30,13 +29,13 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
 pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<u8>> {
     let py = array.py();
     let dtype = array.dtype();
-    if dtype.has_object() {
-        return Err(PyValueError::new_err("object arrays cannot be written: that would need pickling"));
-    }
-    if !(0..FIRST_NEW_STYLE_NUMBER).contains(&dtype.num()) {
+    if !is_plain(&dtype) {
         return Err(PyValueError::new_err(format!(
             "arrays of dtype {dtype} cannot be written without pickling"
         )));
+    }
+    if dtype.has_object() {
+        return Err(PyValueError::new_err("object arrays cannot be written: that would need pickling"));
     }
     let descr = description(&dtype)?;
     // NumPy prefers C order where both hold.

@@ -252,6 +252,11 @@ fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
+/// A pipe or a device: it cannot hold an archive, and is not to be replaced by one.
+fn irregular() -> Failure {
+    io::Error::other("not a regular file").into()
+}
+
 /// A new, empty file in place of the one at `path`, whose bytes stay as they are for whoever has it mapped.
 fn replace(path: &Path) -> Result<File, Failure> {
     // Through symbolic links, as open(path, "w") does.
@@ -264,7 +269,7 @@ fn replace(path: &Path) -> Result<File, Failure> {
     };
     let metadata = fs::metadata(&target)?;
     if !metadata.is_dir() && !metadata.is_file() {
-        return Err(Failure::Irregular);
+        return Err(irregular());
     }
     // What may not be written may not be replaced; and a folder is refused as the system words it.
     OpenOptions::new().write(true).open(&target)?;
@@ -299,7 +304,7 @@ fn open_to_append(path: &Path) -> Result<(File, DirectoryWriter, Option<u64>), F
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(Failure::Irregular);
+        return Err(irregular());
     }
     if metadata.len() == 0 {
         return Ok((file, DirectoryWriter::default(), None));

@@ -1,0 +1,57 @@
+"""Fixtures for all tests, and the Hypothesis profile."""
+
+import itertools
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.archives import npy
+
+settings.register_profile(
+    "mmnpz",
+    max_examples=int(os.environ.get("MMNPZ_EXAMPLES", "100")),
+    deadline=None,
+    derandomize="CI" in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
+settings.load_profile("mmnpz")
+
+
+@pytest.fixture(scope="module")
+def new_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Gives another unused path at each call, also inside a Hypothesis test."""
+    folder = tmp_path_factory.mktemp("new")
+    numbers = itertools.count()
+    return lambda: folder / f"{next(numbers)}.npz"
+
+
+@pytest.fixture
+def arrays() -> dict[str, Any]:
+    """A handful of arrays that differ in dtype, rank and order."""
+    return {
+        "matrix": np.arange(12, dtype="<f8").reshape(3, 4),
+        "fortran": np.asfortranarray(np.arange(12, dtype="<i4").reshape(3, 4)),
+        "scalar": np.array(2.5, dtype="<f4"),
+        "empty": np.zeros((0, 5), dtype="<c16"),
+        "folder/big": np.arange(5, dtype=">i8"),
+        "täxt": np.array(["äö", "x"]),
+        "": np.array([True, False]),
+        "table": np.array([(1, 2.5), (3, -1.0)], dtype=[("a", "<i2"), ("b", "<f8")]),
+    }
+
+
+@pytest.fixture
+def archive(tmp_path: Path, arrays: dict[str, Any]) -> Path:
+    """An archive of `arrays` that mmnpz had no hand in."""
+    path = tmp_path / "archive.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in arrays.items():
+            file.writestr(name + ".npy", npy(array))
+    return path

@@ -1,0 +1,268 @@
+"""Appending to archives, whoever wrote them."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmnpz
+from tests.archives import Entry, build_zip, npy, put
+
+OLD = np.arange(100, dtype="<i4")
+
+
+class Unseekable(io.RawIOBase):
+    """A pipe, so that zipfile writes data descriptors."""
+
+    def __init__(self) -> None:
+        self.bytes = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.bytes += bytes(data)
+        return len(data)
+
+
+def streamed() -> bytes:
+    out = Unseekable()
+    with zipfile.ZipFile(out, "w") as file, file.open("old.npy", "w") as member:
+        member.write(npy(OLD))
+    return out.bytes
+
+
+def savez(compressed: bool = False) -> bytes:
+    out = io.BytesIO()
+    members: dict[str, Any] = {"old": OLD, "folder/ä": OLD}
+    (np.savez_compressed if compressed else np.savez)(out, **members)
+    return out.getvalue()
+
+
+def zipped(comment: bytes = b"", junk: bytes = b"", **options: Any) -> bytes:
+    out = io.BytesIO(junk)
+    with zipfile.ZipFile(out, "a", **options) as file:
+        file.writestr("old.npy", npy(OLD))
+        file.writestr("readme.txt", "hello" * 100)
+        file.comment = comment
+    return out.getvalue()
+
+
+def mmnpz_wrote(tmp_path: Path) -> bytes:
+    with mmnpz.NpzWriter(tmp_path / "tmp.npz") as writer:
+        writer.write("old", OLD)
+    return (tmp_path / "tmp.npz").read_bytes()
+
+
+FORGED = Entry("old.npy", npy(OLD))
+ARCHIVES: dict[str, Callable[[Path], bytes]] = {
+    "ours": mmnpz_wrote,
+    "savez": lambda _: savez(),
+    "savez_compressed": lambda _: savez(compressed=True),
+    "zipfile": lambda _: zipped(),
+    "deflated": lambda _: zipped(compression=zipfile.ZIP_DEFLATED),
+    "bzip2": lambda _: zipped(compression=zipfile.ZIP_BZIP2),
+    "comment": lambda _: zipped(comment=b"This is a comment"),
+    "longest comment": lambda _: zipped(comment=b"\xff" * 65535),
+    "junk in front, offsets from the file": lambda _: zipped(junk=b"#!/bin/sh\n" * 50),
+    "junk in front, offsets from the archive": lambda _: build_zip(FORGED, junk=b"junk" * 100),
+    "data descriptors": lambda _: streamed(),
+    "forged data descriptors": lambda _: build_zip(Entry("old.npy", npy(OLD), descriptor=True)),
+    "zip64 everywhere": lambda _: build_zip(Entry("old.npy", npy(OLD), zip64=True), zip64_end=True),
+    "gap before the directory": lambda _: build_zip(FORGED, gap=b"\0" * 300),
+    "CP437": lambda _: build_zip(FORGED, Entry(b"\x84.npy", npy(OLD))),
+    "extra fields and comments": lambda _: build_zip(
+        Entry("old.npy", npy(OLD), local_extra=b"\1\2\3\0abc", central_extra=b"\1\2\0\0", comment=b"mine")
+    ),
+    "encrypted": lambda _: build_zip(FORGED, Entry("secret.npy", bytes(50), flags=1)),
+    "no members": lambda _: build_zip(),
+    "no members but a comment": lambda _: build_zip(comment=b"empty"),
+    "an empty file": lambda _: b"",
+}
+
+
+def contents(path: Path) -> list[tuple[Any, ...]]:
+    """All that zipfile can tell of the members, and their bytes as they are stored."""
+    found = []
+    raw = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        for info in file.infolist():
+            at = info.header_offset
+            name_length, extra_length = raw[at + 26] + 256 * raw[at + 27], raw[at + 28] + 256 * raw[at + 29]
+            end = at + 30 + name_length + extra_length + info.compress_size
+            found.append(
+                (
+                    info.filename,
+                    info.CRC,
+                    info.file_size,
+                    info.flag_bits,
+                    info.date_time,
+                    info.comment,
+                    info.extra,
+                    info.external_attr,
+                    info.compress_type,
+                    at,
+                    raw[at:end],
+                )
+            )
+    return found
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_append(tmp_path: Path, kind: str) -> None:
+    raw = ARCHIVES[kind](tmp_path)
+    path = put(tmp_path / "a.npz", raw)
+    before = contents(path) if raw else []
+    with zipfile.ZipFile(path, "a") as file:
+        comment = file.comment
+    put(path, raw)
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("new/ü", np.arange(1000.0))
+        writer.write("n", 5)
+    after = contents(path)
+    assert after[: len(before)] == before
+    assert [item[0] for item in after[len(before) :]] == ["new/ü.npy", "n.npy"]
+    with zipfile.ZipFile(path) as file:
+        assert file.comment == comment
+        readable = [info for info in file.infolist() if not info.flag_bits & 1]
+        for info in readable:
+            file.read(info)  # checks the CRC
+        assert file.read("new/ü.npy") == npy(np.arange(1000.0))
+    data = mmnpz.load(path)
+    assert np.array_equal(data["new/ü"], np.arange(1000.0))
+    assert data["n"] == 5
+    if "old" in data:
+        assert np.array_equal(data["old"], OLD)
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_new_data_is_aligned_also_behind_others(tmp_path: Path, kind: str) -> None:
+    path = put(tmp_path / "a.npz", ARCHIVES[kind](tmp_path))
+    with mmnpz.NpzWriter(path, "a", align=256) as writer:
+        writer.write("new", np.arange(1000.0))
+    data = mmnpz.load(path)
+    start = data["new"].__array_interface__["data"][0] - data.mmap.__array_interface__["data"][0]
+    assert start % 256 == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARCHIVES if kind != "an empty file"])
+def test_appending_nothing_changes_nothing(tmp_path: Path, kind: str) -> None:
+    raw = ARCHIVES[kind](tmp_path)
+    path = put(tmp_path / "a.npz", raw)
+    mmnpz.NpzWriter(path, "a").close()
+    with mmnpz.NpzWriter(path, "a") as writer, pytest.raises(ValueError, match="object"):
+        writer.write("x", np.array(None))
+    assert path.read_bytes() == raw
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_again_and_again(tmp_path: Path, kind: str) -> None:
+    raw = ARCHIVES[kind](tmp_path)
+    path = put(tmp_path / "a.npz", raw)
+    with zipfile.ZipFile(io.BytesIO(raw), "a") as file:
+        before = len(file.namelist())
+    for number in range(20):
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write(f"x{number}", np.full(number, number))
+    data = mmnpz.load(path)
+    assert all(data[f"x{number}"].tolist() == [number] * number for number in range(20))
+    with zipfile.ZipFile(path) as file:
+        assert len(file.namelist()) == before + 20
+        assert all(file.read(f"x{number}.npy") for number in range(20))
+    # Compact: no directory stays behind for each session (1.0 and zipfile keep none either).
+    assert path.stat().st_size < len(raw) + 20 * 700 + 1000
+
+
+def test_zipfile_appends_to_ours_and_we_to_that(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.npz", mmnpz_wrote(tmp_path))
+    for number in range(3):
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr(f"theirs{number}.npy", npy(OLD + number))
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write(f"ours{number}", OLD - number)
+    with np.load(path) as data, zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        assert len(data.files) == 7
+        for number in range(3):
+            assert np.array_equal(data[f"theirs{number}"], OLD + number)
+            assert np.array_equal(data[f"ours{number}"], OLD - number)
+
+
+def test_appending_to_more_members_than_16_bits_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        raw = npy(np.zeros((), "u1"))
+        for number in range(65_600):
+            file.writestr(f"{number}.npy", raw)
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("new", 1)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            writer.write("65599", 2)
+    data = mmnpz.load(path)
+    assert len(data) == 65_601
+    assert data["new"] == 1
+    assert data["65599"] == 2
+    assert data["7"] == 0
+    with zipfile.ZipFile(path) as file:
+        assert len(file.namelist()) == 65_602
+
+
+@pytest.mark.parametrize(
+    "raw", [b"x", b"not a zip file at all, " * 10, npy(OLD), b"PK\5\6" + bytes(10), bytes(1000)]
+)
+def test_what_is_no_archive_is_not_appended_to(tmp_path: Path, raw: bytes) -> None:
+    path = put(tmp_path / "a.npz", raw)
+    with pytest.raises(zipfile.BadZipFile, match=r"a\.npz"):
+        mmnpz.NpzWriter(path, "a")
+    assert path.read_bytes() == raw
+
+
+def test_a_comment_that_zipfile_itself_cannot_read(tmp_path: Path) -> None:
+    raw = build_zip(FORGED, comment=b"see PK\5\6 for more")
+    path = put(tmp_path / "a.npz", raw)
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("new", 1)
+    data = mmnpz.load(path)
+    assert data.files == ["old", "new"]
+    assert np.array_equal(data["old"], OLD)
+    assert data["new"] == 1
+    assert path.read_bytes().endswith(b"see PK\5\6 for more")
+
+
+UNREADABLE = {
+    "a name that is not the UTF-8 it is flagged as": Entry(b"\xff.npy", npy(OLD), flags=0x800),
+    "the same of another member": Entry(b"\xff.txt", npy(OLD), flags=0x800),
+    "no zip64 field where one must be": Entry(
+        "b.npy", npy(OLD), compressed_size=2**32 - 1, file_size=2**32 - 1
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_cannot_be_read_is_not_appended_to(tmp_path: Path, kind: str) -> None:
+    """Or what is written would be lost to every reader that refuses the archive."""
+    raw = build_zip(FORGED, UNREADABLE[kind])
+    path = put(tmp_path / "a.npz", raw)
+    try:
+        mmnpz.load(path)
+    except zipfile.BadZipFile:
+        with pytest.raises(zipfile.BadZipFile, match=r"a\.npz"):
+            mmnpz.NpzWriter(path, "a")
+        assert path.read_bytes() == raw
+    else:
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write("new", 1)
+        assert mmnpz.load(path)["new"] == 1
+
+
+def test_a_broken_directory_is_not_appended_to(tmp_path: Path) -> None:
+    raw = bytearray(savez())
+    raw[raw.rindex(b"PK\1\2")] ^= 1
+    path = put(tmp_path / "a.npz", bytes(raw))
+    with pytest.raises(zipfile.BadZipFile):
+        mmnpz.NpzWriter(path, "a")
+    assert path.read_bytes() == raw

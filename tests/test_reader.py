@@ -1,0 +1,284 @@
+"""The reader as an object: its interface, its mapping, its cache."""
+
+import collections.abc
+import gc
+import inspect
+import pathlib
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmnpz
+import mmnpz.reading
+import mmnpz.writing
+from mmnpz import NpzReader
+from tests.archives import same
+
+
+def test_names_are_those_of_version_1() -> None:
+    assert mmnpz.load is NpzReader or callable(mmnpz.load)
+    assert mmnpz.reading.NpzReader is mmnpz.NpzReader
+    assert mmnpz.writing.NpzWriter is mmnpz.NpzWriter
+
+
+def test_signature_starts_as_in_version_1() -> None:
+    parameters = inspect.signature(NpzReader).parameters
+    assert list(parameters)[:4] == ["fn", "mmap_mode", "cache", "preload"]
+    kinds = [parameter.kind for parameter in parameters.values()]
+    assert kinds[:2] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 2
+    assert set(kinds[2:]) == {inspect.Parameter.KEYWORD_ONLY}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    assert (defaults["mmap_mode"], defaults["cache"], defaults["preload"]) == ("r", True, False)
+    assert defaults["max_header_size"] == 10000
+    assert list(inspect.signature(mmnpz.load).parameters) == list(parameters)
+
+
+def test_all_arrays_are_read(archive: Path, arrays: dict[str, Any]) -> None:
+    data = mmnpz.load(archive)
+    for name, array in arrays.items():
+        assert same(data[name], array), name
+
+
+@pytest.mark.parametrize("path_type", [str, pathlib.PurePath, pathlib.Path])
+def test_paths_of_any_type(archive: Path, path_type: Any) -> None:
+    assert len(mmnpz.load(fn=path_type(str(archive)))) == 8
+
+
+def test_not_a_path() -> None:
+    with pytest.raises(TypeError):
+        mmnpz.load(3.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["r+", "w", "", "rb", "R", 1, b"r"])
+def test_other_map_modes_are_refused(archive: Path, mode: Any) -> None:
+    with pytest.raises(ValueError, match="mmap_mode"):
+        mmnpz.load(archive, mode)
+
+
+def test_it_is_a_mapping(archive: Path, arrays: dict[str, Any]) -> None:
+    data = mmnpz.load(archive)
+    names = list(arrays)
+    assert isinstance(data, collections.abc.Mapping)
+    assert list(data) == list(data.keys()) == data.files == names
+    assert type(data.files) is list
+    assert len(data) == len(names)
+    assert all(name in data for name in names)
+    assert [name for name, _ in data.items()] == names
+    assert all(same(value, arrays[name]) for name, value in data.items())
+    assert all(same(value, array) for value, array in zip(data.values(), arrays.values(), strict=True))
+    assert data.get("matrix") is data["matrix"]
+    assert data.get("nothing") is None
+    assert data.get("nothing", 3) == 3
+    assert set(data.keys()) & {"matrix", "x"} == {"matrix"}
+
+
+def test_an_array_can_have_the_name_of_a_method(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for name in ("close", "files", "self", "fn"):
+            writer.write(name, np.arange(3))
+    data = mmnpz.load(path)
+    assert callable(data.close)
+    assert data["close"].shape == (3,)
+    assert data.files == ["close", "files", "self", "fn"]
+
+
+def test_equality_is_that_of_mappings(archive: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ones.npz"
+    np.savez(path, a=np.array(1), b=np.array(2))
+    data = mmnpz.load(path)
+    assert data == {"a": 1, "b": 2}
+    assert data == mmnpz.load(path)
+    assert data != {"a": 1}
+    assert data != mmnpz.load(archive)
+    other: object = 5
+    assert data != other
+
+
+@pytest.mark.parametrize(
+    "key", ["nothing", "matrix.npz", "matri", "matrix\0", "\ud800", b"matrix", None, 3, ("a",)]
+)
+def test_unknown_names(archive: Path, key: Any) -> None:
+    data = mmnpz.load(archive)
+    assert key not in data
+    for read in (data.__getitem__, data.load):
+        with pytest.raises(KeyError) as info:
+            read(key)
+        assert info.value.args == (key,)
+
+
+def test_str_subclass_as_name(archive: Path) -> None:
+    class Name(str):
+        pass
+
+    data = mmnpz.load(archive)
+    first = data[Name("matrix")]
+    assert data["matrix"] is first
+    assert Name("matrix") in data
+    assert [type(name) for name in data.arrays] == [str]
+
+
+def test_views_are_read_only_slices_of_the_map(archive: Path, arrays: dict[str, Any]) -> None:
+    data = mmnpz.load(archive)
+    assert isinstance(data.mmap, np.memmap)
+    assert data.mmap.dtype == np.uint8
+    assert data.mmap.tobytes() == archive.read_bytes()
+    assert not data.mmap.flags.writeable
+    start = data.mmap.__array_interface__["data"][0]
+    for name in arrays:
+        view = data[name]
+        assert isinstance(view, np.memmap)
+        assert isinstance(view, mmnpz.memmap)
+        assert view.base is data.mmap
+        assert not view.flags.writeable
+        assert not view.flags.owndata
+        if view.size:
+            assert start <= view.__array_interface__["data"][0] < start + data.mmap.size
+            assert np.shares_memory(view, data.mmap)
+        with pytest.raises(ValueError, match="read-only"):
+            view[...] = view
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            view.setflags(write=True)
+
+
+def test_plain_arrays_on_request(archive: Path, arrays: dict[str, Any]) -> None:
+    data = mmnpz.load(archive, subok=False)
+    for name, array in arrays.items():
+        assert type(data[name]) is np.ndarray
+        assert type(data.load(name)) is np.ndarray
+        assert same(data[name], array)
+        assert not data[name].flags.writeable
+    assert isinstance(data.mmap, np.memmap)
+    assert data["matrix"].base is data.mmap
+
+
+def test_cached_names_give_the_same_object(archive: Path) -> None:
+    data = mmnpz.load(archive)
+    assert (data.cache, data.preload) == (True, False)
+    assert data.arrays == {}
+    assert type(data.arrays) is dict
+    first = data["matrix"]
+    assert data["matrix"] is first
+    assert data.get("matrix") is first
+    assert list(data.arrays) == ["matrix"]
+    assert data.arrays["matrix"] is first
+    assert dict(data.items())["matrix"] is first
+    assert len(data.arrays) == 8
+
+
+def test_arrays_is_live(archive: Path) -> None:
+    data = mmnpz.load(archive)
+    arrays = data.arrays
+    view = data["fortran"]
+    assert arrays["fortran"] is view
+    assert data.arrays is arrays
+
+
+def test_without_cache_each_access_is_a_new_view(archive: Path) -> None:
+    data = mmnpz.load(archive, cache=False)
+    assert (data.cache, data.preload) == (False, False)
+    assert data["matrix"] is not data["matrix"]
+    assert same(data["matrix"], data["matrix"])
+    assert data.arrays == {}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_preloading_makes_all_views_and_caches(archive: Path, arrays: dict[str, Any], cache: bool) -> None:
+    data = mmnpz.load(archive, cache=cache, preload=True)
+    assert (data.cache, data.preload) == (True, True)
+    assert list(data.arrays) == list(arrays)
+    assert type(data.arrays) is dict
+    for name in arrays:
+        assert data[name] is data.arrays[name] is data[name]
+
+
+def test_load_goes_past_the_cache(archive: Path) -> None:
+    data = mmnpz.load(archive)
+    fresh = data.load("matrix")
+    assert data.arrays == {}
+    cached = data["matrix"]
+    assert cached is not fresh
+    assert data.load("matrix") is not cached
+    assert data["matrix"] is cached
+    assert fresh.base is data.mmap
+
+
+def test_a_damaged_member_hurts_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        writer.write("a", np.arange(3))
+        writer.write("b", np.arange(4))
+    path.write_bytes(path.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPX", 1))
+    data = mmnpz.load(path)
+    assert data.files == ["a", "b"]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"member .a."):
+            data["a"]
+    assert data["b"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match=r"member .a."):
+        mmnpz.load(path, preload=True)
+
+
+def test_subclass_with_another_signature(archive: Path) -> None:
+    class Dataset(NpzReader):
+        def __init__(self, folder: Path, split: str, *, extra: int = 1) -> None:
+            super().__init__(folder / f"{split}.npz", preload=True)
+            self.extra = extra
+
+        def __getitem__(self, name: str) -> Any:
+            return super().__getitem__(name.lower())
+
+    data = Dataset(archive.parent, split="archive", extra=5)
+    assert data.extra == 5
+    assert data["MATRIX"] is data.arrays["matrix"]
+    assert data.get("MATRIX") is data["matrix"]
+    with data as entered:
+        assert entered is data
+
+
+def test_new_without_init_is_a_closed_reader(archive: Path) -> None:
+    data = NpzReader.__new__(NpzReader)
+    with pytest.raises(ValueError, match="closed"):
+        data["matrix"]
+    assert data.arrays == {}
+    assert not hasattr(data, "mmap")
+    data.close()
+
+
+def test_a_reader_whose_opening_failed_can_be_dropped(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        mmnpz.load(tmp_path / "nothing.npz")
+    gc.collect()
+
+
+def test_weak_references(archive: Path) -> None:
+    data = mmnpz.load(archive)
+    reference = weakref.ref(data)
+    del data
+    gc.collect()
+    assert reference() is None
+
+
+def test_an_archive_without_members(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    mmnpz.NpzWriter(path).close()
+    for preload in (False, True):
+        data = mmnpz.load(path, preload=preload)
+        assert data.files == list(data) == []
+        assert len(data) == 0
+        assert data == {}
+        assert data.arrays == {}
+
+
+def test_many_members(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(3000):
+            writer.write(f"k{number}", np.array(number))
+    data = mmnpz.load(path)
+    assert data.files == [f"k{number}" for number in range(3000)]
+    assert [int(data[f"k{number}"]) for number in range(3000)] == list(range(3000))
+    assert "k3000" not in data

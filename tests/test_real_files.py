@@ -1,0 +1,79 @@
+"""The archives that real packages ship: read as NumPy reads them, and rewritten."""
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmnpz
+from tests.archives import npy, same
+
+
+def shipped() -> list[Path]:
+    found: list[Path] = []
+    for package in ("numpy", "scipy", "matplotlib", "sklearn"):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or []:
+            found += sorted(Path(folder).rglob("*.npz"))
+    return found
+
+
+FILES = shipped()
+PARAMETERS = pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
+
+
+def numpy_reads(path: Path) -> dict[str, Any]:
+    """All arrays that need no pickling, compressed ones too."""
+    arrays: dict[str, Any] = {}
+    with np.load(path) as data:
+        for name in data.files:
+            try:
+                arrays[name] = data[name]
+            except ValueError:  # objects
+                arrays[name] = None
+    return arrays
+
+
+def test_there_are_some() -> None:
+    """numpy's own tests ship some, unless a distributor takes them out."""
+    if importlib.util.find_spec("scipy") is None:
+        pytest.skip("without SciPy there may be none")
+    assert len(FILES) > 10
+
+
+@PARAMETERS
+def test_stored_members_are_those_of_numpy(path: Path) -> None:
+    data = mmnpz.load(path)
+    expected = numpy_reads(path)
+    with zipfile.ZipFile(path) as file:
+        stored = [info.filename[:-4] for info in file.infolist() if info.compress_type == zipfile.ZIP_STORED]
+    assert data.files == stored
+    for name in expected:
+        if name not in stored:
+            with pytest.raises(KeyError):
+                data[name]
+        elif expected[name] is None:
+            with pytest.raises(ValueError, match="object"):
+                data[name]
+        else:
+            assert same(data[name], expected[name])
+
+
+@PARAMETERS
+def test_rewritten_they_hold_the_same(path: Path, tmp_path: Path) -> None:
+    expected = {name: array for name, array in numpy_reads(path).items() if array is not None}
+    target = tmp_path / "rewritten.npz"
+    with mmnpz.NpzWriter(target) as writer:
+        for name, array in expected.items():
+            writer.write(name, array)
+    data = mmnpz.load(target)
+    with np.load(target) as theirs, zipfile.ZipFile(target) as file:
+        assert file.testzip() is None
+        assert data.files == theirs.files == list(expected)
+        for name, array in expected.items():
+            assert same(data[name], array)
+            assert same(theirs[name], array)
+            assert file.read(f"{name}.npy") == npy(array)
