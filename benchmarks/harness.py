@@ -116,7 +116,7 @@ def require_sample(data: Any, count: int) -> None:
 
 
 def timed(work: Callable[[], Result], check: Callable[[Result], object] | None = None) -> float:
-    """How long `work` takes in seconds. What it returns is checked and dropped after the clock has stopped."""
+    """Times `work` in seconds. What it returns is checked and dropped after the clock has stopped."""
     gc.collect()
     start = time.perf_counter()
     result = work()
