@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import disjoint_base
 
-__all__ = ["MappedArray", "Mapping", "Reader", "Writer", "__version__"]
+__all__ = ["Mapping", "Reader", "Writer", "__version__", "memmap"]
 
 __version__: Final[str]
 
@@ -24,8 +24,8 @@ class Mapping:
     def filename(self) -> str | Path:
         """The path of the mapped file, absolute, in the type it was given in."""
 
-class MappedArray(np.memmap[Any, Any]):
-    """Base of mmnpz.memmap: np.memmap with NumPy's own indexing instead of a Python function."""
+class memmap(np.memmap[Any, Any]):
+    """An array over a memory-mapped file; `mmnpz._memmap` adds its methods."""
 
 @disjoint_base
 class Reader:

@@ -21,7 +21,8 @@ pub struct DirectoryWriter {
     count: u64,
     shift: i64,
     comment: Vec<u8>,
-    names: HashTable<u64>,
+    /// The hash of each name, and where its record starts.
+    names: HashTable<(u64, u64)>,
     hasher: RandomState,
     /// Records up to this byte are in `names` only after `walks` lookups.
     unindexed: usize,
@@ -56,18 +57,19 @@ impl DirectoryWriter {
         } else if self.unindexed > 0 {
             self.index_old();
         }
-        let records = &self.records;
-        let same = |&at: &u64| record_at(records, at).is_some_and(|record| is_named(&record, name));
-        self.names.find(self.hash(name.array_name()), same).is_some()
+        let (records, hash) = (&self.records, self.hash(name.array_name()));
+        let same = |&(other, at): &(u64, u64)| {
+            other == hash && record_at(records, at).is_some_and(|record| is_named(&record, name))
+        };
+        self.names.find(hash, same).is_some()
     }
 
     fn index_old(&mut self) {
-        let (records, hasher) = (&self.records, &self.hasher);
-        let rehash = |&at: &u64| record_at(records, at).map_or(0, |record| hash_record(hasher, &record));
         // No larger than the records that were walked.
-        self.names.reserve(self.count as usize, rehash);
-        for record in walk(&records[..self.unindexed]).flatten() {
-            self.names.insert_unique(hash_record(hasher, &record), record.at as u64, rehash);
+        self.names.reserve(self.count as usize, |&(hash, _)| hash);
+        for record in walk(&self.records[..self.unindexed]).flatten() {
+            let hash = hash_record(&self.hasher, &record);
+            self.names.insert_unique(hash, (hash, record.at as u64), |&(hash, _)| hash);
         }
         self.unindexed = 0;
     }
@@ -78,9 +80,7 @@ impl DirectoryWriter {
         place.write_central(name, crc, self.shift, &mut self.records);
         self.count += 1;
         let hash = self.hash(name.array_name());
-        let (records, hasher) = (&self.records, &self.hasher);
-        let rehash = |&at: &u64| record_at(records, at).map_or(0, |record| hash_record(hasher, &record));
-        self.names.insert_unique(hash, at, rehash);
+        self.names.insert_unique(hash, (hash, at), |&(hash, _)| hash);
     }
 
     /// The records.

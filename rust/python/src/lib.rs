@@ -32,6 +32,6 @@ mod _mmnpz {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        module.add("MappedArray", memmap::make_type(module.py())?)
+        module.add("memmap", memmap::make_type(module.py())?)
     }
 }

@@ -17,7 +17,8 @@ use pyo3::types::PyTuple;
 
 use crate::mapping::Mapping;
 
-/// Makes the type `mmnpz._mmnpz.MappedArray`, a subclass of `np.memmap`.
+/// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are added by
+/// the package: a Python class on top of it would cost a level each time an array is made and freed.
 pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: the function types are those of the slots in CPython's documentation.
     let slots = unsafe { (array_slot(py, ffi::Py_mp_subscript), array_slot(py, ffi::Py_sq_item)) };
@@ -32,15 +33,13 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     });
     let memmap = py.import("numpy")?.getattr("memmap")?;
     let bases = PyTuple::new(py, [memmap])?;
-    let doc = c"Base of mmnpz.memmap: np.memmap with NumPy's own indexing instead of a Python function.";
     let mut slots = [
-        ffi::PyType_Slot { slot: ffi::Py_tp_doc, pfunc: doc.as_ptr().cast_mut().cast() },
         ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_sq_item, pfunc: item as *mut c_void },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
     let mut spec = ffi::PyType_Spec {
-        name: c"mmnpz._mmnpz.MappedArray".as_ptr(),
+        name: c"mmnpz.memmap".as_ptr(),
         basicsize: 0, // inherited
         itemsize: 0,
         flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as _,
