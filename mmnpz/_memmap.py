@@ -47,7 +47,7 @@ Examples
 _NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
 
-def _array_wrap(self: Any, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+def _array_wrap(self: Any, array: Any, _context: Any = None, return_scalar: bool = False) -> Any:
     if array is self:  # the result of a ufunc with out=self
         return array
     if return_scalar or (_NUMPY_1 and array.shape == ()):
@@ -66,8 +66,8 @@ def _mapping(self: Any) -> Mapping | None:
     return base if isinstance(base, Mapping) else None
 
 
-# The compiled type has NumPy's own indexing. A class statement on top of it would be shorter to write, and cost
-# 3 ns of the 105 that a slice takes.
+# The compiled type has NumPy's own indexing. A class statement on top of it would be shorter, and cost 3 of
+# the 105 ns that a slice takes.
 for _name, _value in {
     "__doc__": _DOC,
     # The method of ndarray itself: NumPy knows it, and does not call it.
