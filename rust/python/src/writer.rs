@@ -21,11 +21,12 @@ use crate::{fork, mapping};
 /// Members up to this size are put together in memory and handed over in one system call.
 const SMALL: u64 = 1 << 20;
 
-/// Larger ones are copied, checksummed and written in blocks of this size, which stay in a core's cache.
-const BLOCK: u64 = 1 << 19;
+/// Larger ones are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
+/// blocks of 512 KiB the two threads wait more for each other.
+const BLOCK: u64 = 1 << 20;
 
 /// So many blocks are written between two looks at pending signals.
-const POLL_BLOCKS: usize = 32;
+const POLL_BLOCKS: usize = 16;
 
 /// An archive that is open for writing.
 struct Archive {
