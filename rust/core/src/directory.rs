@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::error::{Error, Result};
-use crate::index::{CentralRecord, walk};
+use crate::index::{CentralRecord, Walk};
 use crate::layout::{self, Placement, StoredName};
 use crate::name;
 
@@ -37,11 +37,12 @@ impl DirectoryWriter {
     /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to.
     pub fn resume(records: Vec<u8>, shift: i64, comment: Vec<u8>) -> Result<Self> {
         let mut count = 0;
-        for record in walk(&records) {
-            let record = record?;
+        let mut walk = Walk::new(&records);
+        for record in walk.by_ref() {
             record.check().map_err(|kind| Error::from(kind).in_member(&record.shown_name()))?;
             count += 1;
         }
+        walk.finish()?;
         let unindexed = records.len();
         Ok(DirectoryWriter { records, count, shift, comment, unindexed, ..Self::default() })
     }
@@ -51,7 +52,7 @@ impl DirectoryWriter {
         if self.unindexed > 0 && self.walks < WALKS {
             self.walks += 1;
             let old = &self.records[..self.unindexed];
-            if walk(old).flatten().any(|record| is_named(&record, name)) {
+            if Walk::new(old).any(|record| is_named(&record, name)) {
                 return true;
             }
         } else if self.unindexed > 0 {
@@ -67,7 +68,7 @@ impl DirectoryWriter {
     fn index_old(&mut self) {
         // No larger than the records that were walked.
         self.names.reserve(self.count as usize, |&(hash, _)| hash);
-        for record in walk(&self.records[..self.unindexed]).flatten() {
+        for record in Walk::new(&self.records[..self.unindexed]) {
             let hash = hash_record(&self.hasher, &record);
             self.names.insert_unique(hash, (hash, record.at as u64), |&(hash, _)| hash);
         }

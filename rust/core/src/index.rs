@@ -133,7 +133,8 @@ pub struct CentralRecord<'a> {
 
 impl<'a> CentralRecord<'a> {
     /// The record at this byte of the directory and the byte behind it, if there is a whole one.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as for Walk::next")]
     pub(crate) fn read(directory: &'a [u8], at: usize) -> Option<(Self, usize)> {
         let (header, rest) = CentralHeader::ref_from_prefix(directory.get(at..)?).ok()?;
         let (name, rest) = rest.split_at_checked(header.name_len.get().into())?;
@@ -167,31 +168,60 @@ impl<'a> CentralRecord<'a> {
 /// So many bytes of the directory are fetched ahead of the walk.
 const FETCH: usize = 1 << 14;
 
-/// The records of a central directory, in their order.
-pub fn walk(directory: &[u8]) -> impl Iterator<Item = Result<CentralRecord<'_>>> {
-    let (mut at, mut fetched) = (0, 0);
-    std::iter::from_fn(move || {
-        if at >= directory.len() {
-            return None;
+/// The records of a central directory, in their order, up to the first that is not one.
+#[derive(Debug, Clone)]
+pub struct Walk<'a> {
+    directory: &'a [u8],
+    at: usize,
+    fetched: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// Starts at the first record.
+    pub fn new(directory: &'a [u8]) -> Self {
+        Walk { directory, at: 0, fetched: 0 }
+    }
+
+    /// Whether the walk, once it gives no more records, has seen all of the directory.
+    ///
+    /// # Errors
+    /// What is wrong where it stopped.
+    pub fn finish(&self) -> Result<()> {
+        if self.at == self.directory.len() {
+            return Ok(());
         }
-        if at >= fetched {
-            // Where a record starts is only known once the one before was read: on memory that is not in the
-            // cache, a walk waits for each of them in turn. Reading ahead lets the fetches overlap (140 ns a
-            // member became 15).
-            let end = directory.len().min(at + FETCH);
-            let ahead = directory[at..end].iter().step_by(64).fold(0, |all, byte| all ^ byte);
-            std::hint::black_box(ahead);
-            fetched = end;
+        let at = self.at as u64;
+        CentralHeader::read(self.directory, at, ErrorKind::DirectoryTruncated)?;
+        Err(Error::at(ErrorKind::DirectoryTruncated, at))
+    }
+
+    /// Where a record starts is only known once the one before was read: on memory that is not in the cache, a
+    /// walk waits for each of them in turn. Reading ahead lets the waits overlap.
+    #[cold]
+    fn fetch(&mut self) {
+        let end = self.directory.len().min(self.at + FETCH);
+        let ahead = self.directory[self.at..end].iter().step_by(64).fold(0, |all, byte| all ^ byte);
+        std::hint::black_box(ahead);
+        self.fetched = end;
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = CentralRecord<'a>;
+
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "a call would pass the record through memory: 100 ns a member more"
+    )]
+    fn next(&mut self) -> Option<CentralRecord<'a>> {
+        if self.at >= self.fetched && self.at < self.directory.len() {
+            self.fetch();
         }
-        let Some((record, end)) = CentralRecord::read(directory, at) else {
-            let record = CentralHeader::read(directory, at as u64, ErrorKind::DirectoryTruncated);
-            let truncated = Error::at(ErrorKind::DirectoryTruncated, at as u64);
-            at = usize::MAX;
-            return Some(Err(record.err().unwrap_or(truncated)));
-        };
-        at = end;
-        Some(Ok(record))
-    })
+        let (record, end) = CentralRecord::read(self.directory, self.at)?;
+        self.at = end;
+        Some(record)
+    }
 }
 
 /// What the index keeps of a member. The two packed numbers leave 40 bits for a place in the directory (a
@@ -269,21 +299,27 @@ impl Index {
             hasher: RandomState::default(),
         };
         let mut gone = false;
-        for (number, record) in walk(records).enumerate() {
-            let record = record.map_err(|error| at_directory(error, &index.directory))?;
-            gone |= index.add(bytes, records, &record).map_err(|kind| {
-                Error::at(kind, index.directory.range.start + record.at as u64)
-                    .in_member(&record.shown_name())
-            })?;
+        let mut walk = Walk::new(records);
+        for (number, record) in walk.by_ref().enumerate() {
+            match index.add(bytes, records, &record) {
+                Ok(took_a_name) => gone |= took_a_name,
+                Err(kind) => return Err(index.error_at(kind, &record)),
+            }
             if number % POLL_INTERVAL == POLL_INTERVAL - 1 && !go_on() {
                 return Err(ErrorKind::Interrupted.into());
             }
         }
+        walk.finish().map_err(|error| at_directory(error, &index.directory))?;
         if gone {
             index.drop_gone(records);
         }
         index.entries.shrink_to_fit();
         Ok(index)
+    }
+
+    #[cold]
+    fn error_at(&self, kind: ErrorKind, record: &CentralRecord<'_>) -> Error {
+        Error::at(kind, self.directory.range.start + record.at as u64).in_member(&record.shown_name())
     }
 
     /// Takes up a record; says whether it took the name of an earlier member without being listed itself.

@@ -4,7 +4,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use mmnpz_core::directory::DirectoryWriter;
-use mmnpz_core::index::{Directory, Index, walk};
+use mmnpz_core::index::{Directory, Index, Walk};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::name;
 use mmnpz_fuzz::{Plan, check, cut, listed};
@@ -36,11 +36,10 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
     let readable = Index::build(old, directory.clone(), || true).is_ok();
     assert_eq!(resumed.is_ok(), readable);
     let Ok(mut writer) = resumed else { return };
-    let old_count = walk(&records).count() as u64;
+    let old_count = Walk::new(&records).count() as u64;
     assert_eq!(writer.count(), old_count);
     let mut bytes = old[..directory.range.start as usize].to_vec();
-    let mut known: Vec<String> = walk(&records)
-        .flatten()
+    let mut known: Vec<String> = Walk::new(&records)
         .filter_map(|record| name::decode(record.name, record.header.flags.get()).ok().map(String::from))
         .collect();
     let mut added = Vec::new();

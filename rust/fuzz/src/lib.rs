@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use arbitrary::Arbitrary;
-use mmnpz_core::index::{Directory, Index, walk};
+use mmnpz_core::index::{Directory, Index, Walk};
 use mmnpz_core::name;
 use mmnpz_core::zip::{Extent, STORED};
 
@@ -195,8 +195,8 @@ pub struct Listed {
 /// `None` if a record cannot be read.
 pub fn listed(records: &[u8], shift: i64) -> Option<Vec<Listed>> {
     let mut listed: Vec<Listed> = Vec::new();
-    for record in walk(records) {
-        let record = record.ok()?;
+    let mut walk = Walk::new(records);
+    for record in walk.by_ref() {
         let name = name::decode(record.name, record.header.flags.get()).ok()?;
         let Some(name) = name.strip_suffix(".npy") else { continue };
         let extent = Extent::read(record.header, record.extra).ok()?;
@@ -213,6 +213,7 @@ pub fn listed(records: &[u8], shift: i64) -> Option<Vec<Listed>> {
             (None, false) => {}
         }
     }
+    walk.finish().ok()?;
     Some(listed)
 }
 

@@ -1,7 +1,7 @@
 //! Which members are seen, under which names, and where their bytes are.
 
 use mmnpz_core::ErrorKind;
-use mmnpz_core::index::{Directory, walk};
+use mmnpz_core::index::{Directory, Walk};
 use mmnpz_core::zip::Extent;
 
 use crate::archives::{
@@ -193,7 +193,7 @@ fn zip64_numbers_stand_in_the_order_of_the_standard() {
     });
     let built = Archive::of([Member::stored("a.npy", b"first"), second]).build();
     let records = &built.bytes[built.directory.start as usize..built.directory.end as usize];
-    let record = walk(records).last().unwrap().unwrap();
+    let record = Walk::new(records).last().unwrap();
     let expected = Extent { uncompressed: 50, compressed: 30, local_offset: built.locals[1] };
     assert_eq!(Extent::read(record.header, record.extra), Ok(expected));
 }
