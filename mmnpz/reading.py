@@ -80,6 +80,11 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
     A memory map is only as good as its file: a program that cuts the file short while it is mapped ends this
     process with SIGBUS at the next access to the missing part. `NpzWriter` never does that.
 
+    ``copy.copy`` gives another handle on the same map, index and views, at once. On free-threaded Python,
+    let each thread make its own: threads that look up through one handle wait for each other to count its
+    references. A pickle holds the path and the options, and unpickling opens the file again; if it was
+    changed meanwhile, that is a `ValueError`.
+
     Examples
     --------
     >>> import numpy as np
@@ -110,15 +115,30 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
         # As numpy.memmap has it: absolute, and a path object stays one.
         filename = _resolved(fn) if isinstance(fn, os.PathLike) else os.path.abspath(fn)
         self.preload = bool(preload)
-        self._open(
-            path=os.fspath(fn),
-            filename=filename,
-            map_type=memmap,
-            view_type=memmap if subok else np.ndarray,
-            cache=bool(cache or preload),
-            preload=self.preload,
-            max_header_size=max(0, max_header_size),
-        )
+        self._options: dict[str, Any] = {
+            "path": os.fspath(fn),
+            "filename": filename,
+            "map_type": memmap,
+            "view_type": memmap if subok else np.ndarray,
+            "cache": bool(cache or preload),
+            "preload": self.preload,
+            "max_header_size": max(0, max_header_size),
+        }
+        self._open(**self._options)
+
+    def __copy__(self) -> Self:
+        """Return another handle on the same archive, with the same views."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._share(self)
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path and the options: unpickling opens the file again, if it is still the same."""
+        # The path that was given may be relative to a folder that another process is not in.
+        options = self._options | {"path": os.fspath(self._options["filename"])}
+        state = {name: value for name, value in self.__dict__.items() if name != "_options"}
+        return _reopen, (type(self), options, self._identity), state
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +150,16 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _reopen(
+    reader_type: type[NpzReader], options: dict[str, Any], identity: tuple[int, int, int]
+) -> NpzReader:
+    """Open the file of a pickled reader again."""
+    reader = reader_type.__new__(reader_type)
+    reader._options = options
+    reader._open(**options, identity=identity)
+    return reader
 
 
 def _resolved(path: os.PathLike[str]) -> "Path":

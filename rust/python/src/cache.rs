@@ -20,6 +20,11 @@ impl ViewCache {
         ViewCache(DashMap::with_capacity_and_hasher_and_shard_amount(0, FixedState::default(), SHARDS))
     }
 
+    /// The view that was published for a member.
+    pub(crate) fn get<'py>(&self, py: Python<'py>, member: MemberId) -> Option<Bound<'py, PyAny>> {
+        self.0.get(&member).map(|view| view.bind(py).clone())
+    }
+
     /// Offers a view for a member and gives back the one that counts: the first that was offered.
     pub(crate) fn publish<'py>(&self, member: MemberId, view: Bound<'py, PyAny>) -> Bound<'py, PyAny> {
         let py = view.py();

@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     Io(io::Error),
     /// Not a file with a content of its own.
     Irregular,
+    /// Not the file, or not in the state, that a pickle was made of.
+    Changed,
     /// A Python exception, raised by a signal handler.
     Raised(PyErr),
     /// A bug: code panicked where no Python exception can pass.
@@ -47,6 +49,9 @@ impl Failure {
         let path = path.to_string_lossy();
         match self {
             Failure::Raised(error) => error,
+            Failure::Changed => PyValueError::new_err(format!(
+                "{path}: the file is not the one that the reader was pickled with, or it was changed since"
+            )),
             Failure::Irregular => bad_zip_file(py, format!("{path}: not a regular file")),
             Failure::Poisoned => {
                 PyRuntimeError::new_err(format!("{path}: an earlier internal error left the writer unusable"))

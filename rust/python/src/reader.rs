@@ -115,9 +115,13 @@ impl Archive {
     }
 }
 
-/// Opens, maps and indexes a file; the interpreter is not held.
-fn open(path: &Path) -> Result<(memmap2::Mmap, Index, Identity), Failure> {
+/// Opens, maps and indexes a file, which must be in the `expected` state if one is given; the interpreter is not
+/// held.
+fn open(path: &Path, expected: Option<Identity>) -> Result<(memmap2::Mmap, Index, Identity), Failure> {
     let (map, identity) = mapping::map_file(path)?;
+    if expected.is_some_and(|expected| expected != identity) {
+        return Err(Failure::Changed);
+    }
     let directory = Directory::locate(&map)?;
     mapping::populate(&map, directory.range.start, directory.range.end - directory.range.start);
     let mut raised = None;
@@ -135,8 +139,12 @@ fn open(path: &Path) -> Result<(memmap2::Mmap, Index, Identity), Failure> {
 #[derive(Default)]
 struct State {
     archive: Option<Arc<Archive>>,
-    /// The views by name: `NpzReader.arrays`, and the fast path of lookups. None before opening.
+    /// The views by name that all handles on the archive share: `NpzReader.arrays`. None before opening.
     arrays: Option<Py<PyDict>>,
+    /// The views by name that this handle has handed out: the fast path of lookups. The handle that opened the
+    /// archive has `arrays` here; a copy has a dict of its own, so that threads with a handle each do not count
+    /// references on the same object up and down.
+    front: Option<Py<PyDict>>,
     /// Whether views are kept.
     cache: bool,
 }
@@ -175,12 +183,12 @@ impl Reader {
         slf.get().state.read(slf, |state, _| state.archive.clone()).ok_or_else(closed)
     }
 
-    /// The view of a name that is not in `arrays`.
+    /// The view of a name that is not in `front`; without one, a view past the cache.
     #[cold]
     fn first_access<'py>(
         slf: &Bound<'py, Self>,
         name: &Bound<'py, PyAny>,
-        arrays: Option<Bound<'py, PyDict>>,
+        front: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let archive = Self::archive(slf)?;
@@ -193,16 +201,22 @@ impl Reader {
             name.hash()?;
             return Err(PyKeyError::new_err((name.clone().unbind(),)));
         };
-        let Some(arrays) = arrays else {
+        let Some(front) = front else {
             return archive.view(py, member, text);
         };
-        // Not in `arrays`, so hardly ever in the cache: another thread, or a user who took it out of the dict.
-        let view = archive.cache.publish(member, archive.view(py, member, text)?);
-        if key.is_exact_instance_of::<PyString>() {
-            arrays.set_item(key, &view)?;
-        } else {
-            arrays.set_item(PyString::new(py, text), &view)?;
+        let arrays = Self::arrays(slf);
+        let own = !front.is(&arrays);
+        // The handle that opened the archive has all views in its dict: asking the cache too would be in vain.
+        let known = if own { archive.cache.get(py, member) } else { None };
+        let view = match known {
+            Some(view) => view,
+            None => archive.cache.publish(member, archive.view(py, member, text)?),
+        };
+        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
+        if own {
+            arrays.set_item(&key, &view)?;
         }
+        front.set_item(key, &view)?;
         Ok(view)
     }
 }
@@ -220,7 +234,7 @@ impl Reader {
     }
 
     /// Opens an archive, in place of the one that is open.
-    #[pyo3(signature = (path, filename, map_type, view_type, cache, preload, max_header_size))]
+    #[pyo3(signature = (path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by NpzReader.__init__, with keywords")]
     fn _open(
         slf: &Bound<'_, Self>,
@@ -231,10 +245,11 @@ impl Reader {
         cache: bool,
         preload: bool,
         max_header_size: usize,
+        identity: Option<Identity>,
     ) -> PyResult<()> {
         let py = slf.py();
         let (mapped, index, identity) =
-            py.detach(|| open(&path)).map_err(|failure| failure.into_err(py, &path))?;
+            py.detach(|| open(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
         let owner = Bound::new(py, Mapping::new(mapped, filename))?;
         let mmap = array::whole_map(&owner, &map_type)?.unbind();
         let archive = Archive {
@@ -248,23 +263,36 @@ impl Reader {
             cache: ViewCache::new(),
             files: PyOnceLock::new(),
         };
-        let arrays = if preload { archive.preload(py)? } else { PyDict::new(py) };
-        let state = State { archive: Some(Arc::new(archive)), arrays: Some(arrays.unbind()), cache };
+        let arrays = if preload { archive.preload(py)? } else { PyDict::new(py) }.unbind();
+        let front = Some(arrays.clone_ref(py));
+        let state = State { archive: Some(Arc::new(archive)), arrays: Some(arrays), front, cache };
+        drop(slf.get().state.replace(slf, state));
+        Ok(())
+    }
+
+    /// Becomes another handle on the archive that `other` has open: it shares the map, the index and the views.
+    fn _share(slf: &Bound<'_, Self>, other: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let (archive, arrays, cache) = other.get().state.read(other, |state, py| {
+            (state.archive.clone(), state.arrays.as_ref().map(|arrays| arrays.clone_ref(py)), state.cache)
+        });
+        let archive = Some(archive.ok_or_else(closed)?);
+        let state = State { archive, arrays, front: Some(PyDict::new(py).unbind()), cache };
         drop(slf.get().state.replace(slf, state));
         Ok(())
     }
 
     fn __getitem__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let arrays = slf.get().state.read(slf, |state, py| {
-            state.arrays.as_ref().filter(|_| state.cache).map(|arrays| arrays.clone_ref(py))
+        let front = slf.get().state.read(slf, |state, py| {
+            state.front.as_ref().filter(|_| state.cache).map(|front| front.clone_ref(py))
         });
-        let arrays = arrays.map(|arrays| arrays.into_bound(slf.py()));
-        if let Some(arrays) = &arrays
-            && let Some(view) = arrays.get_item(name)?
+        let front = front.map(|front| front.into_bound(slf.py()));
+        if let Some(front) = &front
+            && let Some(view) = front.get_item(name)?
         {
             return Ok(view);
         }
-        Self::first_access(slf, name, arrays)
+        Self::first_access(slf, name, front)
     }
 
     /// A new view of an array, whatever is cached.
@@ -344,8 +372,10 @@ impl Reader {
     /// Views and dicts of views taken before stay valid: the file is mapped until the last of them is gone.
     /// Closing again does nothing.
     fn close(slf: &Bound<'_, Self>) {
-        let arrays = Some(PyDict::new(slf.py()).unbind());
-        let state = State { archive: None, arrays, cache: Self::cache(slf) };
+        let py = slf.py();
+        let arrays = PyDict::new(py).unbind();
+        let front = Some(arrays.clone_ref(py));
+        let state = State { archive: None, arrays: Some(arrays), front, cache: Self::cache(slf) };
         let old = slf.get().state.replace(slf, state);
         // Outside the critical section: this may free views, and with the last of them the map.
         drop(old);
@@ -367,6 +397,7 @@ impl Reader {
         // SAFETY: the collector runs with the GIL held or all other threads stopped, never in the middle of
         // `replace`, which has no point at which a thread could be stopped.
         let state = unsafe { &*self.state.0.get() };
-        visit.call(&state.arrays)
+        visit.call(&state.arrays)?;
+        visit.call(&state.front)
     }
 }

@@ -1,0 +1,171 @@
+"""Readers pickle as a path and options, views as their own items, writers not at all."""
+
+import copy
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmnpz
+from tests.processes import run_python
+
+PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
+
+
+class Tagged(mmnpz.NpzReader):
+    """A reader that is made from other arguments, and has an attribute more."""
+
+    def __init__(self, folder: Path, tag: str) -> None:
+        super().__init__(folder / "archive.npz", subok=False)
+        self.tag = tag
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_reader_comes_back_open(archive: Path, arrays: dict[str, Any], protocol: int) -> None:
+    reader = mmnpz.load(archive)
+    again = pickle.loads(pickle.dumps(reader, protocol))
+    assert type(again) is mmnpz.NpzReader
+    assert again.files == reader.files
+    assert again.mmap is not reader.mmap
+    assert again.arrays == {}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"cache": False}, {"preload": True}, {"subok": False}, {"max_header_size": 10}]
+)
+def test_options_come_back(archive: Path, options: dict[str, Any]) -> None:
+    reader = mmnpz.load(archive, **options)
+    again = pickle.loads(pickle.dumps(reader))
+    assert (again.cache, again.preload, len(again.arrays)) == (
+        reader.cache,
+        reader.preload,
+        len(reader.arrays),
+    )
+    if "max_header_size" in options:
+        with pytest.raises(ValueError, match="max_header_size"):
+            again["matrix"]
+    else:
+        assert type(again["matrix"]) is type(reader["matrix"])
+    twice = pickle.loads(pickle.dumps(again))
+    assert (twice.cache, twice.preload) == (reader.cache, reader.preload)
+
+
+def test_a_subclass_with_other_arguments_comes_back(archive: Path) -> None:
+    again = pickle.loads(pickle.dumps(Tagged(archive.parent, "x")))
+    assert type(again) is Tagged
+    assert again.tag == "x"
+    assert type(again["matrix"]) is np.ndarray
+
+
+def test_a_pickle_has_at_most_a_kilobyte(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(20_000):
+            writer.write(str(number), np.arange(10))
+    reader = mmnpz.load(path, preload=True)
+    assert len(reader.files) == len(reader.arrays) == 20_000
+    for protocol in PROTOCOLS:
+        assert len(pickle.dumps(reader, protocol)) <= 1024
+
+
+def test_a_relative_path_is_found_from_another_folder(archive: Path) -> None:
+    code = f"""
+import os, pickle, mmnpz
+os.chdir({str(archive.parent)!r})
+pickled = pickle.dumps(mmnpz.load({archive.name!r}))
+os.chdir("/")
+assert pickle.loads(pickled)["matrix"].shape == (3, 4)
+"""
+    run_python(code)
+
+
+def _append(path: Path) -> None:
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("more", 1)
+
+
+def _replace(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+
+
+def _touch(path: Path) -> None:
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.mark.parametrize("change", [_append, _replace, _touch])
+def test_another_file_is_refused(archive: Path, change: Callable[[Path], None]) -> None:
+    pickled = pickle.dumps(mmnpz.load(archive))
+    # Taken by this one, so that a file in place of the archive cannot get its inode.
+    holder = archive.with_suffix(".held")
+    os.link(archive, holder)
+    change(archive)
+    with pytest.raises(ValueError, match=rf"{archive.name}: the file is not the one"):
+        pickle.loads(pickled)
+
+
+def test_a_file_that_is_gone_is_missed(archive: Path) -> None:
+    pickled = pickle.dumps(mmnpz.load(archive))
+    archive.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        pickle.loads(pickled)
+    assert caught.value.filename == str(archive)
+
+
+def test_a_closed_reader_is_not_pickled(archive: Path) -> None:
+    reader = mmnpz.load(archive)
+    reader.close()
+    with pytest.raises(ValueError, match="closed"):
+        pickle.dumps(reader)
+
+
+def test_deepcopy_opens_the_file_again(archive: Path) -> None:
+    reader = mmnpz.load(archive)
+    again = copy.deepcopy(reader)
+    assert again.mmap is not reader.mmap
+    np.testing.assert_array_equal(again["matrix"], reader["matrix"])
+
+
+def _total(reader: mmnpz.NpzReader, excerpt: Any) -> tuple[float, str, str]:
+    return (
+        float(sum(reader["matrix"].sum() for _ in range(3)) + excerpt.sum()),
+        type(excerpt).__name__,
+        repr(reader.files),
+    )
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_readers_and_views_travel_to_processes(archive: Path, method: str) -> None:
+    reader = mmnpz.load(archive)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        total, kind, files = pool.apply(_total, (reader, reader["matrix"][1:]))
+    assert total == 3 * reader["matrix"].sum() + reader["matrix"][1:].sum()
+    assert kind == "ndarray"
+    assert files == repr(reader.files)
+
+
+def test_a_view_pickles_as_its_own_items(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(100_000))
+    view = mmnpz.load(path)["a"]
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        pickled = pickle.dumps(view[5:10], protocol)
+        assert len(pickled) < 1000
+        again = pickle.loads(pickled)
+        assert type(again) is np.ndarray
+        np.testing.assert_array_equal(again, [5, 6, 7, 8, 9])
+
+
+def test_a_writer_is_not_pickled(tmp_path: Path) -> None:
+    with mmnpz.NpzWriter(tmp_path / "a.npz") as writer:
+        for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="writer"):
+                attempt(writer)
