@@ -49,14 +49,28 @@ pub(crate) fn dtype_of(py: Python<'_>, descr: &Literal<'_>) -> PyResult<Arc<DTyp
     let mut dtypes = DTYPES.write().unwrap_or_else(PoisonError::into_inner);
     let dtypes = dtypes.get_or_insert_default();
     if dtypes.len() < MAX_DTYPES {
-        dtypes.insert(descr.clone().into_owned(), Arc::clone(&made));
+        // The one that another thread put there meanwhile stays: to replace it could free it under the lock.
+        dtypes.entry(descr.clone().into_owned()).or_insert_with(|| Arc::clone(&made));
     }
     Ok(made)
 }
 
+static DESCR_TO_DTYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+fn descr_to_dtype(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    DESCR_TO_DTYPE.import(py, "numpy.lib.format", "descr_to_dtype")
+}
+
+/// Looks up what is needed of NumPy, when the module is imported: a fork in the middle of a first use would leave
+/// the child waiting for a thread that it does not have.
+pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
+    // Also fills what rust-numpy looks up of the C interface and of NumPy's version.
+    numpy::dtype::<u8>(py).itemsize();
+    descr_to_dtype(py).map(|_| ())
+}
+
 fn make_dtype(py: Python<'_>, descr: &Literal<'_>) -> PyResult<DType> {
-    static DESCR_TO_DTYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let convert = DESCR_TO_DTYPE.import(py, "numpy.lib.format", "descr_to_dtype")?;
+    let convert = descr_to_dtype(py)?;
     let dtype = convert.call1((to_python(py, descr)?,)).map_err(|cause| {
         // NumPy raises TypeError, SyntaxError, KeyError and others here, all for the same reason.
         let error = PyValueError::new_err(format!("bad .npy header: the descr is not a dtype ({cause})"));

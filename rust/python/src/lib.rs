@@ -20,7 +20,7 @@ mod writer;
 mod _mmnpz {
     use pyo3::prelude::*;
 
-    use super::memmap;
+    use super::{array, memmap, source};
 
     #[pymodule_export]
     use super::mapping::Mapping;
@@ -31,6 +31,8 @@ mod _mmnpz {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        array::look_up(module.py())?;
+        source::look_up(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("memmap", memmap::make_type(module.py())?)
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::UnsafeCell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mmnpz_core::index::{Directory, Index, MemberId};
 use mmnpz_core::npy::Header;
@@ -11,7 +11,6 @@ use pyo3::PyTraverseError;
 use pyo3::PyVisit;
 use pyo3::exceptions::{PyAttributeError, PyKeyError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
@@ -35,7 +34,7 @@ struct Archive {
     max_header_size: usize,
     index: Index,
     cache: ViewCache,
-    files: PyOnceLock<Py<PyList>>,
+    files: OnceLock<Py<PyList>>,
 }
 
 impl Archive {
@@ -82,17 +81,21 @@ impl Archive {
 
     /// The names of all arrays; the same list each time.
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let files = self.files.get_or_try_init(py, || {
-            let list = PyList::empty(py);
-            for (number, member) in self.index.ids().enumerate() {
-                list.append(PyString::new(py, &self.name(py, member)?))?;
-                if number % POLL_INTERVAL == 0 {
-                    py.check_signals()?;
-                }
+        if let Some(files) = self.files.get() {
+            return Ok(files.bind(py).clone());
+        }
+        // Made first and published after: while a OnceLock is being filled, whoever else wants it waits, and a
+        // forked child for ever.
+        let list = PyList::empty(py);
+        for (number, member) in self.index.ids().enumerate() {
+            list.append(PyString::new(py, &self.name(py, member)?))?;
+            if number % POLL_INTERVAL == 0 {
+                py.check_signals()?;
             }
-            Ok::<_, PyErr>(list.unbind())
-        })?;
-        Ok(files.bind(py).clone())
+        }
+        let too_late = self.files.set(list.clone().unbind()).err();
+        drop(too_late);
+        Ok(self.files.get().map_or(list, |files| files.bind(py).clone()))
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<Cow<'_, str>> {
@@ -261,7 +264,7 @@ impl Reader {
             max_header_size,
             index,
             cache: ViewCache::new(),
-            files: PyOnceLock::new(),
+            files: OnceLock::new(),
         };
         let arrays = if preload { archive.preload(py)? } else { PyDict::new(py) }.unbind();
         let front = Some(arrays.clone_ref(py));

@@ -15,14 +15,31 @@ use crate::array::is_plain;
 /// So many dtypes are remembered with the text of their description. Programs write a handful.
 const MAX_DESCRIPTIONS: usize = 32;
 
+static AS_ANY_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static DTYPE_TO_DESCR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+fn as_any_array(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    AS_ANY_ARRAY.import(py, "numpy", "asanyarray")
+}
+
+fn dtype_to_descr(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    DTYPE_TO_DESCR.import(py, "numpy.lib.format", "dtype_to_descr")
+}
+
+/// Looks up what is needed of NumPy, when the module is imported; see `array::look_up`.
+pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
+    as_any_array(py)?;
+    dtype_to_descr(py)?;
+    numpy_leaves_room(py)?;
+    Ok(())
+}
+
 /// An array of any object, as `numpy.asanyarray` makes it.
 pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    static AS_ANY_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     if let Ok(array) = object.cast::<PyUntypedArray>() {
         return Ok(array.clone());
     }
-    let convert = AS_ANY_ARRAY.import(object.py(), "numpy", "asanyarray")?;
-    Ok(convert.call1((object,))?.cast_into::<PyUntypedArray>()?)
+    Ok(as_any_array(object.py())?.call1((object,))?.cast_into::<PyUntypedArray>()?)
 }
 
 /// The `.npy` header of an array, byte for byte as `numpy.save` of the NumPy in use writes it.
@@ -56,7 +73,6 @@ pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<u8>>
 fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Arc<str>> {
     type Known = RwLock<Vec<(Py<PyArrayDescr>, Arc<str>)>>;
     static KNOWN: Known = RwLock::new(Vec::new());
-    static DTYPE_TO_DESCR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     {
         // Only pointers are compared while the lock is held. What is remembered is kept alive, so that no other
         // dtype can get its address.
@@ -66,8 +82,7 @@ fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Arc<str>> {
         }
     }
     let py = dtype.py();
-    let convert = DTYPE_TO_DESCR.import(py, "numpy.lib.format", "dtype_to_descr")?;
-    let text: Arc<str> = convert.call1((dtype,))?.repr()?.to_str()?.into();
+    let text: Arc<str> = dtype_to_descr(py)?.call1((dtype,))?.repr()?.to_str()?.into();
     // Dtypes with fields are made anew by most programs and may carry metadata, of which NumPy warns each time.
     if !dtype.has_fields() && dtype.getattr("metadata")?.is_none() {
         let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
