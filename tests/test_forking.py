@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -58,6 +59,10 @@ def fork_and_check(reader: mmnpz.NpzReader, first: int) -> int:
         os._exit(status)
 
 
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="free-threaded CPython 3.13 forks while other threads may hold locks of objects",
+)
 def test_children_read_while_threads_of_the_parent_read_publish_and_close(path: Path) -> None:
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -89,6 +94,18 @@ def test_children_read_while_threads_of_the_parent_read_publish_and_close(path: 
         for thread in threads:
             thread.join()
     assert not failures
+
+
+def test_children_read_what_threads_of_the_parent_have_read(path: Path) -> None:
+    reader = mmnpz.load(path)
+    threads = [threading.Thread(target=check, args=(reader, number)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(7):
+        process = fork_and_check(reader, number)
+        assert os.waitpid(process, 0) == (process, 0)
 
 
 def test_a_child_leaves_the_file_of_an_inherited_writer_alone(tmp_path: Path) -> None:
