@@ -1,6 +1,7 @@
 """Reading memory-mapped ``.npz`` files."""
 
 import os
+import sys
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -122,7 +123,7 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
             "view_type": memmap if subok else np.ndarray,
             "cache": bool(cache or preload),
             "preload": self.preload,
-            "max_header_size": max(0, max_header_size),
+            "max_header_size": min(max(0, max_header_size), sys.maxsize),
         }
         self._open(**self._options)
 
@@ -165,7 +166,10 @@ def _reopen(
 def _resolved(path: os.PathLike[str]) -> "Path":
     from pathlib import Path  # not loaded by NumPy, nor by us until there is a path object
 
-    return Path(path).resolve()
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError):  # a loop of links: opening it says so
+        return Path(os.path.abspath(path))
 
 
 load = NpzReader

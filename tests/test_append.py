@@ -1,6 +1,7 @@
 """Appending to archives, whoever wrote them."""
 
 import io
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +267,33 @@ def test_a_broken_directory_is_not_appended_to(tmp_path: Path) -> None:
     with pytest.raises(zipfile.BadZipFile):
         mmnpz.NpzWriter(path, "a")
     assert path.read_bytes() == raw
+
+
+def test_a_file_with_bytes_behind_the_archive_does_not_get_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(5))
+    with path.open("ab") as file:
+        file.write(bytes(60_000))
+    reader = mmnpz.load(path)
+    size = path.stat().st_size
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("b", [1])
+    assert path.stat().st_size >= size
+    assert reader.mmap[-1] in range(256)  # would be SIGBUS
+    assert np.load(path).files == mmnpz.load(path).files == ["a", "b"]
+
+
+def test_a_sparse_file_that_claims_a_huge_directory_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.npz"
+    size = 1 << 40
+    with path.open("wb") as file:
+        file.write(b"PK\x01\x02")
+        file.seek(size)
+        zip64 = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, size // 46, size // 46, size, 0)
+        locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, size, 1)
+        end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+        file.write(zip64 + locator + end)
+    for attempt in (mmnpz.load, lambda path: mmnpz.NpzWriter(path, "a")):
+        with pytest.raises(zipfile.BadZipFile, match=r"sparse\.npz"):
+            attempt(path)
+    assert path.stat().st_blocks * 512 < 1 << 20

@@ -282,3 +282,27 @@ def test_many_members(tmp_path: Path) -> None:
     assert data.files == [f"k{number}" for number in range(3000)]
     assert [int(data[f"k{number}"]) for number in range(3000)] == list(range(3000))
     assert "k3000" not in data
+
+
+def test_arrays_do_not_share_a_dtype_whose_fields_can_be_renamed(tmp_path: Path) -> None:
+    inner = np.dtype([("x", "<f4"), ("y", "<i2")])
+    array = np.zeros(2, [("a", inner), ("b", "<f8")])
+    path = tmp_path / "a.npz"
+    np.savez(path, one=array, two=array)
+    reader = mmnpz.load(path)
+    one, two = reader["one"], reader["two"]
+    one.dtype.names = ("p", "q")
+    one.dtype["p"].names = ("r", "s")
+    assert two.dtype == mmnpz.load(path)["one"].dtype == array.dtype
+
+
+def test_a_view_in_a_cycle_is_collected_with_its_map(tmp_path: Path) -> None:
+    path = tmp_path / "cycle.npz"
+    np.savez(path, a=np.arange(3))
+    for _ in range(10):
+        reader = mmnpz.load(path)
+        view: Any = reader["a"]
+        view.reader = reader
+        del view, reader
+    gc.collect()
+    assert str(path) not in Path("/proc/self/maps").read_text()

@@ -58,15 +58,17 @@ impl DirectoryWriter {
     ///
     /// # Errors
     /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to.
-    pub fn resume(records: Vec<u8>, shift: i64, comment: Vec<u8>) -> Result<Self> {
+    pub fn resume(records: &[u8], shift: i64, comment: &[u8]) -> Result<Self> {
         let mut count = 0;
-        let mut walk = Walk::new(&records);
+        let mut walk = Walk::new(records);
         for record in walk.by_ref() {
             record.check().map_err(|kind| Error::from(kind).in_member(&record.shown_name()))?;
             count += 1;
         }
         walk.finish()?;
         let unindexed = records.len();
+        // Copied only now that all of it is known to be records: a file can claim more than memory holds.
+        let (records, comment) = (records.to_vec(), comment.to_vec());
         Ok(DirectoryWriter { records, count, shift, comment, unindexed, ascending: None, ..Self::default() })
     }
 
@@ -240,7 +242,7 @@ mod tests {
     fn names_are_known_before_and_after_the_old_ones_are_indexed() {
         let mut writer = DirectoryWriter::default();
         archive(&["a", "ü", "a"], &mut writer, vec![]);
-        let mut resumed = DirectoryWriter::resume(writer.records.clone(), 0, vec![]).unwrap();
+        let mut resumed = DirectoryWriter::resume(&writer.records, 0, &[]).unwrap();
         assert_eq!(resumed.count(), 3);
         archive(&["new"], &mut resumed, vec![]);
         for _ in 0..4 {
@@ -249,6 +251,6 @@ mod tests {
             }
         }
         assert_eq!(resumed.unindexed, 0);
-        assert!(DirectoryWriter::resume(vec![0; 50], 0, vec![]).is_err());
+        assert!(DirectoryWriter::resume(&[0; 50], 0, &[]).is_err());
     }
 }

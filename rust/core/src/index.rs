@@ -64,9 +64,10 @@ impl Directory {
             }
             tail = &tail[..found];
         }
-        Err(first_error.unwrap_or_else(|| {
-            if bytes.starts_with(&npy::MAGIC) { ErrorKind::SingleNpy } else { ErrorKind::NoEndRecord }.into()
-        }))
+        if bytes.starts_with(&npy::MAGIC) {
+            return Err(ErrorKind::SingleNpy.into());
+        }
+        Err(first_error.unwrap_or(ErrorKind::NoEndRecord.into()))
     }
 
     fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {
@@ -456,7 +457,7 @@ impl Index {
     /// the file does not have; and for encrypted members.
     pub fn member(&self, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
         let entry = &self.entries[id.0 as usize];
-        if entry.flags() & (flags::ENCRYPTED | flags::STRONG_ENCRYPTION | flags::MASKED) != 0 {
+        if entry.flags() & (flags::ENCRYPTED | flags::STRONG_ENCRYPTION) != 0 {
             return Err(ErrorKind::Encrypted.into());
         }
         if entry.flags() & flags::PATCHED != 0 {

@@ -104,11 +104,15 @@ impl<'a> Header<'a> {
     /// [`ErrorKind::ShapeMismatch`] if they do not suffice.
     pub fn data_len(&self, itemsize: u64, stored: u64) -> Result<u64> {
         let dimensions = &self.shape.0;
-        let length = if dimensions.contains(&0) {
-            Some(0)
-        } else {
-            dimensions.iter().try_fold(itemsize, |product, &dimension| product.checked_mul(dimension))
-        };
+        let empty = dimensions.contains(&0);
+        // NumPy leaves axes of length zero out when it asks whether an array is too large, and counts the
+        // elements of others even if they have no bytes.
+        let each = if empty { itemsize } else { itemsize.max(1) };
+        let mut nonzero = dimensions.iter().filter(|&&dimension| dimension != 0);
+        let product = nonzero.try_fold(each, |product, &dimension| product.checked_mul(dimension));
+        let length = product
+            .filter(|&product| i64::try_from(product).is_ok())
+            .map(|product| if itemsize == 0 || empty { 0 } else { product });
         match length {
             Some(length) if length <= stored => Ok(length),
             _ => {
@@ -348,8 +352,13 @@ mod tests {
         assert_eq!(header(&[3, 4]).data_len(4, 48), Ok(48));
         assert_eq!(header(&[3, 4]).data_len(4, 100), Ok(48));
         assert_eq!(header(&[]).data_len(4, 4), Ok(4));
-        assert_eq!(header(&[u64::MAX, u64::MAX, 0]).data_len(4, 0), Ok(0));
-        assert_eq!(header(&[u64::MAX]).data_len(0, 0), Ok(0));
+        assert_eq!(header(&[1 << 60, 0]).data_len(4, 0), Ok(0));
+        assert_eq!(header(&[1 << 62]).data_len(0, 0), Ok(0));
+        assert_eq!(header(&[1 << 62, 1 << 62, 0]).data_len(0, 0), Ok(0));
+        for (shape, itemsize) in [(&[1 << 32, 1 << 32][..], 0), (&[1 << 62, 0], 8)] {
+            let kind = header(shape).data_len(itemsize, 100).unwrap_err().kind;
+            assert!(matches!(kind, ErrorKind::ShapeMismatch { .. }), "{shape:?} {itemsize}");
+        }
         for (shape, stored) in [(&[3, 4][..], 47), (&[1 << 32, 1 << 32], 1 << 40), (&[u64::MAX], u64::MAX)] {
             let kind = header(shape).data_len(4, stored).unwrap_err().kind;
             assert!(matches!(kind, ErrorKind::ShapeMismatch { itemsize: 4, .. }));

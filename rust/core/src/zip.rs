@@ -17,8 +17,6 @@ pub mod flags {
     pub const STRONG_ENCRYPTION: u16 = 1 << 6;
     /// Bit 11: the name is UTF-8.
     pub const UTF8: u16 = 1 << 11;
-    /// Bit 13: the local header's fields are masked.
-    pub const MASKED: u16 = 1 << 13;
 }
 
 /// Compression method 0, section 4.4.5.

@@ -10,7 +10,10 @@ use mmnpz_core::literal::Literal;
 use mmnpz_core::npy::Header;
 use numpy::npyffi::{NPY_ARRAY_F_CONTIGUOUS, PY_ARRAY_API, npy_intp};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray};
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{
+    PyArithmeticError, PyAttributeError, PyLookupError, PyMemoryError, PyOverflowError, PyRecursionError,
+    PySyntaxError, PyTypeError, PyValueError,
+};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -45,7 +48,12 @@ pub(crate) fn dtype_of(py: Python<'_>, descr: &Literal<'_>) -> PyResult<Arc<DTyp
             return Ok(Arc::clone(found));
         }
     }
-    let made = Arc::new(make_dtype(py, descr)?);
+    let (made, has_fields) = make_dtype(py, descr)?;
+    let made = Arc::new(made);
+    if has_fields {
+        // The names of fields can be assigned to, for all arrays that share the dtype.
+        return Ok(made);
+    }
     let mut dtypes = DTYPES.write().unwrap_or_else(PoisonError::into_inner);
     let dtypes = dtypes.get_or_insert_default();
     if dtypes.len() < MAX_DTYPES {
@@ -69,9 +77,13 @@ pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
     descr_to_dtype(py).map(|_| ())
 }
 
-fn make_dtype(py: Python<'_>, descr: &Literal<'_>) -> PyResult<DType> {
+/// A dtype, and whether it has fields.
+fn make_dtype(py: Python<'_>, descr: &Literal<'_>) -> PyResult<(DType, bool)> {
     let convert = descr_to_dtype(py)?;
     let dtype = convert.call1((to_python(py, descr)?,)).map_err(|cause| {
+        if !is_refusal(py, &cause) {
+            return cause; // raised by a signal handler
+        }
         // NumPy raises TypeError, SyntaxError, KeyError and others here, all for the same reason.
         let error = PyValueError::new_err(format!("bad .npy header: the descr is not a dtype ({cause})"));
         error.set_cause(py, Some(cause));
@@ -88,7 +100,8 @@ fn make_dtype(py: Python<'_>, descr: &Literal<'_>) -> PyResult<DType> {
     let dtype = if subarray.is_some() { dtype.base() } else { dtype };
     let itemsize = dtype.itemsize() as u64;
     let empty_string = itemsize == 0 && matches!(dtype.kind(), b'S' | b'U');
-    Ok(DType { itemsize, empty_string, subarray, dtype: dtype.unbind() })
+    let has_fields = dtype.has_fields();
+    Ok((DType { itemsize, empty_string, subarray, dtype: dtype.unbind() }, has_fields))
 }
 
 /// Whether a dtype is one of those from before NumPy 2, all of which describe memory by itself (or objects).
@@ -97,6 +110,18 @@ pub(crate) fn is_plain(dtype: &Bound<'_, PyArrayDescr>) -> bool {
     /// `NPY_VSTRING` of NumPy 2.
     const FIRST_NEW: c_int = 2056;
     (0..FIRST_NEW).contains(&dtype.num())
+}
+
+/// Whether an exception is one of those with which NumPy refuses the description of a dtype.
+fn is_refusal(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyLookupError>(py)
+        || error.is_instance_of::<PySyntaxError>(py)
+        || error.is_instance_of::<PyAttributeError>(py)
+        || error.is_instance_of::<PyArithmeticError>(py)
+        || error.is_instance_of::<PyMemoryError>(py)
+        || error.is_instance_of::<PyRecursionError>(py)
 }
 
 /// The Python object of a literal.
@@ -219,7 +244,8 @@ unsafe fn new_view<'py>(
             return Err(PyErr::fetch(py));
         }
         // A view refers to its dtype and its base, neither of which refers back: the collector need not look at
-        // it. With a million views that saves it a second each time, and a fifth of the time to make them.
+        // it. With a million views that saves it a second each time, and a fifth of the time to make them. When
+        // an attribute is set, the view is put back under its eyes, see `memmap::set_attribute`.
         if ffi::PyType_GetFlags(array_type.as_type_ptr()) & ffi::Py_TPFLAGS_HAVE_GC != 0 {
             ffi::PyObject_GC_UnTrack(array.as_ptr().cast());
         }

@@ -5,6 +5,7 @@ use dashmap::mapref::entry::Entry;
 use foldhash::fast::FixedState;
 use mmnpz_core::index::MemberId;
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
 
 /// The default is 4 × cores, 128 bytes each for every open archive.
 const SHARDS: usize = 4;
@@ -18,6 +19,11 @@ pub(crate) struct ViewCache(DashMap<MemberId, Py<PyAny>, FixedState>);
 impl ViewCache {
     pub(crate) fn new() -> Self {
         ViewCache(DashMap::with_capacity_and_hasher_and_shard_amount(0, FixedState::default(), SHARDS))
+    }
+
+    /// Shows the views to the garbage collector. It runs when no thread is in the middle of another call.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.0.iter().try_for_each(|view| visit.call(view.value()))
     }
 
     /// The view that was published for a member.

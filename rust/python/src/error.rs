@@ -1,5 +1,6 @@
 //! From the errors of the core and of the operating system to the exceptions that SPEC names, in one place.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
@@ -17,6 +18,8 @@ pub(crate) enum Failure {
     Io(io::Error),
     /// Not a file with a content of its own.
     Irregular,
+    /// `close` was called in the middle of a `write` of the same thread.
+    Writing,
     /// Not the file, or not in the state, that a pickle was made of.
     Changed,
     /// A Python exception, raised by a signal handler.
@@ -46,9 +49,12 @@ impl From<io::Error> for Failure {
 impl Failure {
     /// The exception for users.
     pub(crate) fn into_err(self, py: Python<'_>, path: &Path) -> PyErr {
-        let path = path.to_string_lossy();
+        let (os_path, path) = (path.as_os_str(), path.to_string_lossy());
         match self {
             Failure::Raised(error) => error,
+            Failure::Writing => PyValueError::new_err(format!(
+                "{path}: the writer cannot be closed by a signal handler that interrupts its own write"
+            )),
             Failure::Changed => PyValueError::new_err(format!(
                 "{path}: the file is not the one that the reader was pickled with, or it was changed since"
             )),
@@ -56,13 +62,13 @@ impl Failure {
             Failure::Poisoned => {
                 PyRuntimeError::new_err(format!("{path}: an earlier internal error left the writer unusable"))
             }
-            Failure::Io(error) => os_error(py, &error, &path),
+            Failure::Io(error) => os_error(py, &error, os_path),
             Failure::Format(error) => match error.kind.part() {
                 Part::Interrupted => {
                     PyErr::take(py).unwrap_or_else(|| PyKeyboardInterrupt::new_err("interrupted"))
                 }
                 Part::Archive if error.kind == ErrorKind::SingleNpy => {
-                    bad_zip_file(py, format!("{path}: {error}; open it with numpy.load(…, mmap_mode=\"r\")"))
+                    bad_zip_file(py, format!("{path}: {error}; open it with np.load(…, mmap_mode=\"r\")"))
                 }
                 Part::Archive => bad_zip_file(py, format!("{path}: {error}")),
                 Part::Member | Part::Request => PyValueError::new_err(format!("{path}: {error}")),
@@ -72,13 +78,13 @@ impl Failure {
 }
 
 /// `OSError` picks its subclass (`FileNotFoundError`, …) from the error number by itself.
-fn os_error(py: Python<'_>, error: &io::Error, path: &str) -> PyErr {
+fn os_error(py: Python<'_>, error: &io::Error, path: &OsStr) -> PyErr {
     let Some(code) = error.raw_os_error() else {
         if error.kind() == io::ErrorKind::InvalidInput {
             // The same as open() says of a path with a NUL in it.
-            return PyValueError::new_err(format!("{path:?}: {error}"));
+            return PyValueError::new_err(format!("{}: {error}", path.to_string_lossy()));
         }
-        return PyOSError::new_err(format!("{path}: {error}"));
+        return PyOSError::new_err(format!("{}: {error}", path.to_string_lossy()));
     };
     let strerror = || py.import("os")?.call_method1("strerror", (code,))?.extract::<String>();
     match strerror() {

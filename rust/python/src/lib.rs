@@ -7,6 +7,7 @@ use pyo3::pymodule;
 
 mod array;
 mod cache;
+mod detach;
 mod error;
 mod fork;
 mod mapping;

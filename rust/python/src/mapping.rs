@@ -71,22 +71,8 @@ pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
     // that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
     // interpreted without a check against the map's own length at that moment, no check relies on two reads of
     // the same byte being equal, and no `str` or reference made from the map outlives the call that made it
-    // and was not validated in it. mmnpz's own writer never truncates a file that can be mapped: it only
-    // overwrites directory bytes and appends. A file that others cut short ends the process with SIGBUS,
+    // and was not validated in it. mmnpz's own writer never makes a file shorter that can be mapped: it
+    // overwrites what is behind the last member, and appends. A file that others cut short ends the process with SIGBUS,
     // which is not undefined behaviour.
     Ok(unsafe { Mmap::map(file) }?)
-}
-
-/// Asks for the page tables of a range in one go: touching a directory of 64 MB page by page takes 40 ms.
-pub(crate) fn populate(map: &Mmap, start: u64, length: u64) {
-    #[cfg(target_os = "linux")]
-    {
-        let range = usize::try_from(start).ok().zip(usize::try_from(length).ok());
-        if let Some((start, length)) = range.filter(|&(_, length)| length >= 1 << 16) {
-            // A hint: kernels before 5.14 do not know it, and all works without.
-            let _ = map.advise_range(memmap2::Advice::PopulateRead, start, length);
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (map, start, length);
 }

@@ -36,6 +36,7 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_sq_item, pfunc: item as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_setattro, pfunc: set_attribute as *mut c_void },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
     let mut spec = ffi::PyType_Spec {
@@ -96,6 +97,21 @@ unsafe extern "C" fn item(array: *mut ffi::PyObject, index: ffi::Py_ssize_t) -> 
     let Some(types) = TYPES.get() else { return no_slot() };
     // SAFETY: as in `subscript`.
     unsafe { settle(types, array, (types.item)(array, index)) }
+}
+
+/// Views are made without the garbage collector's tracking, as long as they cannot be part of a cycle.
+unsafe extern "C" fn set_attribute(
+    array: *mut ffi::PyObject,
+    name: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+) -> c_int {
+    // SAFETY: the arguments are those that Python gave us. Instances of the type are made by the collector's
+    // allocator, as it has a __dict__; untracking is allowed whatever the state, and tracking after that.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(array.cast());
+        ffi::PyObject_GC_Track(array.cast());
+        ffi::PyObject_GenericSetAttr(array, name, value)
+    }
 }
 
 fn no_slot() -> *mut ffi::PyObject {

@@ -16,6 +16,7 @@ use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
 use crate::array;
 use crate::cache::ViewCache;
+use crate::detach::detached;
 use crate::error::{Failure, check_signals};
 use crate::mapping::{self, Identity, Mapping};
 
@@ -126,7 +127,6 @@ fn open(path: &Path, expected: Option<Identity>) -> Result<(memmap2::Mmap, Index
         return Err(Failure::Changed);
     }
     let directory = Directory::locate(&map)?;
-    mapping::populate(&map, directory.range.start, directory.range.end - directory.range.start);
     let mut raised = None;
     let index = Index::build(&map, directory, || {
         raised = check_signals().err();
@@ -186,15 +186,22 @@ impl Reader {
         slf.get().state.read(slf, |state, _| state.archive.clone()).ok_or_else(closed)
     }
 
-    /// The view of a name that is not in `front`; without one, a view past the cache.
+    /// The view of a name that this handle has not handed out yet; `fresh` is for one past the cache.
     #[cold]
     fn first_access<'py>(
         slf: &Bound<'py, Self>,
         name: &Bound<'py, PyAny>,
-        front: Option<Bound<'py, PyDict>>,
+        fresh: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let archive = Self::archive(slf)?;
+        // All at once: the reader can be closed, or opened anew, by another thread at any time.
+        let (archive, arrays, front, cache) = slf.get().state.read(slf, |state, py| {
+            let copy = |dict: &Option<Py<PyDict>>| dict.as_ref().map(|dict| dict.clone_ref(py));
+            (state.archive.clone(), copy(&state.arrays), copy(&state.front), state.cache)
+        });
+        let (Some(archive), Some(arrays), Some(front)) = (archive, arrays, front) else {
+            return Err(closed());
+        };
         let key = name.cast::<PyString>().ok();
         // A name with lone surrogates is in no archive.
         let text = key.and_then(|key| key.to_str().ok());
@@ -204,11 +211,11 @@ impl Reader {
             name.hash()?;
             return Err(PyKeyError::new_err((name.clone().unbind(),)));
         };
-        let Some(front) = front else {
+        if fresh || !cache {
             return archive.view(py, member, text);
-        };
-        let arrays = Self::arrays(slf);
-        let own = !front.is(&arrays);
+        }
+        let (arrays, front) = (arrays.bind(py), front.bind(py));
+        let own = !front.is(arrays);
         // The handle that opened the archive has all views in its dict: asking the cache too would be in vain.
         let known = if own { archive.cache.get(py, member) } else { None };
         let view = match known {
@@ -252,7 +259,7 @@ impl Reader {
     ) -> PyResult<()> {
         let py = slf.py();
         let (mapped, index, identity) =
-            py.detach(|| open(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
+            detached(py, || open(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
         let owner = Bound::new(py, Mapping::new(mapped, filename))?;
         let mmap = array::whole_map(&owner, &map_type)?.unbind();
         let archive = Archive {
@@ -289,13 +296,12 @@ impl Reader {
         let front = slf.get().state.read(slf, |state, py| {
             state.front.as_ref().filter(|_| state.cache).map(|front| front.clone_ref(py))
         });
-        let front = front.map(|front| front.into_bound(slf.py()));
-        if let Some(front) = &front
-            && let Some(view) = front.get_item(name)?
+        if let Some(front) = front
+            && let Some(view) = front.bind(slf.py()).get_item(name)?
         {
             return Ok(view);
         }
-        Self::first_access(slf, name, front)
+        Self::first_access(slf, name, false)
     }
 
     /// A new view of an array, whatever is cached.
@@ -320,7 +326,7 @@ impl Reader {
     /// zipfile.BadZipFile
     ///     If the member is not where the archive's directory says.
     fn load<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        Self::first_access(slf, name, None)
+        Self::first_access(slf, name, true)
     }
 
     fn __contains__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -401,6 +407,15 @@ impl Reader {
         // `replace`, which has no point at which a thread could be stopped.
         let state = unsafe { &*self.state.0.get() };
         visit.call(&state.arrays)?;
-        visit.call(&state.front)
+        visit.call(&state.front)?;
+        match &state.archive {
+            // What handles share may be visited through one of them only, so not while there are several.
+            Some(archive) if Arc::strong_count(archive) == 1 => {
+                visit.call(&archive.mmap)?;
+                visit.call(archive.files.get())?;
+                archive.cache.traverse(&visit)
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -1,22 +1,30 @@
 //! The writer: from arrays to members.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
+use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use mmnpz_core::directory::DirectoryWriter;
 use mmnpz_core::index::Directory;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use pyo3::exceptions::{PyRuntimeError, PyUserWarning, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use crate::detach::detached;
 use crate::error::{Failure, check_signals};
 use crate::source::{Items, as_array, npy_header};
 use crate::{fork, mapping};
+
+/// Whether a member is written in blocks.
+fn is_large(place: &Placement) -> bool {
+    place.end - place.header + place.gap > SMALL
+}
 
 /// Members up to this size are put together in memory and handed over in one system call.
 const SMALL: u64 = 1 << 20;
@@ -24,6 +32,9 @@ const SMALL: u64 = 1 << 20;
 /// Larger ones are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
 /// blocks of 512 KiB the two threads wait more for each other.
 const BLOCK: u64 = 1 << 20;
+
+/// `close` looks at pending signals so often while it waits for other threads.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// So many blocks are written between two looks at pending signals.
 const POLL_BLOCKS: usize = 16;
@@ -49,6 +60,10 @@ struct State {
     directory: DirectoryWriter,
     /// Members whose range is reserved and that are being written.
     writing: usize,
+    /// The threads that write a large member: these look at signals meanwhile.
+    large: Vec<ThreadId>,
+    /// How long the file was when it was opened.
+    opened_len: u64,
     /// The file has no directory behind its last member: none was written yet, or it was overwritten.
     unfinished: bool,
     closed: bool,
@@ -68,10 +83,13 @@ impl Archive {
             'w' => (replace(&path)?, DirectoryWriter::default(), None),
             _ => open_to_append(&path)?,
         };
+        let opened_len = file.metadata()?.len();
         let state = State {
             next: next.unwrap_or(0),
             directory,
             writing: 0,
+            large: Vec::new(),
+            opened_len,
             unfinished: next.is_none(),
             closed: false,
         };
@@ -89,6 +107,11 @@ impl Archive {
         self.state.lock().map_err(|_| Failure::Poisoned)
     }
 
+    /// The same for a thread that is attached to the interpreter: it lets go of it while it waits.
+    fn lock_attached(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
+        self.state.lock_py_attached(py).map_err(|_| Failure::Poisoned)
+    }
+
     /// Reserves a range for a member.
     fn reserve(&self, state: &mut State, member: &Member) -> Result<Placement, Failure> {
         let header = member.header.len() as u64;
@@ -96,19 +119,25 @@ impl Archive {
         let place = Placement::new(state.next, &member.name, header, size, self.alignment)?;
         state.next = place.end;
         state.writing += 1;
+        if is_large(&place) {
+            state.large.push(thread::current().id());
+        }
         state.unfinished = true;
         Ok(place)
     }
 
     /// Writes a member into its range and enters it in the directory.
     fn write(&self, place: &Placement, mut member: Member) -> Result<(), Failure> {
-        let written = if place.end - place.header + place.gap <= SMALL {
-            self.write_small(place, &mut member)
-        } else {
-            self.write_large(place, &member)
-        };
+        let large = is_large(place);
+        let written =
+            if large { self.write_large(place, &member) } else { self.write_small(place, &mut member) };
         let mut state = self.lock()?;
         state.writing -= 1;
+        if large {
+            let this = thread::current().id();
+            let found = state.large.iter().position(|&thread| thread == this);
+            found.map(|at| state.large.swap_remove(at));
+        }
         match &written {
             Ok(crc) => state.directory.push(place, &member.name, *crc),
             // The range is free again if nobody reserved one behind it; else it stays a gap.
@@ -172,20 +201,47 @@ impl Archive {
     /// Waits for members that are being written, writes the directory, and lets nothing more be written.
     fn close(&self) -> Result<(), Failure> {
         let mut state = self.lock()?;
+        if state.large.contains(&thread::current().id()) {
+            // A signal handler that runs in the middle of `write`, which would wait for itself.
+            return Err(Failure::Writing);
+        }
         state.closed = true;
         while state.writing > 0 {
-            state = self.finished.wait(state).map_err(|_| Failure::Poisoned)?;
+            state = self.finished.wait_timeout(state, PATIENCE).map_err(|_| Failure::Poisoned)?.0;
+            if state.writing > 0 {
+                drop(state);
+                let interrupted = check_signals();
+                state = self.lock()?;
+                if interrupted.is_err() {
+                    state.closed = false;
+                    return interrupted;
+                }
+            }
         }
-        if !state.unfinished {
-            return Ok(());
+        let finished = if state.unfinished { self.finish(&state) } else { Ok(()) };
+        match finished {
+            Ok(()) => state.unfinished = false,
+            // There may be room later.
+            Err(_) => state.closed = false,
         }
-        let at = state.next;
-        write_all_at(&self.file, state.directory.records(), at)?;
-        let behind = at + state.directory.records().len() as u64;
-        let end_records = state.directory.end_records(at);
+        finished
+    }
+
+    /// Writes the directory and the end records behind the last member.
+    fn finish(&self, state: &State) -> Result<(), Failure> {
+        let records = state.directory.records();
+        let mut at = state.next;
+        let mut end_records = state.directory.end_records(at);
+        let length = (records.len() + end_records.len()) as u64;
+        if at + length < state.opened_len {
+            // Something stood behind the archive. A file that is mapped must not get shorter.
+            at = state.opened_len - length;
+            end_records = state.directory.end_records(at);
+        }
+        write_all_at(&self.file, records, at)?;
+        let behind = at + records.len() as u64;
         write_all_at(&self.file, &end_records, behind)?;
         self.file.set_len(behind + end_records.len() as u64)?;
-        state.unfinished = false;
         Ok(())
     }
 }
@@ -258,6 +314,21 @@ fn irregular() -> Failure {
     io::Error::other("not a regular file").into()
 }
 
+/// A new file beside another, under a name that is short and nobody else's.
+fn create_temporary(beside: &Path) -> io::Result<(PathBuf, File)> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = beside.with_file_name(format!(".mmnpz-{}-{number}.tmp", std::process::id()));
+        match create_new(&path) {
+            Ok(file) => return Ok((path, file)),
+            // Left by a killed process of the same number.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// A new, empty file in place of the one at `path`, whose bytes stay as they are for whoever has it mapped.
 fn replace(path: &Path) -> Result<File, Failure> {
     // Through symbolic links, as open(path, "w") does.
@@ -274,12 +345,7 @@ fn replace(path: &Path) -> Result<File, Failure> {
     }
     // What may not be written may not be replaced; and a folder is refused as the system words it.
     OpenOptions::new().write(true).open(&target)?;
-    let mut name = std::ffi::OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = target.with_file_name(name);
-    let _ = fs::remove_file(&temporary); // left by a killed process of the same number
-    let file = create_new(&temporary)?;
+    let (temporary, file) = create_temporary(&target)?;
     let replaced =
         file.set_permissions(metadata.permissions()).and_then(|()| fs::rename(&temporary, &target));
     if let Err(error) = replaced {
@@ -296,7 +362,7 @@ fn open_to_append(path: &Path) -> Result<(File, DirectoryWriter, Option<u64>), F
         options.read(true).write(true);
         options
     };
-    let mut file = match options().open(path) {
+    let file = match options().open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             options().create(true).truncate(false).open(path)?
@@ -310,19 +376,12 @@ fn open_to_append(path: &Path) -> Result<(File, DirectoryWriter, Option<u64>), F
     if metadata.len() == 0 {
         return Ok((file, DirectoryWriter::default(), None));
     }
-    let (directory, comment) = {
-        let map = mapping::map(&file)?;
-        let directory = Directory::locate(&map)?;
-        let comment = mmnpz_core::index::slice(&map, &directory.comment).unwrap_or_default().to_vec();
-        (directory, comment)
-    };
-    // Read rather than copied from the map: that would touch it page by page.
-    let length = directory.range.end - directory.range.start;
-    let mut records = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.seek(SeekFrom::Start(directory.range.start))?;
-    (&file).take(length).read_to_end(&mut records)?;
-    let next = directory.range.start;
-    Ok((file, DirectoryWriter::resume(records, directory.shift, comment)?, Some(next)))
+    let map = mapping::map(&file)?;
+    let bytes = |range| mmnpz_core::index::slice(&map, range).unwrap_or_default();
+    let directory = Directory::locate(&map)?;
+    let (records, comment) = (bytes(&directory.range), bytes(&directory.comment));
+    let writer = DirectoryWriter::resume(records, directory.shift, comment)?;
+    Ok((file, writer, Some(directory.range.start)))
 }
 
 #[cfg(unix)]
@@ -368,7 +427,7 @@ impl Writer {
     fn _open(&self, py: Python<'_>, path: PathBuf, mode: char, align: u64) -> PyResult<()> {
         self.close(py)?;
         let alignment = Alignment::new(align).map_err(|error| Failure::from(error).into_err(py, &path))?;
-        let opened = py.detach(|| Archive::open(path.clone(), mode, alignment));
+        let opened = detached(py, || Archive::open(path.clone(), mode, alignment));
         let opened = opened.map_err(|failure| failure.into_err(py, &path))?;
         if let Ok(mut archive) = self.archive.lock() {
             *archive = Some(Arc::new(opened));
@@ -425,7 +484,7 @@ impl Writer {
         let closed = || PyValueError::new_err("the writer is closed");
         // The lock is released before anything of Python runs.
         let reserved = {
-            let mut state = archive.lock().map_err(fail)?;
+            let mut state = archive.lock_attached(py).map_err(fail)?;
             if state.closed {
                 return Err(closed());
             }
@@ -442,14 +501,14 @@ impl Writer {
             // No NUL: StoredName has none.
             let message = std::ffi::CString::new(format!("Duplicate name: {full}"))?;
             PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)?;
-            let mut state = archive.lock().map_err(fail)?;
+            let mut state = archive.lock_attached(py).map_err(fail)?;
             if state.closed {
                 return Err(closed());
             }
             archive.reserve(&mut state, &member).map_err(fail)?
         };
         // `array` keeps the memory that `member` points to until this returns.
-        py.detach(|| archive.write(&place, member)).map_err(fail)
+        detached(py, || archive.write(&place, member)).map_err(fail)
     }
 
     fn __setitem__(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -470,7 +529,7 @@ impl Writer {
             return Ok(());
         };
         if archive.forks == fork::count() {
-            py.detach(|| archive.close()).map_err(|failure| failure.into_err(py, &archive.path))?;
+            detached(py, || archive.close()).map_err(|failure| failure.into_err(py, &archive.path))?;
         }
         if let Ok(mut current) = self.archive.lock() {
             *current = None;

@@ -1,0 +1,139 @@
+"""Signals in the middle of long work, and programs that end in the middle of it.
+
+Each runs in a process of its own, since a signal handler is everybody's.
+"""
+
+import signal
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.archives import npy
+from tests.processes import run_python
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no interval timers")
+
+PREAMBLE = """
+import signal, sys, threading, zipfile
+import numpy as np, mmnpz
+
+class Stopped(Exception):
+    pass
+
+def stop(number, frame):
+    raise Stopped
+
+def after(seconds, handler, interval=0):
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds, interval)
+
+# 8 GB, of which 8 kB are in memory
+huge = np.broadcast_to(np.arange(1000.0), (1_000_000, 1000))
+path = sys.argv[1]
+"""
+
+
+def test_a_long_write_can_be_interrupted_and_leaves_the_writer_usable(tmp_path: Path) -> None:
+    code = """
+import os
+with mmnpz.NpzWriter(path) as writer:
+    writer.write("before", np.arange(3))
+    size = os.path.getsize(path)
+    after(0.05, stop)
+    try:
+        writer.write("huge", huge)
+    except Stopped:
+        pass
+    else:
+        sys.exit("not interrupted")
+    writer.write("after", np.arange(4))
+assert os.path.getsize(path) < size + 1000
+with zipfile.ZipFile(path) as file:
+    assert file.namelist() == ["before.npy", "after.npy"]
+    assert file.testzip() is None
+"""
+    run_python(PREAMBLE + code, tmp_path / "a.npz")
+
+
+def test_closing_in_a_handler_that_interrupts_a_write_does_not_wait_for_itself(tmp_path: Path) -> None:
+    code = """
+writer = mmnpz.NpzWriter(path)
+after(0.05, lambda *_: writer.close())
+try:
+    writer.write("huge", huge)
+except ValueError as error:
+    assert "signal handler" in str(error), error
+else:
+    sys.exit("not interrupted")
+writer.write("after", np.arange(4))
+writer.close()
+assert mmnpz.load(path).files == ["after"]
+"""
+    run_python(PREAMBLE + code, tmp_path / "a.npz")
+
+
+def test_closing_can_be_interrupted_while_another_thread_writes(tmp_path: Path) -> None:
+    code = """
+import time
+writer = mmnpz.NpzWriter(path)
+thread = threading.Thread(target=writer.write, args=("large", huge[:100_000]))
+thread.start()
+time.sleep(0.02)  # a write takes some 300 ms
+after(0.02, stop)
+try:
+    writer.close()
+except Stopped:
+    # As if it had not been called.
+    writer.write("small", 1)
+else:
+    assert not thread.is_alive()
+thread.join()
+writer.close()
+with zipfile.ZipFile(path) as file:
+    assert "large.npy" in file.namelist()
+    assert file.testzip() is None
+"""
+    run_python(PREAMBLE + code, tmp_path / "a.npz")
+
+
+def test_an_interrupted_first_access_is_no_bad_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(3000):
+            file.writestr(f"{number}.npy", npy(np.zeros(1, [(f"field{number}", "<f4"), ("b", "<i2")])))
+    code = """
+reader = mmnpz.load(path)
+names = reader.files
+for attempt in range(200):
+    after(0.0002 + 0.000013 * attempt, stop)
+    try:
+        while True:
+            for name in names:
+                reader.load(name)
+    except Stopped:
+        pass
+"""
+    run_python(PREAMBLE + code, path)
+
+
+@pytest.mark.parametrize("work", ["mmnpz.load(path)['a']", "writer.write(str(next(numbers)), large)"])
+def test_a_program_may_end_while_a_daemon_thread_works(tmp_path: Path, work: str) -> None:
+    code = f"""
+import itertools, time
+np.savez(path, a=np.arange(1000))
+writer = mmnpz.NpzWriter(path + "w", "w")
+large = np.zeros(400_000)
+numbers = itertools.count()
+
+def forever():
+    while True:
+        {work}
+
+for _ in range(2):
+    threading.Thread(target=forever, daemon=True).start()
+time.sleep(0.1)
+"""
+    for _ in range(3):
+        run_python(PREAMBLE + code, tmp_path / "a.npz")
