@@ -46,11 +46,14 @@ fn check_file(file: &[u8]) {
     assert_eq!(cut, ErrorKind::NpyTruncated { needed: end as u64, found: end as u64 - 1 });
     let stored = (file.len() - end) as u64;
     for itemsize in [0, 1, 8, u64::MAX] {
-        let dimensions = &header.shape.0;
-        let product =
-            || dimensions.iter().try_fold(u128::from(itemsize), |all, &n| all.checked_mul(n.into()));
-        // A dimension of 0 counts however large the others are.
-        let needed = if dimensions.contains(&0) { Some(0) } else { product() };
+        // NumPy refuses what a signed 64-bit number cannot count, leaving out axes of length 0, and counts the
+        // elements if they have no bytes.
+        let empty = header.shape.0.contains(&0);
+        let each = if empty { itemsize } else { itemsize.max(1) };
+        let nonzero = header.shape.0.iter().map(|&n| u128::from(n)).filter(|&n| n != 0);
+        let product = nonzero.fold(u128::from(each), u128::saturating_mul);
+        let countable = product <= i64::MAX as u128;
+        let needed = countable.then_some(if itemsize == 0 || empty { 0 } else { product });
         let fits = needed.filter(|&needed| needed <= u128::from(stored));
         assert_eq!(header.data_len(itemsize, stored).ok().map(u128::from), fits);
     }
