@@ -21,7 +21,7 @@ mod writer;
 mod _mmnpz {
     use pyo3::prelude::*;
 
-    use super::{array, memmap, source};
+    use super::{array, fork, memmap, source};
 
     #[pymodule_export]
     use super::mapping::Mapping;
@@ -32,6 +32,8 @@ mod _mmnpz {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Registers its handler, before there is a thread that could fork in the middle of it.
+        fork::count();
         array::look_up(module.py())?;
         source::look_up(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
