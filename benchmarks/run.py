@@ -34,6 +34,7 @@ SCENARIOS = (
     "append_one",
     "peak_memory",
     "alignment",
+    "threads_read",
 )
 
 ROOM = 10_000_000_000
