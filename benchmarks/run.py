@@ -35,6 +35,7 @@ SCENARIOS = (
     "peak_memory",
     "alignment",
     "threads_read",
+    "write_threads",
 )
 
 ROOM = 10_000_000_000
