@@ -36,6 +36,8 @@ SCENARIOS = (
     "alignment",
     "threads_read",
     "write_threads",
+    "worker_start",
+    "pickle_size",
 )
 
 ROOM = 10_000_000_000
