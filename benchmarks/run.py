@@ -37,6 +37,7 @@ SCENARIOS = (
     "threads_read",
     "write_threads",
     "worker_start",
+    "worker_memory",
     "pickle_size",
 )
 
