@@ -90,6 +90,7 @@ def description() -> dict[str, str]:
         "peers": ", ".join(f"{peer} {version(peer)}" for peer in PEERS),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
+        "load before": f"{os.getloadavg()[0]:.2g}",
     }
 
 

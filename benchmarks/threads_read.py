@@ -88,8 +88,10 @@ def _case(plan: Plan, work: str, distinct: bool, sharing: str, free_threaded: bo
             if distinct and sharing == "one":
                 contenders = (OURS, V1, "dict", *PEERS)
                 archives |= {peer: str(plan.archive(peer, "recording", members)) for peer in PEERS}
-    elif free_threaded and (work, distinct, sharing) == ("lookups", True, "handles"):
-        bars = (Bar("≥ 1.8", 1.8),)
+    elif (work, distinct, sharing) == ("lookups", True, "handles"):
+        contenders = (*contenders, "a dict each")
+        if free_threaded:
+            bars = (Bar("≥ 1.8", 1.8),)
     label = (
         f"two threads over one{', free-threaded' * free_threaded}: {WORKS[work][0]}, "
         f"{'distinct' if distinct else 'the same'} names, {SHARING[sharing]}"
@@ -219,6 +221,11 @@ def with_dict(archives: dict[str, str], members: int, work: str, sharing: str, *
     return _measure(task, members, **options)
 
 
+def with_own_dict(sharing: str, **parameters: Any) -> Any:
+    """The limit: threads that share nothing, so that only the machine can make them wait."""
+    return with_dict(sharing="views", **parameters)
+
+
 def with_safetensors(archives: dict[str, str], work: str, sharing: str, **options: Any) -> Any:
     return _measure(partial(excerpts, safetensors_excerpts(archives["safetensors"], keep=True)), **options)
 
@@ -245,7 +252,13 @@ def _measure(
 
 PEERS = {"safetensors": with_safetensors, "h5py": with_h5py, "LMDB": with_lmdb}
 
-CONTENDERS: Contenders = {OURS: with_mmnpz, V1: with_mmnpz, "dict": with_dict, **PEERS}
+CONTENDERS: Contenders = {
+    OURS: with_mmnpz,
+    V1: with_mmnpz,
+    "dict": with_dict,
+    "a dict each": with_own_dict,
+    **PEERS,
+}
 
 if __name__ == "__main__":
     run(CONTENDERS)
