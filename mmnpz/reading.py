@@ -51,8 +51,8 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
     mmap : memmap
         The memory map of the whole file (uint8), base of every view. Gone once the reader is closed.
     arrays : dict of str to memmap
-        The views that were preloaded or cached so far: the very dict that lookups use. It stays valid when
-        the reader is closed or gone.
+        The views that were preloaded or cached so far: one dict, to which further views are added. It stays
+        valid when the reader is closed or gone.
     cache : bool
         Whether views are kept: as given, or because of `preload`.
     preload : bool
@@ -81,10 +81,11 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
     A memory map is only as good as its file: a program that cuts the file short while it is mapped ends this
     process with SIGBUS at the next access to the missing part. `NpzWriter` never does that.
 
-    ``copy.copy`` gives another handle on the same map, index and views, at once. On free-threaded Python,
-    let each thread make its own: threads that look up through one handle wait for each other to count its
-    references. A pickle holds the path and the options, and unpickling opens the file again; if it was
-    changed meanwhile, that is a `ValueError`.
+    ``copy.copy`` gives another handle on the same map, index and views, at once; ``copy.deepcopy`` one on the
+    same map and index with views of its own. On free-threaded Python, let each thread make its own: threads
+    that share a reader wait for each other to count its references, those of its views, and those of `mmap`,
+    to which every slice of a view refers. A pickle holds the path and the options, and unpickling opens the
+    file again; if it was changed meanwhile, that is a `ValueError`.
 
     Examples
     --------
@@ -131,7 +132,17 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
         """Return another handle on the same archive, with the same views."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._share(self)
+        other._share(self, own_views=False, preload=False)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return another handle on the same map, with views of its own."""
+        import copy  # loaded by whoever called this
+
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        other._share(self, own_views=True, preload=self.preload)
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -59,10 +59,6 @@ def fork_and_check(reader: mmnpz.NpzReader, first: int) -> int:
         os._exit(status)
 
 
-@pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="free-threaded CPython 3.13 forks while other threads may hold locks of objects",
-)
 def test_children_read_while_threads_of_the_parent_read_publish_and_close(path: Path) -> None:
     stop = threading.Event()
     failures: list[BaseException] = []

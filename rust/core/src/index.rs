@@ -404,11 +404,15 @@ impl Index {
         self.entries.capacity() * size_of::<Entry>() + self.table.allocation_size()
     }
 
-    /// Whether there is an array of this name. Touches the directory rather than the member.
-    pub fn contains(&self, bytes: &[u8], name: &str) -> bool {
+    /// The array of this name. Touches the directory rather than the member.
+    pub fn find_again(&self, bytes: &[u8], name: &str) -> Option<MemberId> {
         let name = name.as_bytes();
         self.find_by(name, |entry| self.in_directory(bytes, entry, name) || in_local(bytes, entry, name))
-            .is_some()
+    }
+
+    /// Whether there is an array of this name.
+    pub fn contains(&self, bytes: &[u8], name: &str) -> bool {
+        self.find_again(bytes, name).is_some()
     }
 
     /// The array of this name. Touches the member, which is going to be read, rather than the directory.

@@ -7,6 +7,7 @@
 //!
 //! - [`zip`]: the records, as zero-copy structs.
 //! - [`index`]: finds the end record, walks the central directory, looks names up.
+//! - [`slots`]: a place for each member, for what was made of it.
 //! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
 //! - [`layout`]: where the next member goes, and the bytes of its headers; [`directory`]: the directory to write.
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod layout;
 pub mod literal;
 pub mod name;
 pub mod npy;
+pub mod slots;
 pub mod zip;
 
 pub use error::{Error, ErrorKind};

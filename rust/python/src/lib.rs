@@ -6,14 +6,15 @@
 use pyo3::pymodule;
 
 mod array;
-mod cache;
 mod detach;
 mod error;
 mod fork;
 mod mapping;
 mod memmap;
 mod reader;
+mod shared;
 mod source;
+mod views;
 mod writer;
 
 /// The compiled half of mmnpz; use the names that the package exports.

@@ -1,7 +1,6 @@
 //! The reader: from names to views.
 
 use std::borrow::Cow;
-use std::cell::UnsafeCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -9,32 +8,31 @@ use mmnpz_core::index::{Directory, Index, MemberId};
 use mmnpz_core::npy::Header;
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
-use pyo3::exceptions::{PyAttributeError, PyKeyError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
 use crate::array;
-use crate::cache::ViewCache;
 use crate::detach::detached;
 use crate::error::{Failure, check_signals};
 use crate::mapping::{self, Identity, Mapping};
+use crate::shared::Shared;
+use crate::views::{DICT_FIRST, Views};
 
 /// So many members are taken up between two looks at pending signals.
 const POLL_INTERVAL: usize = 4096;
 
-/// An open archive: what all lookups share, and what a view needs to be made.
+/// An open archive: what all handles on it share, and what a view needs to be made.
 struct Archive {
     path: PathBuf,
     identity: Identity,
     mapping: Py<Mapping>,
-    /// The array over the whole map, base of every view.
-    mmap: Py<PyAny>,
+    /// The type of the array over the whole map.
+    map_type: Py<PyType>,
     /// The type of the views.
     view_type: Py<PyType>,
     max_header_size: usize,
     index: Index,
-    cache: ViewCache,
     files: OnceLock<Py<PyList>>,
 }
 
@@ -43,9 +41,15 @@ impl Archive {
         self.mapping.get().bytes()
     }
 
-    /// A new view of a member.
-    fn view<'py>(&self, py: Python<'py>, member: MemberId, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        self.try_view(py, member, name).map_err(|failure| match failure {
+    /// A new view of a member, with `mmap` as its base.
+    fn view<'py>(
+        &self,
+        mmap: &Bound<'py, PyAny>,
+        member: MemberId,
+        name: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = mmap.py();
+        self.try_view(mmap, member, name).map_err(|failure| match failure {
             Failure::Format(error) => Failure::Format(error.in_member(name)).into_err(py, &self.path),
             Failure::Raised(error) if error.get_type(py).is(py.get_type::<PyValueError>()) => {
                 let path = self.path.to_string_lossy();
@@ -60,10 +64,11 @@ impl Archive {
 
     fn try_view<'py>(
         &self,
-        py: Python<'py>,
+        mmap: &Bound<'py, PyAny>,
         member: MemberId,
         name: &str,
     ) -> Result<Bound<'py, PyAny>, Failure> {
+        let py = mmap.py();
         let mapping = self.mapping.get();
         let range = self.index.member(mapping.bytes(), member, name)?;
         let out_of_map = |_| Failure::from(mmnpz_core::ErrorKind::LocalOutside);
@@ -74,7 +79,7 @@ impl Archive {
         let stored = (file.len() - data) as u64;
         array::dtype_of(py, &header.descr)
             .and_then(|dtype| {
-                let (mmap, view_type) = (self.mmap.bind(py), self.view_type.bind(py));
+                let view_type = self.view_type.bind(py);
                 array::map_array(mapping, mmap, view_type, &header, &dtype, stored, start + data)
             })
             .map_err(Failure::Raised)
@@ -103,19 +108,60 @@ impl Archive {
         let name = self.index.name(self.bytes(), member);
         name.map_err(|error| Failure::from(error).into_err(py, &self.path))
     }
+}
 
-    /// All views, made and published, by name.
-    fn preload<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let arrays = PyDict::new(py);
-        for (number, member) in self.index.ids().enumerate() {
-            let name = self.name(py, member)?;
-            let view = self.cache.publish(member, self.view(py, member, &name)?);
-            arrays.set_item(PyString::new(py, &name), view)?;
+/// An archive and views into it, which any number of readers share.
+struct Handle {
+    archive: Arc<Archive>,
+    views: Views,
+}
+
+impl Handle {
+    /// A handle with views of its own, all of them made if they are to be preloaded.
+    fn new(py: Python<'_>, archive: Arc<Archive>, preload: bool) -> PyResult<Arc<Self>> {
+        let mmap = array::whole_map(archive.mapping.bind(py), archive.map_type.bind(py))?;
+        let views = Views::new(py, archive.index.len(), mmap.unbind());
+        let handle = Handle { archive, views };
+        if preload {
+            handle.preload(py)?;
+        }
+        Ok(Arc::new(handle))
+    }
+
+    fn view<'py>(&self, py: Python<'py>, member: MemberId, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.archive.view(self.views.mmap.bind(py), member, name)
+    }
+
+    /// The view of a member that counts from now on, entered in the dict of views where it must be.
+    fn keep<'py>(
+        &self,
+        member: MemberId,
+        name: &Bound<'py, PyString>,
+        view: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = view.py();
+        let (view, listed) = self.views.publish(member, view);
+        if listed {
+            self.views.listing(py).dict.bind(py).set_item(name, &view)?;
+        }
+        Ok(view)
+    }
+
+    /// Makes and keeps all views.
+    fn preload(&self, py: Python<'_>) -> PyResult<()> {
+        for (number, member) in self.archive.index.ids().enumerate() {
+            let name = self.archive.name(py, member)?;
+            self.keep(member, &PyString::new(py, &name), self.view(py, member, &name)?)?;
             if number % POLL_INTERVAL == 0 {
                 py.check_signals()?;
             }
         }
-        Ok(arrays)
+        Ok(())
+    }
+
+    /// The dict of all views that are kept.
+    fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.views.arrays(py, |member| Ok(PyString::new(py, &self.archive.name(py, member)?).into_any()))
     }
 }
 
@@ -141,67 +187,62 @@ fn open(path: &Path, expected: Option<Identity>) -> Result<(memmap2::Mmap, Index
 /// What changes when a reader is opened and closed.
 #[derive(Default)]
 struct State {
-    archive: Option<Arc<Archive>>,
-    /// The views by name that all handles on the archive share: `NpzReader.arrays`. None before opening.
-    arrays: Option<Py<PyDict>>,
-    /// The views by name that this handle has handed out: the fast path of lookups. The handle that opened the
-    /// archive has `arrays` here; a copy has a dict of its own, so that threads with a handle each do not count
-    /// references on the same object up and down.
-    front: Option<Py<PyDict>>,
+    /// None before opening and after closing.
+    handle: Option<Arc<Handle>>,
     /// Whether views are kept.
     cache: bool,
+    /// The dict that lookups ask first, if there is such.
+    first: Option<Py<PyDict>>,
 }
 
-/// The state of a reader, for any number of threads.
-struct Guarded(UnsafeCell<State>);
-
-// SAFETY: the state is reached only through `read` and `replace`. Both need a `Python` token and run inside the
-// critical section of the reader that owns it: on free-threaded Python this keeps all other threads out, on
-// other builds the GIL does. Neither runs Python code, detaches, or lets a reference into the state escape.
-unsafe impl Sync for Guarded {}
-
-impl Guarded {
-    /// Copies something (references, numbers) out of the state. `copy` may not run Python code: counting a
-    /// reference up is all that it may do.
-    fn read<R>(&self, owner: &Bound<'_, Reader>, copy: fn(&State, Python<'_>) -> R) -> R {
-        // SAFETY: see the Sync implementation; `copy` is one of the few functions in this file.
-        with_critical_section(owner.as_any(), || copy(unsafe { &*self.0.get() }, owner.py()))
-    }
-
-    /// Puts another state in place and gives back the old one, to be dropped outside the critical section.
-    fn replace(&self, owner: &Bound<'_, Reader>, state: State) -> State {
-        // SAFETY: see the Sync implementation; a move runs no Python code.
-        with_critical_section(owner.as_any(), || std::mem::replace(unsafe { &mut *self.0.get() }, state))
+impl State {
+    fn open(py: Python<'_>, handle: Arc<Handle>, cache: bool) -> Self {
+        let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.clone_ref(py));
+        State { handle: Some(handle), cache, first }
     }
 }
 
 /// The compiled base of `mmnpz.NpzReader`.
 #[pyclass(subclass, frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Reader {
-    state: Guarded,
+    state: Shared<State>,
 }
 
 impl Reader {
-    fn archive(slf: &Bound<'_, Self>) -> PyResult<Arc<Archive>> {
-        slf.get().state.read(slf, |state, _| state.archive.clone()).ok_or_else(closed)
+    /// The handle as it is now, and whether views are kept: the reader can be closed, or opened anew, by another
+    /// thread at any time.
+    fn handle(&self, py: Python<'_>) -> PyResult<(Arc<Handle>, bool)> {
+        let (handle, cache) = self.state.read(py, |state| (state.handle.clone(), state.cache));
+        handle.map(|handle| (handle, cache)).ok_or_else(closed)
     }
 
-    /// The view of a name that this handle has not handed out yet; `fresh` is for one past the cache.
+    fn archive(&self, py: Python<'_>) -> PyResult<Arc<Archive>> {
+        let archive =
+            self.state.read(py, |state| state.handle.as_ref().map(|handle| Arc::clone(&handle.archive)));
+        archive.ok_or_else(closed)
+    }
+
+    /// The view of a name, if it is kept already.
+    #[inline]
+    fn known<'py>(&self, py: Python<'py>, name: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if DICT_FIRST {
+            let dict = self.state.read(py, |state| state.first.as_ref().map(|dict| dict.clone_ref(py)));
+            return dict.map_or(Ok(None), |dict| dict.bind(py).get_item(name));
+        }
+        let text = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok());
+        Ok(self.state.read(py, |state| {
+            let handle = state.handle.as_ref().filter(|_| state.cache)?;
+            let member = handle.archive.index.find_again(handle.archive.bytes(), text?)?;
+            handle.views.get(py, member)
+        }))
+    }
+
+    /// The view of a name that is not kept yet; `fresh` is for one past the cache.
     #[cold]
-    fn first_access<'py>(
-        slf: &Bound<'py, Self>,
-        name: &Bound<'py, PyAny>,
-        fresh: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
-        // All at once: the reader can be closed, or opened anew, by another thread at any time.
-        let (archive, arrays, front, cache) = slf.get().state.read(slf, |state, py| {
-            let copy = |dict: &Option<Py<PyDict>>| dict.as_ref().map(|dict| dict.clone_ref(py));
-            (state.archive.clone(), copy(&state.arrays), copy(&state.front), state.cache)
-        });
-        let (Some(archive), Some(arrays), Some(front)) = (archive, arrays, front) else {
-            return Err(closed());
-        };
+    fn first_access<'py>(&self, name: &Bound<'py, PyAny>, fresh: bool) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        let (handle, cache) = self.handle(py)?;
+        let archive = &handle.archive;
         let key = name.cast::<PyString>().ok();
         // A name with lone surrogates is in no archive.
         let text = key.and_then(|key| key.to_str().ok());
@@ -211,23 +252,12 @@ impl Reader {
             name.hash()?;
             return Err(PyKeyError::new_err((name.clone().unbind(),)));
         };
+        let view = handle.view(py, member, text)?;
         if fresh || !cache {
-            return archive.view(py, member, text);
+            return Ok(view);
         }
-        let (arrays, front) = (arrays.bind(py), front.bind(py));
-        let own = !front.is(arrays);
-        // The handle that opened the archive has all views in its dict: asking the cache too would be in vain.
-        let known = if own { archive.cache.get(py, member) } else { None };
-        let view = match known {
-            Some(view) => view,
-            None => archive.cache.publish(member, archive.view(py, member, text)?),
-        };
         let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
-        if own {
-            arrays.set_item(&key, &view)?;
-        }
-        front.set_item(key, &view)?;
-        Ok(view)
+        handle.keep(member, &key, view)
     }
 }
 
@@ -240,14 +270,15 @@ impl Reader {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Reader { state: Guarded(UnsafeCell::default()) }
+        Reader { state: Shared::new(State::default()) }
     }
 
     /// Opens an archive, in place of the one that is open.
     #[pyo3(signature = (path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by NpzReader.__init__, with keywords")]
     fn _open(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         path: PathBuf,
         filename: Py<PyAny>,
         map_type: Bound<'_, PyType>,
@@ -257,51 +288,45 @@ impl Reader {
         max_header_size: usize,
         identity: Option<Identity>,
     ) -> PyResult<()> {
-        let py = slf.py();
         let (mapped, index, identity) =
             detached(py, || open(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
-        let owner = Bound::new(py, Mapping::new(mapped, filename))?;
-        let mmap = array::whole_map(&owner, &map_type)?.unbind();
         let archive = Archive {
             path,
             identity,
-            mapping: owner.unbind(),
-            mmap,
+            mapping: Bound::new(py, Mapping::new(mapped, filename))?.unbind(),
+            map_type: map_type.unbind(),
             view_type: view_type.unbind(),
             max_header_size,
             index,
-            cache: ViewCache::new(),
             files: OnceLock::new(),
         };
-        let arrays = if preload { archive.preload(py)? } else { PyDict::new(py) }.unbind();
-        let front = Some(arrays.clone_ref(py));
-        let state = State { archive: Some(Arc::new(archive)), arrays: Some(arrays), front, cache };
-        drop(slf.get().state.replace(slf, state));
+        let handle = Handle::new(py, Arc::new(archive), preload)?;
+        drop(self.state.replace(py, State::open(py, handle, cache)));
         Ok(())
     }
 
-    /// Becomes another handle on the archive that `other` has open: it shares the map, the index and the views.
-    fn _share(slf: &Bound<'_, Self>, other: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let (archive, arrays, cache) = other.get().state.read(other, |state, py| {
-            (state.archive.clone(), state.arrays.as_ref().map(|arrays| arrays.clone_ref(py)), state.cache)
-        });
-        let archive = Some(archive.ok_or_else(closed)?);
-        let state = State { archive, arrays, front: Some(PyDict::new(py).unbind()), cache };
-        drop(slf.get().state.replace(slf, state));
-        Ok(())
-    }
-
-    fn __getitem__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let front = slf.get().state.read(slf, |state, py| {
-            state.front.as_ref().filter(|_| state.cache).map(|front| front.clone_ref(py))
-        });
-        if let Some(front) = front
-            && let Some(view) = front.bind(slf.py()).get_item(name)?
-        {
-            return Ok(view);
+    /// Becomes another handle on the archive that `other` has open: it shares the map and the index, and the views
+    /// too unless it is to make views of its own.
+    fn _share(
+        &self,
+        py: Python<'_>,
+        other: &Bound<'_, Self>,
+        own_views: bool,
+        preload: bool,
+    ) -> PyResult<()> {
+        let (mut handle, cache) = other.get().handle(py)?;
+        if own_views {
+            handle = Handle::new(py, Arc::clone(&handle.archive), preload)?;
         }
-        Self::first_access(slf, name, false)
+        drop(self.state.replace(py, State::open(py, handle, cache)));
+        Ok(())
+    }
+
+    fn __getitem__<'py>(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self.known(name.py(), name)? {
+            Some(view) => Ok(view),
+            None => self.first_access(name, false),
+        }
     }
 
     /// A new view of an array, whatever is cached.
@@ -325,97 +350,108 @@ impl Reader {
     ///     reader is closed.
     /// zipfile.BadZipFile
     ///     If the member is not where the archive's directory says.
-    fn load<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        Self::first_access(slf, name, true)
+    fn load<'py>(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.first_access(name, true)
     }
 
-    fn __contains__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let archive = Self::archive(slf)?;
+    fn __contains__(&self, name: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let archive = self.archive(name.py())?;
         let Ok(text) = name.cast::<PyString>() else {
             name.hash()?;
             return Ok(false);
         };
-        Ok(text.to_str().is_ok_and(|text| archive.index.contains(archive.bytes(), text)))
+        Ok(text.to_str().is_ok_and(|text| archive.index.find_again(archive.bytes(), text).is_some()))
     }
 
-    fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
-        Ok(Self::archive(slf)?.index.len())
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.archive(py)?.index.len())
     }
 
-    fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyIterator>> {
-        Self::archive(slf)?.files(slf.py())?.try_iter()
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        self.archive(py)?.files(py)?.try_iter()
     }
 
     /// The names of all arrays, in archive order, without their ``.npy`` extension (list of str).
     ///
     /// The list is made when it is first asked for.
     #[getter]
-    fn files<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
-        Self::archive(slf)?.files(slf.py())
+    fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.archive(py)?.files(py)
+    }
+
+    /// The name of the array at a position in archive order, without a list of all.
+    fn _name(&self, py: Python<'_>, number: usize) -> PyResult<String> {
+        let archive = self.archive(py)?;
+        let member = u32::try_from(number).ok().filter(|_| number < archive.index.len()).map(MemberId);
+        let member = member.ok_or_else(|| PyIndexError::new_err(format!("there is no array {number}")))?;
+        Ok(archive.name(py, member)?.into_owned())
+    }
+
+    /// The position of an array in archive order.
+    fn _number(&self, name: &Bound<'_, PyString>) -> PyResult<u32> {
+        let archive = self.archive(name.py())?;
+        let member = name.to_str().ok().and_then(|text| archive.index.find_again(archive.bytes(), text));
+        member.map(|member| member.0).ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
     }
 
     /// The memory map of the whole file (memmap of uint8); gone once the reader is closed.
     #[getter]
-    fn mmap<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        let archive = Self::archive(slf).map_err(|_| PyAttributeError::new_err("the reader is closed"))?;
-        Ok(archive.mmap.bind(slf.py()).clone())
+    fn mmap<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (handle, _) = self.handle(py).map_err(|_| PyAttributeError::new_err("the reader is closed"))?;
+        Ok(handle.views.mmap.bind(py).clone())
     }
 
     /// The views that were preloaded or cached so far, by name (dict).
     ///
-    /// It is the dict that lookups use, not a copy, and stays valid when the reader is closed or gone.
+    /// It is one dict, not a copy, to which further views are added, and stays valid when the reader is closed or
+    /// gone.
     #[getter]
-    fn arrays<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyDict> {
-        let arrays = slf.get().state.read(slf, |state, py| state.arrays.as_ref().map(|a| a.clone_ref(py)));
-        arrays.map_or_else(|| PyDict::new(slf.py()), |arrays| arrays.into_bound(slf.py()))
+    fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        match self.handle(py) {
+            Ok((handle, _)) => handle.arrays(py),
+            Err(_) => Ok(PyDict::new(py)),
+        }
     }
 
     /// Whether the views that are handed out are kept, so that a name always gives the same one (bool).
     #[getter]
-    fn cache(slf: &Bound<'_, Self>) -> bool {
-        slf.get().state.read(slf, |state, _| state.cache)
+    fn cache(&self, py: Python<'_>) -> bool {
+        self.state.read(py, |state| state.cache)
     }
 
     /// Releases the reader's hold on the map and on the views.
     ///
     /// Views and dicts of views taken before stay valid: the file is mapped until the last of them is gone.
     /// Closing again does nothing.
-    fn close(slf: &Bound<'_, Self>) {
-        let py = slf.py();
-        let arrays = PyDict::new(py).unbind();
-        let front = Some(arrays.clone_ref(py));
-        let state = State { archive: None, arrays: Some(arrays), front, cache: Self::cache(slf) };
-        let old = slf.get().state.replace(slf, state);
-        // Outside the critical section: this may free views, and with the last of them the map.
-        drop(old);
+    fn close(&self, py: Python<'_>) {
+        // This may free views, and with the last of them the map.
+        drop(self.state.replace(py, State { cache: self.cache(py), ..State::default() }));
     }
 
     /// Size, time of the last change and inode of the file when it was opened.
     #[getter]
-    fn _identity(slf: &Bound<'_, Self>) -> PyResult<Identity> {
-        Ok(Self::archive(slf)?.identity)
+    fn _identity(&self, py: Python<'_>) -> PyResult<Identity> {
+        Ok(self.archive(py)?.identity)
     }
 
     /// Bytes of memory that the index takes.
     #[getter]
-    fn _index_memory(slf: &Bound<'_, Self>) -> PyResult<usize> {
-        Ok(Self::archive(slf)?.index.memory())
+    fn _index_memory(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.archive(py)?.index.memory())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // SAFETY: the collector runs with the GIL held or all other threads stopped, never in the middle of
-        // `replace`, which has no point at which a thread could be stopped.
-        let state = unsafe { &*self.state.0.get() };
-        visit.call(&state.arrays)?;
-        visit.call(&state.front)?;
-        match &state.archive {
-            // What handles share may be visited through one of them only, so not while there are several.
-            Some(archive) if Arc::strong_count(archive) == 1 => {
-                visit.call(&archive.mmap)?;
-                visit.call(archive.files.get())?;
-                archive.cache.traverse(&visit)
+        self.state.visit(|state| {
+            visit.call(&state.first)?;
+            let Some(handle) = &state.handle else { return Ok(()) };
+            // What readers share may be visited through one of them only, so not while there are several.
+            if Arc::strong_count(handle) > 1 {
+                return Ok(());
             }
-            _ => Ok(()),
-        }
+            if Arc::strong_count(&handle.archive) == 1 {
+                visit.call(handle.archive.files.get())?;
+            }
+            handle.views.traverse(&visit)
+        })
     }
 }

@@ -1,0 +1,170 @@
+//! The views that were handed out: exactly one for each member, whoever asks first.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mmnpz_core::index::MemberId;
+use mmnpz_core::slots::Slots;
+use once_cell::race::OnceBox;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::fork;
+
+/// Whether views are entered in the dict of views when they are published, and looked up there first.
+///
+/// With a global interpreter lock there is no faster way to look a string up, as Python keeps the hash in the
+/// string. Without, threads that add to one dict wait for its lock, and one of them may be handed that lock while
+/// all are stopped for a fork, so that the child would wait for ever: there the dict is filled from when
+/// somebody first asks for it, and lookups never touch it.
+pub(crate) const DICT_FIRST: bool = cfg!(not(Py_GIL_DISABLED));
+
+/// The views by name: `NpzReader.arrays`.
+pub(crate) struct Listing {
+    pub(crate) dict: Py<PyDict>,
+    /// All views that were published before it was first asked for have been entered.
+    complete: AtomicBool,
+    /// How often this process was forked off when the dict was made.
+    forks: u64,
+}
+
+impl Listing {
+    fn new(py: Python<'_>) -> Arc<Self> {
+        let dict = PyDict::new(py).unbind();
+        Arc::new(Listing { dict, complete: AtomicBool::new(DICT_FIRST), forks: fork::count() })
+    }
+}
+
+/// The views whose base is one array over the map.
+pub(crate) struct Views {
+    /// How many members there are.
+    count: usize,
+    /// The array over the whole map, base of every view.
+    pub(crate) mmap: Py<PyAny>,
+    /// Owned references to the views; made when the first is published.
+    slots: OnceBox<Slots<ffi::PyObject>>,
+    /// Locked for moments, by threads that stay attached meanwhile: no fork finds it locked.
+    listing: Mutex<Arc<Listing>>,
+}
+
+impl Views {
+    pub(crate) fn new(py: Python<'_>, count: usize, mmap: Py<PyAny>) -> Self {
+        Views { count, mmap, slots: OnceBox::new(), listing: Mutex::new(Listing::new(py)) }
+    }
+
+    fn slots(&self) -> &Slots<ffi::PyObject> {
+        self.slots.get_or_init(|| Box::new(Slots::new(self.count)))
+    }
+
+    /// The view that was published for a member.
+    #[inline]
+    pub(crate) fn get<'py>(&self, py: Python<'py>, member: MemberId) -> Option<Bound<'py, PyAny>> {
+        let view = self.slots.get()?.get(member)?;
+        // SAFETY: what is in a slot is a reference to a live object, which the slot owns until `self` is dropped.
+        Some(unsafe { Bound::from_borrowed_ptr(py, view.as_ptr()) })
+    }
+
+    /// Offers a view for a member and gives back the one that counts, the first that was offered. Says also
+    /// whether that must be entered in the dict.
+    pub(crate) fn publish<'py>(
+        &self,
+        member: MemberId,
+        view: Bound<'py, PyAny>,
+    ) -> (Bound<'py, PyAny>, bool) {
+        let py = view.py();
+        let slots = self.slots();
+        // The slot gets a reference of its own.
+        let offered = view.clone().into_ptr();
+        let result = NonNull::new(offered).map_or(Ok(()), |offered| slots.put(member, offered));
+        let counts = match result {
+            Ok(()) => view,
+            Err(first) => {
+                // SAFETY: the reference that was made above, and that the slot did not take.
+                drop(unsafe { Bound::from_owned_ptr(py, offered) });
+                // SAFETY: as in `get`.
+                unsafe { Bound::from_borrowed_ptr(py, first.as_ptr()) }
+            }
+        };
+        (counts, DICT_FIRST || slots.is_listed())
+    }
+
+    /// The dict of the views as it is.
+    pub(crate) fn listing(&self, py: Python<'_>) -> Arc<Listing> {
+        let current = Arc::clone(&self.lock());
+        if DICT_FIRST || current.forks == fork::count() {
+            return current;
+        }
+        // A thread that this process has not may have the lock of the parent's dict.
+        let made = Listing::new(py);
+        let mut listing = self.lock();
+        if listing.forks == made.forks {
+            return Arc::clone(&listing);
+        }
+        let old = std::mem::replace(&mut *listing, Arc::clone(&made));
+        drop(listing);
+        drop(old);
+        made
+    }
+
+    /// The dict of the views, with all that were published; `name` gives the name of a member.
+    pub(crate) fn arrays<'py>(
+        &self,
+        py: Python<'py>,
+        name: impl Fn(MemberId) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let listing = self.listing(py);
+        let dict = listing.dict.bind(py);
+        if !listing.complete.load(Ordering::Acquire) {
+            let slots = self.slots();
+            // From here on, who publishes a view enters it.
+            slots.begin_list();
+            for (member, view) in slots.iter() {
+                // SAFETY: as in `get`.
+                let view = unsafe { Bound::from_borrowed_ptr(py, view.as_ptr()) };
+                dict.set_item(name(member)?, view)?;
+            }
+            listing.complete.store(true, Ordering::Release);
+        }
+        Ok(dict.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Listing>> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows the views to the garbage collector. It runs when no thread is in the middle of another call.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.mmap)?;
+        if let Ok(listing) = self.listing.try_lock() {
+            visit.call(&listing.dict)?;
+        }
+        let slots = self.slots.get().into_iter().flat_map(Slots::iter);
+        slots.map(|(_, view)| view).try_for_each(|view| {
+            // SAFETY: as in `get`; the count is put right below, without a moment at which it could be seen.
+            let view = std::mem::ManuallyDrop::new(unsafe { owned(view) });
+            visit.call(&*view)
+        })
+    }
+}
+
+/// A reference that is owned by whoever calls this.
+///
+/// # Safety
+/// The pointer is an owned reference to a live object, which is given up.
+unsafe fn owned(object: NonNull<ffi::PyObject>) -> Py<PyAny> {
+    // SAFETY: by contract. Py<PyAny> is a non-null pointer to an object, and nothing else.
+    unsafe { std::mem::transmute::<NonNull<ffi::PyObject>, Py<PyAny>>(object) }
+}
+
+impl Drop for Views {
+    fn drop(&mut self) {
+        for (_, view) in self.slots.get().into_iter().flat_map(Slots::iter) {
+            // SAFETY: the slots own these references, and nobody can see them any more. A `Py` may be dropped
+            // with or without the interpreter.
+            drop(unsafe { owned(view) });
+        }
+    }
+}
