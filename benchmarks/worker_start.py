@@ -25,7 +25,7 @@ def cases(plan: Plan) -> list[Case]:
             f"two workers ({method}) are handed a reader and read an array, "
             f"{members:,} members, {archive.stat().st_size // 10**6:,} MB",
             (OURS, V1, BY_PATH, "numpy.load", "bare workers"),
-            {"archive": str(archive), "members": members, "method": method, "repeat": plan.scaled(5, 1)},
+            {"archive": str(archive), "members": members, "method": method, "repeat": plan.scaled(10, 1)},
             duration,
             (Bar("≤ 1.1 × path", 1 / 1.1, BY_PATH),),
         )
