@@ -144,6 +144,7 @@ impl Handle {
         if listed {
             self.views.listing(py).dict.bind(py).set_item(name, &view)?;
         }
+        self.views.settle(member);
         Ok(view)
     }
 

@@ -68,7 +68,8 @@ impl Views {
     }
 
     /// Offers a view for a member and gives back the one that counts, the first that was offered. Says also
-    /// whether that must be entered in the dict.
+    /// whether that must be entered in the dict. It is looked up by others after the call of [`Views::settle`]
+    /// that follows.
     pub(crate) fn publish<'py>(
         &self,
         member: MemberId,
@@ -89,6 +90,11 @@ impl Views {
             }
         };
         (counts, DICT_FIRST || slots.is_listed())
+    }
+
+    /// Lets the view of a member be looked up: it is in the dict if it must be.
+    pub(crate) fn settle(&self, member: MemberId) {
+        self.slots().settle(member);
     }
 
     /// The dict of the views as it is.
