@@ -25,6 +25,8 @@ const POLL_INTERVAL: usize = 4096;
 /// An open archive: what all handles on it share, and what a view needs to be made.
 struct Archive {
     path: PathBuf,
+    /// With what it was opened, to open it again.
+    options: Py<PyDict>,
     identity: Identity,
     mapping: Py<Mapping>,
     /// The type of the array over the whole map.
@@ -192,14 +194,16 @@ struct State {
     handle: Option<Arc<Handle>>,
     /// Whether views are kept.
     cache: bool,
+    /// Whether all views were made while opening.
+    preload: bool,
     /// The dict that lookups ask first, if there is such.
     first: Option<Py<PyDict>>,
 }
 
 impl State {
-    fn open(py: Python<'_>, handle: Arc<Handle>, cache: bool) -> Self {
+    fn open(py: Python<'_>, handle: Arc<Handle>, cache: bool, preload: bool) -> Self {
         let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.clone_ref(py));
-        State { handle: Some(handle), cache, first }
+        State { handle: Some(handle), cache, preload, first }
     }
 }
 
@@ -274,12 +278,14 @@ impl Reader {
         Reader { state: Shared::new(State::default()) }
     }
 
-    /// Opens an archive, in place of the one that is open.
-    #[pyo3(signature = (path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
+    /// Opens an archive, in place of the one that is open. `options` are those of the arguments that follow, for
+    /// `_origin`.
+    #[pyo3(signature = (options, path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by NpzReader.__init__, with keywords")]
     fn _open(
         &self,
         py: Python<'_>,
+        options: Py<PyDict>,
         path: PathBuf,
         filename: Py<PyAny>,
         map_type: Bound<'_, PyType>,
@@ -293,6 +299,7 @@ impl Reader {
             detached(py, || open(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
         let archive = Archive {
             path,
+            options,
             identity,
             mapping: Bound::new(py, Mapping::new(mapped, filename))?.unbind(),
             map_type: map_type.unbind(),
@@ -302,24 +309,20 @@ impl Reader {
             files: OnceLock::new(),
         };
         let handle = Handle::new(py, Arc::new(archive), preload)?;
-        drop(self.state.replace(py, State::open(py, handle, cache)));
+        drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())
     }
 
     /// Becomes another handle on the archive that `other` has open: it shares the map and the index, and the views
-    /// too unless it is to make views of its own.
-    fn _share(
-        &self,
-        py: Python<'_>,
-        other: &Bound<'_, Self>,
-        own_views: bool,
-        preload: bool,
-    ) -> PyResult<()> {
-        let (mut handle, cache) = other.get().handle(py)?;
+    /// too unless it is to make views of its own, all at once if those of `other` were preloaded.
+    fn _share(&self, py: Python<'_>, other: &Bound<'_, Self>, own_views: bool) -> PyResult<()> {
+        let (handle, cache, preload) =
+            other.get().state.read(py, |state| (state.handle.clone(), state.cache, state.preload));
+        let mut handle = handle.ok_or_else(closed)?;
         if own_views {
             handle = Handle::new(py, Arc::clone(&handle.archive), preload)?;
         }
-        drop(self.state.replace(py, State::open(py, handle, cache)));
+        drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())
     }
 
@@ -420,19 +423,28 @@ impl Reader {
         self.state.read(py, |state| state.cache)
     }
 
+    /// Whether all views were made while opening (bool).
+    #[getter]
+    fn preload(&self, py: Python<'_>) -> bool {
+        self.state.read(py, |state| state.preload)
+    }
+
     /// Releases the reader's hold on the map and on the views.
     ///
     /// Views and dicts of views taken before stay valid: the file is mapped until the last of them is gone.
     /// Closing again does nothing.
     fn close(&self, py: Python<'_>) {
         // This may free views, and with the last of them the map.
-        drop(self.state.replace(py, State { cache: self.cache(py), ..State::default() }));
+        let (cache, preload) = self.state.read(py, |state| (state.cache, state.preload));
+        drop(self.state.replace(py, State { cache, preload, ..State::default() }));
     }
 
-    /// Size, time of the last change and inode of the file when it was opened.
+    /// With what options the file was opened, and its size, time of the last change and inode then: together, as
+    /// another thread may open the reader anew.
     #[getter]
-    fn _identity(&self, py: Python<'_>) -> PyResult<Identity> {
-        Ok(self.archive(py)?.identity)
+    fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyDict>, Identity)> {
+        let archive = self.archive(py)?;
+        Ok((archive.options.clone_ref(py), archive.identity))
     }
 
     /// Bytes of memory that the index takes.
