@@ -34,7 +34,7 @@ class Reader:
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _open(
         self,
-        options: dict[str, Any],
+        options: tuple[tuple[str, Any], ...],
         path: str | PathLike[str],
         filename: str | Path,
         map_type: type[NDArray[Any]],
@@ -78,7 +78,7 @@ class Reader:
         """Whether all views were made while opening (bool)."""
 
     @property
-    def _origin(self) -> tuple[dict[str, Any], tuple[int, int, int]]: ...
+    def _origin(self) -> tuple[tuple[tuple[str, Any], ...], tuple[int, int, int]]: ...
     @property
     def _index_memory(self) -> int: ...
 

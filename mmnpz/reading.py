@@ -125,12 +125,13 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
             "preload": bool(preload),
             "max_header_size": min(max(0, max_header_size), sys.maxsize),
         }
-        self._open(options, **options)
+        self._open(tuple(options.items()), **options)
 
     def __copy__(self) -> Self:
         """Return another handle on the same archive, with the same views."""
         other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
+        if self.__dict__:  # an empty one need not be locked, see rust/python/src/fork.rs
+            other.__dict__.update(self.__dict__)
         other._share(self, own_views=False)
         return other
 
@@ -140,16 +141,18 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
 
         other = type(self).__new__(type(self))
         memo[id(self)] = other
-        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        if self.__dict__:
+            other.__dict__.update(copy.deepcopy(self.__dict__, memo))
         other._share(self, own_views=True)
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path and the options: unpickling opens the file again, if it is still the same."""
         # The path that was given may be relative to a folder that another process is not in.
-        options, identity = self._origin
-        options = options | {"path": os.fspath(options["filename"])}
-        return _reopen, (type(self), options, identity), self.__dict__.copy()
+        origin, identity = self._origin
+        options = dict(origin)
+        options["path"] = os.fspath(options["filename"])
+        return _reopen, (type(self), options, identity), self.__dict__.copy() if self.__dict__ else None
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +171,7 @@ def _reopen(
 ) -> NpzReader:
     """Open the file of a pickled reader again."""
     reader = reader_type.__new__(reader_type)
-    reader._open(options, **options, identity=identity)
+    reader._open(tuple(options.items()), **options, identity=identity)
     return reader
 
 

@@ -1,5 +1,6 @@
 """Python in a process of its own, for what concerns a whole process."""
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -44,8 +45,9 @@ def fork(work: Callable[[], object], seconds: int = 60) -> int:
     # Nothing of pytest may run in the child.
     status = 1
     try:
-        # A deadlock ends with SIGALRM.
+        # A deadlock ends with SIGALRM, which shows first where all threads are.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.register(signal.SIGALRM, file=2, chain=True)
         signal.alarm(seconds)
         work()
         status = 0

@@ -1,4 +1,4 @@
-"""`copy.copy(reader)`: another handle on the same map, index and views; `copy.deepcopy`: with its own views."""
+"""`copy.copy(reader)`: another handle on the same map, index and views; `deepcopy` has views of its own."""
 
 import copy
 import gc

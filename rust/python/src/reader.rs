@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mmnpz_core::index::{Directory, Index, MemberId};
 use mmnpz_core::npy::Header;
@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 use crate::array;
 use crate::detach::detached;
 use crate::error::{Failure, check_signals};
+use crate::fork;
 use crate::mapping::{self, Identity, Mapping};
 use crate::shared::Shared;
 use crate::views::{DICT_FIRST, Views};
@@ -25,8 +26,8 @@ const POLL_INTERVAL: usize = 4096;
 /// An open archive: what all handles on it share, and what a view needs to be made.
 struct Archive {
     path: PathBuf,
-    /// With what it was opened, to open it again.
-    options: Py<PyDict>,
+    /// With what it was opened, to open it again: pairs, as no tuple has a lock.
+    options: Py<PyTuple>,
     identity: Identity,
     mapping: Py<Mapping>,
     /// The type of the array over the whole map.
@@ -35,7 +36,9 @@ struct Archive {
     view_type: Py<PyType>,
     max_header_size: usize,
     index: Index,
-    files: OnceLock<Py<PyList>>,
+    /// The list of all names, and how often this process was forked off when it was made. Locked for moments, by
+    /// threads that stay attached meanwhile.
+    files: Mutex<Option<(u64, Py<PyList>)>>,
 }
 
 impl Archive {
@@ -89,11 +92,10 @@ impl Archive {
 
     /// The names of all arrays; the same list each time.
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        if let Some(files) = self.files.get() {
-            return Ok(files.bind(py).clone());
+        if let Some(files) = self.known_files(py) {
+            return Ok(files);
         }
-        // Made first and published after: while a OnceLock is being filled, whoever else wants it waits, and a
-        // forked child for ever.
+        let forks = fork::count();
         let list = PyList::empty(py);
         for (number, member) in self.index.ids().enumerate() {
             list.append(PyString::new(py, &self.name(py, member)?))?;
@@ -101,9 +103,27 @@ impl Archive {
                 py.check_signals()?;
             }
         }
-        let too_late = self.files.set(list.clone().unbind()).err();
-        drop(too_late);
-        Ok(self.files.get().map_or(list, |files| files.bind(py).clone()))
+        let mut files = self.lock_files();
+        if let Some((made, first)) = &*files
+            && !fork::may_be_locked(*made)
+        {
+            // Ours goes after the lock, which is younger.
+            return Ok(first.bind(py).clone());
+        }
+        let old = files.replace((forks, list.clone().unbind()));
+        drop(files);
+        drop(old);
+        Ok(list)
+    }
+
+    fn known_files<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyList>> {
+        let files = self.lock_files();
+        let (made, list) = files.as_ref()?;
+        (!fork::may_be_locked(*made)).then(|| list.bind(py).clone())
+    }
+
+    fn lock_files(&self) -> MutexGuard<'_, Option<(u64, Py<PyList>)>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<Cow<'_, str>> {
@@ -278,14 +298,14 @@ impl Reader {
         Reader { state: Shared::new(State::default()) }
     }
 
-    /// Opens an archive, in place of the one that is open. `options` are those of the arguments that follow, for
+    /// Opens an archive, in place of the one that is open. `options` are the arguments that follow, for
     /// `_origin`.
     #[pyo3(signature = (options, path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by NpzReader.__init__, with keywords")]
     fn _open(
         &self,
         py: Python<'_>,
-        options: Py<PyDict>,
+        options: Py<PyTuple>,
         path: PathBuf,
         filename: Py<PyAny>,
         map_type: Bound<'_, PyType>,
@@ -306,7 +326,7 @@ impl Reader {
             view_type: view_type.unbind(),
             max_header_size,
             index,
-            files: OnceLock::new(),
+            files: Mutex::default(),
         };
         let handle = Handle::new(py, Arc::new(archive), preload)?;
         drop(self.state.replace(py, State::open(py, handle, cache, preload)));
@@ -442,7 +462,7 @@ impl Reader {
     /// With what options the file was opened, and its size, time of the last change and inode then: together, as
     /// another thread may open the reader anew.
     #[getter]
-    fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyDict>, Identity)> {
+    fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyTuple>, Identity)> {
         let archive = self.archive(py)?;
         Ok((archive.options.clone_ref(py), archive.identity))
     }
@@ -461,8 +481,11 @@ impl Reader {
             if Arc::strong_count(handle) > 1 {
                 return Ok(());
             }
-            if Arc::strong_count(&handle.archive) == 1 {
-                visit.call(handle.archive.files.get())?;
+            if Arc::strong_count(&handle.archive) == 1
+                && let Ok(files) = handle.archive.files.try_lock()
+                && let Some((_, list)) = &*files
+            {
+                visit.call(list)?;
             }
             handle.views.traverse(&visit)
         })
