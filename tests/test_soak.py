@@ -37,7 +37,8 @@ def content(salt: int) -> dict[str, Any]:
         shape = tuple(generator.integers(0 if number % 17 == 0 else 1, 9, size=number % 4))
         if number % 40 == 0:
             shape = (5000,)
-        dtype = ["<f8", ">i4", "|u1", "<c8", "<M8[s]", "<U3", [("a", "<i2"), ("b", ">f4")]][number % 7]
+        dtypes: list[Any] = ["<f8", ">i4", "|u1", "<c8", "<M8[s]", "<U3", [("a", "<i2"), ("b", ">f4")]]
+        dtype = dtypes[number % 7]
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if dtype == "<U3":
             array = generator.integers(0, 999, size=shape).astype(dtype)
