@@ -21,12 +21,16 @@ use zerocopy::FromBytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name;
 use crate::npy;
+use crate::survey::Survey;
 use crate::zip::{
     CentralHeader, EndRecord, Extent, LocalHeader, Record, STORED, Zip64EndRecord, Zip64Locator, flags,
 };
 
 /// The longest archive comment, and so how far in front of the end the end record can start.
 const MAX_COMMENT: usize = u16::MAX as usize;
+
+/// So many bytes behind it can be what is left of a writer of ours that had just begun to append when the power failed.
+const BEGUN: usize = 64;
 
 /// Memory for so many members is taken on the word of the end record; for more, only as they are found.
 const TRUSTED_COUNT: usize = 1 << 22;
@@ -53,7 +57,7 @@ impl Directory {
     /// # Errors
     /// If there is no end record, or none that points to a directory inside the file.
     pub fn locate(bytes: &[u8]) -> Result<Self> {
-        let tail_start = bytes.len().saturating_sub(MAX_COMMENT + EndRecord::SIZE);
+        let tail_start = bytes.len().saturating_sub(MAX_COMMENT + EndRecord::SIZE + BEGUN);
         let mut first_error = None;
         let mut tail = &bytes[tail_start..];
         // The last end record is the one that `zipfile` takes. If it is part of a comment, an earlier one counts.
@@ -70,7 +74,12 @@ impl Directory {
         Err(first_error.unwrap_or(ErrorKind::NoEndRecord.into()))
     }
 
-    fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {
+    /// Whether other programs find the end record: no further from the end than a comment can make it.
+    pub(crate) fn is_near_end(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 - self.comment.start <= MAX_COMMENT as u64
+    }
+
+    pub(crate) fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {
         let end_record = EndRecord::read(bytes, at, ErrorKind::NoEndRecord)?;
         let mut size = u64::from(end_record.directory_size.get());
         let mut offset = u64::from(end_record.directory_offset.get());
@@ -237,6 +246,8 @@ struct Entry {
     size: u64,
 }
 
+/// The place in the directory of a member that is not in it.
+const NO_RECORD: u64 = (1 << 40) - 1;
 /// The offset of a local header that is not inside the file.
 const NOWHERE: u64 = (1 << 48) - 1;
 /// The size of an entry whose name was taken by a later member that is not listed.
@@ -315,6 +326,44 @@ impl Index {
             index.drop_gone(records);
         }
         index.entries.shrink_to_fit();
+        Ok(index)
+    }
+
+    /// Indexes the stored arrays of a file that was surveyed: those of its directory, and those that were found.
+    ///
+    /// # Errors
+    /// As for [`Index::build`].
+    pub fn of_survey(bytes: &[u8], survey: &Survey, go_on: impl FnMut() -> bool) -> Result<Self> {
+        let nothing = || Directory { range: 0..0, shift: 0, comment: 0..0, count: 0 };
+        let directory = survey.directory.clone().unwrap_or_else(nothing);
+        let mut index = Self::build(bytes, directory, go_on)?;
+        for member in &survey.found {
+            let Ok(Some(name)) = name::array_name(member.name(bytes), member.flags) else { continue };
+            let hash = index.hash(&name);
+            let entry = Entry {
+                record_and_hash: NO_RECORD << 24 | kept_bits(hash),
+                local_and_flags: member.header.min(NOWHERE) << 16 | u64::from(member.flags),
+                size: member.end - member.file,
+            };
+            let number = u32::try_from(index.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
+            let records = index.directory.bytes(bytes)?;
+            let (entries, hasher) = (&index.entries, &index.hasher);
+            let name_of = |id: u32| {
+                let entry = &entries[id as usize];
+                record_name(records, entry).or_else(|| local_name(bytes, entry))
+            };
+            let same = |&id: &u32| {
+                entries[id as usize].has_hash(hash) && name_of(id).is_some_and(|other| other == name)
+            };
+            let rehash = |&id: &u32| name_of(id).map_or(0, |name| hash_of(hasher, &name));
+            match index.table.entry(hash, same, rehash) {
+                Slot::Occupied(slot) => index.entries[*slot.get() as usize] = entry,
+                Slot::Vacant(slot) => {
+                    slot.insert(number);
+                    index.entries.push(entry);
+                }
+            }
+        }
         Ok(index)
     }
 
