@@ -1,0 +1,418 @@
+//! An archive that is open for writing: threads, and what they write to the file.
+//!
+//! Where things go is the core's to say ([`mmnpz_core::append`]). What is written here in which order, and what is
+//! synced, makes that come true: a member's end mark after all else of it, a directory after its members.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use mmnpz_core::append::{Appender, Publish, Reserved};
+use mmnpz_core::layout::{Alignment, Placement, StoredName};
+use mmnpz_core::survey::{self, Effort, Survey};
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+
+use crate::error::{Failure, check_signals, polled};
+use crate::file::{self, Locked, write_all_at};
+use crate::source::Items;
+use crate::{fork, mapping, repair};
+
+/// Members up to this size are put together in memory and handed over in one system call.
+const SMALL: u64 = 1 << 20;
+
+/// Larger ones are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
+/// blocks of 512 KiB the two threads wait more for each other.
+const BLOCK: u64 = 1 << 20;
+
+/// `close` looks at pending signals so often while it waits for other threads.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// So many blocks are written between two looks at pending signals.
+const POLL_BLOCKS: usize = 16;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Fails if there is one.
+    Create,
+    /// A new one in place of the one there is.
+    Replace,
+    /// Goes on behind the members that are there, or creates it.
+    Append,
+}
+
+/// An archive that is open for writing.
+pub(crate) struct Archive {
+    pub(crate) path: PathBuf,
+    locked: Locked,
+    /// Whether all that is said to be written survives a power failure.
+    sync: bool,
+    /// How often this process was forked off when it was opened. A forked child has a copy of the state that
+    /// nobody tells of further members.
+    pub(crate) forks: u64,
+    state: Mutex<State>,
+    /// Signalled when a member is finished.
+    finished: Condvar,
+    /// Held by the one that writes a directory: whether the one in the file is on the disk, where no power failure
+    /// may lose it while it is replaced.
+    publishing: Mutex<bool>,
+}
+
+/// What the threads that write share. It is locked for moments: to reserve a range, and to enter what was
+/// written.
+pub(crate) struct State {
+    pub(crate) appender: Appender,
+    /// The threads that write a large member: these look at signals meanwhile.
+    large: Vec<ThreadId>,
+    pub(crate) closed: bool,
+}
+
+/// A member on its way to the file.
+pub(crate) struct Member {
+    pub(crate) name: StoredName,
+    pub(crate) header: Vec<u8>,
+    pub(crate) items: Items,
+}
+
+/// What is in a file, to go on behind it. Members that no directory lists are taken up if their checksums are right.
+fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
+    if file.metadata()?.len() == 0 {
+        return Ok(Appender::new(alignment));
+    }
+    let map = mapping::map(file)?;
+    let mut survey = match polled(|go_on| Survey::new(&map, Effort::Append, go_on)) {
+        Err(Failure::Format(_)) if survey::is_blank(&map) => Survey::default(),
+        survey => survey?,
+    };
+    repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
+    repair::resume(file, &map, &survey, alignment)
+}
+
+/// Whether a member is written in blocks.
+fn is_large(place: &Placement) -> bool {
+    place.end - place.start() > SMALL
+}
+
+impl Archive {
+    pub(crate) fn open(path: PathBuf, mode: Mode, alignment: Alignment, sync: bool) -> Result<Self, Failure> {
+        let locked = match mode {
+            Mode::Create => file::create_new(&path)?,
+            Mode::Replace => file::replace(&path)?,
+            Mode::Append => file::open_or_create(&path)?,
+        };
+        if sync && locked.is_new {
+            locked.file.sync_all()?;
+            file::sync_folder(&path)?;
+        }
+        let appender = match mode {
+            Mode::Append => resume(&locked.file, alignment)?,
+            Mode::Create | Mode::Replace => Appender::new(alignment),
+        };
+        Ok(Self::new(path, locked, appender, sync))
+    }
+
+    pub(crate) fn new(path: PathBuf, locked: Locked, appender: Appender, sync: bool) -> Self {
+        // One that was there before may have been there for long.
+        let is_on_disk = appender.count() > 0;
+        Archive {
+            path,
+            locked,
+            sync,
+            forks: fork::count(),
+            state: Mutex::new(State { appender, large: Vec::new(), closed: false }),
+            finished: Condvar::new(),
+            publishing: Mutex::new(is_on_disk),
+        }
+    }
+
+    fn file(&self) -> &File {
+        &self.locked.file
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
+        self.state.lock().map_err(|_| Failure::Poisoned)
+    }
+
+    /// The same for a thread that is attached to the interpreter: it lets go of it while it waits.
+    pub(crate) fn lock_attached(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
+        self.state.lock_py_attached(py).map_err(|_| Failure::Poisoned)
+    }
+
+    /// Reserves a range for a member, in the state that is locked already.
+    pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
+        self.begin(state)?;
+        let header = member.header.len() as u64;
+        let reserved = state.appender.reserve(&member.name, header, header + member.items.len())?;
+        if let Reserved::Place(place) = &reserved
+            && is_large(place)
+        {
+            state.large.push(thread::current().id());
+        }
+        Ok(reserved)
+    }
+
+    /// Writes what must be in the file before members are appended, a few bytes, under the lock: nobody may be ahead
+    /// of it.
+    fn begin(&self, state: &mut State) -> Result<(), Failure> {
+        if let Some((at, bytes)) = state.appender.prologue() {
+            write_all_at(self.file(), &bytes, at)?;
+            if state.appender.must_sync_prologue() {
+                self.file().sync_data()?;
+            }
+            state.appender.prologue_is_written();
+        }
+        Ok(())
+    }
+
+    /// Writes a member into its range and enters it in the directory.
+    pub(crate) fn write(&self, place: &Placement, mut member: Member) -> Result<(), Failure> {
+        let large = is_large(place);
+        let written =
+            if large { self.write_large(place, &member) } else { self.write_small(place, &mut member) };
+        let mut state = self.lock()?;
+        if large {
+            let this = thread::current().id();
+            let found = state.large.iter().position(|&thread| thread == this);
+            found.map(|at| state.large.swap_remove(at));
+        }
+        match &written {
+            Ok(crc) => state.appender.finish(place, &member.name, *crc),
+            Err(_) => {
+                if let Some(length) = state.appender.abandon(place) {
+                    // Under the lock, before anybody else gets the range. If it fails, the file is only longer.
+                    let _ = self.file().set_len(length);
+                }
+            }
+        }
+        if state.closed {
+            // Somebody waits in `close`. Telling nobody would cost a system call too.
+            self.finished.notify_all();
+        }
+        drop(state);
+        written.map(|_| ())
+    }
+
+    /// One buffer, one system call.
+    fn write_small(&self, place: &Placement, member: &mut Member) -> Result<u32, Failure> {
+        let head = (place.file - place.start()) as usize;
+        let mut bytes = Vec::with_capacity((place.next() - place.start()) as usize);
+        // The local header needs the checksum of what follows it.
+        bytes.resize(head, 0);
+        bytes.extend_from_slice(&member.header);
+        member.items.read(member.items.len() as usize, &mut bytes);
+        let crc = crc32fast::hash(&bytes[head..]);
+        if self.sync || place.start() == 0 {
+            // A new file shows that it is ours, however little of its first member is there.
+            self.begin_member(place, &member.name)?;
+            write_all_at(self.file(), &bytes[head..], place.file)?;
+            self.complete(place, &member.name, crc)?;
+        } else {
+            place.write_local(&member.name, crc, &mut bytes[place.gap as usize..head]);
+            // In this order in the file, and so in memory: the mark is there last, wherever the system call ends.
+            bytes.extend_from_slice(&place.end_mark(&member.name, crc));
+            write_all_at(self.file(), &bytes, place.start())?;
+        }
+        Ok(crc)
+    }
+
+    /// Block by block, and the end mark and the local header last, when the checksum is known.
+    ///
+    /// A second thread takes every other block: while one copies and checksums, the other is in the system call,
+    /// so that the bytes which are stored are those that were checksummed, whatever happens to the array, and
+    /// writing still goes at the pace of the system call alone. If there is no free core, nothing is lost.
+    fn write_large(&self, place: &Placement, member: &Member) -> Result<u32, Failure> {
+        self.begin_member(place, &member.name)?;
+        let next = AtomicU64::new(0);
+        let stop = AtomicBool::new(false);
+        let job = Job { file: self.file(), place, member, next: &next, stop: &stop };
+        let mut blocks = thread::scope(|scope| {
+            // Without another thread (there can be a limit) one does it all.
+            let other = thread::Builder::new().spawn_scoped(scope, || job.write_blocks(|| Ok(()))).ok();
+            let mine = job.write_blocks(check_signals);
+            let others = other.map_or(Ok(Ok(Vec::new())), thread::ScopedJoinHandle::join);
+            let mut blocks = mine?;
+            blocks.extend(others.map_err(|_| Failure::Poisoned)??);
+            Ok::<_, Failure>(blocks)
+        })?;
+        blocks.sort_unstable_by_key(|(number, _)| *number);
+        let mut crc = crc32fast::Hasher::new();
+        for (_, block) in &blocks {
+            crc.combine(block);
+        }
+        let crc = crc.finalize();
+        self.complete(place, &member.name, crc)?;
+        Ok(crc)
+    }
+
+    /// Writes a header that says that the member is being written.
+    fn begin_member(&self, place: &Placement, name: &StoredName) -> Result<(), Failure> {
+        self.write_head(place, name, place.provisional_crc(name))?;
+        if self.sync && place.start() == 0 {
+            // What is in a file without this could be anybody's.
+            self.file().sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is in front of a member's `.npy` file.
+    fn write_head(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
+        let mut head = vec![0; (place.file - place.start()) as usize];
+        place.write_local(name, crc, &mut head[place.gap as usize..]);
+        Ok(write_all_at(self.file(), &head, place.start())?)
+    }
+
+    /// Makes a member count whose bytes are all there. The header comes last: until then, it says that the member
+    /// is being written, and that the file is ours.
+    fn complete(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
+        if self.sync {
+            self.file().sync_data()?;
+        }
+        write_all_at(self.file(), &place.end_mark(name, crc), place.end)?;
+        if self.sync && place.start() == 0 {
+            // Without the one, the other would say that the file is not ours.
+            self.file().sync_data()?;
+        }
+        self.write_head(place, name, crc)?;
+        if self.sync {
+            self.file().sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Writes a directory of all that is written, in front of which further members have room.
+    pub(crate) fn flush(&self, sync: bool) -> Result<(), Failure> {
+        self.publish(Publish::Room(0), sync || self.sync)?;
+        if sync && !self.sync {
+            // Otherwise done when the file was opened.
+            file::sync_folder(&self.path)?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for a member of so many bytes.
+    pub(crate) fn make_room(&self, size: u64) -> Result<(), Failure> {
+        self.publish(Publish::Room(size), self.sync)
+    }
+
+    fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
+        // One at a time, and without the state's own lock while it is being written.
+        let mut is_on_disk = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
+        if sync {
+            // The members first.
+            self.file().sync_data()?;
+        }
+        let length = self.file().metadata()?.len();
+        let new = {
+            let mut state = self.lock()?;
+            if !state.appender.needs(publish) {
+                return Ok(());
+            }
+            self.begin(&mut state)?;
+            state.appender.publish(publish, length)
+        };
+        for (bytes, at) in new.writes() {
+            write_all_at(self.file(), bytes, at)?;
+            if sync || (*is_on_disk && new.overwrites()) {
+                self.file().sync_data()?;
+                // It is not to be found any more, and its members do not need it.
+                *is_on_disk = false;
+            }
+        }
+        *is_on_disk = sync;
+        self.lock()?.appender.is_published(&new);
+        drop(is_on_disk);
+        Ok(())
+    }
+
+    /// Waits for members that are being written, writes the directory, and lets nothing more be written.
+    pub(crate) fn close(&self) -> Result<(), Failure> {
+        let mut state = self.lock()?;
+        if state.large.contains(&thread::current().id()) {
+            // A signal handler that runs in the middle of `write`, which would wait for itself.
+            return Err(Failure::Writing);
+        }
+        state.closed = true;
+        while state.appender.is_busy() {
+            state = self.finished.wait_timeout(state, PATIENCE).map_err(|_| Failure::Poisoned)?.0;
+            if state.appender.is_busy() {
+                drop(state);
+                let interrupted = check_signals();
+                state = self.lock()?;
+                if interrupted.is_err() {
+                    state.closed = false;
+                    return interrupted;
+                }
+            }
+        }
+        drop(state);
+        let finished = self.publish(Publish::Last, self.sync);
+        if finished.is_err() {
+            // There may be room later.
+            self.lock()?.closed = false;
+        }
+        finished
+    }
+}
+
+/// A large member whose blocks are written by several threads.
+struct Job<'a> {
+    file: &'a File,
+    place: &'a Placement,
+    member: &'a Member,
+    /// The next block that nobody took.
+    next: &'a AtomicU64,
+    /// Some thread failed: the others need not go on.
+    stop: &'a AtomicBool,
+}
+
+impl Job<'_> {
+    /// Takes blocks and writes them until none is left; gives back their checksums.
+    fn write_blocks(
+        &self,
+        poll: impl Fn() -> Result<(), Failure>,
+    ) -> Result<Vec<(u64, crc32fast::Hasher)>, Failure> {
+        let result = self.try_write_blocks(poll);
+        if result.is_err() {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn try_write_blocks(
+        &self,
+        poll: impl Fn() -> Result<(), Failure>,
+    ) -> Result<Vec<(u64, crc32fast::Hasher)>, Failure> {
+        let size = self.place.end - self.place.file;
+        let mut items = self.member.items.clone();
+        let mut block = Vec::with_capacity(BLOCK as usize);
+        let mut written = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let at = number.saturating_mul(BLOCK);
+            if at >= size {
+                break;
+            }
+            let mut left = BLOCK.min(size - at);
+            block.clear();
+            let header = self.member.header.get(at as usize..).unwrap_or_default();
+            block.extend_from_slice(&header[..header.len().min(left as usize)]);
+            left -= block.len() as u64;
+            if left > 0 {
+                items.seek(at + block.len() as u64 - self.member.header.len() as u64);
+                items.read(left as usize, &mut block);
+            }
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&block);
+            written.push((number, crc));
+            write_all_at(self.file, &block, self.place.file + at)?;
+            if written.len() % POLL_BLOCKS == 0 {
+                poll()?;
+            }
+        }
+        Ok(written)
+    }
+}

@@ -1,0 +1,155 @@
+//! Bringing back what a killed writer left: checking it, and writing the directory that lists it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use mmnpz_core::append::Appender;
+use mmnpz_core::layout::Alignment;
+use mmnpz_core::mark::{END_MARK, Local};
+use mmnpz_core::name;
+use mmnpz_core::survey::{self, Effort, Origin, Survey};
+use mmnpz_core::zip::{LocalHeader, Record};
+use pyo3::prelude::*;
+
+use crate::archive::Archive;
+use crate::detach::detached;
+use crate::error::{Failure, check_signals, polled};
+use crate::{file, mapping};
+
+/// So many bytes are checked between two looks at pending signals.
+const BLOCK: usize = 1 << 24;
+
+/// A member that is not in the archive: its name, where its local header is, and why.
+pub(crate) type Dropped = (String, u64, &'static str);
+
+/// Checks the members that no directory lists, and drops those whose bytes are not what was written: after a power
+/// failure, a member can have an end mark and not its data. `progress` gets the number of bytes that were checked.
+pub(crate) fn sort_out(
+    file: &File,
+    bytes: &[u8],
+    survey: &mut Survey,
+    mut progress: impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<Vec<Dropped>, Failure> {
+    let mut dropped = Vec::new();
+    let mut sound = Vec::with_capacity(survey.found.len());
+    for member in std::mem::take(&mut survey.found) {
+        if survey.origin == Origin::Members || is_sound(bytes, &member, &mut progress)? {
+            sound.push(member);
+            continue;
+        }
+        // So that it is not found again.
+        file::write_all_at(file, &[0; END_MARK], member.end)?;
+        let name = name::decode(member.name(bytes), member.flags).unwrap_or_default();
+        let name = name.strip_suffix(name::EXTENSION).unwrap_or(&name).to_owned();
+        dropped.push((name, member.header, "its bytes do not have its checksum"));
+    }
+    survey.found = sound;
+    Ok(dropped)
+}
+
+/// The state of a writer that goes on behind what was found in a file, which is made ready for it.
+pub(crate) fn resume(
+    file: &File,
+    bytes: &[u8],
+    survey: &Survey,
+    alignment: Alignment,
+) -> Result<Appender, Failure> {
+    if survey.is_empty() {
+        // Nothing was ever finished here: no reader could open it.
+        file.set_len(0)?;
+        return Ok(Appender::new(alignment));
+    }
+    mend_start(file, bytes, survey)?;
+    Ok(Appender::resume(bytes, survey, alignment)?)
+}
+
+/// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of ours that
+/// is there starts with zeros. Says whether that was so.
+fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<bool, Failure> {
+    let is_ours = survey.seal.is_some() || !survey.found.is_empty();
+    let shift = survey.directory.as_ref().map_or(0, |directory| directory.shift);
+    let is_lost = is_ours && shift == 0 && bytes.starts_with(&[0; 4]);
+    if is_lost {
+        file::write_all_at(file, &LocalHeader::SIGNATURE.to_le_bytes(), 0)?;
+    }
+    Ok(is_lost)
+}
+
+fn is_sound(
+    bytes: &[u8],
+    member: &Local,
+    progress: &mut impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<bool, Failure> {
+    let content = mmnpz_core::index::slice(bytes, &(member.file..member.end)).unwrap_or_default();
+    let mut crc = crc32fast::Hasher::new();
+    for block in content.chunks(BLOCK) {
+        crc.update(block);
+        progress(block.len() as u64)?;
+    }
+    Ok(crc.finalize() == member.crc)
+}
+
+/// Makes the file at `path` an archive that lists all that is there.
+///
+/// Returns the number of members, the names that no directory listed, what was dropped, and whether anything had
+/// to be done.
+#[pyfunction]
+#[pyo3(name = "_repair")]
+pub(crate) fn repair(
+    py: Python<'_>,
+    path: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(u64, Vec<String>, Vec<Dropped>, bool)> {
+    detached(py, || repair_file(&path, progress.as_ref())).map_err(|failure| failure.into_err(py, &path))
+}
+
+fn repair_file(
+    path: &Path,
+    progress: Option<&Py<PyAny>>,
+) -> Result<(u64, Vec<String>, Vec<Dropped>, bool), Failure> {
+    let locked = file::open(path)?;
+    let alignment = Alignment::new(1)?;
+    let map = match locked.file.metadata()?.len() {
+        0 => None,
+        _ => Some(mapping::map(&locked.file)?),
+    };
+    let map = map.as_deref().unwrap_or_default();
+    let mut survey = match polled(|go_on| Survey::new(map, Effort::Full, go_on)) {
+        Err(Failure::Format(_)) if survey::is_blank(map) => Survey::default(),
+        survey => survey?,
+    };
+    if survey.is_whole() {
+        let directory = survey.directory.as_ref();
+        let count = directory.map_or(0, |directory| directory.count);
+        let changed = mend_start(&locked.file, map, &survey)?;
+        return Ok((count, Vec::new(), Vec::new(), changed));
+    }
+    let total: u64 = survey.found.iter().map(|member| member.end - member.file).sum();
+    let mut done = 0;
+    let mut dropped = sort_out(&locked.file, map, &mut survey, |count| {
+        done += count;
+        match progress {
+            Some(progress) => {
+                Python::attach(|py| progress.call1(py, (done, total))).map(drop).map_err(Failure::Raised)
+            }
+            None => check_signals(),
+        }
+    })?;
+    let unfinished = survey.unfinished.iter();
+    dropped.extend(unfinished.map(|member| (member.name.clone(), member.header, "it was not finished")));
+    let found = survey.found.iter().filter_map(|member| {
+        let name = name::decode(member.name(map), member.flags).ok()?;
+        Some(name.strip_suffix(name::EXTENSION)?.to_owned())
+    });
+    let found = found.collect();
+    let appender = resume(&locked.file, map, &survey, alignment)?;
+    let count = appender.count();
+    if survey.origin == Origin::Members {
+        let (at, directory) = appender.foreign_directory();
+        file::write_all_at(&locked.file, &directory, at)?;
+        locked.file.sync_data()?;
+    } else {
+        Archive::new(path.to_owned(), locked, appender, true).close()?;
+    }
+    Ok((count, found, dropped, true))
+}
