@@ -12,6 +12,16 @@ memmap([2, 3, 4])
 from mmnpz._memmap import memmap
 from mmnpz._mmnpz import __version__
 from mmnpz.reading import NpzReader, load
+from mmnpz.repairing import DroppedMember, RepairReport, repair
 from mmnpz.writing import NpzWriter
 
-__all__ = ["NpzReader", "NpzWriter", "__version__", "load", "memmap"]
+__all__ = [
+    "DroppedMember",
+    "NpzReader",
+    "NpzWriter",
+    "RepairReport",
+    "__version__",
+    "load",
+    "memmap",
+    "repair",
+]

@@ -1,6 +1,6 @@
 """The compiled half of mmnpz; use the names that the package exports."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Self, final
@@ -12,6 +12,10 @@ from typing_extensions import disjoint_base
 __all__ = ["Mapping", "Reader", "Writer", "__version__", "memmap"]
 
 __version__: Final[str]
+
+def _repair(
+    path: str | PathLike[str], progress: Callable[[int, int], object] | None
+) -> tuple[int, list[str], list[tuple[str, int, str]], bool]: ...
 
 @final
 class Mapping:
@@ -82,13 +86,22 @@ class Writer:
     """The compiled base of `mmnpz.NpzWriter`."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
-    def _open(self, path: str | PathLike[str], mode: str, align: int) -> None: ...
+    def _open(self, path: str | PathLike[str], mode: str, align: int, sync: bool) -> None: ...
     def write(self, name: str, array: ArrayLike) -> None:
         """Writes an array as a member of the archive."""
 
     def __setitem__(self, key: str, value: ArrayLike, /) -> None: ...
+    def __contains__(self, key: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def flush(self, sync: bool = False) -> None:
+        """Makes all that is written so far readable by every zip reader, and goes on."""
+
     def close(self) -> None:
         """Writes the archive's directory and closes the file; waits for members that are being written."""
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all arrays in the archive, in archive order (list of str)."""
 
     @property
     def closed(self) -> bool:

@@ -15,8 +15,9 @@ class NpzWriter(Writer):
     """
     Adds arrays to an uncompressed ``.npz`` file, one by one.
 
-    An array is in the operating system's hands when `write` returns. The file is an ordinary zip archive once
-    the writer is closed: `numpy.load`, `zipfile` and every zip tool read it. Threads may share a writer.
+    An array is in the operating system's hands when `write` returns: nothing that this process does, or that is
+    done to it, can lose it any more. The file is an ordinary zip archive after each `flush` and once the writer is
+    closed: `numpy.load`, `zipfile` and every zip tool read it. Threads may share a writer.
 
     Parameters
     ----------
@@ -28,11 +29,23 @@ class NpzWriter(Writer):
         creates the file if there is none.
     align : int, optional
         The data of every array starts at a multiple of so many bytes in the file: a power of two up to 65536.
+    sync : bool, optional
+        Whether an array also survives a power failure once `write` has returned. Each `write` waits for the disk
+        then, twice.
+
+    Attributes
+    ----------
+    files : list of str
+        The names of all arrays in the archive, those that were there before too, in archive order.
+    closed : bool
+        Whether the writer is closed.
 
     Raises
     ------
     FileExistsError
         In mode ``"x"``, if the file exists.
+    BlockingIOError
+        If another writer has the file open, in this process or another.
     OSError
         If the file cannot be created or opened.
     zipfile.BadZipFile
@@ -69,12 +82,13 @@ class NpzWriter(Writer):
         mode: Literal["x", "w", "a"] = "x",
         *,
         align: int = 64,
+        sync: bool = False,
     ) -> None:
         if mode not in ("x", "w", "a"):
             raise ValueError(f"mode must be 'x', 'w' or 'a', got {mode!r}")
         if not 1 <= align <= _LARGEST_ALIGNMENT:
             raise ValueError(f"align must be a power of two from 1 to {_LARGEST_ALIGNMENT}, got {align!r}")
-        self._open(os.fspath(fn), mode, align)
+        self._open(os.fspath(fn), mode, align, bool(sync))
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +99,13 @@ class NpzWriter(Writer):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as error:
+            if exc_value is None:
+                raise
+            # What went wrong first is what the caller must see.
+            exc_value.add_note(f"Closing the writer failed, too: {error}")
 
     def __del__(self) -> None:
         self.close()

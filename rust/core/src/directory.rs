@@ -53,22 +53,24 @@ impl Default for DirectoryWriter {
 }
 
 impl DirectoryWriter {
-    /// The directory of an archive that is appended to: its records, what to add to their offsets to get those
-    /// in the file, and the archive comment.
+    /// The directory of an archive that is appended to: its records, those of members that it does not list, what
+    /// to add to their offsets to get those in the file, and the archive comment.
     ///
     /// # Errors
     /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to.
-    pub fn resume(records: &[u8], shift: i64, comment: &[u8]) -> Result<Self> {
+    pub fn resume(records: &[u8], unlisted: &[u8], shift: i64, comment: &[u8]) -> Result<Self> {
         let mut count = 0;
-        let mut walk = Walk::new(records);
-        for record in walk.by_ref() {
-            record.check().map_err(|kind| Error::from(kind).in_member(&record.shown_name()))?;
-            count += 1;
+        for records in [records, unlisted] {
+            let mut walk = Walk::new(records);
+            for record in walk.by_ref() {
+                record.check().map_err(|kind| Error::from(kind).in_member(&record.shown_name()))?;
+                count += 1;
+            }
+            walk.finish()?;
         }
-        walk.finish()?;
-        let unindexed = records.len();
         // Copied only now that all of it is known to be records: a file can claim more than memory holds.
-        let (records, comment) = (records.to_vec(), comment.to_vec());
+        let (records, comment) = ([records, unlisted].concat(), comment.to_vec());
+        let unindexed = records.len();
         Ok(DirectoryWriter { records, count, shift, comment, unindexed, ascending: None, ..Self::default() })
     }
 
@@ -133,6 +135,14 @@ impl DirectoryWriter {
     pub fn end_records(&self, at: u64) -> Vec<u8> {
         let offset = at.saturating_add_signed(self.shift.saturating_neg());
         layout::end_records(self.count, self.records.len() as u64, offset, &self.comment)
+    }
+
+    /// The names of the arrays, in the order of their records; a name as often as it was written.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        Walk::new(&self.records).filter_map(|record| {
+            let name = record.array_name().ok()??;
+            Some(String::from_utf8_lossy(&name).into_owned())
+        })
     }
 
     /// The number of members.
@@ -242,7 +252,7 @@ mod tests {
     fn names_are_known_before_and_after_the_old_ones_are_indexed() {
         let mut writer = DirectoryWriter::default();
         archive(&["a", "ü", "a"], &mut writer, vec![]);
-        let mut resumed = DirectoryWriter::resume(&writer.records, 0, &[]).unwrap();
+        let mut resumed = DirectoryWriter::resume(&writer.records, &[], 0, &[]).unwrap();
         assert_eq!(resumed.count(), 3);
         archive(&["new"], &mut resumed, vec![]);
         for _ in 0..4 {
@@ -251,6 +261,6 @@ mod tests {
             }
         }
         assert_eq!(resumed.unindexed, 0);
-        assert!(DirectoryWriter::resume(&[0; 50], 0, &[]).is_err());
+        assert!(DirectoryWriter::resume(&[0; 50], &[], 0, &[]).is_err());
     }
 }

@@ -21,6 +21,7 @@ use zerocopy::FromBytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name;
 use crate::npy;
+use crate::survey::Survey;
 use crate::zip::{
     CentralHeader, EndRecord, Extent, LocalHeader, Record, STORED, Zip64EndRecord, Zip64Locator, flags,
 };
@@ -70,7 +71,7 @@ impl Directory {
         Err(first_error.unwrap_or(ErrorKind::NoEndRecord.into()))
     }
 
-    fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {
+    pub(crate) fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {
         let end_record = EndRecord::read(bytes, at, ErrorKind::NoEndRecord)?;
         let mut size = u64::from(end_record.directory_size.get());
         let mut offset = u64::from(end_record.directory_offset.get());
@@ -237,6 +238,8 @@ struct Entry {
     size: u64,
 }
 
+/// The place in the directory of a member that is not in it.
+const NO_RECORD: u64 = (1 << 40) - 1;
 /// The offset of a local header that is not inside the file.
 const NOWHERE: u64 = (1 << 48) - 1;
 /// The size of an entry whose name was taken by a later member that is not listed.
@@ -315,6 +318,44 @@ impl Index {
             index.drop_gone(records);
         }
         index.entries.shrink_to_fit();
+        Ok(index)
+    }
+
+    /// Indexes the stored arrays of a file that was surveyed: those of its directory, and those that were found.
+    ///
+    /// # Errors
+    /// As for [`Index::build`].
+    pub fn of_survey(bytes: &[u8], survey: &Survey, go_on: impl FnMut() -> bool) -> Result<Self> {
+        let nothing = || Directory { range: 0..0, shift: 0, comment: 0..0, count: 0 };
+        let directory = survey.directory.clone().unwrap_or_else(nothing);
+        let mut index = Self::build(bytes, directory, go_on)?;
+        for member in &survey.found {
+            let Ok(Some(name)) = name::array_name(member.name(bytes), member.flags) else { continue };
+            let hash = index.hash(&name);
+            let entry = Entry {
+                record_and_hash: NO_RECORD << 24 | kept_bits(hash),
+                local_and_flags: member.header.min(NOWHERE) << 16 | u64::from(member.flags),
+                size: member.end - member.file,
+            };
+            let number = u32::try_from(index.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
+            let records = index.directory.bytes(bytes)?;
+            let (entries, hasher) = (&index.entries, &index.hasher);
+            let name_of = |id: u32| {
+                let entry = &entries[id as usize];
+                record_name(records, entry).or_else(|| local_name(bytes, entry))
+            };
+            let same = |&id: &u32| {
+                entries[id as usize].has_hash(hash) && name_of(id).is_some_and(|other| other == name)
+            };
+            let rehash = |&id: &u32| name_of(id).map_or(0, |name| hash_of(hasher, &name));
+            match index.table.entry(hash, same, rehash) {
+                Slot::Occupied(slot) => index.entries[*slot.get() as usize] = entry,
+                Slot::Vacant(slot) => {
+                    slot.insert(number);
+                    index.entries.push(entry);
+                }
+            }
+        }
         Ok(index)
     }
 

@@ -8,6 +8,7 @@
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mark::{self, END_MARK};
 use crate::name::EXTENSION;
 use crate::zip::{
     CentralHeader, EndRecord, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, Zip64EndRecord,
@@ -105,7 +106,7 @@ pub struct Placement {
     pub header: u64,
     /// Where the `.npy` file starts.
     pub file: u64,
-    /// Where it ends and the next member may start.
+    /// Where it ends.
     pub end: u64,
     padding: u64,
     alignment: Alignment,
@@ -133,8 +134,29 @@ impl Placement {
         }
         let header = at + gap;
         let file = header.checked_add(fixed + padding).ok_or_else(too_large)?;
-        let end = file.checked_add(size).filter(|&end| end <= MAX_OFFSET).ok_or_else(too_large)?;
+        let end = file.checked_add(size).filter(|&end| end <= MAX_OFFSET - END_MARK as u64);
+        let end = end.ok_or_else(too_large)?;
         Ok(Placement { gap, header, file, end, padding, alignment })
+    }
+
+    /// Where the first byte is that is the member's: of the gap, if there is one.
+    pub fn start(&self) -> u64 {
+        self.header - self.gap
+    }
+
+    /// Where the next member may start: behind the end mark.
+    pub fn next(&self) -> u64 {
+        self.end + END_MARK as u64
+    }
+
+    /// What is to be written at [`Placement::end`] once all else is.
+    pub fn end_mark(&self, name: &StoredName, crc: u32) -> [u8; END_MARK] {
+        mark::end_mark(self.header, self.file, self.end, crc, name.bytes())
+    }
+
+    /// What the local header has for a checksum as long as the member is not finished.
+    pub fn provisional_crc(&self, name: &StoredName) -> u32 {
+        mark::provisional_crc(self.header, self.file, self.end, name.bytes())
     }
 
     fn size(&self) -> u64 {
@@ -190,39 +212,53 @@ impl Placement {
 
     /// Appends the central header; `shift` is what stands in front of the archive.
     pub fn write_central(&self, name: &StoredName, crc: u32, shift: i64, out: &mut Vec<u8>) {
-        let offset = self.header.saturating_add_signed(shift.saturating_neg());
-        let mut large = Vec::new();
-        if needs_zip64(self.size()) {
-            large.extend([self.size(), self.size()]);
-        }
-        if needs_zip64(offset) {
-            large.push(offset);
-        }
-        let zip64 = !large.is_empty();
-        let header = CentralHeader {
-            signature: CentralHeader::SIGNATURE.into(),
-            version_made_by: (MADE_BY_UNIX | version(zip64)).into(),
-            version_needed: version(zip64).into(),
-            flags: name.flags.into(),
-            method: STORED.into(),
-            time: 0.into(),
-            date: DATE.into(),
-            crc: crc.into(),
-            compressed: saturating(self.size()).into(),
-            uncompressed: saturating(self.size()).into(),
-            name_len: name.len().into(),
-            extra_len: if zip64 { 4 + 8 * large.len() as u16 } else { 0 }.into(),
-            comment_len: 0.into(),
-            disk: 0.into(),
-            internal_attributes: 0.into(),
-            external_attributes: ATTRIBUTES.into(),
-            local_offset: saturating(offset).into(),
-        };
-        out.extend_from_slice(header.as_bytes());
-        out.extend_from_slice(&name.bytes);
-        if zip64 {
-            write_zip64_extra(&large, out);
-        }
+        write_central(self.header, self.size(), crc, (&name.bytes, name.flags), shift, out);
+    }
+}
+
+/// Appends the central header of a stored member of `size` bytes whose local header is at byte `header` of the
+/// file; `name` is as stored, with the general-purpose flags.
+pub fn write_central(
+    header: u64,
+    size: u64,
+    crc: u32,
+    (name, flag_bits): (&[u8], u16),
+    shift: i64,
+    out: &mut Vec<u8>,
+) {
+    let offset = header.saturating_add_signed(shift.saturating_neg());
+    let mut large = Vec::new();
+    if needs_zip64(size) {
+        large.extend([size, size]);
+    }
+    if needs_zip64(offset) {
+        large.push(offset);
+    }
+    let zip64 = !large.is_empty();
+    let record = CentralHeader {
+        signature: CentralHeader::SIGNATURE.into(),
+        version_made_by: (MADE_BY_UNIX | version(zip64)).into(),
+        version_needed: version(zip64).into(),
+        flags: flag_bits.into(),
+        method: STORED.into(),
+        time: 0.into(),
+        date: DATE.into(),
+        crc: crc.into(),
+        compressed: saturating(size).into(),
+        uncompressed: saturating(size).into(),
+        // Came from a name's own length field, or has passed StoredName::new.
+        name_len: (name.len() as u16).into(),
+        extra_len: if zip64 { 4 + 8 * large.len() as u16 } else { 0 }.into(),
+        comment_len: 0.into(),
+        disk: 0.into(),
+        internal_attributes: 0.into(),
+        external_attributes: ATTRIBUTES.into(),
+        local_offset: saturating(offset).into(),
+    };
+    out.extend_from_slice(record.as_bytes());
+    out.extend_from_slice(name);
+    if zip64 {
+        write_zip64_extra(&large, out);
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! - [`zip`]: the records, as zero-copy structs.
 //! - [`index`]: finds the end record, walks the central directory, looks names up.
+//! - [`mark`]: the records of ours between members; [`survey`]: what is in a file, with or without a directory.
 //! - [`slots`]: a place for each member, for what was made of it.
 //! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
 //! - [`layout`]: where the next member goes, and the bytes of its headers; [`directory`]: the directory to write.
@@ -17,9 +18,11 @@ pub mod error;
 pub mod index;
 pub mod layout;
 pub mod literal;
+pub mod mark;
 pub mod name;
 pub mod npy;
 pub mod slots;
+pub mod survey;
 pub mod zip;
 
 pub use error::{Error, ErrorKind};

@@ -31,7 +31,7 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
     }
     let comment = cut(old, &directory.comment).to_vec();
     let records = cut(old, &directory.range).to_vec();
-    let resumed = DirectoryWriter::resume(&records, directory.shift, &comment);
+    let resumed = DirectoryWriter::resume(&records, &[], directory.shift, &comment);
     // What can be read can be appended to, and nothing else.
     let readable = Index::build(old, directory.clone(), || true).is_ok();
     assert_eq!(resumed.is_ok(), readable);
@@ -98,6 +98,6 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     // The bytes themselves as a directory.
-    let _ = DirectoryWriter::resume(data, 0, &[])
+    let _ = DirectoryWriter::resume(data, &[], 0, &[])
         .map(|mut writer| StoredName::new("a").map(|name| writer.contains(&name)));
 });

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mmnpz_core::Error;
 use mmnpz_core::error::{ErrorKind, Part};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyBlockingIOError, PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 /// What can go wrong outside Python, with the file it happened to.
@@ -16,6 +16,10 @@ pub(crate) enum Failure {
     Format(Error),
     /// The operating system.
     Io(io::Error),
+    /// Another writer has the file.
+    Locked,
+    /// The writer is that of a process that this one was forked off.
+    Forked,
     /// Not a file with a content of its own.
     Irregular,
     /// `close` was called in the middle of a `write` of the same thread.
@@ -58,6 +62,13 @@ impl Failure {
             Failure::Changed => PyValueError::new_err(format!(
                 "{path}: the file is not the one that the reader was pickled with, or it was changed since"
             )),
+            Failure::Forked => PyRuntimeError::new_err(format!(
+                "{path}: the writer belongs to the process that opened it, not to its fork"
+            )),
+            Failure::Locked => {
+                let text = "another writer has the file open";
+                PyBlockingIOError::new_err((libc::EAGAIN, text, os_path.to_owned()))
+            }
             Failure::Irregular => bad_zip_file(py, format!("{path}: not a regular file")),
             Failure::Poisoned => {
                 PyRuntimeError::new_err(format!("{path}: an earlier internal error left the writer unusable"))
@@ -107,4 +118,19 @@ fn bad_zip_file(py: Python<'_>, message: String) -> PyErr {
 /// For work outside the interpreter: lets pending signal handlers run, and says whether to go on.
 pub(crate) fn check_signals() -> Result<(), Failure> {
     Python::attach(|py| py.check_signals().map_err(Failure::Raised))
+}
+
+/// Runs work of the core that asks whether to go on, and lets pending signal handlers run whenever it asks.
+pub(crate) fn polled<T>(
+    work: impl FnOnce(&mut dyn FnMut() -> bool) -> mmnpz_core::error::Result<T>,
+) -> Result<T, Failure> {
+    let mut raised = None;
+    let result = work(&mut || {
+        raised = check_signals().err();
+        raised.is_none()
+    });
+    match raised {
+        Some(failure) => Err(failure),
+        None => Ok(result?),
+    }
 }

@@ -5,13 +5,17 @@
 
 use pyo3::pymodule;
 
+mod archive;
 mod array;
 mod detach;
 mod error;
+mod file;
 mod fork;
+mod lock;
 mod mapping;
 mod memmap;
 mod reader;
+mod repair;
 mod shared;
 mod source;
 mod views;
@@ -28,6 +32,8 @@ mod _mmnpz {
     use super::mapping::Mapping;
     #[pymodule_export]
     use super::reader::Reader;
+    #[pymodule_export]
+    use super::repair::repair;
     #[pymodule_export]
     use super::writer::Writer;
 

@@ -4,17 +4,20 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use mmnpz_core::index::{Directory, Index, MemberId};
+use mmnpz_core::ErrorKind;
+use mmnpz_core::index::{Index, MemberId};
 use mmnpz_core::npy::Header;
+use mmnpz_core::survey::{Effort, Survey};
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
 use crate::array;
 use crate::detach::detached;
-use crate::error::{Failure, check_signals};
+use crate::error::{Failure, polled};
+use crate::lock;
 use crate::mapping::{self, Identity, Mapping};
 use crate::shared::Shared;
 use crate::views::{DICT_FIRST, Views};
@@ -165,22 +168,59 @@ impl Handle {
     }
 }
 
-/// Opens, maps and indexes a file, which must be in the `expected` state if one is given; the interpreter is not
-/// held.
-fn open(path: &Path, expected: Option<Identity>) -> Result<(memmap2::Mmap, Index, Identity), Failure> {
-    let (map, identity) = mapping::map_file(path)?;
-    if expected.is_some_and(|expected| expected != identity) {
-        return Err(Failure::Changed);
+/// An archive that was opened, and what its users should know of how.
+struct Opened {
+    map: memmap2::Mmap,
+    index: Index,
+    identity: Identity,
+    /// Arrays that are in no directory, and whether there is none where readers look for it.
+    unlisted: Option<(usize, bool)>,
+}
+
+impl Opened {
+    /// Opens, maps and indexes a file, which must be in the `expected` state if one is given; the interpreter is
+    /// not held.
+    fn new(path: &Path, expected: Option<Identity>) -> Result<Self, Failure> {
+        let (map, identity) = mapping::map_file(path)?;
+        if expected.is_some_and(|expected| expected != identity) {
+            return Err(Failure::Changed);
+        }
+        let survey = polled(|go_on| Survey::new(&map, Effort::Ours, go_on))?;
+        let (survey, index) = match polled(|go_on| Index::of_survey(&map, &survey, go_on)) {
+            Ok(index) => (survey, index),
+            Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
+                let survey = polled(|go_on| Survey::without_directory(&map, error, Effort::Ours, go_on))?;
+                let index = polled(|go_on| Index::of_survey(&map, &survey, go_on))?;
+                (survey, index)
+            }
+            Err(failure) => return Err(failure),
+        };
+        let has_all = survey.is_at_end && survey.found.is_empty();
+        let unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
+        Ok(Opened { map, index, identity, unlisted })
     }
-    let directory = Directory::locate(&map)?;
-    let mut raised = None;
-    let index = Index::build(&map, directory, || {
-        raised = check_signals().err();
-        raised.is_none()
-    });
-    match raised {
-        Some(failure) => Err(failure),
-        None => Ok((map, index?, identity)),
+
+    /// Warns of what a writer left, or is just writing.
+    fn warn(&self, py: Python<'_>, path: &Path) -> PyResult<()> {
+        let Some((count, lost)) = self.unlisted else { return Ok(()) };
+        let is_written = detached(py, || lock::is_taken(path));
+        let path = path.to_string_lossy();
+        let message = match (is_written, lost) {
+            // What was written since the last flush.
+            (true, false) => return Ok(()),
+            (true, true) => {
+                format!(
+                    "{path}: the archive has no directory, as it is being written; {count} arrays were found"
+                )
+            }
+            (false, _) => format!(
+                "{path}: the archive has no complete directory, as a writer was not closed; {count} arrays were \
+                 found without; mmnpz.repair checks them and writes a directory"
+            ),
+        };
+        // A path cannot have a NUL in it.
+        let message = std::ffi::CString::new(message)?;
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)
     }
 }
 
@@ -288,12 +328,14 @@ impl Reader {
         max_header_size: usize,
         identity: Option<Identity>,
     ) -> PyResult<()> {
-        let (mapped, index, identity) =
-            detached(py, || open(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
+        let opened =
+            detached(py, || Opened::new(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
+        opened.warn(py, &path)?;
+        let Opened { map, index, identity, .. } = opened;
         let archive = Archive {
             path,
             identity,
-            mapping: Bound::new(py, Mapping::new(mapped, filename))?.unbind(),
+            mapping: Bound::new(py, Mapping::new(map, filename))?.unbind(),
             map_type: map_type.unbind(),
             view_type: view_type.unbind(),
             max_header_size,

@@ -186,7 +186,7 @@ proptest! {
         let cut = |range: &Range<u64>| built.bytes[range.start as usize..range.end as usize].to_vec();
         let comment = cut(&directory.comment);
         let mut writer =
-            DirectoryWriter::resume(&cut(&directory.range), directory.shift, &comment).unwrap();
+            DirectoryWriter::resume(&cut(&directory.range), &[], directory.shift, &comment).unwrap();
         let mut seen = by_builder(&archive, &built);
         for (name, ..) in &requests {
             let file = format!("{name}.npy").into_bytes();

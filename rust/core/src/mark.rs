@@ -1,0 +1,414 @@
+//! The records of ours between the members of an archive, which no other program looks at.
+//!
+//! A directory is derived from what is in front of it, and can be lost with a process that is killed. Three small
+//! records let all of it be found again. Each holds its own place in the file under a checksum, so that neither
+//! chance nor an archive inside of an array can pass for one:
+//!
+//! - an *end mark* behind a member vouches for it: all of its bytes have been written;
+//! - a *base* behind an archive of another program says that its directory was whole when we began to append;
+//! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::error::ErrorKind;
+use crate::index::slice;
+use crate::zip::{LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, extra_field, flags};
+
+/// What all signatures here start with. Nothing in the standard does.
+const SIGNATURE: [u8; 4] = *b"PKmm";
+
+/// The size of an end mark.
+pub const END_MARK: usize = 8;
+
+/// The end mark of a member whose local header starts at `header`, whose stored bytes are those from `file` to
+/// `end`, with this checksum.
+pub fn end_mark(header: u64, file: u64, end: u64, crc: u32, name: &[u8]) -> [u8; END_MARK] {
+    let mut mark = [0; END_MARK];
+    mark[..4].copy_from_slice(&SIGNATURE);
+    mark[4..].copy_from_slice(&checksum(header, file, end, crc, name).to_le_bytes());
+    mark
+}
+
+/// What stands in place of the checksum in the local header of a member that is not finished.
+pub fn provisional_crc(header: u64, file: u64, end: u64, name: &[u8]) -> u32 {
+    checksum(header, file, end, u32::from_le_bytes(SIGNATURE), name)
+}
+
+fn checksum(header: u64, file: u64, end: u64, crc: u32, name: &[u8]) -> u32 {
+    let mut check = crc32fast::Hasher::new();
+    for number in [header, file, end] {
+        check.update(&number.to_le_bytes());
+    }
+    check.update(&crc.to_le_bytes());
+    check.update(name);
+    check.finalize()
+}
+
+/// A stored member as its local header describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    /// Where the local header starts.
+    pub header: u64,
+    /// Where the stored bytes start.
+    pub file: u64,
+    /// Where they end.
+    pub end: u64,
+    /// Their checksum.
+    pub crc: u32,
+    /// General-purpose flags.
+    pub flags: u16,
+    name_len: u16,
+}
+
+impl Local {
+    /// The member whose local header is at `at`, if that says how large it is. It may end behind the file.
+    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
+        let header = LocalHeader::read(bytes, at, ErrorKind::LocalOutside).ok()?;
+        let flag_bits = header.flags.get();
+        if header.method.get() != STORED
+            || flag_bits & (flags::DATA_DESCRIPTOR | flags::ENCRYPTED) != 0
+            || header.compressed != header.uncompressed
+        {
+            return None;
+        }
+        let name_end = at + LocalHeader::SIZE as u64 + u64::from(header.name_len.get());
+        let file = name_end + u64::from(header.extra_len.get());
+        let mut size = u64::from(header.compressed.get());
+        if header.compressed.get() == SATURATED {
+            // Section 4.5.3: in a local header both sizes are there. Only the start of it may be in the file.
+            let extra = slice(bytes, &(name_end..file.min(bytes.len() as u64)))?;
+            let field = extra_field(extra, ZIP64_EXTRA)?;
+            size = u64::from_le_bytes(*field.first_chunk()?);
+        }
+        let end = file.checked_add(size)?;
+        end.checked_add(END_MARK as u64)?;
+        Some(Local {
+            header: at,
+            file,
+            end,
+            crc: header.crc.get(),
+            flags: flag_bits,
+            name_len: header.name_len.get(),
+        })
+    }
+
+    /// The same, if an end mark vouches for it.
+    pub fn finished(bytes: &[u8], at: u64) -> Option<Self> {
+        let local = Self::read(bytes, at)?;
+        let mark = slice(bytes, &(local.end..local.end + END_MARK as u64))?;
+        // The signature first: it is nearly always enough to tell.
+        let vouched = mark.starts_with(&SIGNATURE)
+            && mark == end_mark(at, local.file, local.end, local.crc, local.name(bytes));
+        vouched.then_some(local)
+    }
+
+    /// Whether it is one of ours that was begun, by its provisional header.
+    pub fn is_begun(&self, bytes: &[u8]) -> bool {
+        let name = self.name(bytes);
+        !name.is_empty() && self.crc == provisional_crc(self.header, self.file, self.end, name)
+    }
+
+    /// The name, as stored.
+    pub fn name<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let start = self.header + LocalHeader::SIZE as u64;
+        slice(bytes, &(start..start + u64::from(self.name_len))).unwrap_or_default()
+    }
+
+    /// Whether the stored bytes have the checksum that the header says.
+    pub fn is_sound(&self, bytes: &[u8]) -> bool {
+        slice(bytes, &(self.file..self.end)).is_some_and(|file| crc32fast::hash(file) == self.crc)
+    }
+}
+
+/// What is behind an archive of another program that we append to.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Base {
+    signature: [u8; 8],
+    at: U64,
+    end_record: U64,
+    check: U32,
+    reserved: U32,
+}
+
+/// What is in front of a directory of ours.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Seal {
+    signature: [u8; 8],
+    at: U64,
+    listed: U64,
+    next: U64,
+    size: U64,
+    file_len: U64,
+    crc: U32,
+    last: U32,
+    check: U32,
+    end_crc: U32,
+}
+
+/// A record with a checksum and its own place.
+trait Certificate: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy {
+    const SIGNATURE: [u8; 8];
+
+    /// Signature, place and checksum.
+    fn claims(&self) -> ([u8; 8], u64, u32);
+
+    fn set_check(&mut self, check: u32);
+
+    fn checksum(mut self) -> u32 {
+        self.set_check(0);
+        crc32fast::hash(self.as_bytes())
+    }
+
+    fn certified(mut self) -> Self {
+        self.set_check(self.checksum());
+        self
+    }
+
+    fn read_at(bytes: &[u8], at: u64) -> Option<Self> {
+        let raw = slice(bytes, &(at..at.checked_add(size_of::<Self>() as u64)?))?;
+        let record = Self::read_from_bytes(raw).ok()?;
+        (record.claims() == (Self::SIGNATURE, at, record.checksum())).then_some(record)
+    }
+}
+
+impl Certificate for Base {
+    const SIGNATURE: [u8; 8] = *b"PKmmbase";
+
+    fn claims(&self) -> ([u8; 8], u64, u32) {
+        (self.signature, self.at.get(), self.check.get())
+    }
+
+    fn set_check(&mut self, check: u32) {
+        self.check = check.into();
+    }
+}
+
+impl Certificate for Seal {
+    const SIGNATURE: [u8; 8] = *b"PKmmseal";
+
+    fn claims(&self) -> ([u8; 8], u64, u32) {
+        (self.signature, self.at.get(), self.check.get())
+    }
+
+    fn set_check(&mut self, check: u32) {
+        self.check = check.into();
+    }
+}
+
+impl Base {
+    /// The size of the record.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The record at `at` behind an archive whose end record is at `end_record`.
+    pub fn new(at: u64, end_record: u64) -> Self {
+        let base = Base {
+            signature: Self::SIGNATURE,
+            at: at.into(),
+            end_record: end_record.into(),
+            check: 0.into(),
+            reserved: 0.into(),
+        };
+        base.certified()
+    }
+
+    /// The record at `at`, if there is one that is sound.
+    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
+        Self::read_at(bytes, at)
+    }
+
+    /// Where the end record of the archive is.
+    pub fn end_record(&self) -> u64 {
+        self.end_record.get()
+    }
+}
+
+impl Seal {
+    /// The size of the record.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The record at `at` in front of a directory and the end records that end the file.
+    ///
+    /// All members that start in front of `listed` and are ever finished are in the directory, and none that it
+    /// has reaches past `next`. `last` says that there is no other member, as the writer was closed.
+    pub fn new(
+        at: u64,
+        (listed, next): (u64, u64),
+        directory: &[u8],
+        end_records: &[u8],
+        last: bool,
+    ) -> Self {
+        let file_len = at + (Self::SIZE + directory.len() + end_records.len()) as u64;
+        let seal = Seal {
+            signature: Self::SIGNATURE,
+            at: at.into(),
+            listed: listed.into(),
+            next: next.into(),
+            size: (directory.len() as u64).into(),
+            file_len: file_len.into(),
+            crc: crc32fast::hash(directory).into(),
+            last: u32::from(last).into(),
+            check: 0.into(),
+            end_crc: crc32fast::hash(end_records).into(),
+        };
+        seal.certified()
+    }
+
+    /// The record at `at`, if there is one that is sound.
+    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
+        Self::read_at(bytes, at)
+    }
+
+    /// Where it is.
+    pub fn at(&self) -> u64 {
+        self.at.get()
+    }
+
+    /// Where members may be that are not in the directory.
+    pub fn listed(&self) -> u64 {
+        self.listed.get()
+    }
+
+    /// Behind all members that are in the directory.
+    pub fn next(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// Where the directory starts.
+    pub fn directory(&self) -> u64 {
+        self.at.get() + Self::SIZE as u64
+    }
+
+    /// Where it ends.
+    pub fn directory_end(&self) -> u64 {
+        self.directory().saturating_add(self.size.get())
+    }
+
+    /// Whether the end records are there, and the end of the file.
+    pub fn ends(&self, bytes: &[u8]) -> bool {
+        self.file_len.get() == bytes.len() as u64 && self.has_end_records(bytes)
+    }
+
+    /// Whether the end records are there.
+    pub fn has_end_records(&self, bytes: &[u8]) -> bool {
+        let end_records = slice(bytes, &(self.directory_end()..self.file_len.get()));
+        end_records.is_some_and(|end_records| crc32fast::hash(end_records) == self.end_crc.get())
+    }
+
+    /// Whether no member was written after the directory.
+    pub fn is_last(&self) -> bool {
+        self.last.get() == 1
+    }
+
+    /// Whether the directory still is what it was.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        let directory = slice(bytes, &(self.directory()..self.directory_end()));
+        directory.is_some_and(|directory| crc32fast::hash(directory) == self.crc.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Alignment, Placement, StoredName};
+
+    fn member(at: usize, name: &str, data: &[u8], align: u64) -> Vec<u8> {
+        let name = StoredName::new(name).unwrap();
+        let align = Alignment::new(align).unwrap();
+        let place = Placement::new(at as u64, &name, 0, data.len() as u64, align).unwrap();
+        let crc = crc32fast::hash(data);
+        let mut bytes = vec![0; place.gap as usize];
+        bytes.extend(place.local_header(&name, crc));
+        bytes.extend(data);
+        bytes.extend(place.end_mark(&name, crc));
+        assert_eq!(bytes.len() as u64, place.next() - at as u64);
+        bytes
+    }
+
+    #[test]
+    fn a_member_is_finished_only_where_and_as_it_was_written() {
+        for align in [1, 64, 65536] {
+            let mut bytes = vec![0; 100];
+            bytes.extend(member(100, "ä", &[7; 300], align));
+            let at = bytes.windows(4).position(|window| window == b"PK\x03\x04").unwrap() as u64;
+            let local = Local::finished(&bytes, at).unwrap();
+            assert_eq!(local.name(&bytes), "ä.npy".as_bytes());
+            assert_eq!(slice(&bytes, &(local.file..local.end)), Some(&[7; 300][..]));
+            assert!(local.is_sound(&bytes));
+            assert_eq!(local.end + END_MARK as u64, bytes.len() as u64);
+            assert!(!local.is_begun(&bytes));
+            // Cut short by one byte, moved by one, or with any byte of header, name or mark changed.
+            assert_eq!(Local::finished(&bytes[..bytes.len() - 1], at), None);
+            assert_eq!(Local::finished(&bytes[1..], at - 1), None);
+            let name_end = at as usize + LocalHeader::SIZE + local.name(&bytes).len();
+            let crc_sizes_and_name = (at as usize + 14..name_end).chain(bytes.len() - END_MARK..bytes.len());
+            for changed in crc_sizes_and_name {
+                let mut bytes = bytes.clone();
+                bytes[changed] ^= 0x10;
+                assert_eq!(Local::finished(&bytes, at), None, "byte {changed}");
+            }
+        }
+    }
+
+    #[test]
+    fn members_without_a_size_in_front_are_not_read() {
+        let mut bytes = member(0, "a", &[1; 20], 1);
+        assert!(Local::read(&bytes, 0).is_some());
+        for (at, value) in [(6, 8), (6, 1), (8, 8), (18, 0xff)] {
+            let before = std::mem::replace(&mut bytes[at], value);
+            assert_eq!(Local::read(&bytes, 0), None, "{at}");
+            bytes[at] = before;
+        }
+    }
+
+    #[test]
+    fn a_provisional_header_is_known_by_its_first_bytes() {
+        for size in [100, 1 << 33] {
+            let name = StoredName::new("a").unwrap();
+            let place = Placement::new(0, &name, 0, size, Alignment::new(65536).unwrap()).unwrap();
+            let bytes = place.local_header(&name, place.provisional_crc(&name));
+            let begun = |bytes: &[u8]| Local::read(bytes, 0).is_some_and(|local| local.is_begun(bytes));
+            assert!(begun(&bytes) && begun(&bytes[..100]));
+            assert!(!begun(&place.local_header(&name, 0)));
+            assert!(!begun(&bytes[..33]));
+        }
+    }
+
+    #[test]
+    fn certificates_hold_at_their_place_only() {
+        let directory = [3; 50];
+        let seal = Seal::new(10, (5, 7), &directory, b"end", true);
+        let base = Base::new(300, 77);
+        let mut bytes = vec![0; 400];
+        bytes[10..10 + Seal::SIZE].copy_from_slice(seal.as_bytes());
+        let behind = 10 + Seal::SIZE;
+        bytes[behind..behind + 50].copy_from_slice(&directory);
+        bytes[behind + 50..behind + 53].copy_from_slice(b"end");
+        bytes[300..300 + Base::SIZE].copy_from_slice(base.as_bytes());
+        assert_eq!(Seal::read(&bytes, 10), Some(seal));
+        assert!(seal.holds(&bytes) && seal.is_last() && seal.has_end_records(&bytes));
+        assert!(seal.ends(&bytes[..behind + 53]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 52]));
+        assert_eq!((seal.listed(), seal.next(), seal.directory()), (5, 7, behind as u64));
+        assert_eq!(Base::read(&bytes, 300).unwrap().end_record(), 77);
+        assert_eq!(Seal::read(&bytes[1..], 9), None);
+        assert_eq!(Base::read(&bytes[1..], 299), None);
+        assert_eq!(Seal::read(&bytes, u64::MAX), None);
+        for changed in 0..Seal::SIZE {
+            let mut bytes = bytes.clone();
+            bytes[10 + changed] ^= 1;
+            assert_eq!(Seal::read(&bytes, 10), None, "byte {changed}");
+        }
+        for changed in 0..50 {
+            let mut bytes = bytes.clone();
+            bytes[10 + Seal::SIZE + changed] ^= 1;
+            assert!(!seal.holds(&bytes));
+        }
+        for changed in 0..Base::SIZE {
+            let mut bytes = bytes.clone();
+            bytes[300 + changed] ^= 1;
+            assert_eq!(Base::read(&bytes, 300), None, "byte {changed}");
+        }
+    }
+}

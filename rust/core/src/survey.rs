@@ -1,0 +1,403 @@
+//! What members there are in a file, with or without a directory that lists them.
+//!
+//! A writer that was killed leaves members that no directory has: behind a directory that they have overwritten,
+//! behind the archive that was appended to, or in the room in front of the last directory that was flushed. All
+//! that is finished has an end mark, and every directory that was whole has a seal in front or a base behind it
+//! ([`crate::mark`]). A survey goes through the file from member to member and believes nothing else, so that it
+//! neither misses a member nor takes something inside of an array for one.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use memchr::memmem;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::{Directory, Walk, slice};
+use crate::layout;
+use crate::mark::{Base, END_MARK, Local, Seal};
+use crate::name;
+use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
+
+/// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its padding.
+const FIRST_MEMBER: usize = 1 << 17;
+/// How far from the end of the file a record of ours is looked for to tell whether the file could be ours.
+const LAST_RECORD: usize = 1 << 21;
+/// The caller is asked whether to go on each time so many bytes were searched or members were found.
+const POLL_BYTES: u64 = 1 << 26;
+const POLL_MEMBERS: usize = 1 << 12;
+
+/// A member that was begun and not finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Where its local header is.
+    pub header: u64,
+    /// Its name without the extension.
+    pub name: String,
+}
+
+/// What was found in a file.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// The last directory that is whole.
+    pub directory: Option<Directory>,
+    /// The seal in front of it, if it is ours.
+    pub seal: Option<Seal>,
+    /// Finished members that it does not list, in the order in which they lie in the file.
+    pub found: Vec<Local>,
+    /// Members that were begun and not finished.
+    pub unfinished: Vec<Unfinished>,
+    /// Where further members can go: behind all that were found or are listed.
+    pub end: u64,
+    /// The directory is where zip readers look for it.
+    pub is_at_end: bool,
+    /// Behind the end record is nothing that an unfinished append left there.
+    pub is_clean: bool,
+    /// What was found are members of another program, whose end marks nobody wrote.
+    pub is_foreign: bool,
+}
+
+/// How thoroughly to look into a file without a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// For what was written by us, if the file looks like it near its ends.
+    Ours,
+    /// Everywhere, and if there is nothing of ours, for members of other programs, too.
+    Full,
+}
+
+impl Survey {
+    /// Surveys a file; `go_on` is asked from time to time.
+    ///
+    /// # Errors
+    /// Those of [`Directory::locate`] if there is nothing that could be read, and [`ErrorKind::Interrupted`].
+    pub fn new(bytes: &[u8], effort: Effort, mut go_on: impl FnMut() -> bool) -> Result<Self> {
+        let located = Directory::locate(bytes).and_then(|directory| {
+            directory.is_begun(bytes)?;
+            // Whoever only reads finds out as it goes, see `without_directory`.
+            if effort == Effort::Full {
+                directory.is_readable(bytes)?;
+            }
+            Ok(directory)
+        });
+        let error = match located {
+            Ok(directory) => match Self::with_directory(bytes, directory, &mut go_on)? {
+                Some(survey) => return Ok(survey),
+                // Its end record is not the one that belongs to it.
+                None => ErrorKind::NoEndRecord.into(),
+            },
+            Err(error) => error,
+        };
+        Self::without_directory(bytes, error, effort, go_on)
+    }
+
+    /// Surveys a file whose directory cannot be read, with the error that tells why.
+    ///
+    /// # Errors
+    /// That error if there is nothing else, and [`ErrorKind::Interrupted`].
+    pub fn without_directory(
+        bytes: &[u8],
+        error: Error,
+        effort: Effort,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        if effort == Effort::Ours && !could_be_ours(bytes) {
+            return Err(error);
+        }
+        let len = bytes.len() as u64;
+        let mut scan = Scan::new(bytes, Survey::default(), &mut go_on);
+        scan.run(0..len)?;
+        if scan.survey.is_empty() && effort == Effort::Full && !is_begun(bytes) {
+            // Not one of ours; perhaps another program was killed before it wrote the directory.
+            scan.chain()?;
+        }
+        // A file in which there is nothing is what the first look says that it is, unless a writer of ours began
+        // it, and was killed before its first member was finished.
+        if scan.survey.is_empty() && !is_begun(bytes) { Err(error) } else { Ok(scan.survey) }
+    }
+
+    /// There is a directory at the end: what could it not list?
+    fn with_directory(
+        bytes: &[u8],
+        directory: Directory,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Self>> {
+        let len = bytes.len() as u64;
+        let seal = directory.range.start.checked_sub(Seal::SIZE as u64).and_then(|at| Seal::read(bytes, at));
+        let seal = seal.filter(|seal| seal.directory_end() == directory.range.end);
+        if seal.is_some_and(|seal| !seal.has_end_records(bytes)) {
+            return Ok(None);
+        }
+        let seal = seal.filter(|seal| seal.ends(bytes));
+        let mut survey = Survey { seal, end: len, is_at_end: true, is_clean: true, ..Survey::default() };
+        let unlisted = match seal {
+            Some(seal) => {
+                survey.end = seal.next();
+                if seal.is_last() { 0..0 } else { seal.listed()..seal.at() }
+            }
+            // Members that were appended to another program's archive: at most 64 KiB, or the end record would
+            // not have been found.
+            None => directory.comment.end..len,
+        };
+        survey.directory = Some(directory);
+        if unlisted.is_empty() {
+            return Ok(Some(survey));
+        }
+        let mut scan = Scan::new(bytes, survey, go_on);
+        scan.run(unlisted)?;
+        let mut survey = scan.survey;
+        survey.is_at_end = true;
+        survey.is_clean = seal.is_some() || survey.end == len;
+        Ok(Some(survey))
+    }
+}
+
+impl Survey {
+    /// Whether the directory is where zip readers look for it, lists all there is, and is the end of the file.
+    pub fn is_whole(&self) -> bool {
+        self.is_at_end && self.is_clean && self.found.is_empty()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.directory.is_none() && self.found.is_empty()
+    }
+
+    /// The records for a central directory of the members that were found and that none lists.
+    pub fn found_records(&self, bytes: &[u8]) -> Vec<u8> {
+        let shift = self.directory.as_ref().map_or(0, |directory| directory.shift);
+        let mut records = Vec::new();
+        for member in &self.found {
+            let name = (member.name(bytes), member.flags);
+            layout::write_central(
+                member.header,
+                member.end - member.file,
+                member.crc,
+                name,
+                shift,
+                &mut records,
+            );
+        }
+        records
+    }
+}
+
+impl Directory {
+    /// Checks that the first record is where it should be: what overwrites a directory starts in front of it.
+    fn is_begun(&self, bytes: &[u8]) -> Result<()> {
+        use crate::zip::CentralHeader;
+        if self.range.is_empty() {
+            return Ok(());
+        }
+        CentralHeader::read(bytes, self.range.start, ErrorKind::DirectoryTruncated).map(|_| ())
+    }
+
+    /// Checks that all of it can be read.
+    fn is_readable(&self, bytes: &[u8]) -> Result<()> {
+        let mut walk = Walk::new(slice(bytes, &self.range).ok_or(ErrorKind::DirectoryTruncated)?);
+        for record in walk.by_ref() {
+            record.check()?;
+        }
+        walk.finish()
+    }
+}
+
+/// Whether a file has what a file of ours has somewhere near its ends.
+fn could_be_ours(bytes: &[u8]) -> bool {
+    let start = &bytes[..bytes.len().min(FIRST_MEMBER)];
+    let end = &bytes[bytes.len().saturating_sub(LAST_RECORD)..];
+    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).is_some()
+        || memmem::find(end, b"PKmm").is_some()
+}
+
+/// Whether a file starts with a member that a writer of ours began.
+fn is_begun(bytes: &[u8]) -> bool {
+    let start = &bytes[..bytes.len().min(FIRST_MEMBER)];
+    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes())
+        .and_then(|at| Local::read(bytes, at as u64))
+        .is_some_and(|member| member.is_begun(bytes))
+}
+
+struct Scan<'a, 'f> {
+    bytes: &'a [u8],
+    survey: Survey,
+    go_on: &'f mut dyn FnMut() -> bool,
+    /// Where the local headers of the members are that the directory of the survey lists.
+    listed: Option<HashSet<u64>>,
+    /// So many bytes of directories may still be read: real ones do not overlap, forged ones could.
+    budget: u64,
+}
+
+impl<'a, 'f> Scan<'a, 'f> {
+    fn new(bytes: &'a [u8], survey: Survey, go_on: &'f mut dyn FnMut() -> bool) -> Self {
+        Scan { bytes, survey, go_on, listed: None, budget: bytes.len() as u64 }
+    }
+
+    /// Goes through a part of the file.
+    fn run(&mut self, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        // In a stretch that is not members of ours, what its first local header says is worth a report; those
+        // behind may be part of an array.
+        let mut lost = false;
+        let mut steps = 0;
+        while at < range.end {
+            steps += 1;
+            if steps % POLL_MEMBERS == 0 {
+                self.poll()?;
+            }
+            if let Some(member) = Local::finished(self.bytes, at) {
+                at = self.take(member);
+                lost = false;
+            } else if let Some(end) = self.take_directory(at) {
+                at = end;
+                lost = false;
+            } else {
+                let hop = self.step_over(at, &mut lost);
+                let Some(next) = (match hop {
+                    Some(next) => Some(next),
+                    None => self.next_record(at + 1..range.end)?,
+                }) else {
+                    break;
+                };
+                at = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up a finished member; gives back what is behind it.
+    fn take(&mut self, member: Local) -> u64 {
+        let next = member.end + END_MARK as u64;
+        if self.survey.directory.is_some() {
+            let listed =
+                self.listed.get_or_insert_with(|| listed(self.bytes, self.survey.directory.as_ref()));
+            if listed.contains(&member.header) {
+                return next;
+            }
+        }
+        self.survey.found.push(member);
+        self.survey.end = self.survey.end.max(next);
+        next
+    }
+
+    /// Takes up a directory that a record at `at` vouches for; gives back what is behind it.
+    fn take_directory(&mut self, at: u64) -> Option<u64> {
+        let bytes = self.bytes;
+        if let Some(base) = Base::read(bytes, at) {
+            let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
+            self.can_read(&directory).then_some(())?;
+            self.survey =
+                Survey { directory: Some(directory), end: at + Base::SIZE as u64, ..Survey::default() };
+            self.listed = None;
+            return Some(self.survey.end);
+        }
+        let seal = Seal::read(bytes, at)?;
+        let directory =
+            Directory::from_end_record(bytes, end_record_behind(bytes, seal.directory_end())?).ok()?;
+        let is_it = directory.range == (seal.directory()..seal.directory_end());
+        let is_whole = is_it && seal.has_end_records(bytes) && self.can_read(&directory) && seal.holds(bytes);
+        is_whole.then_some(())?;
+        let behind = directory.comment.end;
+        let in_directory = listed(bytes, Some(&directory));
+        let found = std::mem::take(&mut self.survey.found);
+        let found: Vec<_> = found
+            .into_iter()
+            .filter(|member| member.header >= seal.listed() && !in_directory.contains(&member.header))
+            .collect();
+        let end = found.last().map_or(0, |last| last.end + END_MARK as u64).max(seal.next());
+        self.survey = Survey {
+            directory: Some(directory),
+            seal: Some(seal),
+            found,
+            unfinished: std::mem::take(&mut self.survey.unfinished),
+            end,
+            ..Survey::default()
+        };
+        self.listed = Some(in_directory);
+        Some(behind)
+    }
+
+    /// Whether all of a directory can be read.
+    fn can_read(&mut self, directory: &Directory) -> bool {
+        let size = directory.range.end - directory.range.start;
+        let Some(budget) = self.budget.checked_sub(size) else { return false };
+        self.budget = budget;
+        directory.is_readable(self.bytes).is_ok()
+    }
+
+    /// What a local header at `at` that nothing vouches for says where the next record is.
+    fn step_over(&mut self, at: u64, lost: &mut bool) -> Option<u64> {
+        let header = LocalHeader::read(self.bytes, at, ErrorKind::LocalOutside).ok()?;
+        if !*lost {
+            let start = at + LocalHeader::SIZE as u64;
+            let raw = slice(self.bytes, &(start..start + u64::from(header.name_len.get())));
+            let name = raw.and_then(|raw| name::decode(raw, header.flags.get()).ok());
+            if let Some(name) = name.as_deref().and_then(|name| name.strip_suffix(name::EXTENSION)) {
+                self.survey.unfinished.push(Unfinished { header: at, name: name.to_owned() });
+            }
+            *lost = true;
+        }
+        // This only saves going through the bytes of the member: where no record is, they are gone through.
+        let end = Local::read(self.bytes, at)?.end;
+        let behind_mark = end + END_MARK as u64;
+        if Local::finished(self.bytes, behind_mark).is_some() {
+            return Some(behind_mark);
+        }
+        let record = slice(self.bytes, &(end..end.checked_add(4)?))?;
+        matches!(record, b"PK\x03\x04" | b"PK\x01\x02" | b"PK\x05\x06" | b"PK\x06\x06").then_some(end)
+    }
+
+    /// Where the next record starts that could be a member or vouch for a directory.
+    fn next_record(&mut self, mut range: Range<u64>) -> Result<Option<u64>> {
+        let finder = memmem::Finder::new(b"PK");
+        while range.start < range.end {
+            // Four bytes more, so that a signature across the boundary is seen.
+            let end = range.end.min(range.start + POLL_BYTES);
+            let Some(part) = slice(self.bytes, &(range.start..(end + 4).min(range.end))) else { break };
+            let signature = |&at: &usize| matches!(part.get(at + 2..at + 4), Some(b"\x03\x04" | b"mm"));
+            if let Some(found) = finder.find_iter(part).find(signature) {
+                return Ok(Some(range.start + found as u64));
+            }
+            range.start = end;
+            self.poll()?;
+        }
+        Ok(None)
+    }
+
+    fn poll(&mut self) -> Result<()> {
+        if (self.go_on)() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
+    }
+
+    /// Follows the members of another program from the start of the file, as long as their checksums are right.
+    fn chain(&mut self) -> Result<()> {
+        let mut at = 0;
+        while let Some(member) = Local::read(self.bytes, at).filter(|member| member.is_sound(self.bytes)) {
+            self.poll()?;
+            self.survey.found.push(member);
+            at = member.end;
+        }
+        if at > 0 {
+            self.survey.is_foreign = true;
+            self.survey.end = self.bytes.len() as u64;
+            self.survey.unfinished.clear();
+            self.step_over(at, &mut false);
+        }
+        Ok(())
+    }
+}
+
+/// Where the local headers of the members are that a directory lists.
+fn listed(bytes: &[u8], directory: Option<&Directory>) -> HashSet<u64> {
+    let Some(directory) = directory else { return HashSet::new() };
+    let records = slice(bytes, &directory.range).unwrap_or_default();
+    let place = |extent: Extent| extent.local_offset.checked_add_signed(directory.shift);
+    Walk::new(records)
+        .filter_map(|record| Extent::read(record.header, record.extra).ok().and_then(place))
+        .collect()
+}
+
+/// Where the end record of a directory is that ends at `at`.
+fn end_record_behind(bytes: &[u8], at: u64) -> Option<u64> {
+    let is = |at| EndRecord::read(bytes, at, ErrorKind::NoEndRecord).is_ok();
+    let behind_zip64 = at.checked_add((Zip64EndRecord::SIZE + Zip64Locator::SIZE) as u64)?;
+    [at, behind_zip64].into_iter().find(|&at| is(at))
+}

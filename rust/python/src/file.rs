@@ -1,0 +1,170 @@
+//! The file that is written to: creating, replacing, opening, locking, writing at a place.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Failure;
+use crate::lock::{self, WriteLock};
+
+/// A file that this process alone writes to.
+pub(crate) struct Locked {
+    pub(crate) file: File,
+    /// It was not there, or nothing of what was there is in it.
+    pub(crate) is_new: bool,
+    _lock: WriteLock,
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(windows)]
+    {
+        // Others may read, rename and delete it, and not write.
+        std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 1 | 4);
+    }
+    options
+}
+
+/// A new file; fails if there is one.
+pub(crate) fn create_new(path: &Path) -> Result<Locked, Failure> {
+    let file = options().create_new(true).open(path)?;
+    let lock = lock::take(path, &file)?.ok_or(Failure::Locked)?;
+    Ok(Locked { file, is_new: true, _lock: lock })
+}
+
+/// The file that is there, or a new one.
+pub(crate) fn open_or_create(path: &Path) -> Result<Locked, Failure> {
+    loop {
+        let opened = match options().open(path) {
+            Ok(file) => (file, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Not with `create_new`: through a symbolic link that leads nowhere, too.
+                (options().create(true).truncate(false).open(path)?, true)
+            }
+            Err(error) => return Err(in_use(error)),
+        };
+        if let Some(locked) = lock_opened(path, opened)? {
+            return Ok(locked);
+        }
+    }
+}
+
+/// The file that is there.
+pub(crate) fn open(path: &Path) -> Result<Locked, Failure> {
+    loop {
+        if let Some(locked) = lock_opened(path, (options().open(path).map_err(in_use)?, false))? {
+            return Ok(locked);
+        }
+    }
+}
+
+/// Locks a file that was opened; None if another file was put in its place meanwhile.
+fn lock_opened(path: &Path, (file, is_new): (File, bool)) -> Result<Option<Locked>, Failure> {
+    if !file.metadata()?.is_file() {
+        return Err(irregular());
+    }
+    let lock = lock::take(path, &file)?;
+    if !is_at(&file, path) {
+        return Ok(None);
+    }
+    Ok(Some(Locked { file, is_new, _lock: lock.ok_or(Failure::Locked)? }))
+}
+
+/// Whether this is the file that has this path now.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    return File::open(path).and_then(|other| lock::is_same(file, &other)).unwrap_or(false);
+    #[cfg(not(unix))]
+    return true;
+}
+
+/// Windows tells that somebody else writes to a file when it is opened.
+fn in_use(error: io::Error) -> Failure {
+    const SHARING_VIOLATION: i32 = 32;
+    if cfg!(windows) && error.raw_os_error() == Some(SHARING_VIOLATION) {
+        return Failure::Locked;
+    }
+    error.into()
+}
+
+/// A pipe or a device: it cannot hold an archive, and is not to be replaced by one.
+fn irregular() -> Failure {
+    io::Error::other("not a regular file").into()
+}
+
+/// A new file beside another, under a name that is short and nobody else's.
+fn create_temporary(beside: &Path) -> Result<(PathBuf, Locked), Failure> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = beside.with_file_name(format!(".mmnpz-{}-{number}.tmp", std::process::id()));
+        match create_new(&path) {
+            Ok(locked) => return Ok((path, locked)),
+            // Left by a killed process of the same number.
+            Err(Failure::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A new, empty file in place of the one at `path`, whose bytes stay as they are for whoever has it mapped.
+pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
+    loop {
+        // Through symbolic links, as open(path, "w") does.
+        let target = match fs::canonicalize(path) {
+            Ok(target) => target,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return open_or_create(path),
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = fs::metadata(&target)?;
+        if !metadata.is_dir() && !metadata.is_file() {
+            return Err(irregular());
+        }
+        // What may not be written may not be replaced, nor what somebody else is writing; and a folder is refused
+        // as the system words it.
+        let Some(old) = lock_opened(&target, (options().open(&target).map_err(in_use)?, false))? else {
+            continue;
+        };
+        let (temporary, locked) = create_temporary(&target)?;
+        let replaced = locked.file.set_permissions(metadata.permissions());
+        if let Err(error) = replaced.and_then(|()| fs::rename(&temporary, &target)) {
+            let _ = fs::remove_file(&temporary);
+            return Err(error.into());
+        }
+        drop(old);
+        return Ok(locked);
+    }
+}
+
+/// Makes sure that the name of a new file survives a power failure.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        let target = fs::canonicalize(path)?;
+        let folder = target.parent().unwrap_or(Path::new("/"));
+        File::open(folder)?.sync_all()?;
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+#[cfg(unix)]
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[count..];
+        offset += count as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Bringing back what a killed writer left: checking it, and writing the directory that lists it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use mmnpz_core::layout::Alignment;
+use mmnpz_core::mark::{END_MARK, Local};
+use mmnpz_core::name;
+use mmnpz_core::survey::{Effort, Survey};
+use pyo3::prelude::*;
+
+use crate::archive::{Archive, State};
+use crate::detach::detached;
+use crate::error::{Failure, check_signals, polled};
+use crate::{file, mapping};
+
+/// So many bytes are checked between two looks at pending signals.
+const BLOCK: usize = 1 << 24;
+
+/// A member that is not in the archive: its name, where its local header is, and why.
+pub(crate) type Dropped = (String, u64, &'static str);
+
+/// Checks the members that no directory lists, and drops those whose bytes are not what was written: after a power
+/// failure, a member can have an end mark and not its data. `progress` gets the number of bytes that were checked.
+pub(crate) fn sort_out(
+    file: &File,
+    bytes: &[u8],
+    survey: &mut Survey,
+    mut progress: impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<Vec<Dropped>, Failure> {
+    let mut dropped = Vec::new();
+    let mut sound = Vec::with_capacity(survey.found.len());
+    for member in std::mem::take(&mut survey.found) {
+        if survey.is_foreign || is_sound(bytes, &member, &mut progress)? {
+            sound.push(member);
+            continue;
+        }
+        // So that it is not found again.
+        file::write_all_at(file, &[0; END_MARK], member.end)?;
+        let name = name::decode(member.name(bytes), member.flags).unwrap_or_default();
+        let name = name.strip_suffix(name::EXTENSION).unwrap_or(&name).to_owned();
+        dropped.push((name, member.header, "its bytes do not have its checksum"));
+    }
+    survey.found = sound;
+    Ok(dropped)
+}
+
+fn is_sound(
+    bytes: &[u8],
+    member: &Local,
+    progress: &mut impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<bool, Failure> {
+    let content = mmnpz_core::index::slice(bytes, &(member.file..member.end)).unwrap_or_default();
+    let mut crc = crc32fast::Hasher::new();
+    for block in content.chunks(BLOCK) {
+        crc.update(block);
+        progress(block.len() as u64)?;
+    }
+    Ok(crc.finalize() == member.crc)
+}
+
+/// Makes the file at `path` an archive that lists all that is there.
+///
+/// Returns the number of members, the names that no directory listed, what was dropped, and whether anything had
+/// to be done.
+#[pyfunction]
+#[pyo3(name = "_repair")]
+pub(crate) fn repair(
+    py: Python<'_>,
+    path: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(u64, Vec<String>, Vec<Dropped>, bool)> {
+    detached(py, || repair_file(&path, progress.as_ref())).map_err(|failure| failure.into_err(py, &path))
+}
+
+fn repair_file(
+    path: &Path,
+    progress: Option<&Py<PyAny>>,
+) -> Result<(u64, Vec<String>, Vec<Dropped>, bool), Failure> {
+    let locked = file::open(path)?;
+    let length = locked.file.metadata()?.len();
+    let alignment = Alignment::new(1)?;
+    if length == 0 {
+        Archive::new(path.to_owned(), locked, State::empty(), alignment, true).close()?;
+        return Ok((0, Vec::new(), Vec::new(), true));
+    }
+    let map = mapping::map(&locked.file)?;
+    let mut survey = polled(|go_on| Survey::new(&map, Effort::Full, go_on))?;
+    if survey.is_whole() {
+        let directory = survey.directory.as_ref();
+        let count = directory.map_or(0, |directory| directory.count);
+        return Ok((count, Vec::new(), Vec::new(), false));
+    }
+    let total: u64 = survey.found.iter().map(|member| member.end - member.file).sum();
+    let mut done = 0;
+    let mut dropped = sort_out(&locked.file, &map, &mut survey, |count| {
+        done += count;
+        match progress {
+            Some(progress) => {
+                Python::attach(|py| progress.call1(py, (done, total))).map(drop).map_err(Failure::Raised)
+            }
+            None => check_signals(),
+        }
+    })?;
+    let unfinished = survey.unfinished.iter();
+    dropped.extend(unfinished.map(|member| (member.name.clone(), member.header, "it was not finished")));
+    let found = survey.found.iter().filter_map(|member| {
+        let name = name::decode(member.name(&map), member.flags).ok()?;
+        Some(name.strip_suffix(name::EXTENSION)?.to_owned())
+    });
+    let found = found.collect();
+    let state = State::of_survey(&locked.file, &map, &survey)?;
+    let count = state.count();
+    Archive::new(path.to_owned(), locked, state, alignment, true).close()?;
+    Ok((count, found, dropped, true))
+}
