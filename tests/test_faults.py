@@ -55,3 +55,23 @@ def test_killed_while_appending_again_and_again(explorer: Explorer, base: str) -
 @pytest.mark.parametrize("base", ["ours", "savez"])
 def test_killed_while_replacing(explorer: Explorer, base: str) -> None:
     explorer.kill(BASES[base](), replace).conclude()
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_power_failures_while_writing_a_new_file(explorer: Explorer, name: str) -> None:
+    explorer.power(None, FRESH[name], sync=True).conclude()
+
+
+@pytest.mark.parametrize("name", ["flushes"])
+def test_power_failures_after_a_sync(explorer: Explorer, name: str) -> None:
+    explorer.power(None, FRESH[name]).conclude()
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_power_failures_while_appending(explorer: Explorer, base: str) -> None:
+    explorer.power(BASES[base](), append, sync=True).conclude()
+
+
+@pytest.mark.parametrize("base", ["ours", "savez"])
+def test_power_failures_while_replacing(explorer: Explorer, base: str) -> None:
+    explorer.power(BASES[base](), replace, sync=True).conclude()

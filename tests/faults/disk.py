@@ -124,7 +124,7 @@ def states_after_kill(
                     what = f"{start.operation.name} {start.number}, {len(start.data)} B at {start.offset}"
                     last = State(files.content(path), count, "after " + what)
         writes = [other for other in in_flight.values() if other.operation is Operation.WRITE]
-        if event.is_end and len(writes) >= 1 or len(writes) >= 2:
+        if len(writes) >= (1 if event.is_end else 2):
             for _ in range(2):
                 parts = {}
                 for other in writes:
@@ -174,10 +174,10 @@ class Disk:
 def states_after_power_loss(
     files: Files, folder: Path, events: Sequence[Event], path: Path, each: int, seed: int = 1
 ) -> Iterator[State]:
-    """States in which a power failure can leave the archive: `each` random ones at each moment, and extremes.
+    """States in which a power failure can leave the archive: so many random ones at each moment.
 
-    Whatever was not synced may be on the disk or not, block by block, and so may the new size of a file. Names
-    come in their order.
+    Whatever was not synced may be on the disk or not, block by block, and so may the new size of a file.
+    Names come in their order.
     """
     chance = random.Random(seed)
     inodes = {inode: Inode(bytearray(content)) for inode, content in files.contents.items()}

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import mmnpz
 from tests.faults.disk import Files, State, states_after_kill, states_after_power_loss
-from tests.faults.promise import Base, Judge, Knowledge, fresh
+from tests.faults.promise import Base, Judge, Knowledge, by_numpy, fresh
 from tests.faults.recorder import Event, Recorder
 from tests.faults.scenarios import Script, noise
 
@@ -19,7 +17,7 @@ THOROUGH = int(os.environ.get("MMNPZ_FAULTS", "1"))
 CUTS = 8 * THOROUGH
 POWER_STATES = 4 * THOROUGH
 # Every so manyth state is recovered from under recording, and the recovery killed.
-SECOND_KILLS = max(1, 60 // THOROUGH)
+SECOND_KILLS = max(1, 12 // THOROUGH)
 
 
 def clear(folder: Path) -> None:
@@ -55,9 +53,8 @@ class Explorer:
         knowledge = Knowledge()
         if content:
             path = fresh(self.work, content)
-            with np.load(path) as data:
-                for name in mmnpz.load(path).files:
-                    knowledge.has(name, data[name])
+            for name, array in by_numpy(path, mmnpz.load(path).files).items():
+                knowledge.has(name, array)
         return knowledge
 
     def kill(

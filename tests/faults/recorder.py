@@ -112,7 +112,7 @@ def compile_shim(folder: Path) -> Path:
     return library
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The recorded process died, as planned or not."""
 
     def __init__(self, status: int) -> None:
@@ -162,13 +162,13 @@ class Recorder:
         except EOFError:
             status = self.process.wait()
             self.stop()
-            raise Killed(status) from None
+            raise KilledError(status) from None
         return outcomes, read_log(self.log)
 
     def run(
         self, folder: Path, steps: Sequence[Step], plan: Plan = Plan(), delay: int = 0, seed: int = 1
     ) -> tuple[list[Any], list[Event]]:
-        """Record steps; raises Killed if the process does not live to answer."""
+        """Record steps; raises KilledError if the process does not live to answer."""
         self.start(folder, steps, plan, delay, seed)
         return self.finish()
 

@@ -1,7 +1,7 @@
 """A process that writes archives step by step while the shim records what it does; runs as a script.
 
-It reads requests from its standard input and answers on its standard output, both pickled, so that one process
-serves for many recordings. It imports nothing but the package under test.
+It reads requests from its standard input and answers on its standard output, both pickled, so that one
+process serves for many recordings. It imports nothing but the package under test.
 """
 
 import ctypes
