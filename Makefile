@@ -40,7 +40,7 @@ lint: $(VENV)/extra-lint  ## formats and lints, Python and Rust
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
 
-types: $(VENV)/extra-lint $(VENV)/extra-demo $(VENV)/extra-bench  ## types: mypy, pyright, and the stub against the binary
+types: $(VENV)/extra-lint $(VENV)/extra-demo $(VENV)/extra-bench $(VENV)/extra-torch  ## types: mypy, pyright, and the stub against the binary
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest mmnpz._mmnpz --allowlist .ci/stubtest-allowlist
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -51,7 +51,7 @@ rust:  ## the Rust tests of the core crate
 wheel:  ## sdist and wheel, and the tests on the installed wheel with the oldest NumPy
 	.ci/test-wheel $(PYTHON)
 
-docs: $(VENV)/extra-docs  ## the documentation, warnings are errors
+docs: $(VENV)/extra-docs $(VENV)/extra-torch  ## the documentation, warnings are errors
 	$(BIN)/sphinx-build -n -T -W --keep-going -b html docs docs/_build/html
 
 fuzz:  ## fuzz each target for FUZZ_SECONDS (needs a nightly toolchain)

@@ -4,14 +4,27 @@ import os
 import shutil
 import struct
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness import ITEMS, member_name, small_array
+from numpy.typing import NDArray
 
 import mmnpz
+
+Arrays = Iterable[tuple[str, NDArray[np.float32]]]
+
+Excerpt = Callable[[str, int, int], NDArray[Any]]
+"""Gives the rows from one to another of the array with a name."""
+
+COLUMNS = 80
+
+BLOCK_ITEMS = 500
 
 LOCAL = struct.Struct("<4s5H3L2H")
 ZIP64_EXTRA = struct.Struct("<2H2Q")
@@ -65,12 +78,99 @@ def write_like_savez(path: Path, members: int) -> None:
         file.write(END.pack(b"PK\5\6", 0, 0, count, count, len(directory), offset, 0))
 
 
-def write_with_ours(path: Path, members: int) -> None:
-    array = small_array(0)
+def write_with_ours(path: Path, arrays: Arrays) -> None:
     with mmnpz.NpzWriter(path) as writer:
-        for number in range(members):
-            array[0] = number
-            writer.write(member_name(number), array)
+        for name, array in arrays:
+            writer.write(name, array)
+
+
+def write_with_safetensors(path: Path, arrays: Arrays) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(dict(arrays), path)
+
+
+def write_with_h5py(path: Path, arrays: Arrays) -> None:
+    import h5py
+
+    with h5py.File(path, "x", libver="latest") as file:
+        for name, array in arrays:
+            file.create_dataset(name, data=array)
+
+
+def write_with_lmdb(path: Path, arrays: Arrays) -> None:
+    import lmdb
+
+    with (
+        lmdb.open(str(path), subdir=False, map_size=1 << 34, lock=False, sync=False) as store,
+        store.begin(write=True) as transaction,
+    ):
+        for name, array in arrays:
+            transaction.put(name.encode(), array.data, append=True)
+
+
+WRITERS: dict[str, Callable[[Path, Arrays], None]] = {
+    "ours": write_with_ours,
+    "safetensors": write_with_safetensors,
+    "h5py": write_with_h5py,
+    "LMDB": write_with_lmdb,
+}
+
+
+# What the members of an archive hold.
+
+
+def recording(number: int) -> NDArray[np.float32]:
+    """200 to 1000 rows, of values that no other member has in the same place."""
+    rows = 200 + number * 7919 % 801
+    return (np.arange(rows * COLUMNS, dtype=np.float32) + number).reshape(rows, COLUMNS)
+
+
+CONTENTS: dict[str, Callable[[int], NDArray[np.float32]]] = {
+    "small": small_array,
+    "block": partial(small_array, items=BLOCK_ITEMS),
+    "recording": recording,
+}
+
+
+# How excerpts are taken from them.
+
+
+def excerpts_of(data: Any) -> Excerpt:
+    """Of a mapping from names to arrays."""
+    return lambda name, start, stop: data[name][start:stop]
+
+
+def safetensors_excerpts(path: str, *, keep: bool) -> Excerpt:
+    """With `keep`, what stands for an array in Python is made once; else for each excerpt."""
+    from safetensors import safe_open
+
+    return _excerpts(safe_open(path, "numpy").get_slice, keep=keep)
+
+
+def h5py_excerpts(path: str, *, keep: bool) -> Excerpt:
+    import h5py
+
+    return _excerpts(h5py.File(path, "r").__getitem__, keep=keep)
+
+
+def _excerpts(look_up: Callable[[str], Any], *, keep: bool) -> Excerpt:
+    found = cache(look_up) if keep else look_up
+    return lambda name, start, stop: found(name)[start:stop]
+
+
+def lmdb_store(path: str) -> Any:
+    """A process must not open a store twice."""
+    import lmdb
+
+    return lmdb.open(path, subdir=False, readonly=True, lock=False)
+
+
+def lmdb_excerpts(store: Any, row: tuple[int, ...] = ()) -> Excerpt:
+    """Of float32 arrays with rows of this shape, for the thread that calls this."""
+    get = store.begin(buffers=True).get
+    array, dtype, shape = np.frombuffer, np.float32, (-1, *row)
+    return lambda name, start, stop: array(get(name.encode()), dtype).reshape(shape)[start:stop]
 
 
 def directory_start(path: Path) -> int:
@@ -96,11 +196,14 @@ class Plan:
         Where the files are.
     quick : bool
         Whether all sizes are tiny.
+    free_threaded : bool
+        Whether there is a free-threaded interpreter to measure with, too.
     """
 
     folder: Path
     quick: bool
-    built: dict[tuple[str, int], Path] = field(default_factory=dict)
+    free_threaded: bool = False
+    built: dict[tuple[str, str, int], Path] = field(default_factory=dict)
 
     def scaled(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -115,18 +218,27 @@ class Plan:
 
     def savez_archive(self, members: int) -> Path:
         """An archive as anyone writes it."""
-        return self._archive("savez", members)
+        return self._archive("savez", "small", members, write_like_savez)
 
     def our_archive(self, members: int) -> Path:
-        return self._archive("ours", members)
+        return self.archive("ours", "small", members)
 
-    def _archive(self, writer: str, members: int) -> Path:
-        path = self.built.get((writer, members))
-        if path is None:
-            path = self.folder / f"{writer}-{members}.npz"
-            (write_like_savez if writer == "savez" else write_with_ours)(path, members)
-            self.built[writer, members] = path
-        return path
+    def archive(self, writer: str, content: str, members: int) -> Path:
+        """An archive in our format or in that of a peer."""
+
+        def write(path: Path, members: int) -> None:
+            make = CONTENTS[content]
+            WRITERS[writer](path, ((member_name(number), make(number)) for number in range(members)))
+
+        return self._archive(writer, content, members, write)
+
+    def _archive(self, writer: str, content: str, members: int, write: Callable[[Path, int], None]) -> Path:
+        key = (writer, content, members)
+        if key not in self.built:
+            path = self.folder / f"{writer}-{content}-{members}"
+            write(path, members)
+            self.built[key] = path
+        return self.built[key]
 
 
 def copy_of(archive: str) -> Path:

@@ -15,7 +15,17 @@ import mmnpz
 
 PINNED = ("mmnpz==1.0.0", "numpy==2.2.6", "typing_extensions")
 
+PEERS = ("safetensors", "h5py", "lmdb")
+
 VERSIONS = "import mmnpz, numpy; from importlib.metadata import version as v; print(v('mmnpz'), v('numpy'))"
+
+
+FREE_THREADED = """
+import mmnpz, numpy, platform, sys
+if sys._is_gil_enabled():
+    sys.exit("it has a global lock")
+print(f"{platform.python_version()}, mmnpz {mmnpz.__version__}, NumPy {numpy.__version__}")
+"""
 
 
 class Unusable(Exception):
@@ -23,13 +33,14 @@ class Unusable(Exception):
 
 
 def require_peers() -> None:
-    if importlib.util.find_spec("safetensors") is None:
-        raise Unusable(
-            "safetensors is missing: install the benchmarks' peers with  pip install 'mmnpz[bench]'"
-        )
+    for peer in PEERS:
+        if importlib.util.find_spec(peer) is None:
+            raise Unusable(
+                f"{peer} is missing: install the benchmarks' peers with  pip install 'mmnpz[bench]'"
+            )
 
 
-def python_of_v1(folder: Path) -> str:
+def python_of_v1(folder: Path) -> Path:
     """The interpreter of the environment of mmnpz 1.0.0, which is made if need be."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not _is_v1(python):
@@ -42,7 +53,7 @@ def python_of_v1(folder: Path) -> str:
             raise Unusable(f"cannot make the environment of mmnpz 1.0.0 in {folder}: {error}") from error
         if not _is_v1(python):
             raise Unusable(f"{folder} holds something else than {' '.join(PINNED)}")
-    return str(python)
+    return python
 
 
 def _is_v1(python: Path) -> bool:
@@ -52,6 +63,18 @@ def _is_v1(python: Path) -> bool:
     command = [str(python), "-I", "-c", VERSIONS]
     found = subprocess.run(command, check=False, capture_output=True, text=True)
     return found.stdout.split() == ["1.0.0", "2.2.6"]
+
+
+def free_threaded_versions(python: Path) -> str:
+    """What there is in a free-threaded environment."""
+    command = [str(python), "-I", "-c", FREE_THREADED]
+    try:
+        found = subprocess.run(command, check=False, capture_output=True, text=True)
+    except OSError as error:
+        raise Unusable(f"cannot start {python}: {error}") from error
+    if found.returncode:
+        raise Unusable(f"{python} is no free-threaded Python with mmnpz: {found.stderr.strip()}")
+    return found.stdout.strip()
 
 
 def without_python_path() -> dict[str, str]:
@@ -64,9 +87,10 @@ def description() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "mmnpz": f"{mmnpz.__version__}, NumPy {np.__version__}",
         "mmnpz 1.0.0": "NumPy 2.2.6",
-        "safetensors": version("safetensors"),
+        "peers": ", ".join(f"{peer} {version(peer)}" for peer in PEERS),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
+        "load before": f"{os.getloadavg()[0]:.2g}",
     }
 
 

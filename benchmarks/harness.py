@@ -2,23 +2,28 @@
 
 A scenario is a file of two halves. ``cases`` says to the runner what there is to measure; ``CONTENDERS`` maps
 the name of each contender to the function that measures it, in a process of its own: the file as a script
-with a contender's name and its parameters as JSON, prints the figure as one line of JSON.
+with a contender's name and its parameters as JSON, prints the figure as one line of JSON. It may add a second
+figure, which is shown beside the first and not compared.
 
 This module is imported into every such process, also into those of mmnpz 1.0.0, and so imports only NumPy.
 """
 
 import gc
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import Barrier
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +34,9 @@ V1 = "mmnpz 1.0.0"
 ITEMS = 100
 """Items of a small array: 400 bytes of float32."""
 
-Contenders = dict[str, Callable[..., float]]
+Figure = float | tuple[float, float]
+
+Contenders = dict[str, Callable[..., Figure]]
 
 Result = TypeVar("Result")
 
@@ -55,9 +62,10 @@ class Case:
     label: str
     contenders: tuple[str, ...]
     parameters: dict[str, Any]
-    show: Callable[[float], str]
+    show: Callable[..., str]
     bars: tuple[Bar, ...] = ()
     more_is_better: bool = False
+    free_threaded: bool = False
 
 
 def run(contenders: Contenders) -> None:
@@ -87,9 +95,9 @@ def member_names(count: int) -> list[str]:
     return [member_name(number) for number in range(count)]
 
 
-def small_array(number: int) -> NDArray[np.float32]:
+def small_array(number: int, items: int = ITEMS) -> NDArray[np.float32]:
     """A member's array. No two are equal, so that a view of another member is found out."""
-    array = np.arange(ITEMS, dtype=np.float32)
+    array = np.arange(items, dtype=np.float32)
     array[0] = number  # exact below 2**24
     return array
 
@@ -131,16 +139,97 @@ def best(once: Callable[[], float], repeat: int) -> float:
     return min(once() for _ in range(repeat))
 
 
+# Threads.
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one thread does: `work` as many times as it is told, and afterwards a `check` of what it read."""
+
+    work: Callable[[int], object]
+    check: Callable[[], object]
+
+
+class Threads:
+    """
+    Two threads that live as long as the measurement, and the task of each.
+
+    Each task is made in the thread that does it: free-threaded CPython counts references to what a thread has
+    made itself without telling the others.
+    """
+
+    def __init__(self, make_task: Callable[[int], Task]) -> None:
+        self._exits = ExitStack()
+        self._pools = [self._exits.enter_context(ThreadPoolExecutor(1)) for _ in range(2)]
+        self._tasks = [pool.submit(make_task, number).result() for number, pool in enumerate(self._pools)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exits.close()
+
+    def seconds(self, count: int, times: int = 1) -> float:
+        """From when the first thread starts to when the last ends, if `count` threads do their tasks."""
+        barrier = Barrier(count)
+
+        def clocked(work: Callable[[int], object]) -> tuple[float, float]:
+            barrier.wait()
+            start = time.perf_counter()
+            work(times)
+            return start, time.perf_counter()
+
+        gc.collect()
+        futures = [
+            pool.submit(clocked, task.work)
+            for pool, task in zip(self._pools[:count], self._tasks, strict=False)
+        ]
+        starts, ends = zip(*(future.result() for future in futures), strict=True)
+        return float(max(ends) - min(starts))
+
+    def times(self, seconds: float) -> int:
+        """How many times one thread does its task in as many seconds."""
+        times = 1
+        while (took := self.seconds(1, times)) < seconds / 10:
+            times *= 2
+        return math.ceil(times * seconds / took)
+
+    def check(self, count: int = 2) -> None:
+        for pool, task in zip(self._pools[:count], self._tasks, strict=False):
+            pool.submit(task.check).result()
+
+
+def two_over_one(seconds: Callable[[int], float], repeat: int) -> tuple[float, float]:
+    """
+    How many times as much two threads get done as one, and the seconds that two take for a task each.
+
+    `seconds` says how long a number of threads takes. One and two take turns, and the best of each counts.
+    """
+    one, two = map(min, zip(*((seconds(1), seconds(2)) for _ in range(repeat)), strict=True))
+    return 2 * one / two, two
+
+
 # Memory.
+
+
+def memory(process: int | str, *kinds: str) -> int:
+    """The memory of these kinds that a process has, in bytes, as the system accounts for it."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {
+        kind: int(amount.split()[0]) * 1024 for kind, _, amount in (line.partition(":") for line in lines)
+    }
+    return sum(sizes[kind] for kind in kinds)
 
 
 def anonymous_memory() -> int:
     """The anonymous memory of this process, in bytes: mapped files do not count."""
     gc.collect()
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/smaps_rollup does not give the anonymous memory")
+    return memory("self", "Anonymous")
 
 
 def watch(pid: int) -> None:

@@ -11,17 +11,17 @@ COLUMNS = ("scenario", "mmnpz", "1.0.0", "other peers", "ratio to 1.0.0", "ratio
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of a case: for each contender, one of each round."""
+    """The figures of a case: for each contender, those of each round."""
 
     case: Case
-    figures: dict[str, list[float]]
+    figures: dict[str, list[tuple[float, ...]]]
 
     def shown(self, contender: str) -> str:
-        return self.case.show(median(self.figures[contender]))
+        return self.case.show(*map(median, zip(*self.figures[contender], strict=True)))
 
     def ratios(self, peer: str) -> list[float]:
         """How many times as good as the peer we are, in each round."""
-        pairs = zip(self.figures[OURS], self.figures[peer], strict=True)
+        pairs = list(zip(self._compared(OURS), self._compared(peer), strict=True))
         if self.case.more_is_better:
             return [_divide(ours, theirs) for ours, theirs in pairs]
         return [_divide(theirs, ours) for ours, theirs in pairs]
@@ -36,8 +36,11 @@ class Outcome:
     def meets(self, bar: Bar) -> bool:
         if bar.peer is not None:
             return median(self.ratios(bar.peer)) >= bar.limit
-        ours = median(self.figures[OURS])
+        ours = median(self._compared(OURS))
         return ours >= bar.limit if self.case.more_is_better else ours <= bar.limit
+
+    def _compared(self, contender: str) -> list[float]:
+        return [figures[0] for figures in self.figures[contender]]
 
     @property
     def peers(self) -> Sequence[str]:

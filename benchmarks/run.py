@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import environment
@@ -33,9 +34,14 @@ SCENARIOS = (
     "append_one",
     "peak_memory",
     "alignment",
+    "threads_read",
+    "write_threads",
+    "worker_start",
+    "worker_memory",
+    "pickle_size",
 )
 
-ROOM = 9_000_000_000
+ROOM = 10_000_000_000
 QUICK_ROOM = 200_000_000
 
 LONGEST = 600
@@ -52,9 +58,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each contender runs (5, quick 1)")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
     parser.add_argument("--output", type=Path, help="write the table to this file too")
-    parser.add_argument("--dir", type=Path, help="where the data are put (/dev/shm, if it has room)")
+    parser.add_argument("--dir", type=_absolute, help="where the data are put (/dev/shm, if it has room)")
     parser.add_argument(
-        "--venv", type=Path, default=HERE.parent / ".venv-bench", help="environment of mmnpz 1.0.0"
+        "--venv", type=_absolute, default=HERE.parent / ".venv-bench", help="environment of mmnpz 1.0.0"
+    )
+    parser.add_argument(
+        "--free-threaded",
+        type=_absolute,
+        metavar="PYTHON",
+        help="a free-threaded Python with mmnpz, to measure the scenarios of threads with, too",
     )
     given = parser.parse_args()
     if given.rounds is None:
@@ -64,6 +76,11 @@ def arguments() -> argparse.Namespace:
     return given
 
 
+def _absolute(path: str) -> Path:
+    """Contenders run in another folder. Links stay: the interpreter of an environment is one."""
+    return Path(path).absolute()
+
+
 def data_folder(quick: bool) -> Path:
     shared = Path("/dev/shm")
     if shared.is_dir() and shutil.disk_usage(shared).free >= (QUICK_ROOM if quick else ROOM):
@@ -71,42 +88,65 @@ def data_folder(quick: bool) -> Path:
     return Path(tempfile.gettempdir())
 
 
-def measure(scenario: str, case: Case, contender: str, round_number: int, v1: str) -> float:
-    """One figure, from a fresh process."""
+@dataclass(frozen=True)
+class Pythons:
+    """The interpreters of the environments beside our own."""
+
+    v1: Path
+    free_threaded: Path | None
+
+    def of(self, case: Case, contender: str) -> Path | None:
+        if contender == V1:
+            return self.v1
+        return self.free_threaded if case.free_threaded else None
+
+
+def measure(
+    scenario: str, case: Case, contender: str, round_number: int, pythons: Pythons
+) -> tuple[float, ...]:
+    """The figures of a contender, from a fresh process."""
+    other = pythons.of(case, contender)
     python, variables = (
-        (v1, environment.without_python_path()) if contender == V1 else (sys.executable, {**os.environ})
+        (other, environment.without_python_path()) if other else (sys.executable, {**os.environ})
     )
     # All contenders of a round have the same collisions in their dicts.
     variables["PYTHONHASHSEED"] = str(round_number)
     # NumPy's threads, which nothing here needs, spin for a while after they are made.
     variables["OPENBLAS_NUM_THREADS"] = "1"
-    command = [python, str(HERE / f"{scenario}.py"), contender, json.dumps(case.parameters)]
+    command = [str(python), str(HERE / f"{scenario}.py"), contender, json.dumps(case.parameters)]
     try:
         done = subprocess.run(
-            command, check=False, env=variables, stdout=subprocess.PIPE, text=True, timeout=LONGEST
+            command,
+            check=False,
+            cwd=HERE,  # a process forked from a server looks there first, and must not find our package
+            env=variables,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=LONGEST,
         )
     except subprocess.TimeoutExpired:
         raise Failed(f"{scenario}: {contender} did not finish: {case.label}") from None
     if done.returncode:
         raise Failed(f"{scenario}: {contender} failed: {case.label}")
-    return float(json.loads(done.stdout)["figure"])
+    figure = json.loads(done.stdout)["figure"]
+    return tuple(figure) if isinstance(figure, list) else (figure,)
 
 
-def compare(scenario: str, case: Case, rounds: int, v1: str) -> report.Outcome:
+def compare(scenario: str, case: Case, rounds: int, pythons: Pythons) -> report.Outcome:
     """All figures of a case. Each round starts with another contender."""
-    figures: dict[str, list[float]] = {contender: [] for contender in case.contenders}
+    figures: dict[str, list[tuple[float, ...]]] = {contender: [] for contender in case.contenders}
     for round_number in range(rounds):
         first = round_number % len(case.contenders)
         for contender in case.contenders[first:] + case.contenders[:first]:
-            figures[contender].append(measure(scenario, case, contender, round_number, v1))
+            figures[contender].append(measure(scenario, case, contender, round_number, pythons))
     return report.Outcome(case, figures)
 
 
-def outcomes(plan: Plan, scenarios: Sequence[str], rounds: int, v1: str) -> Iterator[report.Outcome]:
+def outcomes(plan: Plan, scenarios: Sequence[str], rounds: int, pythons: Pythons) -> Iterator[report.Outcome]:
     for scenario in scenarios:
         for case in importlib.import_module(scenario).cases(plan):
             start = time.perf_counter()
-            yield compare(scenario, case, rounds, v1)
+            yield compare(scenario, case, rounds, pythons)
             print(f"{time.perf_counter() - start:6.1f} s  {case.label}", file=sys.stderr)
 
 
@@ -116,14 +156,17 @@ def main() -> int:
     parent = given.dir or data_folder(given.quick)
     try:
         environment.require_peers()
-        v1 = environment.python_of_v1(given.venv)
+        facts = environment.description()
+        if given.free_threaded:
+            facts["free-threaded"] = environment.free_threaded_versions(given.free_threaded)
+        pythons = Pythons(environment.python_of_v1(given.venv), given.free_threaded)
         with tempfile.TemporaryDirectory(prefix="mmnpz-bench-", dir=parent) as folder:
-            plan = Plan(Path(folder), given.quick)
-            results = list(outcomes(plan, given.only or SCENARIOS, given.rounds, v1))
+            plan = Plan(Path(folder), given.quick, given.free_threaded is not None)
+            results = list(outcomes(plan, given.only or SCENARIOS, given.rounds, pythons))
     except (environment.Unusable, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    facts = environment.description() | {
+    facts |= {
         "data in": str(parent),
         "date": datetime.date.today().isoformat(),
         "rounds": f"{given.rounds}, quick: figures of no meaning" if given.quick else str(given.rounds),

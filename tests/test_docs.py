@@ -6,7 +6,9 @@ threads. That they take `monkeypatch` tells pytest-run-parallel so.
 
 import doctest
 import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -23,6 +25,10 @@ FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(\S*)")
 # A fence in another language than these is a snippet that nobody runs.
 NOT_PYTHON = {"console", "text", "{eval-rst}", "{include}", "{toctree}"}
+
+
+# What cannot be tried where PyTorch is not installed; in CI it must be.
+WITHOUT = set() if "CI" in os.environ or importlib.util.find_spec("torch") else {"mmnpz.torch", "howto.md"}
 
 
 def session_of(page: Path) -> str:
@@ -64,6 +70,8 @@ def docstrings() -> Iterator[tuple[str, str]]:
                     yield from visit(f"{name}.{key}", member)
 
     for name in ["mmnpz", *names]:
+        if name in WITHOUT:
+            continue
         module = importlib.import_module(name)
         yield name, module.__doc__ or ""
         for key, thing in vars(module).items():
@@ -87,6 +95,8 @@ WITH_EXAMPLES = {name: text for name, text in docstrings() if ">>>" in text}
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page.name in WITHOUT:
+        pytest.skip("PyTorch is not installed")
     text = session_of(page)
     monkeypatch.chdir(tmp_path)
     assert run(text, page.name, str(page)) == text.count(">>> ")
@@ -103,6 +113,13 @@ def test_docstrings_are_found_everywhere() -> None:
     assert {"mmnpz", "mmnpz.reading", "mmnpz._mmnpz.Writer.write", "mmnpz._mmnpz.Reader.files"} <= names
     with_examples = {name.rpartition(".")[2] for name in WITH_EXAMPLES}
     assert {"mmnpz", "NpzReader", "NpzWriter", "memmap"} <= with_examples
+
+
+def test_pytorch_is_documented() -> None:
+    if WITHOUT:
+        pytest.skip("PyTorch is not installed")
+    assert {"mmnpz.torch.NpzDataset"} <= set(WITH_EXAMPLES)
+    assert {"mmnpz.torch", "mmnpz.torch.NpzDataset.name"} <= {name for name, _ in docstrings()}
 
 
 def test_a_wrong_page_fails(tmp_path: Path) -> None:

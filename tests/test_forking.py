@@ -3,7 +3,6 @@
 import copy
 import os
 import signal
-import sys
 import threading
 import time
 import warnings

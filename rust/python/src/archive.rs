@@ -177,6 +177,11 @@ impl State {
             && survey.found.is_empty()
             && survey.seal.is_none_or(|seal| !seal.holds(bytes))
         {
+            if directory.range == (0..0) {
+                // Nothing but an end record.
+                state.next = 0;
+                return Ok(state);
+            }
             // Another program's, or not what we wrote any more: it stays, and members go behind it.
             state.next = state.length;
             state.base = directory.comment.start.checked_sub(EndRecord::SIZE as u64);
@@ -295,8 +300,9 @@ impl State {
         let last = publish == Publish::Last;
         let seal = Seal::new(at, (listed, self.next), records, &end_records, last);
         // An empty archive is an end record and nothing else: that is how NumPy knows it.
-        let body = if end == end_records.len() as u64 + Seal::SIZE as u64 && records.is_empty() {
-            (at, end) = (0, end_records.len() as u64);
+        let body = if self.length == 0 && self.next == 0 {
+            end_records = self.directory.end_records(0);
+            end = end_records.len() as u64;
             Vec::new()
         } else {
             [seal.as_bytes(), records].concat()
@@ -512,7 +518,8 @@ impl Archive {
             let mut state = self.lock()?;
             let needed = match publish {
                 Publish::Last => state.unfinished,
-                Publish::Room(0) => state.unlisted,
+                // Of a new file there is nothing to show; room in front of an end record would be no archive.
+                Publish::Room(0) => state.unlisted && state.next > 0,
                 Publish::Room(size) => state.limit.is_some_and(|limit| state.next + size > limit),
             };
             if !needed {
