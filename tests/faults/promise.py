@@ -191,14 +191,15 @@ class Judge:
         TRIED["states after power failures" if self.power else "states after kills"] += 1
         try:
             self.check_state(content, knowledge)
-        except BrokenPromiseError as error:
-            self.failures.append(f"{label}: {error}")
+        except (BrokenPromiseError, OSError, ValueError, zipfile.BadZipFile) as error:
+            text = str(error) if isinstance(error, BrokenPromiseError) else repr(error)
+            self.failures.append(f"{label}: {text}".replace(str(self.work), ""))
             if content is not None:
                 (self.work / f"failed-{len(self.failures)}.npz").write_bytes(content)
 
     def conclude(self) -> None:
         """Fail if any state was wrong."""
-        shown = "\n".join(self.failures[:8])
+        shown = "\n".join(self.failures[:5])
         text = f"{len(self.failures)} of {self.count} states, kept in {self.work}:\n{shown}"
         assert not self.failures, text
 
