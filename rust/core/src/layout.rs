@@ -69,6 +69,7 @@ impl StoredName {
     ///
     /// # Errors
     /// If it is too long for a ZIP record or contains a NUL.
+    #[inline]
     pub fn new(name: &str) -> Result<Self> {
         let bytes = [name.as_bytes(), EXTENSION.as_bytes()].concat();
         if u16::try_from(bytes.len()).is_err() {
@@ -218,6 +219,7 @@ impl Placement {
 
 /// Appends the central header of a stored member of `size` bytes whose local header is at byte `header` of the
 /// file; `name` is as stored, with the general-purpose flags.
+#[inline]
 pub fn write_central(
     header: u64,
     size: u64,

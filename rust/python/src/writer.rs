@@ -107,13 +107,7 @@ impl Writer {
             }
         })?;
         let member = Member { name: stored_name, header, items: Items::new(&array)? };
-        let is_there = archive.lock_attached(py).map_err(fail)?.contains(&member.name);
-        if is_there {
-            let full = PyString::new(py, &format!("{name}.npy")).repr()?;
-            // No NUL: StoredName has none.
-            let message = std::ffi::CString::new(format!("Duplicate name: {full}"))?;
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)?;
-        }
+        let mut warned = false;
         let place = loop {
             // The lock is released before anything of Python runs.
             let reserved = {
@@ -121,11 +115,22 @@ impl Writer {
                 if state.closed {
                     return Err(closed());
                 }
-                archive.reserve(&mut state, &member).map_err(fail)?
+                if !warned && state.contains(&member.name) {
+                    None
+                } else {
+                    Some(archive.reserve(&mut state, &member).map_err(fail)?)
+                }
             };
             match reserved {
-                Reserved::Place(place) => break place,
-                Reserved::NoRoom(size) => detached(py, || archive.make_room(size)).map_err(fail)?,
+                Some(Reserved::Place(place)) => break place,
+                Some(Reserved::NoRoom(size)) => detached(py, || archive.make_room(size)).map_err(fail)?,
+                None => {
+                    let full = PyString::new(py, &format!("{name}.npy")).repr()?;
+                    // No NUL: StoredName has none.
+                    let message = std::ffi::CString::new(format!("Duplicate name: {full}"))?;
+                    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)?;
+                    warned = true;
+                }
             }
         };
         // `array` keeps the memory that `member` points to until this returns.
