@@ -73,6 +73,7 @@ impl Survey {
     pub fn new(bytes: &[u8], effort: Effort, mut go_on: impl FnMut() -> bool) -> Result<Self> {
         let located = Directory::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
+            directory.is_outermost(bytes)?;
             // Whoever only reads finds out as it goes, see `without_directory`.
             if effort == Effort::Full {
                 directory.is_readable(bytes)?;
@@ -191,6 +192,21 @@ impl Directory {
         CentralHeader::read(bytes, self.range.start, ErrorKind::DirectoryTruncated).map(|_| ())
     }
 
+    /// Checks that it is not that of an archive inside of an array at the end of the file.
+    fn is_outermost(&self, bytes: &[u8]) -> Result<()> {
+        let in_front = u64::try_from(self.shift).ok().and_then(|shift| slice(bytes, &(0..shift)));
+        let Some(in_front) = in_front.filter(|in_front| !in_front.is_empty()) else { return Ok(()) };
+        // Either there is a mark of ours in front of it, or it is in the first member.
+        let start = &in_front[..in_front.len().min(FIRST_MEMBER)];
+        let first = memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).map(|at| at as u64);
+        let is_inside = memmem::find(in_front, b"PKmm").is_some()
+            || first.is_some_and(|at| {
+                Local::finished(bytes, at).is_some()
+                    || Local::read(bytes, at).is_some_and(|member| member.is_begun(bytes))
+            });
+        if is_inside { Err(ErrorKind::NoEndRecord.into()) } else { Ok(()) }
+    }
+
     /// Checks that all of it can be read.
     fn is_readable(&self, bytes: &[u8]) -> Result<()> {
         let mut walk = Walk::new(slice(bytes, &self.range).ok_or(ErrorKind::DirectoryTruncated)?);
@@ -209,12 +225,14 @@ fn could_be_ours(bytes: &[u8]) -> bool {
         || memmem::find(end, b"PKmm").is_some()
 }
 
-/// Whether a file starts with a member that a writer of ours began.
+/// Whether a file starts with a member that a writer of ours began, or has nothing at all: no more may be on the disk
+/// after a power failure.
 fn is_begun(bytes: &[u8]) -> bool {
     let start = &bytes[..bytes.len().min(FIRST_MEMBER)];
-    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes())
-        .and_then(|at| Local::read(bytes, at as u64))
-        .is_some_and(|member| member.is_begun(bytes))
+    let Some(at) = memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()) else {
+        return bytes.iter().all(|&byte| byte == 0);
+    };
+    Local::read(bytes, at as u64).is_some_and(|member| member.is_begun(bytes))
 }
 
 struct Scan<'a, 'f> {

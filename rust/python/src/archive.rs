@@ -5,6 +5,7 @@
 //! is killed, [`Survey`] finds every member whose `write` had returned.
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -15,7 +16,7 @@ use mmnpz_core::directory::DirectoryWriter;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::mark::{Base, Seal};
 use mmnpz_core::survey::{Effort, Survey};
-use mmnpz_core::zip::EndRecord;
+use mmnpz_core::zip::{EndRecord, LocalHeader, Record};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use zerocopy::IntoBytes;
@@ -83,6 +84,8 @@ pub(crate) struct State {
     length: u64,
     /// The end record of an archive of another program, as long as nothing is behind it.
     base: Option<u64>,
+    /// Where a directory of ours starts that members are going to overwrite, as long as it is whole.
+    overwritten: Option<u64>,
     directory: DirectoryWriter,
     /// Where the members start that are being written.
     starts: Vec<u64>,
@@ -127,6 +130,7 @@ impl State {
             limit: None,
             length: 0,
             base: None,
+            overwritten: None,
             directory: DirectoryWriter::default(),
             starts: Vec::new(),
             large: Vec::new(),
@@ -165,6 +169,11 @@ impl State {
             unlisted: !survey.is_whole(),
             ..Self::empty()
         };
+        let head = LocalHeader::SIGNATURE.to_le_bytes();
+        if !survey.is_whole() && bytes.starts_with(&[0; 4]) {
+            // NumPy knows an archive by its first bytes, which a power failure can have kept from the disk.
+            write_all_at(file, &head, 0)?;
+        }
         if survey.is_foreign {
             // Nothing vouches for these members but a directory, which therefore comes first.
             state.end_foreign(file)?;
@@ -172,6 +181,8 @@ impl State {
             // Readers may use the directory that was flushed last.
             state.limit = Some(seal.at());
             state.unfinished = true;
+        } else if let Some(seal) = survey.seal.filter(|seal| survey.is_whole() && seal.holds(bytes)) {
+            state.overwritten = Some(seal.directory());
         } else if let Some(directory) = directory
             && survey.is_at_end
             && survey.found.is_empty()
@@ -216,9 +227,10 @@ impl State {
         Ok(())
     }
 
-    /// Once for each archive of another program, and before anything else is written: without it, nothing would
-    /// vouch for the directory in front of the members that follow.
-    fn vouch_for_base(&mut self, file: &File) -> Result<(), Failure> {
+    /// Once, and before anything else is written to an archive that was there: without it, nothing would vouch for
+    /// the directory of another program in front of the members that follow; and members that are not in a
+    /// directory of ours would be missed if what they overwrite of it is its seal alone.
+    fn prepare(&mut self, file: &File) -> Result<(), Failure> {
         if let Some(end_record) = self.base {
             write_all_at(file, Base::new(self.next, end_record).as_bytes(), self.next)?;
             self.next += Base::SIZE as u64;
@@ -226,12 +238,17 @@ impl State {
             (self.unfinished, self.unlisted) = (true, true);
             self.base = None;
         }
+        if let Some(directory) = self.overwritten {
+            blank(file, directory)?;
+            (self.unfinished, self.unlisted) = (true, true);
+            self.overwritten = None;
+        }
         Ok(())
     }
 
     /// Reserves a range for a member.
     fn reserve(&mut self, file: &File, member: &Member, alignment: Alignment) -> Result<Reserved, Failure> {
-        self.vouch_for_base(file)?;
+        self.prepare(file)?;
         let header = member.header.len() as u64;
         let size = header + member.items.len();
         let place = Placement::new(self.next, &member.name, header, size, alignment)?;
@@ -282,6 +299,10 @@ impl State {
         // So that it ends where the file does: it must not get shorter.
         let shortest = size(0).0;
         let mut at = self.length.saturating_sub(shortest).max(self.next);
+        if self.next == 0 && self.length > 0 {
+            // Behind what a killed writer left of its first member, see `State::of_survey`.
+            at = at.max(LocalHeader::SIZE as u64);
+        }
         if let Publish::Room(room) = publish {
             // In place of the one that was flushed before, if that leaves room enough; else behind it.
             let in_place = self.limit.is_some() && at >= self.next.saturating_add(room);
@@ -307,8 +328,8 @@ impl State {
         } else {
             [seal.as_bytes(), records].concat()
         };
-        let in_place = self.limit.is_some() && at < self.length;
-        NewDirectory { at, body, end_records, end, in_place }
+        let old = self.limit.filter(|_| at < self.length).map(|seal| seal + Seal::SIZE as u64);
+        NewDirectory { at, body, end_records, end, old }
     }
 }
 
@@ -320,16 +341,25 @@ struct NewDirectory {
     end_records: Vec<u8>,
     /// Where the end records end, and so the file.
     end: u64,
-    /// It overwrites one that readers may be looking for.
-    in_place: bool,
+    /// Where the directory starts that it overwrites, which readers may be looking for.
+    old: Option<u64>,
 }
 
 impl NewDirectory {
     /// Writes it so that at no time another program finds a directory that lists only some of the members: it
     /// finds the old one, the new one, or none.
-    fn write(&self, file: &File) -> Result<(), Failure> {
+    fn write(&self, file: &File, sync: bool) -> Result<(), Failure> {
         let behind = self.at + self.body.len() as u64;
-        if !self.in_place || self.body.len() == Seal::SIZE {
+        let Some(old) = self.old else {
+            write_all_at(file, &self.body, self.at)?;
+            return Ok(write_all_at(file, &self.end_records, behind)?);
+        };
+        // Before its seal is overwritten: without that, members that it does not list would not be looked for.
+        blank(file, old)?;
+        if sync {
+            file.sync_data()?;
+        }
+        if self.body.len() == Seal::SIZE {
             write_all_at(file, &self.body, self.at)?;
             return Ok(write_all_at(file, &self.end_records, behind)?);
         }
@@ -342,6 +372,12 @@ impl NewDirectory {
         write_all_at(file, rest, self.at + head.len() as u64)?;
         Ok(write_all_at(file, head, self.at)?)
     }
+}
+
+/// Makes a directory one that cannot be read: where its first record was, or the end records of one that has none,
+/// nothing starts. However few of the bytes are written, no signature is left.
+fn blank(file: &File, directory: u64) -> io::Result<()> {
+    write_all_at(file, &[0; 4], directory)
 }
 
 fn forget<T: PartialEq>(list: &mut Vec<T>, item: &T) {
@@ -431,6 +467,11 @@ impl Archive {
         bytes.extend_from_slice(&member.header);
         member.items.read(member.items.len() as usize, &mut bytes);
         let crc = crc32fast::hash(&bytes[head..]);
+        if place.start() == 0 {
+            write_all_at(self.file(), &bytes[head..], place.file)?;
+            self.finish(place, member, crc)?;
+            return Ok(crc);
+        }
         place.write_local(&member.name, crc, &mut bytes[place.gap as usize..head]);
         let mark = place.end_mark(&member.name, crc);
         if self.sync {
@@ -469,9 +510,23 @@ impl Archive {
             crc.combine(block);
         }
         let crc = crc.finalize();
-        self.write_head(place, member, crc)?;
-        self.write_mark(place, &place.end_mark(&member.name, crc))?;
+        self.finish(place, member, crc)?;
         Ok(crc)
+    }
+
+    /// Makes a member count whose bytes are written, and whose head is the provisional one.
+    ///
+    /// The head comes last: as long as it is provisional, a file with nothing but this member is known as ours.
+    fn finish(&self, place: &Placement, member: &Member, crc: u32) -> Result<(), Failure> {
+        if self.sync {
+            self.file().sync_data()?;
+        }
+        write_all_at(self.file(), &place.end_mark(&member.name, crc), place.end)?;
+        self.write_head(place, member, crc)?;
+        if self.sync {
+            self.file().sync_data()?;
+        }
+        Ok(())
     }
 
     /// Writes what is in front of a member's `.npy` file.
@@ -527,14 +582,14 @@ impl Archive {
             }
             // A failed write may have made the file longer than is known.
             state.length = state.length.max(length);
-            state.vouch_for_base(self.file())?;
+            state.prepare(self.file())?;
             let new = state.place_directory(publish);
-            if new.in_place || state.limit.is_none() {
+            if new.old.is_some() || state.limit.is_none() {
                 state.limit = Some(new.at);
             }
             (new, state.directory.count())
         };
-        new.write(self.file())?;
+        new.write(self.file(), sync)?;
         if sync {
             self.file().sync_data()?;
         }
