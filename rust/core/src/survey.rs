@@ -128,23 +128,20 @@ impl Survey {
         if seal.is_some_and(|seal| !seal.has_end_records(bytes)) {
             return Ok(None);
         }
+        let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.at());
+        // Members that were appended to another program's archive: at most 64 KiB, or the end record would not have
+        // been found.
+        let behind = directory.comment.end..len;
         let seal = seal.filter(|seal| seal.ends(bytes));
         let mut survey = Survey { seal, end: len, is_at_end: true, is_clean: true, ..Survey::default() };
-        let unlisted = match seal {
-            Some(seal) => {
-                survey.end = seal.next();
-                if seal.is_last() { 0..0 } else { seal.listed()..seal.at() }
-            }
-            // Members that were appended to another program's archive: at most 64 KiB, or the end record would
-            // not have been found.
-            None => directory.comment.end..len,
-        };
+        survey.end = seal.map_or(len, |seal| seal.next());
         survey.directory = Some(directory);
-        if unlisted.is_empty() {
+        if room.is_empty() && behind.is_empty() {
             return Ok(Some(survey));
         }
         let mut scan = Scan::new(bytes, survey, go_on);
-        scan.run(unlisted)?;
+        scan.run(room)?;
+        scan.run(behind)?;
         let mut survey = scan.survey;
         survey.is_at_end = true;
         survey.is_clean = seal.is_some() || survey.end == len;

@@ -84,8 +84,8 @@ pub(crate) struct State {
     length: u64,
     /// The end record of an archive of another program, as long as nothing is behind it.
     base: Option<u64>,
-    /// Where a directory of ours starts that members are going to overwrite, as long as it is whole.
-    overwritten: Option<u64>,
+    /// The end record of a directory of ours, as long as zip readers find it.
+    end_record: Option<u64>,
     directory: DirectoryWriter,
     /// Where the members start that are being written.
     starts: Vec<u64>,
@@ -130,7 +130,7 @@ impl State {
             limit: None,
             length: 0,
             base: None,
-            overwritten: None,
+            end_record: None,
             directory: DirectoryWriter::default(),
             starts: Vec::new(),
             large: Vec::new(),
@@ -147,7 +147,11 @@ impl State {
             return Ok(Self::empty());
         }
         let map = mapping::map(file)?;
-        let mut survey = polled(|go_on| Survey::new(&map, Effort::Ours, go_on))?;
+        let mut survey = match polled(|go_on| Survey::new(&map, Effort::Ours, go_on)) {
+            // What a power failure leaves of a new file can be its size alone.
+            Err(Failure::Format(_)) if map.iter().all(|&byte| byte == 0) => Survey::default(),
+            survey => survey?,
+        };
         repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
         Self::of_survey(file, &map, &survey)
     }
@@ -169,6 +173,8 @@ impl State {
             unlisted: !survey.is_whole(),
             ..Self::empty()
         };
+        let end_record =
+            directory.and_then(|directory| directory.comment.start.checked_sub(EndRecord::SIZE as u64));
         let head = LocalHeader::SIGNATURE.to_le_bytes();
         if !survey.is_whole() && bytes.starts_with(&[0; 4]) {
             // NumPy knows an archive by its first bytes, which a power failure can have kept from the disk.
@@ -181,13 +187,15 @@ impl State {
             // Readers may use the directory that was flushed last.
             state.limit = Some(seal.at());
             state.unfinished = true;
-        } else if let Some(seal) = survey.seal.filter(|seal| survey.is_whole() && seal.holds(bytes)) {
-            state.overwritten = Some(seal.directory());
+            state.end_record = end_record.filter(|_| survey.is_at_end);
         } else if let Some(directory) = directory
             && survey.is_at_end
             && survey.found.is_empty()
-            && survey.seal.is_none_or(|seal| !seal.holds(bytes))
         {
+            if survey.seal.is_some_and(|seal| seal.holds(bytes)) {
+                state.end_record = end_record;
+                return Ok(state);
+            }
             if directory.range == (0..0) {
                 // Nothing but an end record.
                 state.next = 0;
@@ -195,7 +203,7 @@ impl State {
             }
             // Another program's, or not what we wrote any more: it stays, and members go behind it.
             state.next = state.length;
-            state.base = directory.comment.start.checked_sub(EndRecord::SIZE as u64);
+            state.base = end_record;
         }
         Ok(state)
     }
@@ -228,8 +236,8 @@ impl State {
     }
 
     /// Once, and before anything else is written to an archive that was there: without it, nothing would vouch for
-    /// the directory of another program in front of the members that follow; and members that are not in a
-    /// directory of ours would be missed if what they overwrite of it is its seal alone.
+    /// the directory of another program in front of the members that follow; and a directory of ours of which members
+    /// overwrite a part could still be believed.
     fn prepare(&mut self, file: &File) -> Result<(), Failure> {
         if let Some(end_record) = self.base {
             write_all_at(file, Base::new(self.next, end_record).as_bytes(), self.next)?;
@@ -238,10 +246,10 @@ impl State {
             (self.unfinished, self.unlisted) = (true, true);
             self.base = None;
         }
-        if let Some(directory) = self.overwritten {
-            blank(file, directory)?;
-            (self.unfinished, self.unlisted) = (true, true);
-            self.overwritten = None;
+        if self.limit.is_none()
+            && let Some(end_record) = self.end_record.take()
+        {
+            blank(file, end_record)?;
         }
         Ok(())
     }
@@ -328,8 +336,9 @@ impl State {
         } else {
             [seal.as_bytes(), records].concat()
         };
-        let old = self.limit.filter(|_| at < self.length).map(|seal| seal + Seal::SIZE as u64);
-        NewDirectory { at, body, end_records, end, old }
+        // One that is wholly behind the old one leaves it to readers until it is whole.
+        let old_end_record = self.end_record.filter(|_| at < self.length);
+        NewDirectory { at, body, end_records, end, old_end_record }
     }
 }
 
@@ -341,43 +350,30 @@ struct NewDirectory {
     end_records: Vec<u8>,
     /// Where the end records end, and so the file.
     end: u64,
-    /// Where the directory starts that it overwrites, which readers may be looking for.
-    old: Option<u64>,
+    /// The end record of a directory that it overwrites.
+    old_end_record: Option<u64>,
 }
 
 impl NewDirectory {
-    /// Writes it so that at no time another program finds a directory that lists only some of the members: it
-    /// finds the old one, the new one, or none.
-    fn write(&self, file: &File, sync: bool) -> Result<(), Failure> {
-        let behind = self.at + self.body.len() as u64;
-        let Some(old) = self.old else {
-            write_all_at(file, &self.body, self.at)?;
-            return Ok(write_all_at(file, &self.end_records, behind)?);
-        };
-        // Before its seal is overwritten: without that, members that it does not list would not be looked for.
-        blank(file, old)?;
-        if sync {
-            file.sync_data()?;
+    /// Writes it so that at no time anybody finds a directory that lists only some of the members: it is the old
+    /// one, the new one, or none, in which case we look for the members themselves.
+    fn write(&self, file: &File, sync: bool) -> io::Result<()> {
+        let barrier = || if sync { file.sync_data() } else { Ok(()) };
+        if let Some(end_record) = self.old_end_record {
+            blank(file, end_record)?;
         }
-        if self.body.len() == Seal::SIZE {
-            write_all_at(file, &self.body, self.at)?;
-            return Ok(write_all_at(file, &self.end_records, behind)?);
-        }
-        // The new end record leads to where no record starts until the first one has its signature.
-        let (head, rest) = self.body.split_at(Seal::SIZE + 4);
-        let mut blank = head.to_vec();
-        blank[Seal::SIZE..].fill(0);
-        write_all_at(file, &blank, self.at)?;
-        write_all_at(file, &self.end_records, behind)?;
-        write_all_at(file, rest, self.at + head.len() as u64)?;
-        Ok(write_all_at(file, head, self.at)?)
+        // The members, too.
+        barrier()?;
+        write_all_at(file, &self.body, self.at)?;
+        barrier()?;
+        write_all_at(file, &self.end_records, self.at + self.body.len() as u64)?;
+        barrier()
     }
 }
 
-/// Makes a directory one that cannot be read: where its first record was, or the end records of one that has none,
-/// nothing starts. However few of the bytes are written, no signature is left.
-fn blank(file: &File, directory: u64) -> io::Result<()> {
-    write_all_at(file, &[0; 4], directory)
+/// Makes an end record one that nobody finds: however few of the bytes are written, no signature is left.
+fn blank(file: &File, end_record: u64) -> io::Result<()> {
+    write_all_at(file, &[0; 4], end_record)
 }
 
 fn forget<T: PartialEq>(list: &mut Vec<T>, item: &T) {
@@ -565,9 +561,6 @@ impl Archive {
 
     fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
         let publishing = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
-        if sync {
-            self.file().sync_data()?;
-        }
         let length = self.file().metadata()?.len();
         let (new, listed) = {
             let mut state = self.lock()?;
@@ -584,17 +577,18 @@ impl Archive {
             state.length = state.length.max(length);
             state.prepare(self.file())?;
             let new = state.place_directory(publish);
-            if new.old.is_some() || state.limit.is_none() {
+            if new.old_end_record.is_some() || state.limit.is_none() {
                 state.limit = Some(new.at);
+            }
+            if new.old_end_record.is_some() {
+                state.end_record = None;
             }
             (new, state.directory.count())
         };
         new.write(self.file(), sync)?;
-        if sync {
-            self.file().sync_data()?;
-        }
         let mut state = self.lock()?;
         state.length = state.length.max(new.end);
+        state.end_record = Some(state.directory.end_record(new.end));
         state.limit = (publish != Publish::Last).then_some(new.at);
         state.unfinished = publish != Publish::Last;
         state.unlisted = state.directory.count() != listed || !state.starts.is_empty();
