@@ -261,15 +261,18 @@ EXTREMES = (
 
 
 def power_states(disk: Disk, path: Path, each: int, count: int, chance: random.Random) -> Iterator[State]:
+    moment = f"event {count}, "
     for number in range(each):
         kind = chance.choice(EXTREMES) if number == 0 else "random"
         names = names_after(disk, chance.randint(0, len(disk.pending_names)))
         inode = names.get(str(path))
         if inode is None:
-            yield State(None, count, "without its name")
+            yield State(None, count, moment + "without its name")
             continue
         block = chance.choice([512, PAGE])
-        yield State(torn(disk.inodes[inode], kind, block, chance), count, f"{kind}, blocks of {block} B")
+        yield State(
+            torn(disk.inodes[inode], kind, block, chance), count, f"{moment}{kind}, blocks of {block} B"
+        )
 
 
 def torn(file: Inode, kind: str, block: int, chance: random.Random) -> bytes:

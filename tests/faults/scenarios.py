@@ -76,7 +76,7 @@ def small(script: Script, **options: Any) -> None:
     script.open("x", **options).write("a", np.arange(100.0)).write("0-d", 1.5).write(
         "empty", np.zeros((0, 5))
     )
-    script.write("folder/ä", noise(9000)).write("a", np.arange(50)).write("n" * 5000, noise(100)).close()
+    script.write("folder/ä", noise(9000)).write("a", np.arange(50)).write("n" * 4000, noise(100)).close()
 
 
 def flushes(script: Script, **options: Any) -> None:

@@ -88,6 +88,16 @@ impl Survey {
             },
             Err(error) => error,
         };
+        // Of what was being written behind an archive when the power failed there can be nothing but the new size.
+        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        if used < bytes.len()
+            && let Ok(directory) = Directory::locate(&bytes[..used])
+            && directory.is_begun(bytes).and_then(|()| directory.is_outermost(bytes)).is_ok()
+            && let Some(survey) = Self::with_directory(bytes, directory, &mut go_on)?
+            && survey.found.is_empty()
+        {
+            return Ok(Survey { is_clean: false, ..survey });
+        }
         Self::without_directory(bytes, error, effort, go_on)
     }
 

@@ -238,10 +238,13 @@ impl State {
     /// Once, and before anything else is written to an archive that was there: without it, nothing would vouch for
     /// the directory of another program in front of the members that follow; and a directory of ours of which members
     /// overwrite a part could still be believed.
-    fn prepare(&mut self, file: &File) -> Result<(), Failure> {
+    fn prepare(&mut self, file: &File, sync: bool) -> Result<(), Failure> {
         if let Some(end_record) = self.base {
             write_all_at(file, Base::new(self.next, end_record).as_bytes(), self.next)?;
             self.next += Base::SIZE as u64;
+            if sync {
+                file.sync_data()?;
+            }
             self.length = self.length.max(self.next);
             (self.unfinished, self.unlisted) = (true, true);
             self.base = None;
@@ -255,11 +258,11 @@ impl State {
     }
 
     /// Reserves a range for a member.
-    fn reserve(&mut self, file: &File, member: &Member, alignment: Alignment) -> Result<Reserved, Failure> {
-        self.prepare(file)?;
+    fn reserve(&mut self, archive: &Archive, member: &Member) -> Result<Reserved, Failure> {
+        self.prepare(archive.file(), archive.sync)?;
         let header = member.header.len() as u64;
         let size = header + member.items.len();
-        let place = Placement::new(self.next, &member.name, header, size, alignment)?;
+        let place = Placement::new(self.next, &member.name, header, size, archive.alignment)?;
         if self.limit.is_some_and(|limit| place.next() > limit) {
             return Ok(Reserved::NoRoom(place.next() - self.next));
         }
@@ -430,7 +433,7 @@ impl Archive {
 
     /// Reserves a range for a member, in the state that is locked already.
     pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
-        state.reserve(self.file(), member, self.alignment)
+        state.reserve(self, member)
     }
 
     /// Writes a member into its range and enters it in the directory.
@@ -518,6 +521,9 @@ impl Archive {
             self.file().sync_data()?;
         }
         write_all_at(self.file(), &place.end_mark(&member.name, crc), place.end)?;
+        if self.sync && place.start() == 0 {
+            self.file().sync_data()?;
+        }
         self.write_head(place, member, crc)?;
         if self.sync {
             self.file().sync_data()?;
@@ -575,7 +581,7 @@ impl Archive {
             }
             // A failed write may have made the file longer than is known.
             state.length = state.length.max(length);
-            state.prepare(self.file())?;
+            state.prepare(self.file(), sync)?;
             let new = state.place_directory(publish);
             if new.old_end_record.is_some() || state.limit.is_none() {
                 state.limit = Some(new.at);

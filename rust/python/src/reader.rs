@@ -195,7 +195,7 @@ impl Opened {
             }
             Err(failure) => return Err(failure),
         };
-        let has_all = survey.is_at_end && survey.found.is_empty();
+        let has_all = survey.is_whole();
         let unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
         Ok(Opened { map, index, identity, unlisted })
     }
