@@ -1,8 +1,7 @@
-//! An archive that is open for writing, without Python: ranges, members, directories.
+//! An archive that is open for writing: threads, and what they write to the file.
 //!
-//! What can be lost at any moment is the directory, which is derived. Members are what counts: one is there once
-//! its end mark is ([`mmnpz_core::mark`]), and that is written last. So whatever stands in the file when a process
-//! is killed, [`Survey`] finds every member whose `write` had returned.
+//! Where things go is the core's to say ([`mmnpz_core::append`]). What is written here in which order, and what is
+//! synced, makes that come true: a member's end mark after all else of it, a directory after its members.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,14 +10,11 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use mmnpz_core::directory::DirectoryWriter;
+use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
-use mmnpz_core::mark::{Base, Seal};
 use mmnpz_core::survey::{Effort, Survey};
-use mmnpz_core::zip::EndRecord;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use zerocopy::IntoBytes;
 
 use crate::error::{Failure, check_signals, polled};
 use crate::file::{self, Locked, write_all_at};
@@ -38,12 +34,6 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// So many blocks are written between two looks at pending signals.
 const POLL_BLOCKS: usize = 16;
 
-/// The room that a flushed directory leaves in front of it: so much at least and at most, and else a share of the
-/// file. It is a hole in the file, which takes no space on the disk until something is written there.
-const LEAST_ROOM: u64 = 1 << 16;
-const MOST_ROOM: u64 = 1 << 30;
-const ROOM_SHARE: u64 = 8;
-
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -59,7 +49,6 @@ pub(crate) enum Mode {
 pub(crate) struct Archive {
     pub(crate) path: PathBuf,
     locked: Locked,
-    alignment: Alignment,
     /// Whether all that is said to be written survives a power failure.
     sync: bool,
     /// How often this process was forked off when it was opened. A forked child has a copy of the state that
@@ -75,23 +64,9 @@ pub(crate) struct Archive {
 /// What the threads that write share. It is locked for moments: to reserve a range, and to enter what was
 /// written.
 pub(crate) struct State {
-    /// Where the next member starts.
-    next: u64,
-    /// What reaches past this byte would overwrite a directory that readers use.
-    limit: Option<u64>,
-    /// How long the file is: it never gets shorter, as others may have it mapped.
-    length: u64,
-    /// The end record of an archive of another program, as long as nothing is behind it.
-    base: Option<u64>,
-    directory: DirectoryWriter,
-    /// Where the members start that are being written.
-    starts: Vec<u64>,
+    pub(crate) appender: Appender,
     /// The threads that write a large member: these look at signals meanwhile.
     large: Vec<ThreadId>,
-    /// The directory in the file does not list all that is there, or leaves room.
-    unfinished: bool,
-    /// Something was written that the directory in the file does not list.
-    unlisted: bool,
     pub(crate) closed: bool,
 }
 
@@ -102,252 +77,15 @@ pub(crate) struct Member {
     pub(crate) items: Items,
 }
 
-/// What a thread gets that wants to write a member.
-pub(crate) enum Reserved {
-    Place(Placement),
-    /// There is no room in front of the directory that readers use: a new one must be written first, with so much
-    /// room.
-    NoRoom(u64),
-}
-
-/// What a directory is written for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Publish {
-    /// Readers, while writing goes on: with room for at least so much.
-    Room(u64),
-    /// Good.
-    Last,
-}
-
-impl State {
-    /// Nothing is there.
-    pub(crate) fn empty() -> Self {
-        State {
-            next: 0,
-            limit: None,
-            length: 0,
-            base: None,
-            directory: DirectoryWriter::default(),
-            starts: Vec::new(),
-            large: Vec::new(),
-            unfinished: true,
-            unlisted: true,
-            closed: false,
-        }
+/// What is in a file, to go on behind it. Members that no directory lists are taken up if their checksums are right.
+fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
+    if file.metadata()?.len() == 0 {
+        return Ok(Appender::new(alignment));
     }
-
-    /// What is in a file. Members that no directory lists are taken up if their checksums are right.
-    fn of_file(file: &File) -> Result<Self, Failure> {
-        let length = file.metadata()?.len();
-        if length == 0 {
-            return Ok(Self::empty());
-        }
-        let map = mapping::map(file)?;
-        let mut survey = polled(|go_on| Survey::new(&map, Effort::Ours, go_on))?;
-        repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
-        Self::of_survey(file, &map, &survey)
-    }
-
-    /// The state that goes on behind what was found in a file.
-    pub(crate) fn of_survey(file: &File, bytes: &[u8], survey: &Survey) -> Result<Self, Failure> {
-        let directory = survey.directory.as_ref();
-        let part = |range| mmnpz_core::index::slice(bytes, range).unwrap_or_default();
-        let records = directory.map_or(&[][..], |directory| part(&directory.range));
-        let comment = directory.map_or(&[][..], |directory| part(&directory.comment));
-        let shift = directory.map_or(0, |directory| directory.shift);
-        let directory_writer =
-            DirectoryWriter::resume(records, &survey.found_records(bytes), shift, comment)?;
-        let mut state = State {
-            next: survey.end,
-            length: bytes.len() as u64,
-            directory: directory_writer,
-            unfinished: !survey.is_whole(),
-            unlisted: !survey.is_whole(),
-            ..Self::empty()
-        };
-        if survey.is_foreign {
-            // Nothing vouches for these members but a directory, which therefore comes first.
-            state.end_foreign(file)?;
-        } else if let Some(seal) = survey.seal.filter(|seal| !seal.is_last()) {
-            // Readers may use the directory that was flushed last.
-            state.limit = Some(seal.at());
-            state.unfinished = true;
-        } else if let Some(directory) = directory
-            && survey.is_at_end
-            && survey.found.is_empty()
-            && survey.seal.is_none_or(|seal| !seal.holds(bytes))
-        {
-            if directory.range == (0..0) {
-                // Nothing but an end record.
-                state.next = 0;
-                return Ok(state);
-            }
-            // Another program's, or not what we wrote any more: it stays, and members go behind it.
-            state.next = state.length;
-            state.base = directory.comment.start.checked_sub(EndRecord::SIZE as u64);
-        }
-        Ok(state)
-    }
-
-    /// Whether there is a member of this name.
-    pub(crate) fn contains(&mut self, name: &StoredName) -> bool {
-        self.directory.contains(name)
-    }
-
-    /// The names of all arrays, in the order of their members; a name as often as it was written.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.directory.names().collect()
-    }
-
-    /// How many members there are.
-    pub(crate) fn count(&self) -> u64 {
-        self.directory.count()
-    }
-
-    /// Writes the directory of members of another program, whose own was lost, as that program would have.
-    fn end_foreign(&mut self, file: &File) -> Result<(), Failure> {
-        let end_records = self.directory.end_records(self.length);
-        let bytes = [self.directory.records(), &end_records].concat();
-        write_all_at(file, &bytes, self.length)?;
-        self.length += bytes.len() as u64;
-        self.next = self.length;
-        self.base = Some(self.length - EndRecord::SIZE as u64);
-        (self.unfinished, self.unlisted) = (false, false);
-        Ok(())
-    }
-
-    /// Once for each archive of another program, and before anything else is written: without it, nothing would
-    /// vouch for the directory in front of the members that follow.
-    fn vouch_for_base(&mut self, file: &File) -> Result<(), Failure> {
-        if let Some(end_record) = self.base {
-            write_all_at(file, Base::new(self.next, end_record).as_bytes(), self.next)?;
-            self.next += Base::SIZE as u64;
-            self.length = self.length.max(self.next);
-            (self.unfinished, self.unlisted) = (true, true);
-            self.base = None;
-        }
-        Ok(())
-    }
-
-    /// Reserves a range for a member.
-    fn reserve(&mut self, file: &File, member: &Member, alignment: Alignment) -> Result<Reserved, Failure> {
-        self.vouch_for_base(file)?;
-        let header = member.header.len() as u64;
-        let size = header + member.items.len();
-        let place = Placement::new(self.next, &member.name, header, size, alignment)?;
-        if self.limit.is_some_and(|limit| place.next() > limit) {
-            return Ok(Reserved::NoRoom(place.next() - self.next));
-        }
-        self.next = place.next();
-        self.starts.push(place.start());
-        if is_large(&place) {
-            self.large.push(thread::current().id());
-        }
-        (self.unfinished, self.unlisted) = (true, true);
-        Ok(Reserved::Place(place))
-    }
-
-    /// Enters a member that has been written, or gives its range back.
-    fn settle(&mut self, file: &File, place: &Placement, name: &StoredName, written: Result<u32, &Failure>) {
-        forget(&mut self.starts, &place.start());
-        if is_large(place) {
-            forget(&mut self.large, &thread::current().id());
-        }
-        match written {
-            Ok(crc) => {
-                self.directory.push(place, name, crc);
-                self.length = self.length.max(place.next());
-            }
-            // The range is free again if nobody reserved one behind it; else it stays a gap.
-            Err(_) if self.next == place.next() => {
-                self.next = place.start();
-                if self.limit.is_none() {
-                    // So is what it took of the disk. No reader has been told of anything there.
-                    let _ = file.set_len(self.length.max(self.next));
-                }
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Where the seal of a directory of so many bytes goes, end records included, and what it says. Readers may use
-    /// the one that is there until this one is whole, if there is one and `next` leaves room for it.
-    fn place_directory(&self, publish: Publish) -> NewDirectory {
-        let records = self.directory.records();
-        let size = |at: u64| {
-            let directory = at + Seal::SIZE as u64;
-            let end_records = self.directory.end_records(directory);
-            (directory + (records.len() + end_records.len()) as u64, end_records)
-        };
-        // So that it ends where the file does: it must not get shorter.
-        let shortest = size(0).0;
-        let mut at = self.length.saturating_sub(shortest).max(self.next);
-        if let Publish::Room(room) = publish {
-            // In place of the one that was flushed before, if that leaves room enough; else behind it.
-            let in_place = self.limit.is_some() && at >= self.next.saturating_add(room);
-            if !in_place {
-                let share = (self.next / ROOM_SHARE).clamp(LEAST_ROOM, MOST_ROOM);
-                at = self.length.max(self.next).saturating_add(room.saturating_add(share));
-            }
-        }
-        let (mut end, mut end_records) = size(at);
-        if end < self.length {
-            // A larger offset can only make the end records longer.
-            at += self.length - end;
-            (end, end_records) = size(at);
-        }
-        let listed = self.starts.iter().copied().min().unwrap_or(self.next);
-        let last = publish == Publish::Last;
-        let seal = Seal::new(at, (listed, self.next), records, &end_records, last);
-        // An empty archive is an end record and nothing else: that is how NumPy knows it.
-        let body = if self.length == 0 && self.next == 0 {
-            end_records = self.directory.end_records(0);
-            end = end_records.len() as u64;
-            Vec::new()
-        } else {
-            [seal.as_bytes(), records].concat()
-        };
-        let in_place = self.limit.is_some() && at < self.length;
-        NewDirectory { at, body, end_records, end, in_place }
-    }
-}
-
-/// A directory that is going to be written.
-struct NewDirectory {
-    at: u64,
-    /// Seal and records.
-    body: Vec<u8>,
-    end_records: Vec<u8>,
-    /// Where the end records end, and so the file.
-    end: u64,
-    /// It overwrites one that readers may be looking for.
-    in_place: bool,
-}
-
-impl NewDirectory {
-    /// Writes it so that at no time another program finds a directory that lists only some of the members: it
-    /// finds the old one, the new one, or none.
-    fn write(&self, file: &File) -> Result<(), Failure> {
-        let behind = self.at + self.body.len() as u64;
-        if !self.in_place || self.body.len() == Seal::SIZE {
-            write_all_at(file, &self.body, self.at)?;
-            return Ok(write_all_at(file, &self.end_records, behind)?);
-        }
-        // The new end record leads to where no record starts until the first one has its signature.
-        let (head, rest) = self.body.split_at(Seal::SIZE + 4);
-        let mut blank = head.to_vec();
-        blank[Seal::SIZE..].fill(0);
-        write_all_at(file, &blank, self.at)?;
-        write_all_at(file, &self.end_records, behind)?;
-        write_all_at(file, rest, self.at + head.len() as u64)?;
-        Ok(write_all_at(file, head, self.at)?)
-    }
-}
-
-fn forget<T: PartialEq>(list: &mut Vec<T>, item: &T) {
-    if let Some(at) = list.iter().position(|other| other == item) {
-        list.swap_remove(at);
-    }
+    let map = mapping::map(file)?;
+    let mut survey = polled(|go_on| Survey::new(&map, Effort::Ours, go_on))?;
+    repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
+    Ok(Appender::resume(&map, &survey, alignment)?)
 }
 
 /// Whether a member is written in blocks.
@@ -366,18 +104,20 @@ impl Archive {
             locked.file.sync_all()?;
             file::sync_folder(&path)?;
         }
-        let state = if mode == Mode::Append { State::of_file(&locked.file)? } else { State::empty() };
-        Ok(Self::new(path, locked, state, alignment, sync))
+        let appender = match mode {
+            Mode::Append => resume(&locked.file, alignment)?,
+            Mode::Create | Mode::Replace => Appender::new(alignment),
+        };
+        Ok(Self::new(path, locked, appender, sync))
     }
 
-    pub(crate) fn new(path: PathBuf, locked: Locked, state: State, alignment: Alignment, sync: bool) -> Self {
+    pub(crate) fn new(path: PathBuf, locked: Locked, appender: Appender, sync: bool) -> Self {
         Archive {
             path,
             locked,
-            alignment,
             sync,
             forks: fork::count(),
-            state: Mutex::new(state),
+            state: Mutex::new(State { appender, large: Vec::new(), closed: false }),
             finished: Condvar::new(),
             publishing: Mutex::default(),
         }
@@ -398,18 +138,47 @@ impl Archive {
 
     /// Reserves a range for a member, in the state that is locked already.
     pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
-        state.reserve(self.file(), member, self.alignment)
+        self.vouch_for_base(state)?;
+        let header = member.header.len() as u64;
+        let reserved = state.appender.reserve(&member.name, header, header + member.items.len())?;
+        if let Reserved::Place(place) = &reserved
+            && is_large(place)
+        {
+            state.large.push(thread::current().id());
+        }
+        Ok(reserved)
+    }
+
+    /// Writes what vouches for the directory of another program, under the lock: once for each such archive, and
+    /// before anything else.
+    fn vouch_for_base(&self, state: &mut State) -> Result<(), Failure> {
+        if let Some((at, base)) = state.appender.base() {
+            write_all_at(self.file(), &base, at)?;
+            state.appender.base_is_written();
+        }
+        Ok(())
     }
 
     /// Writes a member into its range and enters it in the directory.
     pub(crate) fn write(&self, place: &Placement, mut member: Member) -> Result<(), Failure> {
-        let written = if is_large(place) {
-            self.write_large(place, &member)
-        } else {
-            self.write_small(place, &mut member)
-        };
+        let large = is_large(place);
+        let written =
+            if large { self.write_large(place, &member) } else { self.write_small(place, &mut member) };
         let mut state = self.lock()?;
-        state.settle(self.file(), place, &member.name, written.as_ref().copied());
+        if large {
+            let this = thread::current().id();
+            let found = state.large.iter().position(|&thread| thread == this);
+            found.map(|at| state.large.swap_remove(at));
+        }
+        match &written {
+            Ok(crc) => state.appender.finish(place, &member.name, *crc),
+            Err(_) => {
+                if let Some(length) = state.appender.abandon(place) {
+                    // Under the lock, before anybody else gets the range. If it fails, the file is only longer.
+                    let _ = self.file().set_len(length);
+                }
+            }
+        }
         if state.closed {
             // Somebody waits in `close`. Telling nobody would cost a system call too.
             self.finished.notify_all();
@@ -509,41 +278,25 @@ impl Archive {
     }
 
     fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
+        // One at a time, and without the state's own lock while it is being written.
         let publishing = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
         if sync {
             self.file().sync_data()?;
         }
         let length = self.file().metadata()?.len();
-        let (new, listed) = {
+        let new = {
             let mut state = self.lock()?;
-            let needed = match publish {
-                Publish::Last => state.unfinished,
-                // Of a new file there is nothing to show; room in front of an end record would be no archive.
-                Publish::Room(0) => state.unlisted && state.next > 0,
-                Publish::Room(size) => state.limit.is_some_and(|limit| state.next + size > limit),
-            };
-            if !needed {
+            if !state.appender.needs(publish) {
                 return Ok(());
             }
-            // A failed write may have made the file longer than is known.
-            state.length = state.length.max(length);
-            state.vouch_for_base(self.file())?;
-            let new = state.place_directory(publish);
-            if new.in_place || state.limit.is_none() {
-                state.limit = Some(new.at);
-            }
-            (new, state.directory.count())
+            self.vouch_for_base(&mut state)?;
+            state.appender.publish(publish, length)
         };
-        new.write(self.file())?;
+        new.write(|bytes, at| write_all_at(self.file(), bytes, at))?;
         if sync {
             self.file().sync_data()?;
         }
-        let mut state = self.lock()?;
-        state.length = state.length.max(new.end);
-        state.limit = (publish != Publish::Last).then_some(new.at);
-        state.unfinished = publish != Publish::Last;
-        state.unlisted = state.directory.count() != listed || !state.starts.is_empty();
-        drop(state);
+        self.lock()?.appender.is_published(&new);
         drop(publishing);
         Ok(())
     }
@@ -556,9 +309,9 @@ impl Archive {
             return Err(Failure::Writing);
         }
         state.closed = true;
-        while !state.starts.is_empty() {
+        while state.appender.is_busy() {
             state = self.finished.wait_timeout(state, PATIENCE).map_err(|_| Failure::Poisoned)?.0;
-            if !state.starts.is_empty() {
+            if state.appender.is_busy() {
                 drop(state);
                 let interrupted = check_signals();
                 state = self.lock()?;

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use mmnpz_core::append::Appender;
 use mmnpz_core::layout::Alignment;
 use mmnpz_core::mark::{END_MARK, Local};
 use mmnpz_core::name;
 use mmnpz_core::survey::{Effort, Survey};
 use pyo3::prelude::*;
 
-use crate::archive::{Archive, State};
+use crate::archive::Archive;
 use crate::detach::detached;
 use crate::error::{Failure, check_signals, polled};
 use crate::{file, mapping};
@@ -81,7 +82,7 @@ fn repair_file(
     let length = locked.file.metadata()?.len();
     let alignment = Alignment::new(1)?;
     if length == 0 {
-        Archive::new(path.to_owned(), locked, State::empty(), alignment, true).close()?;
+        Archive::new(path.to_owned(), locked, Appender::new(alignment), true).close()?;
         return Ok((0, Vec::new(), Vec::new(), true));
     }
     let map = mapping::map(&locked.file)?;
@@ -109,8 +110,14 @@ fn repair_file(
         Some(name.strip_suffix(name::EXTENSION)?.to_owned())
     });
     let found = found.collect();
-    let state = State::of_survey(&locked.file, &map, &survey)?;
-    let count = state.count();
-    Archive::new(path.to_owned(), locked, state, alignment, true).close()?;
+    let appender = Appender::resume(&map, &survey, alignment)?;
+    let count = appender.count();
+    if survey.is_foreign {
+        let (at, directory) = appender.foreign_directory();
+        file::write_all_at(&locked.file, &directory, at)?;
+        locked.file.sync_data()?;
+    } else {
+        Archive::new(path.to_owned(), locked, appender, true).close()?;
+    }
     Ok((count, found, dropped, true))
 }
