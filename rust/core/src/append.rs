@@ -17,7 +17,7 @@ use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal};
 use crate::survey::Survey;
-use crate::zip::EndRecord;
+use crate::zip::{EndRecord, LocalHeader};
 
 /// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
 /// the file. It is a hole in the file, which takes no space on the disk until something is written there.
@@ -44,6 +44,21 @@ pub enum Reserved {
     NoRoom(u64),
 }
 
+/// What must be in a file before members are appended.
+#[derive(Debug, Clone, Copy)]
+enum Prologue {
+    /// Behind an archive of another program: what vouches for its directory, by its end record.
+    Base(u64),
+    /// In front of a directory of ours with room: that it need not be the last.
+    Seal(Seal),
+    /// In place of the signature of the end record of a directory of ours, which members are going to overwrite.
+    Blank(u64),
+}
+
+/// What makes an end record one that nobody finds: however little of it is written, no signature is left. Whatever
+/// part of a directory is in the file, an end record that leads to it lets it be believed.
+const BLANK: [u8; 4] = [0; 4];
+
 /// The state of an archive that is written to.
 #[derive(Debug, Clone)]
 pub struct Appender {
@@ -54,8 +69,10 @@ pub struct Appender {
     limit: Option<u64>,
     /// How long the file is at least.
     length: u64,
-    /// The end record of an archive of another program, as long as nothing vouches for it.
-    base: Option<u64>,
+    /// What must be in the file before anything else is.
+    prologue: Option<Prologue>,
+    /// The end record of a directory that readers use.
+    end_record: Option<u64>,
     directory: DirectoryWriter,
     /// Where the members start that are being written.
     starts: Vec<u64>,
@@ -73,7 +90,8 @@ impl Appender {
             next: 0,
             limit: None,
             length: 0,
-            base: None,
+            prologue: None,
+            end_record: None,
             directory: DirectoryWriter::default(),
             starts: Vec::new(),
             is_unfinished: true,
@@ -99,23 +117,36 @@ impl Appender {
             has_unlisted: !survey.is_whole(),
             ..Self::new(alignment)
         };
-        if let Some(seal) = survey.seal.filter(|seal| !seal.is_last()) {
-            // Readers may use the directory that was flushed last.
-            appender.limit = Some(seal.at());
-            appender.is_unfinished = true;
-        } else if let Some(directory) = directory
-            && survey.is_at_end
-            && survey.found.is_empty()
-            && survey.seal.is_none_or(|seal| !seal.holds(bytes))
-        {
-            if directory.range == (0..0) {
-                // Nothing but an end record.
-                appender.next = 0;
-            } else {
-                // Another program's, or not what we wrote any more: it stays, and members go behind it.
-                appender.next = appender.length;
-                appender.base = directory.comment.start.checked_sub(EndRecord::SIZE as u64);
+        let end_record =
+            directory.and_then(|directory| directory.comment.start.checked_sub(EndRecord::SIZE as u64));
+        match (survey.seal, directory) {
+            (Some(seal), _) if !seal.is_last() => {
+                // Readers may use the directory that was flushed last.
+                appender.limit = Some(seal.at());
+                appender.end_record = end_record.filter(|_| survey.is_at_end);
+                appender.is_unfinished = true;
             }
+            (Some(seal), _) if seal.holds(bytes) => {
+                if seal.at() > seal.next() {
+                    // An earlier writer has left room.
+                    appender.limit = Some(seal.at());
+                    appender.end_record = end_record.filter(|_| survey.is_at_end);
+                    appender.prologue = Some(Prologue::Seal(seal));
+                } else if survey.is_at_end {
+                    appender.prologue = end_record.map(Prologue::Blank);
+                }
+            }
+            (_, Some(directory)) if survey.is_at_end && survey.found.is_empty() => {
+                if directory.range == (0..0) {
+                    // Nothing but an end record.
+                    appender.next = 0;
+                } else {
+                    // Another program's, or not what we wrote any more: it stays, and members go behind it.
+                    appender.next = appender.length;
+                    appender.prologue = end_record.map(Prologue::Base);
+                }
+            }
+            _ => {}
         }
         Ok(appender)
     }
@@ -135,19 +166,22 @@ impl Appender {
         self.directory.count()
     }
 
-    /// What must be in the file before anything else is written, and where.
-    pub fn base(&self) -> Option<(u64, [u8; Base::SIZE])> {
-        let mut bytes = [0; Base::SIZE];
-        bytes.copy_from_slice(Base::new(self.next, self.base?).as_bytes());
-        Some((self.next, bytes))
+    /// What must be written before anything else is, and where.
+    pub fn prologue(&self) -> Option<(u64, Vec<u8>)> {
+        Some(match self.prologue? {
+            Prologue::Base(end_record) => (self.next, Base::new(self.next, end_record).as_bytes().to_vec()),
+            Prologue::Seal(seal) => (seal.at(), seal.reopened().as_bytes().to_vec()),
+            Prologue::Blank(end_record) => (end_record, BLANK.to_vec()),
+        })
     }
 
-    /// It is there.
-    pub fn base_is_written(&mut self) {
-        self.next += Base::SIZE as u64;
-        self.length = self.length.max(self.next);
+    /// It is written.
+    pub fn prologue_is_written(&mut self) {
+        if let Some(Prologue::Base(_)) = self.prologue.take() {
+            self.next += Base::SIZE as u64;
+            self.length = self.length.max(self.next);
+        }
         (self.is_unfinished, self.has_unlisted) = (true, true);
-        self.base = None;
     }
 
     /// Reserves a range for an `.npy` file of `size` bytes whose first `npy_header` bytes are its header.
@@ -210,13 +244,16 @@ impl Appender {
         let new = if self.length == 0 && self.next == 0 {
             // An empty archive is an end record and nothing else: that is how NumPy knows it.
             let end_records = self.directory.end_records(0);
-            NewDirectory { at: 0, body: Vec::new(), end_records, in_place: false, count: 0, publish }
+            self.new_directory(0, Vec::new(), end_records, publish)
         } else {
             self.place_directory(publish)
         };
-        if new.in_place || self.limit.is_none() {
+        if new.overwritten.is_some() || self.limit.is_none() {
             // Members that are reserved while it is being written stay in front of it.
             self.limit = Some(new.at);
+        }
+        if new.overwritten.is_some() {
+            self.end_record = None;
         }
         new
     }
@@ -228,8 +265,10 @@ impl Appender {
             let end_records = self.directory.end_records(directory);
             (directory + (records.len() + end_records.len()) as u64, end_records)
         };
-        // So that it ends where the file does.
-        let mut at = self.length.saturating_sub(ends(0).0).max(self.next);
+        // So that it ends where the file does; behind what a killed writer left of the header of the first member, as
+        // NumPy knows an archive by its first bytes.
+        let least = if self.next == 0 { LocalHeader::SIZE as u64 } else { self.next };
+        let mut at = self.length.saturating_sub(ends(0).0).max(least);
         if let Publish::Room(room) = publish {
             // In place of the one that was published before, if that leaves room enough; else behind it, so that
             // readers can use the one until the other is there.
@@ -248,14 +287,21 @@ impl Appender {
         debug_assert!(end >= self.length);
         let listed = self.starts.iter().copied().min().unwrap_or(self.next);
         let seal = Seal::new(at, (listed, self.next), records, &end_records, publish == Publish::Last);
-        let in_place = self.limit.is_some() && at < self.length;
-        let body = [seal.as_bytes(), records].concat();
-        NewDirectory { at, body, end_records, in_place, count: self.directory.count(), publish }
+        self.new_directory(at, [seal.as_bytes(), records].concat(), end_records, publish)
+    }
+
+    fn new_directory(&self, at: u64, body: Vec<u8>, end_records: Vec<u8>, publish: Publish) -> NewDirectory {
+        let end = at + (body.len() + end_records.len()) as u64;
+        let zip64 = (self.directory.end_record(end) - at) as usize - body.len();
+        // One that is wholly behind the old one leaves that to readers until it is there.
+        let overwritten = self.end_record.filter(|_| at < self.length);
+        NewDirectory { at, body, end_records, zip64, overwritten, count: self.directory.count(), publish }
     }
 
     /// A directory is in the file.
     pub fn is_published(&mut self, new: &NewDirectory) {
         self.length = self.length.max(new.end());
+        self.end_record = Some(self.directory.end_record(new.end()));
         let is_last = new.publish == Publish::Last;
         self.limit = (!is_last).then_some(new.at);
         self.is_unfinished = !is_last;
@@ -276,8 +322,10 @@ pub struct NewDirectory {
     /// Seal and records.
     body: Vec<u8>,
     end_records: Vec<u8>,
-    /// It overwrites one that readers may be looking for.
-    in_place: bool,
+    /// How many of the bytes of the end records are those of zip64.
+    zip64: usize,
+    /// The end record of one that it overwrites.
+    overwritten: Option<u64>,
     /// How many members it lists.
     count: u64,
     publish: Publish,
@@ -289,27 +337,18 @@ impl NewDirectory {
         self.at + (self.body.len() + self.end_records.len()) as u64
     }
 
-    /// What to write where, one after the other: at no time does a program that only knows the end record find a
-    /// directory that lists some of the members. It finds the old one, the new one, or none.
-    ///
-    /// # Errors
-    /// Those of `write`.
-    pub fn write<E>(
-        &self,
-        mut write: impl FnMut(&[u8], u64) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
+    /// What to write where, one after the other, and each only when what was written before cannot be lost any more:
+    /// at no time does anybody find a directory that lists only some of the members. It is the old one, the new one,
+    /// or none.
+    pub fn writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
         let behind = self.at + self.body.len() as u64;
-        if !self.in_place || self.body.len() <= Seal::SIZE {
-            write(&self.body, self.at)?;
-            return write(&self.end_records, behind);
-        }
-        // The new end record leads to where no record starts until the first one has its signature.
-        let (head, rest) = self.body.split_at(Seal::SIZE + 4);
-        let mut blank = head.to_vec();
-        blank[Seal::SIZE..].fill(0);
-        write(&blank, self.at)?;
-        write(&self.end_records, behind)?;
-        write(rest, self.at + head.len() as u64)?;
-        write(head, self.at)
+        // The signature of the end record comes last: a part of the record would lead to somewhere else.
+        let (zip64, end_record) = self.end_records.split_at(self.zip64);
+        let (signature, rest) = end_record.split_at(BLANK.len());
+        let at = behind + zip64.len() as u64;
+        let all =
+            [(&self.body[..], self.at), (zip64, behind), (rest, at + BLANK.len() as u64), (signature, at)];
+        blank.into_iter().chain(all).filter(|(bytes, _)| !bytes.is_empty())
     }
 }

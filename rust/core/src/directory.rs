@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::index::{CentralRecord, Walk};
 use crate::layout::{self, Placement, StoredName};
 use crate::name;
+use crate::zip::EndRecord;
 
 /// So many lookups are answered by walking the records of an archive that is appended to; then its names are
 /// indexed. One or two members more do not pay for an index of a million.
@@ -143,6 +144,11 @@ impl DirectoryWriter {
             let name = record.array_name().ok()??;
             Some(String::from_utf8_lossy(&name).into_owned())
         })
+    }
+
+    /// Where the end record is of a directory whose end records end at `end`.
+    pub fn end_record(&self, end: u64) -> u64 {
+        end - (EndRecord::SIZE + self.comment.len()) as u64
     }
 
     /// The number of members.

@@ -80,7 +80,7 @@ impl Survey {
             Ok(directory)
         });
         let error = match located {
-            Ok(directory) => match Self::with_directory(bytes, directory, &mut go_on)? {
+            Ok(directory) => match Self::with_directory(bytes, directory, effort, &mut go_on)? {
                 Some(survey) => return Ok(survey),
                 // Its end record is not the one that belongs to it.
                 None => ErrorKind::NoEndRecord.into(),
@@ -103,9 +103,8 @@ impl Survey {
         if effort == Effort::Ours && !could_be_ours(bytes) {
             return Err(error);
         }
-        let len = bytes.len() as u64;
         let mut scan = Scan::new(bytes, Survey::default(), &mut go_on);
-        scan.run(0..len)?;
+        scan.run(0..bytes.len() as u64)?;
         if scan.survey.is_empty() && effort == Effort::Full && !is_begun(bytes) {
             // Not one of ours; perhaps another program was killed before it wrote the directory.
             scan.chain()?;
@@ -119,6 +118,7 @@ impl Survey {
     fn with_directory(
         bytes: &[u8],
         directory: Directory,
+        effort: Effort,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Self>> {
         let len = bytes.len() as u64;
@@ -127,26 +127,36 @@ impl Survey {
         if seal.is_some_and(|seal| !seal.has_end_records(bytes)) {
             return Ok(None);
         }
-        let seal = seal.filter(|seal| seal.ends(bytes));
-        let mut survey = Survey { seal, end: len, is_at_end: true, is_clean: true, ..Survey::default() };
-        let unlisted = match seal {
-            Some(seal) => {
-                survey.end = seal.next();
-                if seal.is_last() { 0..0 } else { seal.listed()..seal.at() }
+        let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.at());
+        if seal.is_none() && directory.shift != 0 && (effort == Effort::Full || could_be_ours(bytes)) {
+            // Something stands in front of this archive. If that is an archive of ours, this one is inside of an
+            // array that was being written, unless it was put behind it.
+            let mut scan = Scan::new(bytes, Survey::default(), go_on);
+            scan.run(0..len)?;
+            let outer = scan.survey;
+            let end = outer.directory.as_ref().map(|directory| directory.comment.end);
+            let is_behind = outer.found.is_empty()
+                && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.shift);
+            if !is_behind && (!outer.is_empty() || is_begun(bytes)) {
+                return Ok(Some(outer));
             }
-            // Members that were appended to another program's archive: at most 64 KiB, or the end record would
-            // not have been found.
-            None => directory.comment.end..len,
-        };
+        }
+        let seal = seal.filter(|seal| seal.ends(bytes) || !seal.is_last());
+        let mut survey = Survey { seal, end: len, is_at_end: true, is_clean: true, ..Survey::default() };
+        // Behind the end record there can be members that were appended to another program's archive, and a part of
+        // a directory of ours: at most 64 KiB, or the end record would not have been found.
+        let behind = directory.comment.end..len;
+        survey.end = seal.map_or(len, |seal| seal.next());
         survey.directory = Some(directory);
-        if unlisted.is_empty() {
+        if room.is_empty() && behind.is_empty() {
             return Ok(Some(survey));
         }
         let mut scan = Scan::new(bytes, survey, go_on);
-        scan.run(unlisted)?;
+        scan.run(room)?;
+        scan.run(behind)?;
         let mut survey = scan.survey;
         survey.is_at_end = true;
-        survey.is_clean = seal.is_some() || survey.end == len;
+        survey.is_clean = seal.is_some_and(|seal| seal.ends(bytes)) || survey.end == len;
         Ok(Some(survey))
     }
 }
@@ -207,6 +217,11 @@ fn could_be_ours(bytes: &[u8]) -> bool {
     let end = &bytes[bytes.len().saturating_sub(LAST_RECORD)..];
     memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).is_some()
         || memmem::find(end, b"PKmm").is_some()
+}
+
+/// Whether there is nothing at all in a file: no more than its size may be on the disk after a power failure.
+pub fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
 }
 
 /// Whether a file starts with a member that a writer of ours began.

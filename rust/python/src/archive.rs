@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
-use mmnpz_core::survey::{Effort, Survey};
+use mmnpz_core::survey::{self, Effort, Survey};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
@@ -83,8 +83,12 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
         return Ok(Appender::new(alignment));
     }
     let map = mapping::map(file)?;
-    let mut survey = polled(|go_on| Survey::new(&map, Effort::Ours, go_on))?;
+    let mut survey = match polled(|go_on| Survey::new(&map, Effort::Ours, go_on)) {
+        Err(Failure::Format(_)) if survey::is_blank(&map) => return Ok(Appender::new(alignment)),
+        survey => survey?,
+    };
     repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
+    repair::mend_start(file, &map, &survey)?;
     Ok(Appender::resume(&map, &survey, alignment)?)
 }
 
@@ -138,7 +142,7 @@ impl Archive {
 
     /// Reserves a range for a member, in the state that is locked already.
     pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
-        self.vouch_for_base(state)?;
+        self.begin(state)?;
         let header = member.header.len() as u64;
         let reserved = state.appender.reserve(&member.name, header, header + member.items.len())?;
         if let Reserved::Place(place) = &reserved
@@ -149,12 +153,12 @@ impl Archive {
         Ok(reserved)
     }
 
-    /// Writes what vouches for the directory of another program, under the lock: once for each such archive, and
-    /// before anything else.
-    fn vouch_for_base(&self, state: &mut State) -> Result<(), Failure> {
-        if let Some((at, base)) = state.appender.base() {
-            write_all_at(self.file(), &base, at)?;
-            state.appender.base_is_written();
+    /// Writes what must be in the file before members are appended, a few bytes, under the lock: nobody may be ahead
+    /// of it.
+    fn begin(&self, state: &mut State) -> Result<(), Failure> {
+        if let Some((at, bytes)) = state.appender.prologue() {
+            write_all_at(self.file(), &bytes, at)?;
+            state.appender.prologue_is_written();
         }
         Ok(())
     }
@@ -189,10 +193,6 @@ impl Archive {
 
     /// One buffer, one system call.
     fn write_small(&self, place: &Placement, member: &mut Member) -> Result<u32, Failure> {
-        if place.start() == 0 {
-            // A new file shows that it is ours, however little of its first member is there.
-            self.write_head(place, member, place.provisional_crc(&member.name))?;
-        }
         let head = (place.file - place.start()) as usize;
         let mut bytes = Vec::with_capacity((place.next() - place.start()) as usize);
         // The local header needs the checksum of what follows it.
@@ -200,26 +200,27 @@ impl Archive {
         bytes.extend_from_slice(&member.header);
         member.items.read(member.items.len() as usize, &mut bytes);
         let crc = crc32fast::hash(&bytes[head..]);
-        place.write_local(&member.name, crc, &mut bytes[place.gap as usize..head]);
-        let mark = place.end_mark(&member.name, crc);
-        if self.sync {
-            write_all_at(self.file(), &bytes, place.start())?;
-            self.write_mark(place, &mark)?;
+        if self.sync || place.start() == 0 {
+            // A new file shows that it is ours, however little of its first member is there.
+            self.write_head(place, &member.name, place.provisional_crc(&member.name))?;
+            write_all_at(self.file(), &bytes[head..], place.file)?;
+            self.complete(place, &member.name, crc)?;
         } else {
+            place.write_local(&member.name, crc, &mut bytes[place.gap as usize..head]);
             // In this order in the file, and so in memory: the mark is there last, wherever the system call ends.
-            bytes.extend_from_slice(&mark);
+            bytes.extend_from_slice(&place.end_mark(&member.name, crc));
             write_all_at(self.file(), &bytes, place.start())?;
         }
         Ok(crc)
     }
 
-    /// Block by block, and the local header and the end mark last, when the checksum is known.
+    /// Block by block, and the end mark and the local header last, when the checksum is known.
     ///
     /// A second thread takes every other block: while one copies and checksums, the other is in the system call,
     /// so that the bytes which are stored are those that were checksummed, whatever happens to the array, and
     /// writing still goes at the pace of the system call alone. If there is no free core, nothing is lost.
     fn write_large(&self, place: &Placement, member: &Member) -> Result<u32, Failure> {
-        self.write_head(place, member, place.provisional_crc(&member.name))?;
+        self.write_head(place, &member.name, place.provisional_crc(&member.name))?;
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
         let job = Job { file: self.file(), place, member, next: &next, stop: &stop };
@@ -238,24 +239,25 @@ impl Archive {
             crc.combine(block);
         }
         let crc = crc.finalize();
-        self.write_head(place, member, crc)?;
-        self.write_mark(place, &place.end_mark(&member.name, crc))?;
+        self.complete(place, &member.name, crc)?;
         Ok(crc)
     }
 
     /// Writes what is in front of a member's `.npy` file.
-    fn write_head(&self, place: &Placement, member: &Member, crc: u32) -> Result<(), Failure> {
+    fn write_head(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
         let mut head = vec![0; (place.file - place.start()) as usize];
-        place.write_local(&member.name, crc, &mut head[place.gap as usize..]);
+        place.write_local(name, crc, &mut head[place.gap as usize..]);
         Ok(write_all_at(self.file(), &head, place.start())?)
     }
 
-    /// Writes what makes a member count, after all else of it.
-    fn write_mark(&self, place: &Placement, mark: &[u8]) -> Result<(), Failure> {
+    /// Makes a member count whose bytes are all there. The header comes last: until then, it says that the member
+    /// is being written, and that the file is ours.
+    fn complete(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
         if self.sync {
             self.file().sync_data()?;
         }
-        write_all_at(self.file(), mark, place.end)?;
+        write_all_at(self.file(), &place.end_mark(name, crc), place.end)?;
+        self.write_head(place, name, crc)?;
         if self.sync {
             self.file().sync_data()?;
         }
@@ -280,21 +282,21 @@ impl Archive {
     fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
         // One at a time, and without the state's own lock while it is being written.
         let publishing = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
-        if sync {
-            self.file().sync_data()?;
-        }
+        let barrier = || if sync { self.file().sync_data() } else { Ok(()) };
+        // The members first.
+        barrier()?;
         let length = self.file().metadata()?.len();
         let new = {
             let mut state = self.lock()?;
             if !state.appender.needs(publish) {
                 return Ok(());
             }
-            self.vouch_for_base(&mut state)?;
+            self.begin(&mut state)?;
             state.appender.publish(publish, length)
         };
-        new.write(|bytes, at| write_all_at(self.file(), bytes, at))?;
-        if sync {
-            self.file().sync_data()?;
+        for (bytes, at) in new.writes() {
+            write_all_at(self.file(), bytes, at)?;
+            barrier()?;
         }
         self.lock()?.appender.is_published(&new);
         drop(publishing);

@@ -7,7 +7,8 @@ use mmnpz_core::append::Appender;
 use mmnpz_core::layout::Alignment;
 use mmnpz_core::mark::{END_MARK, Local};
 use mmnpz_core::name;
-use mmnpz_core::survey::{Effort, Survey};
+use mmnpz_core::survey::{self, Effort, Survey};
+use mmnpz_core::zip::{LocalHeader, Record};
 use pyo3::prelude::*;
 
 use crate::archive::Archive;
@@ -46,6 +47,15 @@ pub(crate) fn sort_out(
     Ok(dropped)
 }
 
+/// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: nothing that is there
+/// starts before the first member that was found.
+pub(crate) fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<(), Failure> {
+    if !survey.is_empty() && bytes.starts_with(&[0; 4]) {
+        file::write_all_at(file, &LocalHeader::SIGNATURE.to_le_bytes(), 0)?;
+    }
+    Ok(())
+}
+
 fn is_sound(
     bytes: &[u8],
     member: &Local,
@@ -81,11 +91,12 @@ fn repair_file(
     let locked = file::open(path)?;
     let length = locked.file.metadata()?.len();
     let alignment = Alignment::new(1)?;
-    if length == 0 {
+    let map = mapping::map(&locked.file);
+    if length == 0 || map.as_ref().is_ok_and(|map| survey::is_blank(map)) {
         Archive::new(path.to_owned(), locked, Appender::new(alignment), true).close()?;
         return Ok((0, Vec::new(), Vec::new(), true));
     }
-    let map = mapping::map(&locked.file)?;
+    let map = map?;
     let mut survey = polled(|go_on| Survey::new(&map, Effort::Full, go_on))?;
     if survey.is_whole() {
         let directory = survey.directory.as_ref();
@@ -110,6 +121,7 @@ fn repair_file(
         Some(name.strip_suffix(name::EXTENSION)?.to_owned())
     });
     let found = found.collect();
+    mend_start(&locked.file, &map, &survey)?;
     let appender = Appender::resume(&map, &survey, alignment)?;
     let count = appender.count();
     if survey.is_foreign {
