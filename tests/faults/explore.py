@@ -1,0 +1,138 @@
+"""Recording a scenario and checking each state that it can leave behind."""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmnpz
+from tests.faults.disk import Files, State, states_after_kill, states_after_power_loss
+from tests.faults.promise import Base, Judge, Knowledge, by_numpy, fresh
+from tests.faults.recorder import Event, Recorder
+from tests.faults.scenarios import Script, noise
+
+# How thorough: parts of one large write that are tried, states of a power failure at each moment.
+THOROUGH = int(os.environ.get("MMNPZ_FAULTS", "1"))
+CUTS = 8 * THOROUGH
+POWER_STATES = 4 * THOROUGH
+# Every so manyth state is recovered from under recording, and the recovery killed.
+SECOND_KILLS = max(1, 12 // THOROUGH)
+
+
+def clear(folder: Path) -> None:
+    """Remove all files of a folder."""
+    for path in folder.iterdir():
+        path.unlink()
+
+
+class Explorer:
+    """Records in one folder, and judges in another."""
+
+    def __init__(self, recorder: Recorder, folder: Path) -> None:
+        self.recorder = recorder
+        self.folder = folder / "recorded"
+        self.folder.mkdir()
+        self.work = folder / "judged"
+        self.work.mkdir()
+        self.path = self.folder / "a.npz"
+
+    def record(
+        self, content: bytes | None, script: Script, **options: Any
+    ) -> tuple[Files, list[Event], list[Any]]:
+        """Record a script from a file."""
+        clear(self.folder)
+        if content is not None:
+            self.path.write_bytes(content)
+        files = Files.of_folder(self.folder)
+        outcomes, events = self.recorder.run(self.folder, script.steps, **options)
+        return files, events, outcomes
+
+    def known(self, content: bytes | None) -> Knowledge:
+        """What is in a whole archive, by NumPy; the names that we list."""
+        knowledge = Knowledge()
+        if content:
+            path = fresh(self.work, content)
+            for name, array in by_numpy(path, mmnpz.load(path).files).items():
+                knowledge.has(name, array)
+        return knowledge
+
+    def kill(
+        self,
+        content: bytes | None,
+        build: Callable[..., None],
+        *,
+        delay: int = 0,
+        second: bool = True,
+        **options: Any,
+    ) -> Judge:
+        """Check every state that a kill can leave."""
+        script = Script(self.path)
+        build(script, **options)
+        knowledge = self.known(content)
+        base = Base.of(content or b"", self.work)
+        files, events, outcomes = self.record(content, script, delay=delay)
+        assert not any(outcomes), outcomes
+        judge = Judge(self.work, Base() if build.__name__ == "replace" else base)
+        states = states_after_kill(files, events, self.path, CUTS)
+        kept = self.judge(judge, states, events, knowledge, script)
+        if second:
+            for number, (state, then) in enumerate(kept):
+                self.kill_again(judge, state, then, number)
+        return judge
+
+    def power(
+        self,
+        content: bytes | None,
+        build: Callable[..., None],
+        *,
+        delay: int = 0,
+        seed: int = 1,
+        **options: Any,
+    ) -> Judge:
+        """Check states that a power failure can leave."""
+        script = Script(self.path)
+        build(script, **options)
+        knowledge = self.known(content)
+        base = Base.of(content or b"", self.work)
+        files, events, outcomes = self.record(content, script, delay=delay)
+        assert not any(outcomes), outcomes
+        judge = Judge(self.work, Base() if build.__name__ == "replace" else base, power=True)
+        states = states_after_power_loss(files, self.folder, events, self.path, POWER_STATES, seed)
+        self.judge(judge, states, events, knowledge, script)
+        return judge
+
+    def judge(
+        self, judge: Judge, states: Any, events: Sequence[Event], knowledge: Knowledge, script: Script
+    ) -> list[tuple[State, Knowledge]]:
+        """Check states; gives some of those that need a repair."""
+        knowledge = knowledge.copy()
+        knowledge.values = {**knowledge.values, **script.values}
+        heard = 0
+        kept: list[tuple[State, Knowledge]] = []
+        chance = random.Random(7)
+        for state in states:
+            for event in events[heard : state.events]:
+                knowledge.hear(event)
+            heard = max(heard, state.events)
+            judge.check(state.content, knowledge, state.label)
+            if state.content and chance.randrange(SECOND_KILLS) == 0:
+                kept.append((state, knowledge.copy()))
+        return kept
+
+    def kill_again(self, judge: Judge, state: State, knowledge: Knowledge, number: int) -> None:
+        """Recover from a state, and kill the recovery at every moment, too."""
+        script = Script(self.path)
+        if number % 2:
+            script.repair()
+        else:
+            script.open("a").write("second", noise(5000)).flush().write("third", 3).close()
+        files, events, outcomes = self.record(state.content, script)
+        if any(outcomes):
+            judge.failures.append(f"{state.label}: recovering: {outcomes}")
+            return
+        second = Judge(self.work, judge.base)
+        states = states_after_kill(files, events, self.path, CUTS)
+        self.judge(second, states, events, knowledge, script)
+        judge.count += second.count
+        judge.failures += [f"{state.label}: then, {text}" for text in second.failures]

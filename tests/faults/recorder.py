@@ -1,0 +1,188 @@
+"""Recording what a process does to its files: the shim's compiler, the recorded process, and the log."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+HERE = Path(__file__).parent
+HEAD = struct.Struct("=4L2Q3q")
+
+Step = tuple[Any, ...]
+
+
+class Operation(IntEnum):
+    """As in shim.c."""
+
+    NOTE = 0
+    CREATE = 1
+    WRITE = 2
+    TRUNCATE = 3
+    SYNC = 4
+    RENAME = 5
+    UNLINK = 6
+    OPEN = 7
+
+
+class Action(IntEnum):
+    """As in shim.c: what becomes of the operations of a plan."""
+
+    PASS = 0
+    FAIL = 1
+    SHORT = 2
+    KILL_BEFORE = 3
+    KILL_WITHIN = 4
+    KILL_AFTER = 5
+    STOP_BEFORE = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which operations, counted from 0, do not go as they should."""
+
+    first: int = 0
+    last: int = 0
+    action: Action = Action.PASS
+    error: int = errno.EIO
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """A record of the log."""
+
+    operation: Operation
+    is_end: bool
+    number: int
+    inode: int
+    offset: int
+    result: int
+    path: str
+    data: bytes
+
+    @property
+    def words(self) -> list[Any]:
+        """What a note says."""
+        return cast("list[Any]", json.loads(self.data))
+
+
+def read_log(path: Path) -> list[Event]:
+    """Take a log apart."""
+    raw = path.read_bytes()
+    events = []
+    at = 0
+    while at < len(raw):
+        path_length, data_length, operation, phase, number, inode, offset, result, _ = HEAD.unpack_from(
+            raw, at
+        )
+        at += HEAD.size
+        name = raw[at : at + path_length].decode()
+        at += path_length
+        data = raw[at : at + data_length]
+        at += data_length
+        events.append(Event(Operation(operation), phase == 1, number, inode, offset, result, name, data))
+    assert at == len(raw)
+    return events
+
+
+def why_not() -> str:
+    """Tell why nothing can be recorded here, if so."""
+    if sys.platform != "linux":
+        return "only Linux preloads libraries in this way"
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        return "there is no C compiler"
+    return ""
+
+
+def compile_shim(folder: Path) -> Path:
+    """Compile the shim."""
+    library = folder / "shim.so"
+    compiler = shutil.which("gcc") or "cc"
+    flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *flags, "-o", library, HERE / "shim.c", "-ldl", "-lpthread"], check=True)
+    return library
+
+
+class KilledError(Exception):
+    """The recorded process died, as planned or not."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the process ended with {status}")
+        self.status = status
+
+
+class Recorder:
+    """A process whose file operations are recorded; a new one takes over from one that was killed."""
+
+    def __init__(self, shim: Path, folder: Path) -> None:
+        self.shim = shim
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(
+        self, folder: Path, steps: Sequence[Step], plan: Plan = Plan(), delay: int = 0, seed: int = 1
+    ) -> None:
+        """Send a request."""
+        if self.process is None:
+            environment = {**os.environ, "LD_PRELOAD": str(self.shim)}
+            self.process = subprocess.Popen(
+                [sys.executable, HERE / "worker.py"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+        self.log.unlink(missing_ok=True)
+        request = {
+            "folder": str(folder),
+            "log": str(self.log),
+            "plan": (plan.first, plan.last, int(plan.action), plan.error, plan.size),
+            "delay": delay,
+            "seed": seed,
+            "steps": list(steps),
+        }
+        assert self.process.stdin is not None
+        pickle.dump(request, cast("BinaryIO", self.process.stdin))
+        self.process.stdin.flush()
+
+    def finish(self) -> tuple[list[Any], list[Event]]:
+        """Wait for the answer: what the steps raised, and the log."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        try:
+            outcomes = pickle.load(cast("BinaryIO", self.process.stdout))
+        except EOFError:
+            status = self.process.wait()
+            self.stop()
+            raise KilledError(status) from None
+        return outcomes, read_log(self.log)
+
+    def run(
+        self, folder: Path, steps: Sequence[Step], plan: Plan = Plan(), delay: int = 0, seed: int = 1
+    ) -> tuple[list[Any], list[Event]]:
+        """Record steps; raises KilledError if the process does not live to answer."""
+        self.start(folder, steps, plan, delay, seed)
+        return self.finish()
+
+    def stop(self) -> None:
+        """End the process."""
+        process, self.process = self.process, None
+        if process is not None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.close()
+            process.stdout.close()
+            process.wait()
+
+
+def operations(events: Sequence[Event]) -> Iterator[Event]:
+    """The starts of all operations, in order."""
+    return (event for event in events if event.operation is not Operation.NOTE and not event.is_end)

@@ -1,0 +1,246 @@
+"""What is written while it is recorded: programs as lists of steps, and the archives that they start from."""
+
+import io
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mmnpz
+from tests.archives import Entry, build_zip, npy
+from tests.faults.recorder import Step
+
+OLD = np.arange(300, dtype="<i4")
+
+
+@dataclass
+class Script:
+    """Steps for the recorded process, and the arrays that they write."""
+
+    path: Path
+    steps: list[Step] = field(default_factory=list)
+    values: dict[tuple[str, int], Any] = field(default_factory=dict)
+
+    def open(self, mode: str, **options: Any) -> "Script":
+        self.steps.append(("open", str(self.path), mode, options))
+        return self
+
+    def writing(self, name: str, array: Any) -> Step:
+        value = sum(other == name for other, _ in self.values)
+        self.values[name, value] = np.asarray(array)
+        return ("write", name, value, self.values[name, value])
+
+    def write(self, name: str, array: Any) -> "Script":
+        self.steps.append(self.writing(name, array))
+        return self
+
+    def flush(self, sync: bool = False) -> "Script":
+        self.steps.append(("flush", sync))
+        return self
+
+    def close(self) -> "Script":
+        self.steps.append(("close",))
+        return self
+
+    def repair(self) -> "Script":
+        self.steps.append(("repair", str(self.path)))
+        return self
+
+    def threads(self, lists: Iterable[list[Step]]) -> "Script":
+        self.steps.append(("threads", list(lists)))
+        return self
+
+
+def noise(size: int, seed: int = 0) -> Any:
+    """Bytes that nothing else has."""
+    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+
+
+def inner_archive() -> Any:
+    """The bytes of an archive of ours, as an array: it must not be taken for the outer one's."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "inner.npz")
+        with mmnpz.NpzWriter(path) as writer:
+            writer.write("inner", np.arange(1000))
+            writer.write("wrong", np.arange(10))
+        return np.frombuffer(path.read_bytes(), np.uint8)
+
+
+def small(script: Script, **options: Any) -> None:
+    script.open("x", **options).write("a", np.arange(100.0)).write("0-d", 1.5).write(
+        "empty", np.zeros((0, 5))
+    )
+    script.write("folder/ä", noise(9000)).write("a", np.arange(50)).write("n" * 4000, noise(100)).close()
+
+
+def flushes(script: Script, **options: Any) -> None:
+    script.open("x", **options).flush().write("a", noise(5000)).flush().write("b", noise(3000)).write(
+        "c", 3
+    ).flush()
+    for number in range(5):
+        # More than there is room for.
+        script.write(f"d{number}", noise(30_000, number)).flush()
+    script.flush().write("e", noise(300_000)).write("f", 1).flush(sync=True).write("a", noise(10)).close()
+
+
+def large(script: Script, **options: Any) -> None:
+    script.open("x", **options).write("small", noise(10)).write("large", noise(2_600_000)).flush()
+    script.write("larger", np.asfortranarray(noise(3_300_000).reshape(3, -1))).write(
+        "last", noise(10)
+    ).close()
+
+
+def inner(script: Script, **options: Any) -> None:
+    archive = inner_archive()
+    script.open("x", **options).write("a", archive).write("b", noise(10)).flush().write("c", archive).close()
+    script.open("a", **options).write("d", archive).close()
+
+
+def aligned(script: Script, **options: Any) -> None:
+    script.open("x", align=4096, **options).write("a", noise(10)).write("b", noise(5000)).flush()
+    script.write("c", noise(10)).close().open("a", align=65536, **options).write("d", noise(10)).close()
+
+
+def aligned_widely(script: Script, **options: Any) -> None:
+    script.open("x", align=65536, **options).write("a", noise(10)).write("n" * 70, noise(10)).close()
+
+
+def nothing(script: Script, **options: Any) -> None:
+    script.open("x", **options).close().open("a", **options).flush().close().open("w", **options).close()
+    script.open("a", **options).write("a", noise(10)).close()
+
+
+def threads(script: Script, **options: Any) -> None:
+    script.open("x", **options).threads(
+        [
+            [script.writing(f"{thread}/{number}", noise(3000 * number, thread)) for number in range(5)]
+            + [("flush", False), script.writing(f"{thread}/last", noise(20))]
+            for thread in range(3)
+        ]
+    ).write("end", noise(5)).close()
+
+
+def large_in_threads(script: Script, **options: Any) -> None:
+    script.open("x", **options).threads(
+        [
+            [script.writing("large", noise(2_200_000))],
+            [script.writing("small", noise(20)), ("flush", False), script.writing("other", noise(70_000))],
+            [script.writing("larger", noise(1_200_000)), script.writing("after", noise(20))],
+        ]
+    ).close()
+
+
+def append(script: Script, **options: Any) -> None:
+    script.open("a", **options).write("new", noise(3000)).write("old", np.arange(7)).flush()
+    script.write("newer", noise(20)).close().open("a", **options).write("newest", noise(9000)).close()
+
+
+def append_large(script: Script, **options: Any) -> None:
+    script.open("a", **options).write("large", noise(1_300_000)).close()
+
+
+def append_sessions(script: Script, **options: Any) -> None:
+    for number in range(6):
+        script.open("a", **options).write(f"new{number}", noise(200, number)).close()
+
+
+def replace(script: Script, **options: Any) -> None:
+    script.open("w", **options).write("new", noise(3000)).flush().write("newer", noise(20)).close()
+
+
+# Each from nothing.
+FRESH: dict[str, Callable[..., None]] = {
+    function.__name__: function
+    for function in (
+        small, flushes, large, inner, aligned, aligned_widely, nothing, threads, large_in_threads
+    )
+}  # fmt: skip
+
+
+def ours(**options: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ours.npz")
+        with mmnpz.NpzWriter(path, **options) as writer:
+            writer.write("old", OLD)
+            writer.write("folder/ä", OLD[:7])
+            writer.write("large", noise(70_000))
+        return path.read_bytes()
+
+
+def savez(compressed: bool = False) -> bytes:
+    out = io.BytesIO()
+    members: dict[str, Any] = {"old": OLD, "folder/ä": OLD}
+    (np.savez_compressed if compressed else np.savez)(out, **members)
+    return out.getvalue()
+
+
+class Unseekable(io.RawIOBase):
+    """A pipe, so that zipfile writes data descriptors."""
+
+    def __init__(self) -> None:
+        self.bytes = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.bytes += bytes(data)
+        return len(data)
+
+
+def streamed() -> bytes:
+    out = Unseekable()
+    with zipfile.ZipFile(out, "w") as file:
+        for name in ("old.npy", "b.npy"):
+            with file.open(name, "w") as member:
+                member.write(npy(OLD))
+    return out.bytes
+
+
+def zipped(comment: bytes = b"", junk: bytes = b"") -> bytes:
+    out = io.BytesIO(junk)
+    with zipfile.ZipFile(out, "a") as file:
+        file.writestr("old.npy", npy(OLD))
+        file.writestr("readme.txt", "hello" * 100)
+        file.comment = comment
+    return out.getvalue()
+
+
+def by_tool(*command: str) -> bytes:
+    """What an archiver makes of two arrays."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("old", "b"):
+            np.save(Path(folder, name), OLD)
+        subprocess.run(
+            [*command, "tool.zip", "old.npy", "b.npy"], cwd=folder, check=True, capture_output=True
+        )
+        return Path(folder, "tool.zip").read_bytes()
+
+
+BASES: dict[str, Callable[[], bytes]] = {
+    "ours": ours,
+    "ours, aligned": lambda: ours(align=4096),
+    "savez": savez,
+    "savez_compressed": lambda: savez(compressed=True),
+    "zipfile": zipped,
+    "comment": lambda: zipped(comment=b"This is a comment"),
+    "longest comment": lambda: zipped(comment=b"\xff" * 65535),
+    "streamed": streamed,
+    "junk in front": lambda: zipped(junk=b"#!/bin/sh\n" * 500),
+    "junk in front, not counted": lambda: build_zip(Entry("old.npy", npy(OLD)), junk=b"junk" * 100),
+    "junk behind": lambda: zipped() + b"junk" * 30,
+    "zip64": lambda: build_zip(Entry("old.npy", npy(OLD), zip64=True), zip64_end=True),
+    "gap": lambda: build_zip(Entry("old.npy", npy(OLD)), gap=b"\0" * 300),
+    "no members": build_zip,
+}
+if shutil.which("zip"):
+    BASES["Info-ZIP"] = lambda: by_tool("zip", "-0")
+    BASES["Info-ZIP, deflated"] = lambda: by_tool("zip", "-9")
+if shutil.which("7z"):
+    BASES["7z"] = lambda: by_tool("7z", "a", "-tzip", "-mx0")

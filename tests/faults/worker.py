@@ -1,0 +1,135 @@
+"""A process that writes archives step by step while the shim records what it does; runs as a script.
+
+It reads requests from its standard input and answers on its standard output, both pickled, so that one
+process serves for many recordings. It imports nothing but the package under test.
+"""
+
+import ctypes
+import json
+import pickle
+import sys
+import threading
+import warnings
+from typing import Any
+
+import mmnpz
+
+
+class Player:
+    """Carries out steps, and notes in the log how far it is."""
+
+    def __init__(self, shim: ctypes.CDLL) -> None:
+        self.shim = shim
+        self.writer: Any = None
+        self.sync = False
+        self.flushes = 0
+
+    def note(self, *words: object) -> None:
+        self.shim.faults_note(json.dumps(words).encode())
+
+    def play(self, step: tuple[Any, ...]) -> Any:
+        """Carry out one step; gives what is known of the exception that it raised."""
+        try:
+            return getattr(self, "step_" + step[0])(*step[1:])
+        except Exception as error:
+            known = {
+                "type": type(error).__name__,
+                "is_os_error": isinstance(error, OSError),
+                "errno": getattr(error, "errno", None),
+                "filename": getattr(error, "filename", None),
+                "text": str(error),
+            }
+            self.note("failed", step[0], known["text"])
+            return known
+
+    def step_open(self, path: str, mode: str, options: dict[str, Any]) -> None:
+        self.sync = options.get("sync", False)
+        self.note("opening", mode)
+        self.writer = mmnpz.NpzWriter(path, mode, **options)  # type: ignore[arg-type]
+        self.note("opened", mode, self.sync)
+
+    def step_write(self, name: str, value: int, array: Any) -> None:
+        self.note("begin", name, value)
+        self.writer.write(name, array)
+        self.note("done", name, value, self.sync)
+
+    def step_flush(self, sync: bool) -> None:
+        self.flushes += 1
+        number = self.flushes
+        self.note("flush", number)
+        self.writer.flush(sync=sync)
+        self.note("flushed", number, sync or self.sync)
+
+    def step_close(self) -> None:
+        self.note("closing")
+        self.writer.close()
+        self.note("closed", self.sync)
+
+    def step_close_descriptors(self) -> None:
+        """Close every descriptor of the archive under the writer's feet."""
+        import os
+
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{number}")
+            except OSError:
+                continue
+            if target.endswith(".npz"):
+                os.close(int(number))
+
+    def step_threads(self, lists: list[list[tuple[Any, ...]]]) -> list[Any]:
+        results: list[Any] = []
+
+        def run(steps: list[tuple[Any, ...]]) -> None:
+            results.extend(result for result in map(self.play, steps) if result)
+
+        threads = [threading.Thread(target=run, args=(steps,)) for steps in lists]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+    def step_repair(self, path: str) -> None:
+        self.note("repairing")
+        mmnpz.repair(path)
+        self.note("repaired")
+
+
+def main() -> None:
+    """Serve requests until there are none."""
+    warnings.simplefilter("ignore")
+    shim = ctypes.CDLL(None)
+    shim.faults_start.argtypes = (
+        [ctypes.c_char_p, ctypes.c_char_p]
+        + 2 * [ctypes.c_uint64]
+        + [
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_uint64,
+            ctypes.c_uint,
+            ctypes.c_uint,
+        ]
+    )
+    while True:
+        try:
+            request = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        player = Player(shim)
+        shim.faults_start(
+            request["folder"].encode(),
+            request["log"].encode(),
+            *request["plan"],
+            request["delay"],
+            request["seed"],
+        )
+        outcomes = [player.play(step) for step in request["steps"]]
+        del player.writer  # whose finalizer closes it
+        shim.faults_stop()
+        pickle.dump(outcomes, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

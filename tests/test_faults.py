@@ -1,0 +1,77 @@
+"""Killed at any moment, whatever was said to be written is there: every state of recorded programs."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.explore import Explorer
+from tests.faults.recorder import Recorder, compile_shim, why_not
+from tests.faults.scenarios import BASES, FRESH, append, append_large, append_sessions, replace
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
+    folder = tmp_path_factory.mktemp("shim")
+    recorder = Recorder(compile_shim(folder), folder)
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture
+def explorer(recorder: Recorder) -> Iterator[Explorer]:
+    # States are written by the thousand: in memory, where there is a file system for that.
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    folder = Path(tempfile.mkdtemp(dir=memory))
+    yield Explorer(recorder, folder)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_killed_while_writing_a_new_file(explorer: Explorer, name: str) -> None:
+    delay = 500 if "threads" in name else 0
+    explorer.kill(None, FRESH[name], delay=delay).conclude()
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_killed_while_appending(explorer: Explorer, base: str) -> None:
+    explorer.kill(BASES[base](), append).conclude()
+
+
+@pytest.mark.parametrize("base", ["ours", "savez"])
+def test_killed_while_appending_a_large_array(explorer: Explorer, base: str) -> None:
+    explorer.kill(BASES[base](), append_large).conclude()
+
+
+@pytest.mark.parametrize("base", ["ours", "streamed"])
+def test_killed_while_appending_again_and_again(explorer: Explorer, base: str) -> None:
+    explorer.kill(BASES[base](), append_sessions).conclude()
+
+
+@pytest.mark.parametrize("base", ["ours", "savez"])
+def test_killed_while_replacing(explorer: Explorer, base: str) -> None:
+    explorer.kill(BASES[base](), replace).conclude()
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_power_failures_while_writing_a_new_file(explorer: Explorer, name: str) -> None:
+    explorer.power(None, FRESH[name], sync=True).conclude()
+
+
+@pytest.mark.parametrize("name", ["flushes"])
+def test_power_failures_after_a_sync(explorer: Explorer, name: str) -> None:
+    explorer.power(None, FRESH[name]).conclude()
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_power_failures_while_appending(explorer: Explorer, base: str) -> None:
+    explorer.power(BASES[base](), append, sync=True).conclude()
+
+
+@pytest.mark.parametrize("base", ["ours", "savez"])
+def test_power_failures_while_replacing(explorer: Explorer, base: str) -> None:
+    explorer.power(BASES[base](), replace, sync=True).conclude()
