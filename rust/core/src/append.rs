@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal};
-use crate::survey::Survey;
+use crate::survey::{Origin, Survey};
 use crate::zip::{EndRecord, LocalHeader};
 
 /// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
@@ -136,7 +136,7 @@ impl Appender {
                     appender.prologue = end_record.map(Prologue::Blank);
                 }
             }
-            (_, Some(directory)) if survey.is_at_end && survey.found.is_empty() => {
+            (_, Some(directory)) if survey.origin == Origin::EndRecord => {
                 if directory.range == (0..0) {
                     // Nothing but an end record.
                     appender.next = 0;
@@ -173,6 +173,12 @@ impl Appender {
             Prologue::Seal(seal) => (seal.at(), seal.reopened().as_bytes().to_vec()),
             Prologue::Blank(end_record) => (end_record, BLANK.to_vec()),
         })
+    }
+
+    /// Whether that must be on the disk first: without it, what is behind an archive of another program could hide
+    /// that from whoever looks for its end record.
+    pub fn must_sync_prologue(&self) -> bool {
+        matches!(self.prologue, Some(Prologue::Base(_)))
     }
 
     /// It is written.
@@ -335,6 +341,11 @@ impl NewDirectory {
     /// Where the file ends with it.
     pub fn end(&self) -> u64 {
         self.at + (self.body.len() + self.end_records.len()) as u64
+    }
+
+    /// Whether it overwrites a directory that readers use.
+    pub fn overwrites(&self) -> bool {
+        self.overwritten.is_some()
     }
 
     /// What to write where, one after the other, and each only when what was written before cannot be lost any more:

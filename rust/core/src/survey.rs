@@ -20,6 +20,8 @@ use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Lo
 
 /// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its padding.
 const FIRST_MEMBER: usize = 1 << 17;
+/// So many zeros in front of it are skipped.
+const MOST_ZEROS: usize = 1 << 30;
 /// How far from the end of the file a record of ours is looked for to tell whether the file could be ours.
 const LAST_RECORD: usize = 1 << 21;
 /// The caller is asked whether to go on each time so many bytes were searched or members were found.
@@ -33,6 +35,18 @@ pub struct Unfinished {
     pub header: u64,
     /// Its name without the extension.
     pub name: String,
+}
+
+/// What tells of members that we did not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// The end record, if anything.
+    #[default]
+    EndRecord,
+    /// A base, which vouches for the directory of another program.
+    Base,
+    /// Nothing but they themselves: these are what was found.
+    Members,
 }
 
 /// What was found in a file.
@@ -52,15 +66,18 @@ pub struct Survey {
     pub is_at_end: bool,
     /// Behind the end record is nothing that an unfinished append left there.
     pub is_clean: bool,
-    /// What was found are members of another program, whose end marks nobody wrote.
-    pub is_foreign: bool,
+    /// What tells of the members that have no end marks.
+    pub origin: Origin,
 }
 
 /// How thoroughly to look into a file without a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// For what was written by us, if the file looks like it near its ends.
-    Ours,
+    /// For what was written by us, if the file looks like it near its ends; a directory that is there is taken as it
+    /// is, as who only reads finds out what is wrong with it, see [`Survey::without_directory`].
+    Read,
+    /// The same, and the directory is read to its end.
+    Append,
     /// Everywhere, and if there is nothing of ours, for members of other programs, too.
     Full,
 }
@@ -73,8 +90,7 @@ impl Survey {
     pub fn new(bytes: &[u8], effort: Effort, mut go_on: impl FnMut() -> bool) -> Result<Self> {
         let located = Directory::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
-            // Whoever only reads finds out as it goes, see `without_directory`.
-            if effort == Effort::Full {
+            if effort != Effort::Read {
                 directory.is_readable(bytes)?;
             }
             Ok(directory)
@@ -100,7 +116,7 @@ impl Survey {
         effort: Effort,
         mut go_on: impl FnMut() -> bool,
     ) -> Result<Self> {
-        if effort == Effort::Ours && !could_be_ours(bytes) {
+        if effort != Effort::Full && !could_be_ours(bytes) {
             return Err(error);
         }
         let mut scan = Scan::new(bytes, Survey::default(), &mut go_on);
@@ -142,10 +158,12 @@ impl Survey {
             }
         }
         let seal = seal.filter(|seal| seal.ends(bytes) || !seal.is_last());
-        let mut survey = Survey { seal, end: len, is_at_end: true, is_clean: true, ..Survey::default() };
+        let mut survey = Survey { seal, is_clean: true, ..Survey::default() };
         // Behind the end record there can be members that were appended to another program's archive, and a part of
         // a directory of ours: at most 64 KiB, or the end record would not have been found.
         let behind = directory.comment.end..len;
+        let is_at_end = directory.is_near_end(bytes);
+        survey.is_at_end = is_at_end;
         survey.end = seal.map_or(len, |seal| seal.next());
         survey.directory = Some(directory);
         if room.is_empty() && behind.is_empty() {
@@ -155,7 +173,7 @@ impl Survey {
         scan.run(room)?;
         scan.run(behind)?;
         let mut survey = scan.survey;
-        survey.is_at_end = true;
+        survey.is_at_end = is_at_end;
         survey.is_clean = seal.is_some_and(|seal| seal.ends(bytes)) || survey.end == len;
         Ok(Some(survey))
     }
@@ -211,12 +229,18 @@ impl Directory {
     }
 }
 
+/// The first local header near the start of a file; or near where it is not zero any more, if a writer was killed
+/// before it wrote anything of its first member, while another thread had begun to write behind it.
+fn first_header(bytes: &[u8]) -> Option<u64> {
+    let zeros = bytes.iter().take(MOST_ZEROS).take_while(|&&byte| byte == 0).count();
+    let start = &bytes[zeros..bytes.len().min(zeros + FIRST_MEMBER)];
+    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).map(|at| (zeros + at) as u64)
+}
+
 /// Whether a file has what a file of ours has somewhere near its ends.
 fn could_be_ours(bytes: &[u8]) -> bool {
-    let start = &bytes[..bytes.len().min(FIRST_MEMBER)];
     let end = &bytes[bytes.len().saturating_sub(LAST_RECORD)..];
-    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).is_some()
-        || memmem::find(end, b"PKmm").is_some()
+    first_header(bytes).is_some() || memmem::find(end, b"PKmm").is_some()
 }
 
 /// Whether there is nothing at all in a file: no more than its size may be on the disk after a power failure.
@@ -226,10 +250,8 @@ pub fn is_blank(bytes: &[u8]) -> bool {
 
 /// Whether a file starts with a member that a writer of ours began.
 fn is_begun(bytes: &[u8]) -> bool {
-    let start = &bytes[..bytes.len().min(FIRST_MEMBER)];
-    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes())
-        .and_then(|at| Local::read(bytes, at as u64))
-        .is_some_and(|member| member.is_begun(bytes))
+    let first = first_header(bytes).and_then(|at| Local::read(bytes, at));
+    first.is_some_and(|member| member.is_begun(bytes))
 }
 
 struct Scan<'a, 'f> {
@@ -300,8 +322,12 @@ impl<'a, 'f> Scan<'a, 'f> {
         if let Some(base) = Base::read(bytes, at) {
             let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
             self.can_read(&directory).then_some(())?;
-            self.survey =
-                Survey { directory: Some(directory), end: at + Base::SIZE as u64, ..Survey::default() };
+            self.survey = Survey {
+                directory: Some(directory),
+                origin: Origin::Base,
+                end: at + Base::SIZE as u64,
+                ..Survey::default()
+            };
             self.listed = None;
             return Some(self.survey.end);
         }
@@ -391,7 +417,7 @@ impl<'a, 'f> Scan<'a, 'f> {
             at = member.end;
         }
         if at > 0 {
-            self.survey.is_foreign = true;
+            self.survey.origin = Origin::Members;
             self.survey.end = self.bytes.len() as u64;
             self.survey.unfinished.clear();
             self.step_over(at, &mut false);

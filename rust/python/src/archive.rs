@@ -57,8 +57,9 @@ pub(crate) struct Archive {
     state: Mutex<State>,
     /// Signalled when a member is finished.
     finished: Condvar,
-    /// Held by the one that writes a directory.
-    publishing: Mutex<()>,
+    /// Held by the one that writes a directory: whether the one in the file is on the disk, where no power failure
+    /// may lose it while it is replaced.
+    publishing: Mutex<bool>,
 }
 
 /// What the threads that write share. It is locked for moments: to reserve a range, and to enter what was
@@ -83,13 +84,12 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
         return Ok(Appender::new(alignment));
     }
     let map = mapping::map(file)?;
-    let mut survey = match polled(|go_on| Survey::new(&map, Effort::Ours, go_on)) {
-        Err(Failure::Format(_)) if survey::is_blank(&map) => return Ok(Appender::new(alignment)),
+    let mut survey = match polled(|go_on| Survey::new(&map, Effort::Append, go_on)) {
+        Err(Failure::Format(_)) if survey::is_blank(&map) => Survey::default(),
         survey => survey?,
     };
     repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
-    repair::mend_start(file, &map, &survey)?;
-    Ok(Appender::resume(&map, &survey, alignment)?)
+    repair::resume(file, &map, &survey, alignment)
 }
 
 /// Whether a member is written in blocks.
@@ -116,6 +116,8 @@ impl Archive {
     }
 
     pub(crate) fn new(path: PathBuf, locked: Locked, appender: Appender, sync: bool) -> Self {
+        // One that was there before may have been there for long.
+        let is_on_disk = appender.count() > 0;
         Archive {
             path,
             locked,
@@ -123,7 +125,7 @@ impl Archive {
             forks: fork::count(),
             state: Mutex::new(State { appender, large: Vec::new(), closed: false }),
             finished: Condvar::new(),
-            publishing: Mutex::default(),
+            publishing: Mutex::new(is_on_disk),
         }
     }
 
@@ -158,6 +160,9 @@ impl Archive {
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
         if let Some((at, bytes)) = state.appender.prologue() {
             write_all_at(self.file(), &bytes, at)?;
+            if state.appender.must_sync_prologue() {
+                self.file().sync_data()?;
+            }
             state.appender.prologue_is_written();
         }
         Ok(())
@@ -202,7 +207,7 @@ impl Archive {
         let crc = crc32fast::hash(&bytes[head..]);
         if self.sync || place.start() == 0 {
             // A new file shows that it is ours, however little of its first member is there.
-            self.write_head(place, &member.name, place.provisional_crc(&member.name))?;
+            self.begin_member(place, &member.name)?;
             write_all_at(self.file(), &bytes[head..], place.file)?;
             self.complete(place, &member.name, crc)?;
         } else {
@@ -220,7 +225,7 @@ impl Archive {
     /// so that the bytes which are stored are those that were checksummed, whatever happens to the array, and
     /// writing still goes at the pace of the system call alone. If there is no free core, nothing is lost.
     fn write_large(&self, place: &Placement, member: &Member) -> Result<u32, Failure> {
-        self.write_head(place, &member.name, place.provisional_crc(&member.name))?;
+        self.begin_member(place, &member.name)?;
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
         let job = Job { file: self.file(), place, member, next: &next, stop: &stop };
@@ -243,6 +248,16 @@ impl Archive {
         Ok(crc)
     }
 
+    /// Writes a header that says that the member is being written.
+    fn begin_member(&self, place: &Placement, name: &StoredName) -> Result<(), Failure> {
+        self.write_head(place, name, place.provisional_crc(name))?;
+        if self.sync && place.start() == 0 {
+            // What is in a file without this could be anybody's.
+            self.file().sync_data()?;
+        }
+        Ok(())
+    }
+
     /// Writes what is in front of a member's `.npy` file.
     fn write_head(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
         let mut head = vec![0; (place.file - place.start()) as usize];
@@ -257,6 +272,10 @@ impl Archive {
             self.file().sync_data()?;
         }
         write_all_at(self.file(), &place.end_mark(name, crc), place.end)?;
+        if self.sync && place.start() == 0 {
+            // Without the one, the other would say that the file is not ours.
+            self.file().sync_data()?;
+        }
         self.write_head(place, name, crc)?;
         if self.sync {
             self.file().sync_data()?;
@@ -281,10 +300,11 @@ impl Archive {
 
     fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
         // One at a time, and without the state's own lock while it is being written.
-        let publishing = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
-        let barrier = || if sync { self.file().sync_data() } else { Ok(()) };
-        // The members first.
-        barrier()?;
+        let mut is_on_disk = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
+        if sync {
+            // The members first.
+            self.file().sync_data()?;
+        }
         let length = self.file().metadata()?.len();
         let new = {
             let mut state = self.lock()?;
@@ -296,10 +316,15 @@ impl Archive {
         };
         for (bytes, at) in new.writes() {
             write_all_at(self.file(), bytes, at)?;
-            barrier()?;
+            if sync || (*is_on_disk && new.overwrites()) {
+                self.file().sync_data()?;
+                // It is not to be found any more, and its members do not need it.
+                *is_on_disk = false;
+            }
         }
+        *is_on_disk = sync;
         self.lock()?.appender.is_published(&new);
-        drop(publishing);
+        drop(is_on_disk);
         Ok(())
     }
 

@@ -185,11 +185,11 @@ impl Opened {
         if expected.is_some_and(|expected| expected != identity) {
             return Err(Failure::Changed);
         }
-        let survey = polled(|go_on| Survey::new(&map, Effort::Ours, go_on))?;
+        let survey = polled(|go_on| Survey::new(&map, Effort::Read, go_on))?;
         let (survey, index) = match polled(|go_on| Index::of_survey(&map, &survey, go_on)) {
             Ok(index) => (survey, index),
             Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
-                let survey = polled(|go_on| Survey::without_directory(&map, error, Effort::Ours, go_on))?;
+                let survey = polled(|go_on| Survey::without_directory(&map, error, Effort::Read, go_on))?;
                 let index = polled(|go_on| Index::of_survey(&map, &survey, go_on))?;
                 (survey, index)
             }

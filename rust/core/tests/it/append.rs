@@ -10,7 +10,7 @@ use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::error::ErrorKind;
 use mmnpz_core::index::{Directory, Index};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
-use mmnpz_core::survey::{Effort, Survey};
+use mmnpz_core::survey::{Effort, Origin, Survey};
 use proptest::prelude::*;
 
 use crate::archives::{Archive, Member, contents};
@@ -92,7 +92,7 @@ impl Sim {
 
     /// The state of a writer that opens the file as it is.
     fn resumed(&self) -> Appender {
-        match Survey::new(&self.bytes, Effort::Ours, || true) {
+        match Survey::new(&self.bytes, Effort::Append, || true) {
             Ok(mut survey) => {
                 survey.found.retain(|member| member.is_sound(&self.bytes));
                 Appender::resume(&self.bytes, &survey, self.alignment).unwrap()
@@ -126,7 +126,7 @@ impl Sim {
 
     /// The promise.
     fn check(&self) {
-        match Survey::new(&self.bytes, Effort::Ours, || true) {
+        match Survey::new(&self.bytes, Effort::Read, || true) {
             Err(error) => assert!(self.written.is_empty(), "{:?} lost: {error}", self.written.keys()),
             Ok(survey) => {
                 let index = Index::of_survey(&self.bytes, &survey, || true).unwrap();
@@ -348,7 +348,7 @@ proptest! {
 
 #[test]
 fn of_a_file_that_is_not_ours_nothing_is_believed() {
-    let kind = |bytes: &[u8]| Survey::new(bytes, Effort::Ours, || true).unwrap_err().kind;
+    let kind = |bytes: &[u8]| Survey::new(bytes, Effort::Read, || true).unwrap_err().kind;
     assert_eq!(kind(&[7; 1000]), ErrorKind::NoEndRecord);
     // Local headers without end marks and without a directory: another program's, which was killed.
     let built = Archive::of(vec![Member::stored("a.npy", b"data"), Member::stored("b.npy", b"more")]).build();
@@ -356,7 +356,7 @@ fn of_a_file_that_is_not_ours_nothing_is_believed() {
     assert_eq!(kind(cut), ErrorKind::NoEndRecord);
     // Only who asks for it gets them, and only what has the right checksum.
     let survey = Survey::new(cut, Effort::Full, || true).unwrap();
-    assert!(survey.is_foreign);
+    assert_eq!(survey.origin, Origin::Members);
     assert_eq!(survey.found.iter().map(|member| member.name(cut)).collect::<Vec<_>>(), [b"a.npy", b"b.npy"]);
     let mut torn = cut.to_vec();
     *torn.last_mut().unwrap() ^= 1;
@@ -377,6 +377,6 @@ fn a_survey_can_be_interrupted() {
         sim.bytes.extend(all);
         sim.finish(&place, &stored, &name);
     }
-    assert_eq!(Survey::new(&sim.bytes, Effort::Ours, || true).unwrap().found.len(), 5000);
-    assert_eq!(Survey::new(&sim.bytes, Effort::Ours, || false).unwrap_err().kind, ErrorKind::Interrupted);
+    assert_eq!(Survey::new(&sim.bytes, Effort::Read, || true).unwrap().found.len(), 5000);
+    assert_eq!(Survey::new(&sim.bytes, Effort::Read, || false).unwrap_err().kind, ErrorKind::Interrupted);
 }
