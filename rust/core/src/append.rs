@@ -20,8 +20,10 @@ use crate::survey::{Origin, Survey};
 use crate::zip::{EndRecord, LocalHeader};
 
 /// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
-/// the file. It is a hole in the file, which takes no space on the disk until something is written there.
-const LEAST_ROOM: u64 = 1 << 16;
+/// the file. It is a hole in the file, which takes no space on the disk until something is written there. At least more
+/// than an archive comment can have: where the end record of this directory is taken away, nobody finds that of the one
+/// before, which members may have overwritten in part.
+const LEAST_ROOM: u64 = 1 << 17;
 const MOST_ROOM: u64 = 1 << 30;
 const ROOM_SHARE: u64 = 8;
 

@@ -319,7 +319,9 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Takes up a directory that a record at `at` vouches for; gives back what is behind it.
     fn take_directory(&mut self, at: u64) -> Option<u64> {
         let bytes = self.bytes;
-        if let Some(base) = Base::read(bytes, at) {
+        if self.survey.seal.is_none()
+            && let Some(base) = Base::read(bytes, at)
+        {
             let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
             self.can_read(&directory).then_some(())?;
             self.survey = Survey {
@@ -332,6 +334,9 @@ impl<'a, 'f> Scan<'a, 'f> {
             return Some(self.survey.end);
         }
         let seal = Seal::read(bytes, at)?;
+        // One that was flushed earlier stays behind in the file until members overwrite it.
+        let is_newer = self.survey.seal.is_none_or(|known| seal.next() > known.next());
+        is_newer.then_some(())?;
         let directory =
             Directory::from_end_record(bytes, end_record_behind(bytes, seal.directory_end())?).ok()?;
         let is_it = directory.range == (seal.directory()..seal.directory_end());
