@@ -116,23 +116,23 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
             raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
         # As numpy.memmap has it: absolute, and a path object stays one.
         filename = _resolved(fn) if isinstance(fn, os.PathLike) else os.path.abspath(fn)
-        self.preload = bool(preload)
-        self._options: dict[str, Any] = {
+        options: dict[str, Any] = {
             "path": os.fspath(fn),
             "filename": filename,
             "map_type": memmap,
             "view_type": memmap if subok else np.ndarray,
             "cache": bool(cache or preload),
-            "preload": self.preload,
+            "preload": bool(preload),
             "max_header_size": min(max(0, max_header_size), sys.maxsize),
         }
-        self._open(**self._options)
+        self._open(tuple(options.items()), **options)
 
     def __copy__(self) -> Self:
         """Return another handle on the same archive, with the same views."""
         other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other._share(self, own_views=False, preload=False)
+        if self.__dict__:  # an empty one need not be locked, see rust/python/src/fork.rs
+            other.__dict__.update(self.__dict__)
+        other._share(self, own_views=False)
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -141,16 +141,18 @@ class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
 
         other = type(self).__new__(type(self))
         memo[id(self)] = other
-        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        other._share(self, own_views=True, preload=self.preload)
+        if self.__dict__:
+            other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        other._share(self, own_views=True)
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path and the options: unpickling opens the file again, if it is still the same."""
         # The path that was given may be relative to a folder that another process is not in.
-        options = self._options | {"path": os.fspath(self._options["filename"])}
-        state = {name: value for name, value in self.__dict__.items() if name != "_options"}
-        return _reopen, (type(self), options, self._identity), state
+        origin, identity = self._origin
+        options = dict(origin)
+        options["path"] = os.fspath(options["filename"])
+        return _reopen, (type(self), options, identity), self.__dict__.copy() if self.__dict__ else None
 
     def __enter__(self) -> Self:
         return self
@@ -169,8 +171,7 @@ def _reopen(
 ) -> NpzReader:
     """Open the file of a pickled reader again."""
     reader = reader_type.__new__(reader_type)
-    reader._options = options
-    reader._open(**options, identity=identity)
+    reader._open(tuple(options.items()), **options, identity=identity)
     return reader
 
 

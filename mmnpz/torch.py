@@ -192,7 +192,7 @@ class NpzDataset(Dataset[Any]):
         try:
             tensor = torch.from_numpy(array)
         except TypeError as error:
-            path = os.fspath(reader._options["filename"])
+            path = os.fspath(dict(reader._origin[0])["filename"])
             raise TypeError(f'{path}: member "{name}": PyTorch has no dtype {part.dtype}') from error
         return tensor if self._transform is None else self._transform(tensor)
 

@@ -1,8 +1,15 @@
 """Python in a process of its own, for what concerns a whole process."""
 
+import faulthandler
+import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -25,3 +32,34 @@ def run_script(code: str, folder: Path, *arguments: object) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def fork(work: Callable[[], object], seconds: int = 60) -> int:
+    """Forks a child that does some work, and gives its number; its status is 0 if that went well."""
+    with warnings.catch_warnings():
+        # Python warns of forking with threads, which is what is tried here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = os.fork()
+    if process:
+        return process
+    # Nothing of pytest may run in the child.
+    status = 1
+    try:
+        # A deadlock ends with SIGALRM, which shows first where all threads are.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.register(signal.SIGALRM, file=2, chain=True)
+        signal.alarm(seconds)
+        work()
+        status = 0
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def wait_for(process: int) -> None:
+    """Waits for a child, which must have done its work."""
+    # The child ends by itself in the worst case. Python lets other threads go on meanwhile.
+    while (waited := os.waitpid(process, os.WNOHANG))[0] == 0:
+        time.sleep(0.0005)
+    assert waited == (process, 0), f"the child ended with status {waited[1]}"

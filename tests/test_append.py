@@ -194,6 +194,14 @@ def test_zipfile_appends_to_ours_and_we_to_that(tmp_path: Path) -> None:
             assert np.array_equal(data[f"ours{number}"], OLD - number)
 
 
+def test_a_file_of_zeros_is_a_new_one(tmp_path: Path) -> None:
+    """After a power failure, a file may have its size and nothing else."""
+    path = put(tmp_path / "a.npz", bytes(1000))
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("x", 1)
+    assert np.load(path).files == mmnpz.load(path).files == ["x"]
+
+
 def test_appending_to_more_members_than_16_bits_count(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as file:
@@ -214,7 +222,7 @@ def test_appending_to_more_members_than_16_bits_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"x", b"not a zip file at all, " * 10, npy(OLD), b"PK\5\6" + bytes(10), bytes(1000)]
+    "raw", [b"x", b"not a zip file at all, " * 10, npy(OLD), b"PK\5\6" + bytes(10), bytes(999) + b"x"]
 )
 def test_what_is_no_archive_is_not_appended_to(tmp_path: Path, raw: bytes) -> None:
     path = put(tmp_path / "a.npz", raw)

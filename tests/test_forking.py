@@ -1,17 +1,19 @@
 """A forked process can use an inherited reader at once, whatever other threads of its parent were doing."""
 
 import copy
+import gc
 import os
-import signal
+import pickle
 import threading
-import time
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mmnpz
+from tests.processes import fork, wait_for
+from tests.threads import in_threads
 
 FORKS = int(os.environ.get("MMNPZ_FORKS", "100"))
 MEMBERS = 300
@@ -37,58 +39,155 @@ def check(reader: mmnpz.NpzReader, first: int) -> None:
     assert len(reader.files) == MEMBERS
 
 
+def everything(reader: mmnpz.NpzReader, first: int, forks: int) -> None:
+    """Uses a reader in all ways at once, and does the same in so many generations of forks."""
+    names = [str(number) for number in range(first, MEMBERS, 7)]
+
+    def list_all() -> None:
+        arrays = reader.arrays
+        for name in names:
+            view = reader[name]
+            assert arrays[name] is view
+        assert reader.arrays is arrays
+        assert all(view.tolist() == [int(name)] * 50 for name, view in list(arrays.items()))
+
+    def copy_it() -> None:
+        handle = copy.copy(reader)
+        check(handle, first)
+        assert handle[names[1]] is reader[names[1]]
+        assert handle.arrays is reader.arrays
+        handle.close()
+
+    def copy_deeply() -> None:
+        own = copy.deepcopy(reader)
+        check(own, first)
+        assert own.arrays[names[2]] is own[names[2]]
+        assert own[names[2]] is not reader[names[2]]
+        own.close()
+
+    def pickle_it() -> None:
+        again = pickle.loads(pickle.dumps(reader))
+        check(again, first)
+        assert again.arrays[names[3]] is again[names[3]]
+        del again
+        gc.collect()
+
+    def fork_again() -> None:
+        wait_for(fork(lambda: everything(reader, (first + 1) % 7, forks - 1)))
+
+    uses = [lambda: check(reader, first), list_all, copy_it, copy_deeply, pickle_it]
+    if forks:
+        uses.append(fork_again)
+    in_threads(lambda number: uses[number](), len(uses))
+    view = reader[names[0]]
+    reader.close()
+    assert reader.arrays == {}
+    assert view.tolist() == [first] * 50
+
+
 def fork_and_check(reader: mmnpz.NpzReader, first: int) -> int:
     """Fork a child that reads, and give its number."""
-    with warnings.catch_warnings():
-        # Python warns of forking with threads, which is what is tried here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = os.fork()
-    if process:
-        return process
-    # A deadlock ends with SIGALRM. Nothing of pytest may run in the child.
-    status = 1
-    try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(30)
+
+    def read() -> None:
         check(reader, first)
         check(copy.copy(reader), first)
         reader.close()
-        status = 0
-    finally:
-        os._exit(status)
+
+    return fork(read)
 
 
-def test_children_read_while_threads_of_the_parent_read_publish_and_close(path: Path) -> None:
+def under_load(
+    path: Path, forks: int, load: Callable[[mmnpz.NpzReader], None], fork_off: Callable[..., int]
+) -> None:
+    """Forks so often while three threads load readers of their own and a shared one."""
     stop = threading.Event()
     failures: list[BaseException] = []
 
-    def load() -> None:
-        # Each round is a new reader: views are published, handed out and freed all the time.
+    def run() -> None:
         try:
             while not stop.is_set():
-                with mmnpz.load(path) as reader:
-                    check(reader, 0)
-                    check(shared, 1)
+                load(shared)
         except BaseException as error:
             failures.append(error)
 
     shared = mmnpz.load(path)
-    threads = [threading.Thread(target=load) for _ in range(3)]
+    threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:
         thread.start()
     try:
-        for number in range(FORKS):
+        for number in range(forks):
             shared = mmnpz.load(path) if number % 10 == 0 else shared
-            process = fork_and_check(shared, number % 7)
-            deadline = time.monotonic() + 60
-            while (waited := os.waitpid(process, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
-                time.sleep(0.0005)
-            assert waited == (process, 0), f"fork {number} ended with {waited}"
+            wait_for(fork_off(shared, number % 7))
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert not failures
+
+
+def test_children_read_while_threads_of_the_parent_read_publish_and_close(path: Path) -> None:
+    def load(shared: mmnpz.NpzReader) -> None:
+        # Each round is a new reader: views are published, handed out and freed all the time.
+        with mmnpz.load(path) as reader:
+            check(reader, 0)
+            check(shared, 1)
+
+    under_load(path, FORKS, load, fork_and_check)
+
+
+def test_children_use_everything_while_threads_of_the_parent_do(path: Path) -> None:
+    def load(shared: mmnpz.NpzReader) -> None:
+        with mmnpz.load(path) as reader:
+            check(reader, 0)
+            for number in range(2, MEMBERS, 7):
+                assert shared.arrays.get(str(number), shared[str(number)]) is shared[str(number)]
+            assert len(list(shared.arrays.items())) <= MEMBERS
+            with copy.copy(shared) as handle, copy.deepcopy(reader) as own, copy.deepcopy(shared) as third:
+                check(handle, 3)
+                check(own, 4)
+                assert len(own.arrays) == len(range(4, MEMBERS, 7))
+                check(third, 5)
+            pickle.dumps(shared)
+
+    # Each child forks another one.
+    under_load(path, FORKS // 2, load, lambda reader, first: fork(lambda: everything(reader, first, 1)))
+
+
+def test_a_child_asks_for_arrays_that_others_were_filling(path: Path) -> None:
+    """The parent's dict may be locked for ever in the child, or be half filled: there it is another one."""
+    for number in range(FORKS):
+        reader = mmnpz.load(path)
+        barrier = threading.Barrier(3)
+
+        def fill(ask: bool, reader: mmnpz.NpzReader = reader, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            for name in reader.files:
+                view = reader[name]
+                if ask:
+                    assert reader.arrays[name] is view
+
+        def ask(reader: mmnpz.NpzReader = reader, first: int = number % 7) -> None:
+            before = set(reader.arrays)
+            check(reader, first)
+            arrays = reader.arrays
+            assert before <= set(arrays)
+            assert {str(number) for number in range(first, MEMBERS, 7)} <= set(arrays)
+            for name, view in arrays.items():
+                assert reader[name] is view
+                assert view.tolist() == [int(name)] * 50
+            fill(True, reader, threading.Barrier(1))
+            assert len(arrays) == MEMBERS
+
+        threads = [threading.Thread(target=fill, args=(ask,)) for ask in (False, True)]
+        for thread in threads:
+            thread.start()
+        barrier.wait()
+        try:
+            wait_for(fork(ask))
+        finally:
+            for thread in threads:
+                thread.join()
+        assert len(reader.arrays) == MEMBERS
 
 
 def test_children_read_what_threads_of_the_parent_have_read(path: Path) -> None:
@@ -99,8 +198,7 @@ def test_children_read_what_threads_of_the_parent_have_read(path: Path) -> None:
     for thread in threads:
         thread.join()
     for number in range(7):
-        process = fork_and_check(reader, number)
-        assert os.waitpid(process, 0) == (process, 0)
+        wait_for(fork_and_check(reader, number))
 
 
 def test_a_child_leaves_the_file_of_an_inherited_writer_alone(tmp_path: Path) -> None:
@@ -108,21 +206,13 @@ def test_a_child_leaves_the_file_of_an_inherited_writer_alone(tmp_path: Path) ->
     with mmnpz.NpzWriter(path) as writer:
         writer.write("before", np.arange(3))
         size = path.stat().st_size
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process = os.fork()
-        if not process:
-            code_of_child = 1
-            try:
-                try:
-                    writer.write("in the child", 1)
-                except RuntimeError as error:
-                    code_of_child = 0 if "fork" in str(error) else 2
-                writer.close()
-                del writer
-            finally:
-                os._exit(code_of_child)
-        assert os.waitpid(process, 0) == (process, 0)
+
+        def write_in_vain() -> None:
+            with pytest.raises(RuntimeError, match="fork"):
+                writer.write("in the child", 1)
+            writer.close()
+
+        wait_for(fork(write_in_vain))
         assert path.stat().st_size == size
         writer.write("after", np.arange(4))
     assert mmnpz.load(path).files == ["before", "after"]

@@ -1,4 +1,4 @@
-"""`copy.copy(reader)`: another handle on the same map, index and views."""
+"""`copy.copy(reader)`: another handle on the same map, index and views; `deepcopy` has views of its own."""
 
 import copy
 import gc
@@ -75,7 +75,10 @@ def test_the_map_goes_with_the_last_handle(archive: Path) -> None:
     assert str(archive) not in Path("/proc/self/maps").read_text()
 
 
-@pytest.mark.parametrize("options", [{"cache": False}, {"preload": True}, {"subok": False}])
+OPTIONS = [{"cache": False}, {"preload": True}, {"subok": False}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_options_hold_for_handles(archive: Path, options: dict[str, Any]) -> None:
     reader = mmnpz.load(archive, **options)
     handle = copy.copy(reader)
@@ -95,6 +98,82 @@ def test_a_subclass_keeps_its_attributes(archive: Path) -> None:
     assert type(handle) is Tagged
     assert handle.tag == "x"
     assert handle["matrix"].shape == (3, 4)
+
+
+def test_a_deep_copy_has_the_same_map_and_views_of_its_own(archive: Path, arrays: dict[str, Any]) -> None:
+    reader = mmnpz.load(archive)
+    reader["matrix"]
+    own = copy.deepcopy(reader)
+    assert type(own) is mmnpz.NpzReader
+    assert own.files is reader.files
+    assert own.mmap is not reader.mmap
+    assert own.mmap.base is reader.mmap.base
+    assert own.arrays == {}
+    assert own.arrays is not reader.arrays
+    for name, array in arrays.items():
+        view = own[name]
+        assert view is own[name] is own.arrays[name] is not reader[name]
+        assert view.base is own.mmap
+        assert reader[name].base is reader.mmap
+        assert view.ctypes.data == reader[name].ctypes.data
+        np.testing.assert_array_equal(view, array)
+    third = copy.deepcopy(own)
+    assert third.mmap.base is reader.mmap.base
+    assert third["matrix"] is not own["matrix"]
+    handle = copy.copy(own)
+    assert handle["matrix"] is own["matrix"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_hold_for_deep_copies(archive: Path, options: dict[str, Any]) -> None:
+    reader = mmnpz.load(archive, **options)
+    own = copy.deepcopy(reader)
+    assert (own.cache, own.preload) == (reader.cache, reader.preload)
+    # Preloaded views are made anew.
+    assert list(own.arrays) == list(reader.arrays)
+    assert not any(own.arrays[name] is view for name, view in reader.arrays.items())
+    assert type(own["matrix"]) is type(reader["matrix"])
+    assert (own["matrix"] is own["matrix"]) == reader.cache
+
+
+def test_a_deep_copy_builds_no_index_and_needs_no_file(archive: Path, arrays: dict[str, Any]) -> None:
+    reader = mmnpz.load(archive)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    archive.unlink()
+    own = copy.deepcopy(reader)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert Path("/proc/self/maps").read_text().count(str(archive)) == 1
+    reader.close()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(own[name], array)
+    own.close()
+    with pytest.raises(ValueError, match="closed"):
+        copy.deepcopy(own)
+
+
+def test_closing_a_deep_copy_leaves_the_reader(archive: Path, arrays: dict[str, Any]) -> None:
+    reader = mmnpz.load(archive)
+    with copy.deepcopy(reader) as own:
+        kept = own["matrix"]
+    np.testing.assert_array_equal(reader["matrix"], arrays["matrix"])
+    del reader, own
+    gc.collect()
+    np.testing.assert_array_equal(kept, arrays["matrix"])
+
+
+def test_attributes_and_references_are_copied_deeply(archive: Path) -> None:
+    class Tagged(mmnpz.NpzReader):
+        tags: list[Any]
+
+    reader = Tagged(archive)
+    reader.tags = [reader, []]
+    twice = copy.deepcopy([reader, reader])
+    own = twice[0]
+    assert type(own) is Tagged
+    assert own is twice[1] is own.tags[0]
+    assert own.tags[1] == []
+    assert own.tags[1] is not reader.tags[1]
+    assert own["matrix"].base is own.mmap
 
 
 def test_threads_with_a_handle_each_get_the_same_views(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Readers and writers that threads share."""
 
+import copy
+import gc
 import random
 import sys
+import sysconfig
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import pytest
 
 import mmnpz
 from tests.archives import npy
+from tests.threads import THREADS, in_threads
 
-THREADS = 8
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -24,30 +28,6 @@ def hectic() -> Iterator[None]:
     sys.setswitchinterval(5e-6)
     yield
     sys.setswitchinterval(interval)
-
-
-def in_threads(function: Callable[[int], Any], count: int = THREADS) -> list[Any]:
-    """Runs a function in many threads that start together; gives back all results, or raises their error."""
-    barrier = threading.Barrier(count)
-    results: list[Any] = [None] * count
-    errors: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait()
-            results[number] = function(number)
-        except BaseException as error:
-            errors.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +146,217 @@ def test_a_failing_member_fails_in_every_thread(tmp_path: Path) -> None:
     assert set(in_threads(use)) == {id(data["good"])}
 
 
+@pytest.mark.parametrize("when", ["before", "by the first thread", "by all threads"])
+def test_what_was_handed_out_is_in_arrays(many: Path, when: str) -> None:
+    """Whoever published it: the thread that enters it may be slower than one that finds it."""
+    for attempt in range(20):
+        data = mmnpz.load(many)
+        names = list(data)
+        if when == "before":
+            assert data.arrays == {}
+
+        def read(number: int, names: list[str] = names, data: Any = data, attempt: int = attempt) -> None:
+            # All go the same way, so that they meet at every name.
+            for at, name in enumerate(names):
+                view = data[name]
+                asks = at >= 10 * attempt and (when != "by the first thread" or number == 0)
+                if asks or when == "before":
+                    assert data.arrays.get(name) is view, name
+
+        in_threads(read, 4)
+        assert list(map(id, data.arrays.values())) != []
+        assert {name: id(view) for name, view in data.arrays.items()} == {
+            name: id(data[name]) for name in names
+        }
+
+
+def test_arrays_are_iterated_copied_and_changed_while_views_are_published(many: Path) -> None:
+    """The dict is everybody's: what others do to it changes no view that is handed out."""
+    for _ in range(10):
+        data = mmnpz.load(many)
+        names = list(data)
+        done = threading.Event()
+
+        def use(
+            number: int, data: Any = data, names: list[str] = names, done: threading.Event = done
+        ) -> dict[str, Any]:
+            if number < 2:
+                mine = {}
+                for name in names:
+                    mine[name] = data[name]
+                    assert mine[name].tolist() == [int(name[1:])] * 4
+                if number == 0:
+                    done.set()
+                return mine
+            rounds = 0
+            while not done.is_set() or rounds == 0:
+                rounds += 1
+                arrays = data.arrays
+                if number == 2:
+                    for name, view in list(arrays.items()):
+                        assert view.tolist() == [int(name[1:])] * 4
+                    try:
+                        for name in arrays:
+                            assert name in data
+                    except RuntimeError as error:
+                        assert "changed" in str(error)  # noqa: PT017
+                elif number == 3:
+                    for name, view in dict(arrays).items():
+                        assert view.tolist() == [int(name[1:])] * 4
+                    assert all(name.startswith("k") for name in arrays.copy())
+                else:
+                    arrays.pop(names[rounds % 500], None)
+                    if rounds % 50 == 0:
+                        arrays.clear()
+            return {}
+
+        one, two, *_ = in_threads(use, 5)
+        assert {name: id(view) for name, view in one.items()} == {
+            name: id(view) for name, view in two.items()
+        }
+        # What was taken out of the dict is still the view of its name.
+        assert all(data[name] is view for name, view in one.items())
+
+
+@pytest.mark.parametrize("options", [{"cache": False}, {"preload": True}, {"subok": False}])
+def test_options_hold_in_threads(many: Path, options: dict[str, Any]) -> None:
+    data: Any = mmnpz.load(many, **options)
+
+    def read(number: int) -> list[int]:
+        views = [data[name] for name in data]
+        for at, view in enumerate(views):
+            assert view.tolist() == [at] * 4
+            assert type(view) is (mmnpz.memmap if options.get("subok", True) else np.ndarray)
+            assert view.base is data.mmap
+        assert len(data.arrays) == (500 if data.cache else 0)
+        return views  # alive, so that no two have one id
+
+    results = in_threads(read, 4)
+    different = {id(view) for views in results for view in views}
+    assert len(different) == (500 if data.cache else 4 * 500)
+
+
+def test_threads_open_with_preload_at_once(many: Path) -> None:
+    readers = in_threads(lambda number: mmnpz.load(many, preload=True))
+    for reader in readers:
+        assert list(reader.arrays) == reader.files
+        assert all(reader.arrays[name] is reader[name] for name in reader)
+    assert len({id(reader["k0"]) for reader in readers}) == THREADS
+
+
+def test_the_lists_of_names_are_one_in_all_threads(many: Path) -> None:
+    for _ in range(20):
+        data = mmnpz.load(many)
+        lists = in_threads(lambda number, data=data: data.files)  # type: ignore[misc]
+        assert all(names is lists[0] for names in lists)
+        assert lists[0] == [f"k{number}" for number in range(500)]
+
+
+def test_copies_made_by_many_threads_have_the_identities_of_their_kind(many: Path) -> None:
+    for _ in range(5):
+        data = mmnpz.load(many)
+        names = list(data)
+
+        def read(number: int, data: Any = data, names: list[str] = names) -> tuple[Any, dict[str, Any]]:
+            handle = copy.deepcopy(data) if number % 2 else copy.copy(data)
+            return handle, {name: handle[name] for name in names}
+
+        results = in_threads(read)
+        shared = {name: data[name] for name in names}
+        for number, (handle, mine) in enumerate(results):
+            own = number % 2 == 1
+            for name, view in mine.items():
+                assert view is handle[name] is handle.arrays[name]
+                assert (view is shared[name]) != own
+                assert view.base is handle.mmap
+                assert view.tolist() == [int(name[1:])] * 4
+            assert (handle.mmap is data.mmap) != own
+        assert len({id(handle["k0"]) for handle, _ in results}) == 1 + THREADS // 2
+
+
+def test_handles_are_closed_while_others_read_theirs(many: Path) -> None:
+    for _ in range(20):
+        data = mmnpz.load(many)
+        data["k3"]
+
+        def use(number: int, data: Any = data) -> None:
+            for turn in range(30):
+                try:
+                    handle = copy.deepcopy(data) if (number + turn) % 2 else copy.copy(data)
+                except ValueError as error:
+                    assert "closed" in str(error)  # noqa: PT017
+                    break
+                for at in range(turn, 500, 60):
+                    assert handle[f"k{at}"].tolist() == [at] * 4
+                kept = handle.arrays
+                handle.close()
+                assert kept[f"k{turn}"].tolist() == [turn] * 4
+                if (number, turn) == (0, 20):
+                    data.close()
+                elif turn % 10 == 0:
+                    gc.collect()
+
+        in_threads(use, 4)
+        with pytest.raises(ValueError, match="closed"):
+            copy.copy(data)
+
+
+def test_opened_again_under_load_by_all_threads(many: Path, tmp_path: Path) -> None:
+    """Each answer is from one of the files; copies stay with the file they were made of."""
+    other = tmp_path / "other.npz"
+    np.savez(other, k1=np.full(4, -1))
+    data: Any = mmnpz.load(many)
+
+    def use(number: int) -> None:
+        for turn in range(40):
+            if turn % 4 == number:
+                data.__init__(other if turn % 3 else many, preload=turn % 5 == 0, cache=turn % 2 == 0)
+            handle = copy.deepcopy(data) if turn % 2 else copy.copy(data)
+            mine = {1: [-1] * 4, 500: [1] * 4}[len(handle)]
+            for _ in range(3):
+                assert handle["k1"].tolist() == mine
+            assert all(view.base is handle.mmap for view in handle.arrays.values())
+            assert len(data.files) in (1, 500)
+            assert data["k1"].tolist() in ([1] * 4, [-1] * 4)
+            with pytest.raises(KeyError):
+                data["nothing"]
+
+    in_threads(use, 4)
+
+
+def test_errors_in_some_threads_leave_the_others_alone(many: Path) -> None:
+    data: Any = mmnpz.load(many)
+
+    def use(number: int) -> dict[str, int]:
+        if number % 2:
+            for wrong, error in (("nothing", KeyError), (1, KeyError), ([], TypeError), ("\ud800", KeyError)):
+                for _ in range(100):
+                    with pytest.raises(error):
+                        data[wrong]
+                    with pytest.raises(error):
+                        data.load(wrong)
+        return {name: id(data[name]) for name in data}
+
+    results = in_threads(use)
+    assert all(result == results[0] for result in results)
+    assert len(data.arrays) == 500
+
+
+def test_attributes_of_one_view_are_set_by_many_threads(many: Path) -> None:
+    """That puts it under the eyes of the garbage collector, which ends the process if it is told twice."""
+    view: Any = mmnpz.load(many)["k7"]
+
+    turns = 100_000 if FREE_THREADED else 2000
+
+    def use(number: int) -> None:
+        for turn in range(turns):
+            setattr(view, f"tag{number}", turn)
+        assert getattr(view, f"tag{number}") == turns - 1
+
+    in_threads(use, 4)
+    assert gc.is_tracked(view)
+
+
 @pytest.mark.parametrize("size", [3, 200_000])
 def test_a_writer_that_threads_share_loses_nothing(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.npz"
@@ -271,3 +462,71 @@ def test_failing_writes_among_good_ones(tmp_path: Path) -> None:
     assert not any(name.startswith("bad") for name in data)
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
+
+
+def test_finished_files_are_read_while_the_next_are_written(tmp_path: Path) -> None:
+    """Two threads write each file; NumPy and zipfile check what the others read of the finished ones."""
+    files, each = 6, 40
+    finished = [threading.Event() for _ in range(files)]
+    halfway = [threading.Barrier(2) for _ in range(files)]
+    writers: list[Any] = [None] * files
+
+    def content(number: int, half: int, item: int) -> Any:
+        return np.arange(item * 7000 * (item % 13 == 0) + item, dtype="<i8") * (number + 1) + half
+
+    def write(half: int) -> None:
+        for number, path in enumerate(paths):
+            if half == 0:
+                writers[number] = mmnpz.NpzWriter(path)
+            halfway[number].wait(60)
+            for item in range(each):
+                writers[number].write(f"{half}/{item}", content(number, half, item))
+            halfway[number].wait(60)
+            if half == 0:
+                writers[number].close()
+                finished[number].set()
+
+    def read(reader: int) -> None:
+        for number, path in enumerate(paths):
+            assert finished[number].wait(60)
+            for before in paths[max(0, number - 1) : number + 1]:
+                with mmnpz.load(before) as data, np.load(before) as oracle:
+                    assert set(data) == set(oracle)
+                    for name in oracle.files:
+                        np.testing.assert_array_equal(data[name], oracle[name])
+            with zipfile.ZipFile(path) as file:
+                assert file.testzip() is None
+            with mmnpz.load(path) as data:
+                for half in range(2):
+                    for item in range(each):
+                        assert np.array_equal(data[f"{half}/{item}"], content(number, half, item))
+
+    paths = [tmp_path / f"{number}.npz" for number in range(files)]
+    in_threads(lambda number: write(number) if number < 2 else read(number), 4)
+
+
+def test_threads_append_to_and_replace_files_that_others_have_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        writer.write("k", np.arange(1000))
+    rounds = 30
+    done = threading.Event()
+
+    def use(number: int) -> None:
+        if number == 0:
+            for turn in range(rounds):
+                with mmnpz.NpzWriter(path, "a") as writer:
+                    writer.write(f"more{turn}", np.full(500, turn))
+            done.set()
+            return
+        old = mmnpz.load(path)
+        while not done.is_set():
+            assert old.files[0] == "k"
+            for name, view in old.items():
+                expected = np.arange(1000) if name == "k" else np.full(500, int(name[4:]))
+                assert np.array_equal(view, expected)
+
+    in_threads(use, 4)
+    with np.load(path) as oracle, mmnpz.load(path) as data:
+        assert data.files == oracle.files
+        assert len(data) == rounds + 1

@@ -97,7 +97,12 @@ class Explorer:
         base = Base.of(content or b"", self.work)
         files, events, outcomes = self.record(content, script, delay=delay)
         assert not any(outcomes), outcomes
-        judge = Judge(self.work, Base() if build.__name__ == "replace" else base, power=True)
+        judge = Judge(
+            self.work,
+            Base() if build.__name__ == "replace" else base,
+            power=True,
+            sync=bool(options.get("sync")),
+        )
         states = states_after_power_loss(files, self.folder, events, self.path, POWER_STATES, seed)
         self.judge(judge, states, events, knowledge, script)
         return judge

@@ -29,6 +29,9 @@ use crate::zip::{
 /// The longest archive comment, and so how far in front of the end the end record can start.
 const MAX_COMMENT: usize = u16::MAX as usize;
 
+/// So many bytes behind it can be what is left of a writer of ours that had just begun to append when the power failed.
+const BEGUN: usize = 64;
+
 /// Memory for so many members is taken on the word of the end record; for more, only as they are found.
 const TRUSTED_COUNT: usize = 1 << 22;
 
@@ -54,7 +57,7 @@ impl Directory {
     /// # Errors
     /// If there is no end record, or none that points to a directory inside the file.
     pub fn locate(bytes: &[u8]) -> Result<Self> {
-        let tail_start = bytes.len().saturating_sub(MAX_COMMENT + EndRecord::SIZE);
+        let tail_start = bytes.len().saturating_sub(MAX_COMMENT + EndRecord::SIZE + BEGUN);
         let mut first_error = None;
         let mut tail = &bytes[tail_start..];
         // The last end record is the one that `zipfile` takes. If it is part of a comment, an earlier one counts.
@@ -69,6 +72,11 @@ impl Directory {
             return Err(ErrorKind::SingleNpy.into());
         }
         Err(first_error.unwrap_or(ErrorKind::NoEndRecord.into()))
+    }
+
+    /// Whether other programs find the end record: no further from the end than a comment can make it.
+    pub(crate) fn is_near_end(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 - self.comment.start <= MAX_COMMENT as u64
     }
 
     pub(crate) fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {

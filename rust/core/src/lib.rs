@@ -7,12 +7,14 @@
 //!
 //! - [`zip`]: the records, as zero-copy structs.
 //! - [`index`]: finds the end record, walks the central directory, looks names up.
+//! - [`append`]: the state of an archive that is written to.
 //! - [`mark`]: the records of ours between members; [`survey`]: what is in a file, with or without a directory.
 //! - [`slots`]: a place for each member, for what was made of it.
 //! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
 //! - [`layout`]: where the next member goes, and the bytes of its headers; [`directory`]: the directory to write.
 #![forbid(unsafe_code)]
 
+pub mod append;
 pub mod directory;
 pub mod error;
 pub mod index;

@@ -313,6 +313,13 @@ impl Seal {
         self.last.get() == 1
     }
 
+    /// The same, saying that members may be written after the directory: in the room in front of it.
+    #[must_use]
+    pub fn reopened(mut self) -> Self {
+        self.last = 0.into();
+        self.certified()
+    }
+
     /// Whether the directory still is what it was.
     pub fn holds(&self, bytes: &[u8]) -> bool {
         let directory = slice(bytes, &(self.directory()..self.directory_end()));

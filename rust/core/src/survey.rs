@@ -20,6 +20,8 @@ use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Lo
 
 /// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its padding.
 const FIRST_MEMBER: usize = 1 << 17;
+/// So many zeros in front of it are skipped.
+const MOST_ZEROS: usize = 1 << 30;
 /// How far from the end of the file a record of ours is looked for to tell whether the file could be ours.
 const LAST_RECORD: usize = 1 << 21;
 /// The caller is asked whether to go on each time so many bytes were searched or members were found.
@@ -33,6 +35,18 @@ pub struct Unfinished {
     pub header: u64,
     /// Its name without the extension.
     pub name: String,
+}
+
+/// What tells of members that we did not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// The end record, if anything.
+    #[default]
+    EndRecord,
+    /// A base, which vouches for the directory of another program.
+    Base,
+    /// Nothing but they themselves: these are what was found.
+    Members,
 }
 
 /// What was found in a file.
@@ -52,15 +66,18 @@ pub struct Survey {
     pub is_at_end: bool,
     /// Behind the end record is nothing that an unfinished append left there.
     pub is_clean: bool,
-    /// What was found are members of another program, whose end marks nobody wrote.
-    pub is_foreign: bool,
+    /// What tells of the members that have no end marks.
+    pub origin: Origin,
 }
 
 /// How thoroughly to look into a file without a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// For what was written by us, if the file looks like it near its ends.
-    Ours,
+    /// For what was written by us, if the file looks like it near its ends; a directory that is there is taken as it
+    /// is, as who only reads finds out what is wrong with it, see [`Survey::without_directory`].
+    Read,
+    /// The same, and the directory is read to its end.
+    Append,
     /// Everywhere, and if there is nothing of ours, for members of other programs, too.
     Full,
 }
@@ -73,31 +90,19 @@ impl Survey {
     pub fn new(bytes: &[u8], effort: Effort, mut go_on: impl FnMut() -> bool) -> Result<Self> {
         let located = Directory::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
-            directory.is_outermost(bytes)?;
-            // Whoever only reads finds out as it goes, see `without_directory`.
-            if effort == Effort::Full {
+            if effort != Effort::Read {
                 directory.is_readable(bytes)?;
             }
             Ok(directory)
         });
         let error = match located {
-            Ok(directory) => match Self::with_directory(bytes, directory, &mut go_on)? {
+            Ok(directory) => match Self::with_directory(bytes, directory, effort, &mut go_on)? {
                 Some(survey) => return Ok(survey),
                 // Its end record is not the one that belongs to it.
                 None => ErrorKind::NoEndRecord.into(),
             },
             Err(error) => error,
         };
-        // Of what was being written behind an archive when the power failed there can be nothing but the new size.
-        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        if used < bytes.len()
-            && let Ok(directory) = Directory::locate(&bytes[..used])
-            && directory.is_begun(bytes).and_then(|()| directory.is_outermost(bytes)).is_ok()
-            && let Some(survey) = Self::with_directory(bytes, directory, &mut go_on)?
-            && survey.found.is_empty()
-        {
-            return Ok(Survey { is_clean: false, ..survey });
-        }
         Self::without_directory(bytes, error, effort, go_on)
     }
 
@@ -111,12 +116,11 @@ impl Survey {
         effort: Effort,
         mut go_on: impl FnMut() -> bool,
     ) -> Result<Self> {
-        if effort == Effort::Ours && !could_be_ours(bytes) {
+        if effort != Effort::Full && !could_be_ours(bytes) {
             return Err(error);
         }
-        let len = bytes.len() as u64;
         let mut scan = Scan::new(bytes, Survey::default(), &mut go_on);
-        scan.run(0..len)?;
+        scan.run(0..bytes.len() as u64)?;
         if scan.survey.is_empty() && effort == Effort::Full && !is_begun(bytes) {
             // Not one of ours; perhaps another program was killed before it wrote the directory.
             scan.chain()?;
@@ -130,6 +134,7 @@ impl Survey {
     fn with_directory(
         bytes: &[u8],
         directory: Directory,
+        effort: Effort,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Self>> {
         let len = bytes.len() as u64;
@@ -139,11 +144,26 @@ impl Survey {
             return Ok(None);
         }
         let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.at());
-        // Members that were appended to another program's archive: at most 64 KiB, or the end record would not have
-        // been found.
+        if seal.is_none() && directory.shift != 0 && (effort == Effort::Full || could_be_ours(bytes)) {
+            // Something stands in front of this archive. If that is an archive of ours, this one is inside of an
+            // array that was being written, unless it was put behind it.
+            let mut scan = Scan::new(bytes, Survey::default(), go_on);
+            scan.run(0..len)?;
+            let outer = scan.survey;
+            let end = outer.directory.as_ref().map(|directory| directory.comment.end);
+            let is_behind = outer.found.is_empty()
+                && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.shift);
+            if !is_behind && (!outer.is_empty() || is_begun(bytes)) {
+                return Ok(Some(outer));
+            }
+        }
+        let seal = seal.filter(|seal| seal.ends(bytes) || !seal.is_last());
+        let mut survey = Survey { seal, is_clean: true, ..Survey::default() };
+        // Behind the end record there can be members that were appended to another program's archive, and a part of
+        // a directory of ours: at most 64 KiB, or the end record would not have been found.
         let behind = directory.comment.end..len;
-        let seal = seal.filter(|seal| seal.ends(bytes));
-        let mut survey = Survey { seal, end: len, is_at_end: true, is_clean: true, ..Survey::default() };
+        let is_at_end = directory.is_near_end(bytes);
+        survey.is_at_end = is_at_end;
         survey.end = seal.map_or(len, |seal| seal.next());
         survey.directory = Some(directory);
         if room.is_empty() && behind.is_empty() {
@@ -153,8 +173,8 @@ impl Survey {
         scan.run(room)?;
         scan.run(behind)?;
         let mut survey = scan.survey;
-        survey.is_at_end = true;
-        survey.is_clean = seal.is_some() || survey.end == len;
+        survey.is_at_end = is_at_end;
+        survey.is_clean = seal.is_some_and(|seal| seal.ends(bytes)) || survey.end == len;
         Ok(Some(survey))
     }
 }
@@ -199,21 +219,6 @@ impl Directory {
         CentralHeader::read(bytes, self.range.start, ErrorKind::DirectoryTruncated).map(|_| ())
     }
 
-    /// Checks that it is not that of an archive inside of an array at the end of the file.
-    fn is_outermost(&self, bytes: &[u8]) -> Result<()> {
-        let in_front = u64::try_from(self.shift).ok().and_then(|shift| slice(bytes, &(0..shift)));
-        let Some(in_front) = in_front.filter(|in_front| !in_front.is_empty()) else { return Ok(()) };
-        // Either there is a mark of ours in front of it, or it is in the first member.
-        let start = &in_front[..in_front.len().min(FIRST_MEMBER)];
-        let first = memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).map(|at| at as u64);
-        let is_inside = memmem::find(in_front, b"PKmm").is_some()
-            || first.is_some_and(|at| {
-                Local::finished(bytes, at).is_some()
-                    || Local::read(bytes, at).is_some_and(|member| member.is_begun(bytes))
-            });
-        if is_inside { Err(ErrorKind::NoEndRecord.into()) } else { Ok(()) }
-    }
-
     /// Checks that all of it can be read.
     fn is_readable(&self, bytes: &[u8]) -> Result<()> {
         let mut walk = Walk::new(slice(bytes, &self.range).ok_or(ErrorKind::DirectoryTruncated)?);
@@ -224,22 +229,29 @@ impl Directory {
     }
 }
 
-/// Whether a file has what a file of ours has somewhere near its ends.
-fn could_be_ours(bytes: &[u8]) -> bool {
-    let start = &bytes[..bytes.len().min(FIRST_MEMBER)];
-    let end = &bytes[bytes.len().saturating_sub(LAST_RECORD)..];
-    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).is_some()
-        || memmem::find(end, b"PKmm").is_some()
+/// The first local header near the start of a file; or near where it is not zero any more, if a writer was killed
+/// before it wrote anything of its first member, while another thread had begun to write behind it.
+fn first_header(bytes: &[u8]) -> Option<u64> {
+    let zeros = bytes.iter().take(MOST_ZEROS).take_while(|&&byte| byte == 0).count();
+    let start = &bytes[zeros..bytes.len().min(zeros + FIRST_MEMBER)];
+    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).map(|at| (zeros + at) as u64)
 }
 
-/// Whether a file starts with a member that a writer of ours began, or has nothing at all: no more may be on the disk
-/// after a power failure.
+/// Whether a file has what a file of ours has somewhere near its ends.
+fn could_be_ours(bytes: &[u8]) -> bool {
+    let end = &bytes[bytes.len().saturating_sub(LAST_RECORD)..];
+    first_header(bytes).is_some() || memmem::find(end, b"PKmm").is_some()
+}
+
+/// Whether there is nothing at all in a file: no more than its size may be on the disk after a power failure.
+pub fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+/// Whether a file starts with a member that a writer of ours began.
 fn is_begun(bytes: &[u8]) -> bool {
-    let start = &bytes[..bytes.len().min(FIRST_MEMBER)];
-    let Some(at) = memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()) else {
-        return bytes.iter().all(|&byte| byte == 0);
-    };
-    Local::read(bytes, at as u64).is_some_and(|member| member.is_begun(bytes))
+    let first = first_header(bytes).and_then(|at| Local::read(bytes, at));
+    first.is_some_and(|member| member.is_begun(bytes))
 }
 
 struct Scan<'a, 'f> {
@@ -307,15 +319,24 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Takes up a directory that a record at `at` vouches for; gives back what is behind it.
     fn take_directory(&mut self, at: u64) -> Option<u64> {
         let bytes = self.bytes;
-        if let Some(base) = Base::read(bytes, at) {
+        if self.survey.seal.is_none()
+            && let Some(base) = Base::read(bytes, at)
+        {
             let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
             self.can_read(&directory).then_some(())?;
-            self.survey =
-                Survey { directory: Some(directory), end: at + Base::SIZE as u64, ..Survey::default() };
+            self.survey = Survey {
+                directory: Some(directory),
+                origin: Origin::Base,
+                end: at + Base::SIZE as u64,
+                ..Survey::default()
+            };
             self.listed = None;
             return Some(self.survey.end);
         }
         let seal = Seal::read(bytes, at)?;
+        // One that was flushed earlier stays behind in the file until members overwrite it.
+        let is_newer = self.survey.seal.is_none_or(|known| seal.next() > known.next());
+        is_newer.then_some(())?;
         let directory =
             Directory::from_end_record(bytes, end_record_behind(bytes, seal.directory_end())?).ok()?;
         let is_it = directory.range == (seal.directory()..seal.directory_end());
@@ -401,7 +422,7 @@ impl<'a, 'f> Scan<'a, 'f> {
             at = member.end;
         }
         if at > 0 {
-            self.survey.is_foreign = true;
+            self.survey.origin = Origin::Members;
             self.survey.end = self.bytes.len() as u64;
             self.survey.unfinished.clear();
             self.step_over(at, &mut false);

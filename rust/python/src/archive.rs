@@ -1,25 +1,20 @@
-//! An archive that is open for writing, without Python: ranges, members, directories.
+//! An archive that is open for writing: threads, and what they write to the file.
 //!
-//! What can be lost at any moment is the directory, which is derived. Members are what counts: one is there once
-//! its end mark is ([`mmnpz_core::mark`]), and that is written last. So whatever stands in the file when a process
-//! is killed, [`Survey`] finds every member whose `write` had returned.
+//! Where things go is the core's to say ([`mmnpz_core::append`]). What is written here in which order, and what is
+//! synced, makes that come true: a member's end mark after all else of it, a directory after its members.
 
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use mmnpz_core::directory::DirectoryWriter;
+use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
-use mmnpz_core::mark::{Base, Seal};
-use mmnpz_core::survey::{Effort, Survey};
-use mmnpz_core::zip::{EndRecord, LocalHeader, Record};
+use mmnpz_core::survey::{self, Effort, Survey};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use zerocopy::IntoBytes;
 
 use crate::error::{Failure, check_signals, polled};
 use crate::file::{self, Locked, write_all_at};
@@ -39,12 +34,6 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// So many blocks are written between two looks at pending signals.
 const POLL_BLOCKS: usize = 16;
 
-/// The room that a flushed directory leaves in front of it: so much at least and at most, and else a share of the
-/// file. It is a hole in the file, which takes no space on the disk until something is written there.
-const LEAST_ROOM: u64 = 1 << 16;
-const MOST_ROOM: u64 = 1 << 30;
-const ROOM_SHARE: u64 = 8;
-
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -60,7 +49,6 @@ pub(crate) enum Mode {
 pub(crate) struct Archive {
     pub(crate) path: PathBuf,
     locked: Locked,
-    alignment: Alignment,
     /// Whether all that is said to be written survives a power failure.
     sync: bool,
     /// How often this process was forked off when it was opened. A forked child has a copy of the state that
@@ -69,32 +57,17 @@ pub(crate) struct Archive {
     state: Mutex<State>,
     /// Signalled when a member is finished.
     finished: Condvar,
-    /// Held by the one that writes a directory.
-    publishing: Mutex<()>,
+    /// Held by the one that writes a directory: whether the one in the file is on the disk, where no power failure
+    /// may lose it while it is replaced.
+    publishing: Mutex<bool>,
 }
 
 /// What the threads that write share. It is locked for moments: to reserve a range, and to enter what was
 /// written.
 pub(crate) struct State {
-    /// Where the next member starts.
-    next: u64,
-    /// What reaches past this byte would overwrite a directory that readers use.
-    limit: Option<u64>,
-    /// How long the file is: it never gets shorter, as others may have it mapped.
-    length: u64,
-    /// The end record of an archive of another program, as long as nothing is behind it.
-    base: Option<u64>,
-    /// The end record of a directory of ours, as long as zip readers find it.
-    end_record: Option<u64>,
-    directory: DirectoryWriter,
-    /// Where the members start that are being written.
-    starts: Vec<u64>,
+    pub(crate) appender: Appender,
     /// The threads that write a large member: these look at signals meanwhile.
     large: Vec<ThreadId>,
-    /// The directory in the file does not list all that is there, or leaves room.
-    unfinished: bool,
-    /// Something was written that the directory in the file does not list.
-    unlisted: bool,
     pub(crate) closed: bool,
 }
 
@@ -105,284 +78,18 @@ pub(crate) struct Member {
     pub(crate) items: Items,
 }
 
-/// What a thread gets that wants to write a member.
-pub(crate) enum Reserved {
-    Place(Placement),
-    /// There is no room in front of the directory that readers use: a new one must be written first, with so much
-    /// room.
-    NoRoom(u64),
-}
-
-/// What a directory is written for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Publish {
-    /// Readers, while writing goes on: with room for at least so much.
-    Room(u64),
-    /// Good.
-    Last,
-}
-
-impl State {
-    /// Nothing is there.
-    pub(crate) fn empty() -> Self {
-        State {
-            next: 0,
-            limit: None,
-            length: 0,
-            base: None,
-            end_record: None,
-            directory: DirectoryWriter::default(),
-            starts: Vec::new(),
-            large: Vec::new(),
-            unfinished: true,
-            unlisted: true,
-            closed: false,
-        }
+/// What is in a file, to go on behind it. Members that no directory lists are taken up if their checksums are right.
+fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
+    if file.metadata()?.len() == 0 {
+        return Ok(Appender::new(alignment));
     }
-
-    /// What is in a file. Members that no directory lists are taken up if their checksums are right.
-    fn of_file(file: &File) -> Result<Self, Failure> {
-        let length = file.metadata()?.len();
-        if length == 0 {
-            return Ok(Self::empty());
-        }
-        let map = mapping::map(file)?;
-        let mut survey = match polled(|go_on| Survey::new(&map, Effort::Ours, go_on)) {
-            // What a power failure leaves of a new file can be its size alone.
-            Err(Failure::Format(_)) if map.iter().all(|&byte| byte == 0) => Survey::default(),
-            survey => survey?,
-        };
-        repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
-        Self::of_survey(file, &map, &survey)
-    }
-
-    /// The state that goes on behind what was found in a file.
-    pub(crate) fn of_survey(file: &File, bytes: &[u8], survey: &Survey) -> Result<Self, Failure> {
-        let directory = survey.directory.as_ref();
-        let part = |range| mmnpz_core::index::slice(bytes, range).unwrap_or_default();
-        let records = directory.map_or(&[][..], |directory| part(&directory.range));
-        let comment = directory.map_or(&[][..], |directory| part(&directory.comment));
-        let shift = directory.map_or(0, |directory| directory.shift);
-        let directory_writer =
-            DirectoryWriter::resume(records, &survey.found_records(bytes), shift, comment)?;
-        let mut state = State {
-            next: survey.end,
-            length: bytes.len() as u64,
-            directory: directory_writer,
-            unfinished: !survey.is_whole(),
-            unlisted: !survey.is_whole(),
-            ..Self::empty()
-        };
-        let end_record =
-            directory.and_then(|directory| directory.comment.start.checked_sub(EndRecord::SIZE as u64));
-        let head = LocalHeader::SIGNATURE.to_le_bytes();
-        if !survey.is_whole() && bytes.starts_with(&[0; 4]) {
-            // NumPy knows an archive by its first bytes, which a power failure can have kept from the disk.
-            write_all_at(file, &head, 0)?;
-        }
-        if survey.is_foreign {
-            // Nothing vouches for these members but a directory, which therefore comes first.
-            state.end_foreign(file)?;
-        } else if let Some(seal) = survey.seal.filter(|seal| !seal.is_last()) {
-            // Readers may use the directory that was flushed last.
-            state.limit = Some(seal.at());
-            state.unfinished = true;
-            state.end_record = end_record.filter(|_| survey.is_at_end);
-        } else if let Some(directory) = directory
-            && survey.is_at_end
-            && survey.found.is_empty()
-        {
-            if survey.seal.is_some_and(|seal| seal.holds(bytes)) {
-                state.end_record = end_record;
-                return Ok(state);
-            }
-            if directory.range == (0..0) {
-                // Nothing but an end record.
-                state.next = 0;
-                return Ok(state);
-            }
-            // Another program's, or not what we wrote any more: it stays, and members go behind it.
-            state.next = state.length;
-            state.base = end_record;
-        }
-        Ok(state)
-    }
-
-    /// Whether there is a member of this name.
-    pub(crate) fn contains(&mut self, name: &StoredName) -> bool {
-        self.directory.contains(name)
-    }
-
-    /// The names of all arrays, in the order of their members; a name as often as it was written.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.directory.names().collect()
-    }
-
-    /// How many members there are.
-    pub(crate) fn count(&self) -> u64 {
-        self.directory.count()
-    }
-
-    /// Writes the directory of members of another program, whose own was lost, as that program would have.
-    fn end_foreign(&mut self, file: &File) -> Result<(), Failure> {
-        let end_records = self.directory.end_records(self.length);
-        let bytes = [self.directory.records(), &end_records].concat();
-        write_all_at(file, &bytes, self.length)?;
-        self.length += bytes.len() as u64;
-        self.next = self.length;
-        self.base = Some(self.length - EndRecord::SIZE as u64);
-        (self.unfinished, self.unlisted) = (false, false);
-        Ok(())
-    }
-
-    /// Once, and before anything else is written to an archive that was there: without it, nothing would vouch for
-    /// the directory of another program in front of the members that follow; and a directory of ours of which members
-    /// overwrite a part could still be believed.
-    fn prepare(&mut self, file: &File, sync: bool) -> Result<(), Failure> {
-        if let Some(end_record) = self.base {
-            write_all_at(file, Base::new(self.next, end_record).as_bytes(), self.next)?;
-            self.next += Base::SIZE as u64;
-            if sync {
-                file.sync_data()?;
-            }
-            self.length = self.length.max(self.next);
-            (self.unfinished, self.unlisted) = (true, true);
-            self.base = None;
-        }
-        if self.limit.is_none()
-            && let Some(end_record) = self.end_record.take()
-        {
-            blank(file, end_record)?;
-        }
-        Ok(())
-    }
-
-    /// Reserves a range for a member.
-    fn reserve(&mut self, archive: &Archive, member: &Member) -> Result<Reserved, Failure> {
-        self.prepare(archive.file(), archive.sync)?;
-        let header = member.header.len() as u64;
-        let size = header + member.items.len();
-        let place = Placement::new(self.next, &member.name, header, size, archive.alignment)?;
-        if self.limit.is_some_and(|limit| place.next() > limit) {
-            return Ok(Reserved::NoRoom(place.next() - self.next));
-        }
-        self.next = place.next();
-        self.starts.push(place.start());
-        if is_large(&place) {
-            self.large.push(thread::current().id());
-        }
-        (self.unfinished, self.unlisted) = (true, true);
-        Ok(Reserved::Place(place))
-    }
-
-    /// Enters a member that has been written, or gives its range back.
-    fn settle(&mut self, file: &File, place: &Placement, name: &StoredName, written: Result<u32, &Failure>) {
-        forget(&mut self.starts, &place.start());
-        if is_large(place) {
-            forget(&mut self.large, &thread::current().id());
-        }
-        match written {
-            Ok(crc) => {
-                self.directory.push(place, name, crc);
-                self.length = self.length.max(place.next());
-            }
-            // The range is free again if nobody reserved one behind it; else it stays a gap.
-            Err(_) if self.next == place.next() => {
-                self.next = place.start();
-                if self.limit.is_none() {
-                    // So is what it took of the disk. No reader has been told of anything there.
-                    let _ = file.set_len(self.length.max(self.next));
-                }
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Where the seal of a directory of so many bytes goes, end records included, and what it says. Readers may use
-    /// the one that is there until this one is whole, if there is one and `next` leaves room for it.
-    fn place_directory(&self, publish: Publish) -> NewDirectory {
-        let records = self.directory.records();
-        let size = |at: u64| {
-            let directory = at + Seal::SIZE as u64;
-            let end_records = self.directory.end_records(directory);
-            (directory + (records.len() + end_records.len()) as u64, end_records)
-        };
-        // So that it ends where the file does: it must not get shorter.
-        let shortest = size(0).0;
-        let mut at = self.length.saturating_sub(shortest).max(self.next);
-        if self.next == 0 && self.length > 0 {
-            // Behind what a killed writer left of its first member, see `State::of_survey`.
-            at = at.max(LocalHeader::SIZE as u64);
-        }
-        if let Publish::Room(room) = publish {
-            // In place of the one that was flushed before, if that leaves room enough; else behind it.
-            let in_place = self.limit.is_some() && at >= self.next.saturating_add(room);
-            if !in_place {
-                let share = (self.next / ROOM_SHARE).clamp(LEAST_ROOM, MOST_ROOM);
-                at = self.length.max(self.next).saturating_add(room.saturating_add(share));
-            }
-        }
-        let (mut end, mut end_records) = size(at);
-        if end < self.length {
-            // A larger offset can only make the end records longer.
-            at += self.length - end;
-            (end, end_records) = size(at);
-        }
-        let listed = self.starts.iter().copied().min().unwrap_or(self.next);
-        let last = publish == Publish::Last;
-        let seal = Seal::new(at, (listed, self.next), records, &end_records, last);
-        // An empty archive is an end record and nothing else: that is how NumPy knows it.
-        let body = if self.length == 0 && self.next == 0 {
-            end_records = self.directory.end_records(0);
-            end = end_records.len() as u64;
-            Vec::new()
-        } else {
-            [seal.as_bytes(), records].concat()
-        };
-        // One that is wholly behind the old one leaves it to readers until it is whole.
-        let old_end_record = self.end_record.filter(|_| at < self.length);
-        NewDirectory { at, body, end_records, end, old_end_record }
-    }
-}
-
-/// A directory that is going to be written.
-struct NewDirectory {
-    at: u64,
-    /// Seal and records.
-    body: Vec<u8>,
-    end_records: Vec<u8>,
-    /// Where the end records end, and so the file.
-    end: u64,
-    /// The end record of a directory that it overwrites.
-    old_end_record: Option<u64>,
-}
-
-impl NewDirectory {
-    /// Writes it so that at no time anybody finds a directory that lists only some of the members: it is the old
-    /// one, the new one, or none, in which case we look for the members themselves.
-    fn write(&self, file: &File, sync: bool) -> io::Result<()> {
-        let barrier = || if sync { file.sync_data() } else { Ok(()) };
-        if let Some(end_record) = self.old_end_record {
-            blank(file, end_record)?;
-        }
-        // The members, too.
-        barrier()?;
-        write_all_at(file, &self.body, self.at)?;
-        barrier()?;
-        write_all_at(file, &self.end_records, self.at + self.body.len() as u64)?;
-        barrier()
-    }
-}
-
-/// Makes an end record one that nobody finds: however few of the bytes are written, no signature is left.
-fn blank(file: &File, end_record: u64) -> io::Result<()> {
-    write_all_at(file, &[0; 4], end_record)
-}
-
-fn forget<T: PartialEq>(list: &mut Vec<T>, item: &T) {
-    if let Some(at) = list.iter().position(|other| other == item) {
-        list.swap_remove(at);
-    }
+    let map = mapping::map(file)?;
+    let mut survey = match polled(|go_on| Survey::new(&map, Effort::Append, go_on)) {
+        Err(Failure::Format(_)) if survey::is_blank(&map) => Survey::default(),
+        survey => survey?,
+    };
+    repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
+    repair::resume(file, &map, &survey, alignment)
 }
 
 /// Whether a member is written in blocks.
@@ -401,20 +108,24 @@ impl Archive {
             locked.file.sync_all()?;
             file::sync_folder(&path)?;
         }
-        let state = if mode == Mode::Append { State::of_file(&locked.file)? } else { State::empty() };
-        Ok(Self::new(path, locked, state, alignment, sync))
+        let appender = match mode {
+            Mode::Append => resume(&locked.file, alignment)?,
+            Mode::Create | Mode::Replace => Appender::new(alignment),
+        };
+        Ok(Self::new(path, locked, appender, sync))
     }
 
-    pub(crate) fn new(path: PathBuf, locked: Locked, state: State, alignment: Alignment, sync: bool) -> Self {
+    pub(crate) fn new(path: PathBuf, locked: Locked, appender: Appender, sync: bool) -> Self {
+        // One that was there before may have been there for long.
+        let is_on_disk = appender.count() > 0;
         Archive {
             path,
             locked,
-            alignment,
             sync,
             forks: fork::count(),
-            state: Mutex::new(state),
+            state: Mutex::new(State { appender, large: Vec::new(), closed: false }),
             finished: Condvar::new(),
-            publishing: Mutex::default(),
+            publishing: Mutex::new(is_on_disk),
         }
     }
 
@@ -433,18 +144,50 @@ impl Archive {
 
     /// Reserves a range for a member, in the state that is locked already.
     pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
-        state.reserve(self, member)
+        self.begin(state)?;
+        let header = member.header.len() as u64;
+        let reserved = state.appender.reserve(&member.name, header, header + member.items.len())?;
+        if let Reserved::Place(place) = &reserved
+            && is_large(place)
+        {
+            state.large.push(thread::current().id());
+        }
+        Ok(reserved)
+    }
+
+    /// Writes what must be in the file before members are appended, a few bytes, under the lock: nobody may be ahead
+    /// of it.
+    fn begin(&self, state: &mut State) -> Result<(), Failure> {
+        if let Some((at, bytes)) = state.appender.prologue() {
+            write_all_at(self.file(), &bytes, at)?;
+            if state.appender.must_sync_prologue() {
+                self.file().sync_data()?;
+            }
+            state.appender.prologue_is_written();
+        }
+        Ok(())
     }
 
     /// Writes a member into its range and enters it in the directory.
     pub(crate) fn write(&self, place: &Placement, mut member: Member) -> Result<(), Failure> {
-        let written = if is_large(place) {
-            self.write_large(place, &member)
-        } else {
-            self.write_small(place, &mut member)
-        };
+        let large = is_large(place);
+        let written =
+            if large { self.write_large(place, &member) } else { self.write_small(place, &mut member) };
         let mut state = self.lock()?;
-        state.settle(self.file(), place, &member.name, written.as_ref().copied());
+        if large {
+            let this = thread::current().id();
+            let found = state.large.iter().position(|&thread| thread == this);
+            found.map(|at| state.large.swap_remove(at));
+        }
+        match &written {
+            Ok(crc) => state.appender.finish(place, &member.name, *crc),
+            Err(_) => {
+                if let Some(length) = state.appender.abandon(place) {
+                    // Under the lock, before anybody else gets the range. If it fails, the file is only longer.
+                    let _ = self.file().set_len(length);
+                }
+            }
+        }
         if state.closed {
             // Somebody waits in `close`. Telling nobody would cost a system call too.
             self.finished.notify_all();
@@ -455,10 +198,6 @@ impl Archive {
 
     /// One buffer, one system call.
     fn write_small(&self, place: &Placement, member: &mut Member) -> Result<u32, Failure> {
-        if place.start() == 0 {
-            // A new file shows that it is ours, however little of its first member is there.
-            self.write_head(place, member, place.provisional_crc(&member.name))?;
-        }
         let head = (place.file - place.start()) as usize;
         let mut bytes = Vec::with_capacity((place.next() - place.start()) as usize);
         // The local header needs the checksum of what follows it.
@@ -466,31 +205,27 @@ impl Archive {
         bytes.extend_from_slice(&member.header);
         member.items.read(member.items.len() as usize, &mut bytes);
         let crc = crc32fast::hash(&bytes[head..]);
-        if place.start() == 0 {
+        if self.sync || place.start() == 0 {
+            // A new file shows that it is ours, however little of its first member is there.
+            self.begin_member(place, &member.name)?;
             write_all_at(self.file(), &bytes[head..], place.file)?;
-            self.finish(place, member, crc)?;
-            return Ok(crc);
-        }
-        place.write_local(&member.name, crc, &mut bytes[place.gap as usize..head]);
-        let mark = place.end_mark(&member.name, crc);
-        if self.sync {
-            write_all_at(self.file(), &bytes, place.start())?;
-            self.write_mark(place, &mark)?;
+            self.complete(place, &member.name, crc)?;
         } else {
+            place.write_local(&member.name, crc, &mut bytes[place.gap as usize..head]);
             // In this order in the file, and so in memory: the mark is there last, wherever the system call ends.
-            bytes.extend_from_slice(&mark);
+            bytes.extend_from_slice(&place.end_mark(&member.name, crc));
             write_all_at(self.file(), &bytes, place.start())?;
         }
         Ok(crc)
     }
 
-    /// Block by block, and the local header and the end mark last, when the checksum is known.
+    /// Block by block, and the end mark and the local header last, when the checksum is known.
     ///
     /// A second thread takes every other block: while one copies and checksums, the other is in the system call,
     /// so that the bytes which are stored are those that were checksummed, whatever happens to the array, and
     /// writing still goes at the pace of the system call alone. If there is no free core, nothing is lost.
     fn write_large(&self, place: &Placement, member: &Member) -> Result<u32, Failure> {
-        self.write_head(place, member, place.provisional_crc(&member.name))?;
+        self.begin_member(place, &member.name)?;
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
         let job = Job { file: self.file(), place, member, next: &next, stop: &stop };
@@ -509,41 +244,39 @@ impl Archive {
             crc.combine(block);
         }
         let crc = crc.finalize();
-        self.finish(place, member, crc)?;
+        self.complete(place, &member.name, crc)?;
         Ok(crc)
     }
 
-    /// Makes a member count whose bytes are written, and whose head is the provisional one.
-    ///
-    /// The head comes last: as long as it is provisional, a file with nothing but this member is known as ours.
-    fn finish(&self, place: &Placement, member: &Member, crc: u32) -> Result<(), Failure> {
-        if self.sync {
-            self.file().sync_data()?;
-        }
-        write_all_at(self.file(), &place.end_mark(&member.name, crc), place.end)?;
+    /// Writes a header that says that the member is being written.
+    fn begin_member(&self, place: &Placement, name: &StoredName) -> Result<(), Failure> {
+        self.write_head(place, name, place.provisional_crc(name))?;
         if self.sync && place.start() == 0 {
-            self.file().sync_data()?;
-        }
-        self.write_head(place, member, crc)?;
-        if self.sync {
+            // What is in a file without this could be anybody's.
             self.file().sync_data()?;
         }
         Ok(())
     }
 
     /// Writes what is in front of a member's `.npy` file.
-    fn write_head(&self, place: &Placement, member: &Member, crc: u32) -> Result<(), Failure> {
+    fn write_head(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
         let mut head = vec![0; (place.file - place.start()) as usize];
-        place.write_local(&member.name, crc, &mut head[place.gap as usize..]);
+        place.write_local(name, crc, &mut head[place.gap as usize..]);
         Ok(write_all_at(self.file(), &head, place.start())?)
     }
 
-    /// Writes what makes a member count, after all else of it.
-    fn write_mark(&self, place: &Placement, mark: &[u8]) -> Result<(), Failure> {
+    /// Makes a member count whose bytes are all there. The header comes last: until then, it says that the member
+    /// is being written, and that the file is ours.
+    fn complete(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
         if self.sync {
             self.file().sync_data()?;
         }
-        write_all_at(self.file(), mark, place.end)?;
+        write_all_at(self.file(), &place.end_mark(name, crc), place.end)?;
+        if self.sync && place.start() == 0 {
+            // Without the one, the other would say that the file is not ours.
+            self.file().sync_data()?;
+        }
+        self.write_head(place, name, crc)?;
         if self.sync {
             self.file().sync_data()?;
         }
@@ -566,40 +299,32 @@ impl Archive {
     }
 
     fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
-        let publishing = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
+        // One at a time, and without the state's own lock while it is being written.
+        let mut is_on_disk = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
+        if sync {
+            // The members first.
+            self.file().sync_data()?;
+        }
         let length = self.file().metadata()?.len();
-        let (new, listed) = {
+        let new = {
             let mut state = self.lock()?;
-            let needed = match publish {
-                Publish::Last => state.unfinished,
-                // Of a new file there is nothing to show; room in front of an end record would be no archive.
-                Publish::Room(0) => state.unlisted && state.next > 0,
-                Publish::Room(size) => state.limit.is_some_and(|limit| state.next + size > limit),
-            };
-            if !needed {
+            if !state.appender.needs(publish) {
                 return Ok(());
             }
-            // A failed write may have made the file longer than is known.
-            state.length = state.length.max(length);
-            state.prepare(self.file(), sync)?;
-            let new = state.place_directory(publish);
-            if new.old_end_record.is_some() || state.limit.is_none() {
-                state.limit = Some(new.at);
-            }
-            if new.old_end_record.is_some() {
-                state.end_record = None;
-            }
-            (new, state.directory.count())
+            self.begin(&mut state)?;
+            state.appender.publish(publish, length)
         };
-        new.write(self.file(), sync)?;
-        let mut state = self.lock()?;
-        state.length = state.length.max(new.end);
-        state.end_record = Some(state.directory.end_record(new.end));
-        state.limit = (publish != Publish::Last).then_some(new.at);
-        state.unfinished = publish != Publish::Last;
-        state.unlisted = state.directory.count() != listed || !state.starts.is_empty();
-        drop(state);
-        drop(publishing);
+        for (bytes, at) in new.writes() {
+            write_all_at(self.file(), bytes, at)?;
+            if sync || (*is_on_disk && new.overwrites()) {
+                self.file().sync_data()?;
+                // It is not to be found any more, and its members do not need it.
+                *is_on_disk = false;
+            }
+        }
+        *is_on_disk = sync;
+        self.lock()?.appender.is_published(&new);
+        drop(is_on_disk);
         Ok(())
     }
 
@@ -611,9 +336,9 @@ impl Archive {
             return Err(Failure::Writing);
         }
         state.closed = true;
-        while !state.starts.is_empty() {
+        while state.appender.is_busy() {
             state = self.finished.wait_timeout(state, PATIENCE).map_err(|_| Failure::Poisoned)?.0;
-            if !state.starts.is_empty() {
+            if state.appender.is_busy() {
                 drop(state);
                 let interrupted = check_signals();
                 state = self.lock()?;

@@ -23,3 +23,11 @@ pub(crate) fn count() -> u64 {
     }
     FORKS.load(Ordering::Relaxed)
 }
+
+/// Whether a Python object that threads share, made when the count was `forks`, may be locked for ever here.
+///
+/// Lists and dicts of free-threaded Python have locks. All threads are stopped for a fork, but one that waits for
+/// such a lock may be handed it just then, and there is no such thread in the child.
+pub(crate) fn may_be_locked(forks: u64) -> bool {
+    cfg!(Py_GIL_DISABLED) && forks != count()
+}

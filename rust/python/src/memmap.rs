@@ -12,6 +12,7 @@ use numpy::npyffi::{NpyTypes, PY_ARRAY_API, PyArrayObject};
 use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyTuple;
 
@@ -106,10 +107,13 @@ unsafe extern "C" fn set_attribute(
     value: *mut ffi::PyObject,
 ) -> c_int {
     // SAFETY: the arguments are those that Python gave us. Instances of the type are made by the collector's
-    // allocator, as it has a __dict__; untracking is allowed whatever the state, and tracking after that.
+    // allocator, as it has a __dict__; untracking is allowed whatever the state, and tracking after that: the
+    // section keeps two threads from doing so at once.
     unsafe {
-        ffi::PyObject_GC_UnTrack(array.cast());
-        ffi::PyObject_GC_Track(array.cast());
+        with_critical_section(&Borrowed::from_ptr(Python::assume_attached(), array), || {
+            ffi::PyObject_GC_UnTrack(array.cast());
+            ffi::PyObject_GC_Track(array.cast());
+        });
         ffi::PyObject_GenericSetAttr(array, name, value)
     }
 }

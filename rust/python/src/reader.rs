@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mmnpz_core::ErrorKind;
 use mmnpz_core::index::{Index, MemberId};
@@ -17,6 +17,7 @@ use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 use crate::array;
 use crate::detach::detached;
 use crate::error::{Failure, polled};
+use crate::fork;
 use crate::lock;
 use crate::mapping::{self, Identity, Mapping};
 use crate::shared::Shared;
@@ -28,6 +29,8 @@ const POLL_INTERVAL: usize = 4096;
 /// An open archive: what all handles on it share, and what a view needs to be made.
 struct Archive {
     path: PathBuf,
+    /// With what it was opened, to open it again: pairs, as no tuple has a lock.
+    options: Py<PyTuple>,
     identity: Identity,
     mapping: Py<Mapping>,
     /// The type of the array over the whole map.
@@ -36,7 +39,9 @@ struct Archive {
     view_type: Py<PyType>,
     max_header_size: usize,
     index: Index,
-    files: OnceLock<Py<PyList>>,
+    /// The list of all names, and how often this process was forked off when it was made. Locked for moments, by
+    /// threads that stay attached meanwhile.
+    files: Mutex<Option<(u64, Py<PyList>)>>,
 }
 
 impl Archive {
@@ -90,11 +95,10 @@ impl Archive {
 
     /// The names of all arrays; the same list each time.
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        if let Some(files) = self.files.get() {
-            return Ok(files.bind(py).clone());
+        if let Some(files) = self.known_files(py) {
+            return Ok(files);
         }
-        // Made first and published after: while a OnceLock is being filled, whoever else wants it waits, and a
-        // forked child for ever.
+        let forks = fork::count();
         let list = PyList::empty(py);
         for (number, member) in self.index.ids().enumerate() {
             list.append(PyString::new(py, &self.name(py, member)?))?;
@@ -102,9 +106,27 @@ impl Archive {
                 py.check_signals()?;
             }
         }
-        let too_late = self.files.set(list.clone().unbind()).err();
-        drop(too_late);
-        Ok(self.files.get().map_or(list, |files| files.bind(py).clone()))
+        let mut files = self.lock_files();
+        if let Some((made, first)) = &*files
+            && !fork::may_be_locked(*made)
+        {
+            // Ours goes after the lock, which is younger.
+            return Ok(first.bind(py).clone());
+        }
+        let old = files.replace((forks, list.clone().unbind()));
+        drop(files);
+        drop(old);
+        Ok(list)
+    }
+
+    fn known_files<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyList>> {
+        let files = self.lock_files();
+        let (made, list) = files.as_ref()?;
+        (!fork::may_be_locked(*made)).then(|| list.bind(py).clone())
+    }
+
+    fn lock_files(&self) -> MutexGuard<'_, Option<(u64, Py<PyList>)>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<Cow<'_, str>> {
@@ -147,6 +169,7 @@ impl Handle {
         if listed {
             self.views.listing(py).dict.bind(py).set_item(name, &view)?;
         }
+        self.views.settle(member);
         Ok(view)
     }
 
@@ -185,17 +208,17 @@ impl Opened {
         if expected.is_some_and(|expected| expected != identity) {
             return Err(Failure::Changed);
         }
-        let survey = polled(|go_on| Survey::new(&map, Effort::Ours, go_on))?;
+        let survey = polled(|go_on| Survey::new(&map, Effort::Read, go_on))?;
         let (survey, index) = match polled(|go_on| Index::of_survey(&map, &survey, go_on)) {
             Ok(index) => (survey, index),
             Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
-                let survey = polled(|go_on| Survey::without_directory(&map, error, Effort::Ours, go_on))?;
+                let survey = polled(|go_on| Survey::without_directory(&map, error, Effort::Read, go_on))?;
                 let index = polled(|go_on| Index::of_survey(&map, &survey, go_on))?;
                 (survey, index)
             }
             Err(failure) => return Err(failure),
         };
-        let has_all = survey.is_whole();
+        let has_all = survey.is_at_end && survey.found.is_empty();
         let unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
         Ok(Opened { map, index, identity, unlisted })
     }
@@ -231,14 +254,16 @@ struct State {
     handle: Option<Arc<Handle>>,
     /// Whether views are kept.
     cache: bool,
+    /// Whether all views were made while opening.
+    preload: bool,
     /// The dict that lookups ask first, if there is such.
     first: Option<Py<PyDict>>,
 }
 
 impl State {
-    fn open(py: Python<'_>, handle: Arc<Handle>, cache: bool) -> Self {
+    fn open(py: Python<'_>, handle: Arc<Handle>, cache: bool, preload: bool) -> Self {
         let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.clone_ref(py));
-        State { handle: Some(handle), cache, first }
+        State { handle: Some(handle), cache, preload, first }
     }
 }
 
@@ -313,12 +338,14 @@ impl Reader {
         Reader { state: Shared::new(State::default()) }
     }
 
-    /// Opens an archive, in place of the one that is open.
-    #[pyo3(signature = (path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
+    /// Opens an archive, in place of the one that is open. `options` are the arguments that follow, for
+    /// `_origin`.
+    #[pyo3(signature = (options, path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by NpzReader.__init__, with keywords")]
     fn _open(
         &self,
         py: Python<'_>,
+        options: Py<PyTuple>,
         path: PathBuf,
         filename: Py<PyAny>,
         map_type: Bound<'_, PyType>,
@@ -334,33 +361,30 @@ impl Reader {
         let Opened { map, index, identity, .. } = opened;
         let archive = Archive {
             path,
+            options,
             identity,
             mapping: Bound::new(py, Mapping::new(map, filename))?.unbind(),
             map_type: map_type.unbind(),
             view_type: view_type.unbind(),
             max_header_size,
             index,
-            files: OnceLock::new(),
+            files: Mutex::default(),
         };
         let handle = Handle::new(py, Arc::new(archive), preload)?;
-        drop(self.state.replace(py, State::open(py, handle, cache)));
+        drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())
     }
 
     /// Becomes another handle on the archive that `other` has open: it shares the map and the index, and the views
-    /// too unless it is to make views of its own.
-    fn _share(
-        &self,
-        py: Python<'_>,
-        other: &Bound<'_, Self>,
-        own_views: bool,
-        preload: bool,
-    ) -> PyResult<()> {
-        let (mut handle, cache) = other.get().handle(py)?;
+    /// too unless it is to make views of its own, all at once if those of `other` were preloaded.
+    fn _share(&self, py: Python<'_>, other: &Bound<'_, Self>, own_views: bool) -> PyResult<()> {
+        let (handle, cache, preload) =
+            other.get().state.read(py, |state| (state.handle.clone(), state.cache, state.preload));
+        let mut handle = handle.ok_or_else(closed)?;
         if own_views {
             handle = Handle::new(py, Arc::clone(&handle.archive), preload)?;
         }
-        drop(self.state.replace(py, State::open(py, handle, cache)));
+        drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())
     }
 
@@ -461,19 +485,28 @@ impl Reader {
         self.state.read(py, |state| state.cache)
     }
 
+    /// Whether all views were made while opening (bool).
+    #[getter]
+    fn preload(&self, py: Python<'_>) -> bool {
+        self.state.read(py, |state| state.preload)
+    }
+
     /// Releases the reader's hold on the map and on the views.
     ///
     /// Views and dicts of views taken before stay valid: the file is mapped until the last of them is gone.
     /// Closing again does nothing.
     fn close(&self, py: Python<'_>) {
         // This may free views, and with the last of them the map.
-        drop(self.state.replace(py, State { cache: self.cache(py), ..State::default() }));
+        let (cache, preload) = self.state.read(py, |state| (state.cache, state.preload));
+        drop(self.state.replace(py, State { cache, preload, ..State::default() }));
     }
 
-    /// Size, time of the last change and inode of the file when it was opened.
+    /// With what options the file was opened, and its size, time of the last change and inode then: together, as
+    /// another thread may open the reader anew.
     #[getter]
-    fn _identity(&self, py: Python<'_>) -> PyResult<Identity> {
-        Ok(self.archive(py)?.identity)
+    fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyTuple>, Identity)> {
+        let archive = self.archive(py)?;
+        Ok((archive.options.clone_ref(py), archive.identity))
     }
 
     /// Bytes of memory that the index takes.
@@ -490,8 +523,11 @@ impl Reader {
             if Arc::strong_count(handle) > 1 {
                 return Ok(());
             }
-            if Arc::strong_count(&handle.archive) == 1 {
-                visit.call(handle.archive.files.get())?;
+            if Arc::strong_count(&handle.archive) == 1
+                && let Ok(files) = handle.archive.files.try_lock()
+                && let Some((_, list)) = &*files
+            {
+                visit.call(list)?;
             }
             handle.views.traverse(&visit)
         })

@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use mmnpz_core::append::Appender;
 use mmnpz_core::layout::Alignment;
 use mmnpz_core::mark::{END_MARK, Local};
 use mmnpz_core::name;
-use mmnpz_core::survey::{Effort, Survey};
+use mmnpz_core::survey::{self, Effort, Origin, Survey};
+use mmnpz_core::zip::{LocalHeader, Record};
 use pyo3::prelude::*;
 
-use crate::archive::{Archive, State};
+use crate::archive::Archive;
 use crate::detach::detached;
 use crate::error::{Failure, check_signals, polled};
 use crate::{file, mapping};
@@ -31,7 +33,7 @@ pub(crate) fn sort_out(
     let mut dropped = Vec::new();
     let mut sound = Vec::with_capacity(survey.found.len());
     for member in std::mem::take(&mut survey.found) {
-        if survey.is_foreign || is_sound(bytes, &member, &mut progress)? {
+        if survey.origin == Origin::Members || is_sound(bytes, &member, &mut progress)? {
             sound.push(member);
             continue;
         }
@@ -43,6 +45,34 @@ pub(crate) fn sort_out(
     }
     survey.found = sound;
     Ok(dropped)
+}
+
+/// The state of a writer that goes on behind what was found in a file, which is made ready for it.
+pub(crate) fn resume(
+    file: &File,
+    bytes: &[u8],
+    survey: &Survey,
+    alignment: Alignment,
+) -> Result<Appender, Failure> {
+    if survey.is_empty() {
+        // Nothing was ever finished here: no reader could open it.
+        file.set_len(0)?;
+        return Ok(Appender::new(alignment));
+    }
+    mend_start(file, bytes, survey)?;
+    Ok(Appender::resume(bytes, survey, alignment)?)
+}
+
+/// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of ours that
+/// is there starts with zeros. Says whether that was so.
+fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<bool, Failure> {
+    let is_ours = survey.seal.is_some() || !survey.found.is_empty();
+    let shift = survey.directory.as_ref().map_or(0, |directory| directory.shift);
+    let is_lost = is_ours && shift == 0 && bytes.starts_with(&[0; 4]);
+    if is_lost {
+        file::write_all_at(file, &LocalHeader::SIGNATURE.to_le_bytes(), 0)?;
+    }
+    Ok(is_lost)
 }
 
 fn is_sound(
@@ -78,22 +108,25 @@ fn repair_file(
     progress: Option<&Py<PyAny>>,
 ) -> Result<(u64, Vec<String>, Vec<Dropped>, bool), Failure> {
     let locked = file::open(path)?;
-    let length = locked.file.metadata()?.len();
     let alignment = Alignment::new(1)?;
-    if length == 0 {
-        Archive::new(path.to_owned(), locked, State::empty(), alignment, true).close()?;
-        return Ok((0, Vec::new(), Vec::new(), true));
-    }
-    let map = mapping::map(&locked.file)?;
-    let mut survey = polled(|go_on| Survey::new(&map, Effort::Full, go_on))?;
+    let map = match locked.file.metadata()?.len() {
+        0 => None,
+        _ => Some(mapping::map(&locked.file)?),
+    };
+    let map = map.as_deref().unwrap_or_default();
+    let mut survey = match polled(|go_on| Survey::new(map, Effort::Full, go_on)) {
+        Err(Failure::Format(_)) if survey::is_blank(map) => Survey::default(),
+        survey => survey?,
+    };
     if survey.is_whole() {
         let directory = survey.directory.as_ref();
         let count = directory.map_or(0, |directory| directory.count);
-        return Ok((count, Vec::new(), Vec::new(), false));
+        let changed = mend_start(&locked.file, map, &survey)?;
+        return Ok((count, Vec::new(), Vec::new(), changed));
     }
     let total: u64 = survey.found.iter().map(|member| member.end - member.file).sum();
     let mut done = 0;
-    let mut dropped = sort_out(&locked.file, &map, &mut survey, |count| {
+    let mut dropped = sort_out(&locked.file, map, &mut survey, |count| {
         done += count;
         match progress {
             Some(progress) => {
@@ -105,12 +138,18 @@ fn repair_file(
     let unfinished = survey.unfinished.iter();
     dropped.extend(unfinished.map(|member| (member.name.clone(), member.header, "it was not finished")));
     let found = survey.found.iter().filter_map(|member| {
-        let name = name::decode(member.name(&map), member.flags).ok()?;
+        let name = name::decode(member.name(map), member.flags).ok()?;
         Some(name.strip_suffix(name::EXTENSION)?.to_owned())
     });
     let found = found.collect();
-    let state = State::of_survey(&locked.file, &map, &survey)?;
-    let count = state.count();
-    Archive::new(path.to_owned(), locked, state, alignment, true).close()?;
+    let appender = resume(&locked.file, map, &survey, alignment)?;
+    let count = appender.count();
+    if survey.origin == Origin::Members {
+        let (at, directory) = appender.foreign_directory();
+        file::write_all_at(&locked.file, &directory, at)?;
+        locked.file.sync_data()?;
+    } else {
+        Archive::new(path.to_owned(), locked, appender, true).close()?;
+    }
     Ok((count, found, dropped, true))
 }

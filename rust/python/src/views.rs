@@ -17,9 +17,9 @@ use crate::fork;
 /// Whether views are entered in the dict of views when they are published, and looked up there first.
 ///
 /// With a global interpreter lock there is no faster way to look a string up, as Python keeps the hash in the
-/// string. Without, threads that add to one dict wait for its lock, and one of them may be handed that lock while
-/// all are stopped for a fork, so that the child would wait for ever: there the dict is filled from when
-/// somebody first asks for it, and lookups never touch it.
+/// string. Without, threads that add to one dict wait for its lock, and a forked child needs another dict (see
+/// [`fork::may_be_locked`]): there the dict is filled from when somebody first asks for it, and lookups never
+/// touch it.
 pub(crate) const DICT_FIRST: bool = cfg!(not(Py_GIL_DISABLED));
 
 /// The views by name: `NpzReader.arrays`.
@@ -68,7 +68,8 @@ impl Views {
     }
 
     /// Offers a view for a member and gives back the one that counts, the first that was offered. Says also
-    /// whether that must be entered in the dict.
+    /// whether that must be entered in the dict. It is looked up by others after the call of [`Views::settle`]
+    /// that follows.
     pub(crate) fn publish<'py>(
         &self,
         member: MemberId,
@@ -91,13 +92,17 @@ impl Views {
         (counts, DICT_FIRST || slots.is_listed())
     }
 
+    /// Lets the view of a member be looked up: it is in the dict if it must be.
+    pub(crate) fn settle(&self, member: MemberId) {
+        self.slots().settle(member);
+    }
+
     /// The dict of the views as it is.
     pub(crate) fn listing(&self, py: Python<'_>) -> Arc<Listing> {
         let current = Arc::clone(&self.lock());
-        if DICT_FIRST || current.forks == fork::count() {
+        if !fork::may_be_locked(current.forks) {
             return current;
         }
-        // A thread that this process has not may have the lock of the parent's dict.
         let made = Listing::new(py);
         let mut listing = self.lock();
         if listing.forks == made.forks {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use mmnpz_core::append::Reserved;
 use mmnpz_core::layout::{Alignment, StoredName};
 use pyo3::exceptions::{PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
-use crate::archive::{Archive, Member, Mode, Reserved};
+use crate::archive::{Archive, Member, Mode};
 use crate::detach::detached;
 use crate::error::Failure;
 use crate::fork;
@@ -115,7 +116,7 @@ impl Writer {
                 if state.closed {
                     return Err(closed());
                 }
-                if !warned && state.contains(&member.name) {
+                if !warned && state.appender.contains(&member.name) {
                     None
                 } else {
                     Some(archive.reserve(&mut state, &member).map_err(fail)?)
@@ -167,7 +168,10 @@ impl Writer {
     #[getter]
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
-        let names = archive.lock_attached(py).map_err(|failure| failure.into_err(py, &archive.path))?.names();
+        let names: Vec<_> = {
+            let state = archive.lock_attached(py).map_err(|failure| failure.into_err(py, &archive.path))?;
+            state.appender.names().collect()
+        };
         // Each name once.
         let unique = PyDict::new(py);
         for name in names {
@@ -182,7 +186,7 @@ impl Writer {
         let Some(stored) = name.cast::<PyString>().ok().and_then(name_of) else { return Ok(false) };
         let py = name.py();
         let mut state = archive.lock_attached(py).map_err(|failure| failure.into_err(py, &archive.path))?;
-        Ok(state.contains(&stored))
+        Ok(state.appender.contains(&stored))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

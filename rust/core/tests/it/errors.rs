@@ -58,7 +58,7 @@ fn no_end_record() {
         (vec![0; 100], None),
         (b"PK\x05\x06".to_vec(), Some(0)),
         (end_record(0, 0)[..21].to_vec(), Some(0)),
-        ([end_record(0, 0), vec![0; 65_536]].concat(), None),
+        ([end_record(0, 0), vec![0; 65_600]].concat(), None),
     ] {
         let expected = Error { kind: ErrorKind::NoEndRecord, member: None, offset };
         assert_error(&archive_error(&bytes), &expected, Part::Archive, &["not a zip archive"]);

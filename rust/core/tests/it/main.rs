@@ -8,6 +8,8 @@
 
 // `cfg(test)`, so that clippy lets the helpers unwrap: what goes wrong in one of them fails the test.
 #[cfg(test)]
+mod append;
+#[cfg(test)]
 mod archives;
 #[cfg(test)]
 mod errors;

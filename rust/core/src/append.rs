@@ -1,0 +1,367 @@
+//! Where the next member and the next directory of an archive go: the state of a writer, without a file.
+//!
+//! The rules that keep an archive recoverable at every moment, for whoever does the writing:
+//!
+//! - A member counts once its end mark is in the file, so that goes there last. A directory is derived.
+//! - Behind an archive of another program, whose members have no end marks, a [`Base`] comes first. That archive's
+//!   directory is never overwritten.
+//! - A directory of ours may be overwritten by members, unless it was written for readers to use meanwhile
+//!   ([`Publish::Room`]); then they go in front of it, and [`Appender::reserve`] says when there is no room.
+//! - The file never gets shorter than it was when somebody could open it.
+
+use zerocopy::IntoBytes;
+
+use crate::directory::DirectoryWriter;
+use crate::error::Result;
+use crate::index::slice;
+use crate::layout::{Alignment, Placement, StoredName};
+use crate::mark::{Base, Seal};
+use crate::survey::{Origin, Survey};
+use crate::zip::{EndRecord, LocalHeader};
+
+/// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
+/// the file. It is a hole in the file, which takes no space on the disk until something is written there. At least more
+/// than an archive comment can have: where the end record of this directory is taken away, nobody finds that of the one
+/// before, which members may have overwritten in part.
+const LEAST_ROOM: u64 = 1 << 17;
+const MOST_ROOM: u64 = 1 << 30;
+const ROOM_SHARE: u64 = 8;
+
+/// What a directory is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publish {
+    /// Readers, while writing goes on: with room for at least so many bytes of members.
+    Room(u64),
+    /// Good.
+    Last,
+}
+
+/// The answer to whoever wants to write a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    /// Its place.
+    Place(Placement),
+    /// There is no room in front of the directory that readers use. A new one must be published first, with so
+    /// much room.
+    NoRoom(u64),
+}
+
+/// What must be in a file before members are appended.
+#[derive(Debug, Clone, Copy)]
+enum Prologue {
+    /// Behind an archive of another program: what vouches for its directory, by its end record.
+    Base(u64),
+    /// In front of a directory of ours with room: that it need not be the last.
+    Seal(Seal),
+    /// In place of the signature of the end record of a directory of ours, which members are going to overwrite.
+    Blank(u64),
+}
+
+/// What makes an end record one that nobody finds: however little of it is written, no signature is left. Whatever
+/// part of a directory is in the file, an end record that leads to it lets it be believed.
+const BLANK: [u8; 4] = [0; 4];
+
+/// The state of an archive that is written to.
+#[derive(Debug, Clone)]
+pub struct Appender {
+    alignment: Alignment,
+    /// Where the next member starts.
+    next: u64,
+    /// What reaches past this byte would overwrite a directory that readers use.
+    limit: Option<u64>,
+    /// How long the file is at least.
+    length: u64,
+    /// What must be in the file before anything else is.
+    prologue: Option<Prologue>,
+    /// The end record of a directory that readers use.
+    end_record: Option<u64>,
+    directory: DirectoryWriter,
+    /// Where the members start that are being written.
+    starts: Vec<u64>,
+    /// The directory in the file does not list all that is there, or leaves room.
+    is_unfinished: bool,
+    /// The directory in the file does not list all that is there.
+    has_unlisted: bool,
+}
+
+impl Appender {
+    /// A new archive.
+    pub fn new(alignment: Alignment) -> Self {
+        Appender {
+            alignment,
+            next: 0,
+            limit: None,
+            length: 0,
+            prologue: None,
+            end_record: None,
+            directory: DirectoryWriter::default(),
+            starts: Vec::new(),
+            is_unfinished: true,
+            has_unlisted: true,
+        }
+    }
+
+    /// Goes on behind what was found in a file.
+    ///
+    /// # Errors
+    /// If the directory cannot be read to its end.
+    pub fn resume(bytes: &[u8], survey: &Survey, alignment: Alignment) -> Result<Self> {
+        let directory = survey.directory.as_ref();
+        let part = |range| slice(bytes, range).unwrap_or_default();
+        let records = directory.map_or(&[][..], |directory| part(&directory.range));
+        let comment = directory.map_or(&[][..], |directory| part(&directory.comment));
+        let shift = directory.map_or(0, |directory| directory.shift);
+        let mut appender = Appender {
+            next: survey.end,
+            length: bytes.len() as u64,
+            directory: DirectoryWriter::resume(records, &survey.found_records(bytes), shift, comment)?,
+            is_unfinished: !survey.is_whole(),
+            has_unlisted: !survey.is_whole(),
+            ..Self::new(alignment)
+        };
+        let end_record =
+            directory.and_then(|directory| directory.comment.start.checked_sub(EndRecord::SIZE as u64));
+        match (survey.seal, directory) {
+            (Some(seal), _) if !seal.is_last() => {
+                // Readers may use the directory that was flushed last.
+                appender.limit = Some(seal.at());
+                appender.end_record = end_record.filter(|_| survey.is_at_end);
+                appender.is_unfinished = true;
+            }
+            (Some(seal), _) if seal.holds(bytes) => {
+                if seal.at() > seal.next() {
+                    // An earlier writer has left room.
+                    appender.limit = Some(seal.at());
+                    appender.end_record = end_record.filter(|_| survey.is_at_end);
+                    appender.prologue = Some(Prologue::Seal(seal));
+                } else if survey.is_at_end {
+                    appender.prologue = end_record.map(Prologue::Blank);
+                }
+            }
+            (_, Some(directory)) if survey.origin == Origin::EndRecord => {
+                if directory.range == (0..0) {
+                    // Nothing but an end record.
+                    appender.next = 0;
+                } else {
+                    // Another program's, or not what we wrote any more: it stays, and members go behind it.
+                    appender.next = appender.length;
+                    appender.prologue = end_record.map(Prologue::Base);
+                }
+            }
+            _ => {}
+        }
+        Ok(appender)
+    }
+
+    /// Whether there is a member of this name.
+    pub fn contains(&mut self, name: &StoredName) -> bool {
+        self.directory.contains(name)
+    }
+
+    /// The names of all arrays, in the order of their members; a name as often as it was written.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        self.directory.names()
+    }
+
+    /// How many members there are.
+    pub fn count(&self) -> u64 {
+        self.directory.count()
+    }
+
+    /// What must be written before anything else is, and where.
+    pub fn prologue(&self) -> Option<(u64, Vec<u8>)> {
+        Some(match self.prologue? {
+            Prologue::Base(end_record) => (self.next, Base::new(self.next, end_record).as_bytes().to_vec()),
+            Prologue::Seal(seal) => (seal.at(), seal.reopened().as_bytes().to_vec()),
+            Prologue::Blank(end_record) => (end_record, BLANK.to_vec()),
+        })
+    }
+
+    /// Whether that must be on the disk first: without it, what is behind an archive of another program could hide
+    /// that from whoever looks for its end record.
+    pub fn must_sync_prologue(&self) -> bool {
+        matches!(self.prologue, Some(Prologue::Base(_)))
+    }
+
+    /// It is written.
+    pub fn prologue_is_written(&mut self) {
+        if let Some(Prologue::Base(_)) = self.prologue.take() {
+            self.next += Base::SIZE as u64;
+            self.length = self.length.max(self.next);
+        }
+        (self.is_unfinished, self.has_unlisted) = (true, true);
+    }
+
+    /// Reserves a range for an `.npy` file of `size` bytes whose first `npy_header` bytes are its header.
+    ///
+    /// # Errors
+    /// As for [`Placement::new`].
+    pub fn reserve(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
+        let place = Placement::new(self.next, name, npy_header, size, self.alignment)?;
+        if self.limit.is_some_and(|limit| place.next() > limit) {
+            return Ok(Reserved::NoRoom(place.next() - self.next));
+        }
+        self.next = place.next();
+        self.starts.push(place.start());
+        (self.is_unfinished, self.has_unlisted) = (true, true);
+        Ok(Reserved::Place(place))
+    }
+
+    /// Whether members are being written.
+    pub fn is_busy(&self) -> bool {
+        !self.starts.is_empty()
+    }
+
+    /// Enters a member that has been written, end mark and all.
+    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32) {
+        self.forget(place);
+        self.directory.push(place, name, crc);
+        self.length = self.length.max(place.next());
+    }
+
+    /// Gives the range of a member back that could not be written. If nothing is behind it, it is used again, and
+    /// the file may be cut to the length that this returns: no reader has been told of anything there.
+    pub fn abandon(&mut self, place: &Placement) -> Option<u64> {
+        self.forget(place);
+        if self.next != place.next() {
+            return None;
+        }
+        self.next = place.start();
+        self.limit.is_none().then_some(self.length.max(self.next))
+    }
+
+    fn forget(&mut self, place: &Placement) {
+        let at = self.starts.iter().position(|&start| start == place.start());
+        at.map(|at| self.starts.swap_remove(at));
+    }
+
+    /// Whether there is need for another directory than the one in the file.
+    pub fn needs(&self, publish: Publish) -> bool {
+        match publish {
+            Publish::Last => self.is_unfinished,
+            // Of a new file there is nothing to show; room in front of an end record would be no archive.
+            Publish::Room(0) => self.has_unlisted && self.next > 0,
+            Publish::Room(size) => self.limit.is_some_and(|limit| self.next.saturating_add(size) > limit),
+        }
+    }
+
+    /// The directory to write, in a file of `length` bytes: failed writes may have made it longer than is known.
+    /// Nothing else may be published before [`Appender::is_published`].
+    pub fn publish(&mut self, publish: Publish, length: u64) -> NewDirectory {
+        self.length = self.length.max(length);
+        let new = if self.length == 0 && self.next == 0 {
+            // An empty archive is an end record and nothing else: that is how NumPy knows it.
+            let end_records = self.directory.end_records(0);
+            self.new_directory(0, Vec::new(), end_records, publish)
+        } else {
+            self.place_directory(publish)
+        };
+        if new.overwritten.is_some() || self.limit.is_none() {
+            // Members that are reserved while it is being written stay in front of it.
+            self.limit = Some(new.at);
+        }
+        if new.overwritten.is_some() {
+            self.end_record = None;
+        }
+        new
+    }
+
+    fn place_directory(&self, publish: Publish) -> NewDirectory {
+        let records = self.directory.records();
+        let ends = |at: u64| {
+            let directory = at + Seal::SIZE as u64;
+            let end_records = self.directory.end_records(directory);
+            (directory + (records.len() + end_records.len()) as u64, end_records)
+        };
+        // So that it ends where the file does; behind what a killed writer left of the header of the first member, as
+        // NumPy knows an archive by its first bytes.
+        let least = if self.next == 0 { LocalHeader::SIZE as u64 } else { self.next };
+        let mut at = self.length.saturating_sub(ends(0).0).max(least);
+        if let Publish::Room(room) = publish {
+            // In place of the one that was published before, if that leaves room enough; else behind it, so that
+            // readers can use the one until the other is there.
+            let in_place = self.limit.is_some() && at >= self.next.saturating_add(room);
+            if !in_place {
+                let share = (self.next / ROOM_SHARE).clamp(LEAST_ROOM, MOST_ROOM);
+                at = self.length.max(self.next).saturating_add(room.saturating_add(share));
+            }
+        }
+        let (mut end, mut end_records) = ends(at);
+        if end < self.length {
+            // A larger offset can only make the end records longer.
+            at += self.length - end;
+            (end, end_records) = ends(at);
+        }
+        debug_assert!(end >= self.length);
+        let listed = self.starts.iter().copied().min().unwrap_or(self.next);
+        let seal = Seal::new(at, (listed, self.next), records, &end_records, publish == Publish::Last);
+        self.new_directory(at, [seal.as_bytes(), records].concat(), end_records, publish)
+    }
+
+    fn new_directory(&self, at: u64, body: Vec<u8>, end_records: Vec<u8>, publish: Publish) -> NewDirectory {
+        let end = at + (body.len() + end_records.len()) as u64;
+        let zip64 = (self.directory.end_record(end) - at) as usize - body.len();
+        // One that is wholly behind the old one leaves that to readers until it is there.
+        let overwritten = self.end_record.filter(|_| at < self.length);
+        NewDirectory { at, body, end_records, zip64, overwritten, count: self.directory.count(), publish }
+    }
+
+    /// A directory is in the file.
+    pub fn is_published(&mut self, new: &NewDirectory) {
+        self.length = self.length.max(new.end());
+        self.end_record = Some(self.directory.end_record(new.end()));
+        let is_last = new.publish == Publish::Last;
+        self.limit = (!is_last).then_some(new.at);
+        self.is_unfinished = !is_last;
+        self.has_unlisted = self.directory.count() != new.count || self.is_busy();
+    }
+
+    /// The directory of members of another program, whose own was lost, as that program would have written it, and
+    /// where it goes. Nothing else vouches for them.
+    pub fn foreign_directory(&self) -> (u64, Vec<u8>) {
+        (self.length, [self.directory.records(), &self.directory.end_records(self.length)].concat())
+    }
+}
+
+/// A directory that is to be written.
+#[derive(Debug, Clone)]
+pub struct NewDirectory {
+    at: u64,
+    /// Seal and records.
+    body: Vec<u8>,
+    end_records: Vec<u8>,
+    /// How many of the bytes of the end records are those of zip64.
+    zip64: usize,
+    /// The end record of one that it overwrites.
+    overwritten: Option<u64>,
+    /// How many members it lists.
+    count: u64,
+    publish: Publish,
+}
+
+impl NewDirectory {
+    /// Where the file ends with it.
+    pub fn end(&self) -> u64 {
+        self.at + (self.body.len() + self.end_records.len()) as u64
+    }
+
+    /// Whether it overwrites a directory that readers use.
+    pub fn overwrites(&self) -> bool {
+        self.overwritten.is_some()
+    }
+
+    /// What to write where, one after the other, and each only when what was written before cannot be lost any more:
+    /// at no time does anybody find a directory that lists only some of the members. It is the old one, the new one,
+    /// or none.
+    pub fn writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
+        let behind = self.at + self.body.len() as u64;
+        // The signature of the end record comes last: a part of the record would lead to somewhere else.
+        let (zip64, end_record) = self.end_records.split_at(self.zip64);
+        let (signature, rest) = end_record.split_at(BLANK.len());
+        let at = behind + zip64.len() as u64;
+        let all =
+            [(&self.body[..], self.at), (zip64, behind), (rest, at + BLANK.len() as u64), (signature, at)];
+        blank.into_iter().chain(all).filter(|(bytes, _)| !bytes.is_empty())
+    }
+}

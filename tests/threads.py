@@ -1,0 +1,31 @@
+"""Threads that start together, for tests of what they share."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+THREADS = 8
+
+
+def in_threads(function: Callable[[int], Any], count: int = THREADS) -> list[Any]:
+    """Runs a function in many threads that start together; gives back all results, or raises their error."""
+    barrier = threading.Barrier(count)
+    results: list[Any] = [None] * count
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            barrier.wait()
+            results[number] = function(number)
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
