@@ -2,8 +2,8 @@
 
     python examples/resume.py dataset.npz 500
 
-What is in the archive is not computed again. `mode="a"` creates the file, or opens it and brings back what a killed
-process has written, whatever state it left the file in.
+What is in the archive is not computed again. `mode="a"` creates the file, or opens it and brings back what a
+killed process has written, whatever state it left the file in.
 """
 
 import sys

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are n
 
 
 def start(path: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, EXAMPLE, path, str(ITEMS)]
+    command = [sys.executable, str(EXAMPLE), str(path), str(ITEMS)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

@@ -1,7 +1,7 @@
 """A process that forks writers to be killed; runs as a script and imports nothing of the tests.
 
-It reads a line of JSON for each writer, answers with the number of its process, and after another line, when that
-has ended, with how. The array of a member is made from its name, so that whoever looks for it knows it.
+It reads a line of JSON for each writer, answers with the number of its process, and after another line, when
+that has ended, with how. The array of a member is made from its name, so that whoever looks for it knows it.
 """
 
 import json
