@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.archives import npy
+from tests.faults import promise
 
 settings.register_profile(
     "mmnpz",
@@ -55,3 +56,11 @@ def archive(tmp_path: Path, arrays: dict[str, Any]) -> Path:
         for name, array in arrays.items():
             file.writestr(name + ".npy", npy(array))
     return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests of durability tried."""
+    if promise.TRIED:
+        terminalreporter.section("what was killed and torn")
+        for line in promise.summary():
+            terminalreporter.write_line(line)

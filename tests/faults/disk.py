@@ -12,7 +12,7 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class State:
-    """The archive as it could be found, None if there is none, and how many events had been logged by then."""
+    """The archive as it could be found, None if there is none, and how many events were logged by then."""
 
     content: bytes | None
     events: int

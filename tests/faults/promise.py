@@ -5,7 +5,7 @@ import subprocess
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ import mmnpz
 from tests.archives import same
 from tests.faults.recorder import Event, Operation
 
-# What was tried, for the summary: states, real kills, members looked for, members lost.
+# What was tried, for the summary.
 TRIED: Counter[str] = Counter()
-LOST: list[str] = []
 
 UNZIP = shutil.which("unzip")
 EVERY_UNZIP = 40
@@ -134,6 +133,15 @@ def unzip_status(path: Path) -> int:
     return done.returncode
 
 
+def summary() -> list[str]:
+    """What was tried, and how much of it broke the promise."""
+    order = (
+        "states after kills", "states after power failures", "writers killed", "unzip -t",
+        "members looked for", "states that break the promise",
+    )  # fmt: skip
+    return [f"{TRIED[what]:>9,}  {what}" for what in order]
+
+
 def fresh(work: Path, content: bytes) -> Path:
     """Put a state into a file of its own: older ones may still be mapped."""
     path = work / "state.npz"
@@ -205,6 +213,7 @@ class Judge:
             self.check_state(content, knowledge)
         except (BrokenPromiseError, OSError, ValueError, zipfile.BadZipFile) as error:
             text = str(error) if isinstance(error, BrokenPromiseError) else repr(error)
+            TRIED["states that break the promise"] += 1
             self.failures.append(f"{label}: {text}".replace(str(self.work), ""))
             if content is not None:
                 (self.work / f"failed-{len(self.failures)}.npz").write_bytes(content)

@@ -89,6 +89,14 @@ def flushes(script: Script, **options: Any) -> None:
     script.flush().write("e", noise(300_000)).write("f", 1).flush(sync=True).write("a", noise(10)).close()
 
 
+def moved(script: Script, **options: Any) -> None:
+    # The directory that is left behind does not list what the next one does.
+    script.open("x", **options).write("a", noise(500)).flush().write("b", noise(500)).write(
+        "c", noise(100_000)
+    )
+    script.write("d", noise(30)).flush().write("e", noise(1_200_000)).close()
+
+
 def large(script: Script, **options: Any) -> None:
     script.open("x", **options).write("small", noise(10)).write("large", noise(2_600_000)).flush()
     script.write("larger", np.asfortranarray(noise(3_300_000).reshape(3, -1))).write(
@@ -158,7 +166,7 @@ def replace(script: Script, **options: Any) -> None:
 FRESH: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
-        small, flushes, large, inner, aligned, aligned_widely, nothing, threads, large_in_threads
+        small, flushes, moved, large, inner, aligned, aligned_widely, nothing, threads, large_in_threads
     )
 }  # fmt: skip
 

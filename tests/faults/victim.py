@@ -1,0 +1,89 @@
+"""A process that forks writers to be killed; runs as a script and imports nothing of the tests.
+
+It reads a line of JSON for each writer, answers with the number of its process, and after another line, when
+that has ended, with how. The array of a member is made from its name, so that whoever looks for it knows it.
+"""
+
+import json
+import os
+import random
+import sys
+import threading
+import traceback
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+
+import mmnpz
+
+MEMBERS = 60
+SIZES = (0, 1, 50, 3000, 40_000, 400_000, 3_000_000)
+
+
+def array_of(name: str) -> Any:
+    """The array that a member has."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    size = int(generator.integers(SIZES[generator.integers(len(SIZES))] + 1))
+    values = generator.integers(0, 256, size, np.uint8)
+    return values[: size - size % 3].reshape(-1, 3).T if size % 5 == 0 else values
+
+
+def write(request: dict[str, Any]) -> None:
+    """Write members until killed, or until there are enough."""
+    chance = random.Random(request["seed"])
+    report = os.open(request["report"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    warnings.simplefilter("ignore")
+    writer = mmnpz.NpzWriter(request["path"], request["mode"], sync=chance.random() < 0.1)
+    missing = [name for name in request["names"] if name not in writer]
+    if missing or not set(request["names"]) <= set(writer.files):
+        raise SystemExit(f"a resumed writer misses {missing}")
+    # The parent's clock starts here.
+    os.write(report, b"\n")
+
+    def work(thread: int) -> None:
+        own = random.Random(f"{request['seed']} {thread}")
+        for number in range(MEMBERS):
+            name = f"{request['seed']}/{thread}/{number}"
+            writer.write(name, array_of(name))
+            # A line in one call: it is there whole or not.
+            os.write(report, f"{name}\n".encode())
+            if own.random() < 0.1:
+                writer.flush(sync=own.random() < 0.1)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(chance.choice([1, 1, 2, 4]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+
+
+def main() -> None:
+    """Serve requests until there are none."""
+    while line := sys.stdin.readline():
+        process = os.fork()
+        if process == 0:
+            status = 1
+            try:
+                write(json.loads(line))
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        answer(process)
+        sys.stdin.readline()  # it is not waited for before that, so that its number stays its own
+        answer(os.waitpid(process, 0)[1])
+
+
+def answer(number: int) -> None:
+    """Send a number to whoever asked."""
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Writers that are killed at random moments and resumed: nothing that was said to be written is lost.
+
+`MMNPZ_KILLS` is the number of kills.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+import pytest
+
+import mmnpz
+from tests.archives import npy, same
+from tests.faults import promise
+from tests.faults.victim import array_of
+
+KILLS = int(os.environ.get("MMNPZ_KILLS", "100"))
+# After so many a new file is begun, as each check reads all of it.
+LIVES = 12
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
+    pytest.mark.timeout(120 + KILLS),
+]
+
+
+class Victims:
+    """Starts writers and kills them."""
+
+    def __init__(self) -> None:
+        script = Path(promise.__file__).with_name("victim.py")
+        self.process = subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.stdin = cast("IO[str]", self.process.stdin)
+        self.stdout = cast("IO[str]", self.process.stdout)
+
+    def run(self, path: Path, report: Path, mode: str, names: list[str], seed: int, delay: float) -> int:
+        """Let a writer write for so long; gives the status with which it ended."""
+        report.write_text("")
+        request = {"path": str(path), "report": str(report), "mode": mode, "names": names, "seed": seed}
+        self.stdin.write(json.dumps(request) + "\n")
+        self.stdin.flush()
+        process = int(self.stdout.readline())
+        give_up = time.monotonic() + 60
+        while not report.stat().st_size and time.monotonic() < give_up:
+            time.sleep(0.0005)
+            if delay < 0.001:
+                break  # it may be opening the file yet
+        time.sleep(delay)
+        os.kill(process, signal.SIGKILL)
+        self.stdin.write("\n")
+        self.stdin.flush()
+        return int(self.stdout.readline())
+
+    def stop(self) -> None:
+        self.stdin.close()
+        self.process.wait()
+        self.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def victims() -> Iterator[Victims]:
+    victims = Victims()
+    yield victims
+    victims.stop()
+
+
+def check_at_once(path: Path, names: list[str]) -> None:
+    """Look for members before anything is repaired."""
+    if not names:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = mmnpz.load(path)
+    for name in names:
+        promise.TRIED["members looked for"] += 1
+        assert name in data, f"{name} is lost"
+        assert same(data[name], array_of(name)), f"{name} is wrong"
+    for name in data.files:
+        assert same(data[name], array_of(name)), f"{name} was not finished and is wrong"
+
+
+def check_whole(path: Path, names: list[str]) -> None:
+    """Look for them with another program."""
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        there = file.namelist()
+        for name in names:
+            assert file.read(f"{name}.npy") == npy(array_of(name)), f"{name} is wrong"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sorted(f"{name}.npy" for name in mmnpz.load(path).files) == sorted(there)
+
+
+def test_killed_again_and_again(victims: Victims, tmp_path: Path) -> None:
+    chance = random.Random(int(os.environ.get("MMNPZ_SEED", "1")))
+    report = tmp_path / "report"
+    path, names = tmp_path / "0.npz", list[str]()
+    for number in range(KILLS):
+        if number % LIVES == 0:
+            path.unlink(missing_ok=True)
+            path, names = tmp_path / f"{number}.npz", []
+        mode = "a" if path.exists() else chance.choice("xwa")
+        # Most members take less than a millisecond.
+        delay = chance.choice([0, chance.uniform(0, 0.003), chance.uniform(0, 0.02), chance.uniform(0, 0.06)])
+        status = victims.run(path, report, mode, names, number, delay)
+        assert status in {0, int(signal.SIGKILL)}, f"the writer ended with {status}, see its standard error"
+        promise.TRIED["writers killed"] += status != 0
+        names += report.read_text().split()
+        if not path.exists():
+            assert not names
+            continue
+        check_at_once(path, names)
+        if chance.random() < 0.3:
+            mmnpz.repair(path)
+            check_whole(path, names)
