@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 20
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust/core/src rust/python -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: help demo test lint types rust wheel docs fuzz bench bench-quick free-threaded ci format clean
+.PHONY: help demo test lint types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the verbs
@@ -47,6 +47,12 @@ types: $(VENV)/extra-lint $(VENV)/extra-demo $(VENV)/extra-bench $(VENV)/extra-t
 
 rust:  ## the Rust tests of the core crate
 	cargo test --package mmnpz-core --locked
+
+model:  ## what has no locks: all interleavings in a model, and real threads under Miri (needs a nightly toolchain)
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
+		cargo test --release --package mmnpz-core --lib slots --locked
+	rustup component add --toolchain nightly miri rust-src
+	cargo +nightly miri test --target-dir target/miri --package mmnpz-core --test slots --locked
 
 wheel:  ## sdist and wheel, and the tests on the installed wheel with the oldest NumPy
 	.ci/test-wheel $(PYTHON)

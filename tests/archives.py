@@ -234,3 +234,13 @@ def put(path: Path, raw: bytes) -> Path:
     """Writes a file and gives back its path, for use inside an expression."""
     path.write_bytes(raw)
     return path
+
+
+def own_copy(path: Path, folder: Path) -> Path:
+    """A copy of an archive that a test may change.
+
+    Where a test runs in several threads, they share what its fixtures made, and have a folder each.
+    """
+    copy = folder / f"own-{path.name}"
+    copy.write_bytes(path.read_bytes())
+    return copy

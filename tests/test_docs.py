@@ -122,6 +122,7 @@ def test_pytorch_is_documented() -> None:
     assert {"mmnpz.torch", "mmnpz.torch.NpzDataset.name"} <= {name for name, _ in docstrings()}
 
 
+@pytest.mark.thread_unsafe(reason="doctest takes the standard output of the whole process")
 def test_a_wrong_page_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("text\n\n```pycon\n>>> 1 + 1\n3\n```\n")

@@ -31,6 +31,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_no_permission(archive: Path) -> None:
     archive.chmod(0)
     archive.parent.chmod(0o711)
@@ -204,6 +205,7 @@ def test_keys_that_are_none(archive: Path, text: Any) -> None:
         data[text]
 
 
+@pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_errors_keep_nothing_open(tmp_path: Path) -> None:
     """An error that is kept must not keep the map: nothing of the archive hangs on its traceback."""
     path = put(tmp_path / "a.npz", build_zip(Entry("a.npy", b"bad")))

@@ -18,7 +18,10 @@ from tests.threads import in_threads
 FORKS = int(os.environ.get("MMNPZ_FORKS", "100"))
 MEMBERS = 300
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
+    pytest.mark.thread_unsafe(reason="has threads of its own, and forks"),
+]
 
 
 @pytest.fixture

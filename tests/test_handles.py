@@ -37,6 +37,7 @@ def test_arrays_of_every_handle_hold_what_any_of_them_handed_out(archive: Path) 
     assert kept["matrix"] is view
 
 
+@pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_a_handle_takes_no_descriptor_and_no_map(archive: Path) -> None:
     reader = mmnpz.load(archive)
 
@@ -63,6 +64,7 @@ def test_closing_one_handle_leaves_the_others(archive: Path, arrays: dict[str, A
             copy.copy(closed)
 
 
+@pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_the_map_goes_with_the_last_handle(archive: Path) -> None:
     reader = mmnpz.load(archive)
     handle = copy.copy(reader)
@@ -136,6 +138,7 @@ def test_options_hold_for_deep_copies(archive: Path, options: dict[str, Any]) ->
     assert (own["matrix"] is own["matrix"]) == reader.cache
 
 
+@pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_a_deep_copy_builds_no_index_and_needs_no_file(archive: Path, arrays: dict[str, Any]) -> None:
     reader = mmnpz.load(archive)
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -176,6 +179,7 @@ def test_attributes_and_references_are_copied_deeply(archive: Path) -> None:
     assert own["matrix"].base is own.mmap
 
 
+@pytest.mark.thread_unsafe(reason="has threads of its own")
 def test_threads_with_a_handle_each_get_the_same_views(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     names = [str(number) for number in range(200)]

@@ -1,6 +1,7 @@
 """What importing loads, and which names of NumPy are used."""
 
 import re
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,14 @@ def modules_after(code: str) -> set[str]:
     return set(run_python(f"{code}\nimport sys\nsys.stdout.write(' '.join(sys.modules))").split())
 
 
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_importing_loads_nothing_but_numpy_and_mmnpz() -> None:
     added = modules_after("import mmnpz") - modules_after("import numpy")
     # NumPy 1 can do without typing.
     assert {name for name in added if name.split(".")[0] not in ("mmnpz", "typing", "_typing")} == set()
 
 
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_reading_and_writing_load_little(tmp_path: Path) -> None:
     code = f"""import mmnpz
 with mmnpz.NpzWriter({str(tmp_path / "a.npz")!r}) as writer:
@@ -29,6 +32,30 @@ with mmnpz.NpzWriter({str(tmp_path / "a.npz")!r}) as writer:
 mmnpz.load({str(tmp_path / "a.npz")!r})["x"].sum()"""
     heavy = {"zipfile", "asyncio", "multiprocessing", "unittest", "inspect", "argparse", "torch"}
     assert (modules_after(code) - modules_after("import numpy, io, numpy.lib.format")) & heavy == set()
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python cannot do without its GIL"
+)
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+def test_the_gil_stays_off(tmp_path: Path) -> None:
+    """Python turns it on for an extension module that does not say that it needs none."""
+    code = """
+        import copy, pickle, sys
+        assert not sys._is_gil_enabled()
+        import numpy
+        assert not sys._is_gil_enabled()
+        import mmnpz
+        assert not sys._is_gil_enabled()
+        with mmnpz.NpzWriter(sys.argv[1]) as writer:
+            writer.write("x", [1, 2])
+        data = mmnpz.load(sys.argv[1], preload=True)
+        assert data["x"][1:].tolist() == [2]
+        for other in (copy.copy(data), copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
+            assert other.arrays["x"].sum() == 3
+        assert not sys._is_gil_enabled()
+        """
+    run_python(code, tmp_path / "a.npz")
 
 
 def test_public_names() -> None:

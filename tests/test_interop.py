@@ -14,6 +14,8 @@ import pytest
 import mmnpz
 from tests.archives import npy, same
 
+pytestmark = pytest.mark.thread_unsafe(reason="works in processes of their own")
+
 PLAIN = {
     name: np.arange(number * 7, dtype="<i4")
     for number, name in enumerate(["a", "folder/b", "c" * 100, "d d"])

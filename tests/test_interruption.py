@@ -13,7 +13,10 @@ import pytest
 from tests.archives import npy
 from tests.processes import run_python
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no interval timers")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no interval timers"),
+    pytest.mark.thread_unsafe(reason="works in a process of its own"),
+]
 
 PREAMBLE = """
 import signal, sys, threading, zipfile

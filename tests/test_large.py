@@ -41,6 +41,7 @@ class Watch:
 
 
 @needs_proc
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_memory_stays_bounded_for_mapped_and_strided_sources(tmp_path: Path) -> None:
     side = 3000  # 72 MB
     source = tmp_path / "source.npy"
@@ -90,6 +91,7 @@ def roomy(tmp_path: Path) -> Iterator[Path]:
 
 
 @needs_proc
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_a_member_over_4_gib(roomy: Path) -> None:
     size = 4097 << 20
     path = roomy / "a.npz"

@@ -15,6 +15,7 @@ import mmnpz
 from tests.archives import same
 from tests.processes import run_python
 
+pytestmark = pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 

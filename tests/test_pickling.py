@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mmnpz
+from tests.archives import own_copy
 from tests.processes import run_python
 
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
@@ -74,6 +75,7 @@ def test_a_pickle_has_at_most_a_kilobyte(tmp_path: Path) -> None:
         assert len(pickle.dumps(reader, protocol)) <= 1024
 
 
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_a_relative_path_is_found_from_another_folder(archive: Path) -> None:
     code = f"""
 import os, pickle, mmnpz
@@ -101,7 +103,8 @@ def _touch(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_append, _replace, _touch])
-def test_another_file_is_refused(archive: Path, change: Callable[[Path], None]) -> None:
+def test_another_file_is_refused(archive: Path, change: Callable[[Path], None], tmp_path: Path) -> None:
+    archive = own_copy(archive, tmp_path)
     pickled = pickle.dumps(mmnpz.load(archive))
     # Taken by this one, so that a file in place of the archive cannot get its inode.
     holder = archive.with_suffix(".held")
@@ -111,7 +114,8 @@ def test_another_file_is_refused(archive: Path, change: Callable[[Path], None]) 
         pickle.loads(pickled)
 
 
-def test_a_file_that_is_gone_is_missed(archive: Path) -> None:
+def test_a_file_that_is_gone_is_missed(archive: Path, tmp_path: Path) -> None:
+    archive = own_copy(archive, tmp_path)
     pickled = pickle.dumps(mmnpz.load(archive))
     archive.unlink()
     with pytest.raises(FileNotFoundError) as caught:
@@ -137,6 +141,7 @@ def test_opening_again_in_vain_leaves_what_is_pickled(archive: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_readers_and_views_travel_to_processes(archive: Path, method: str) -> None:
     code = f"""
 import multiprocessing, operator

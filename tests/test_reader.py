@@ -296,6 +296,7 @@ def test_arrays_do_not_share_a_dtype_whose_fields_can_be_renamed(tmp_path: Path)
     assert two.dtype == mmnpz.load(path)["one"].dtype == array.dtype
 
 
+@pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_a_view_in_a_cycle_is_collected_with_its_map(tmp_path: Path) -> None:
     path = tmp_path / "cycle.npz"
     np.savez(path, a=np.arange(3))

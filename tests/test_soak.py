@@ -25,6 +25,7 @@ THREADS = 4
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
+    pytest.mark.thread_unsafe(reason="has threads of its own, and forks"),
     pytest.mark.timeout(SECONDS + 300),
 ]
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import random
 import sys
 import sysconfig
@@ -17,6 +18,8 @@ import pytest
 import mmnpz
 from tests.archives import npy
 from tests.threads import THREADS, in_threads
+
+pytestmark = pytest.mark.thread_unsafe(reason="has threads of its own")
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -462,6 +465,70 @@ def test_failing_writes_among_good_ones(tmp_path: Path) -> None:
     assert not any(name.startswith("bad") for name in data)
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="looks into the file while it is written")
+def test_two_members_are_written_at_the_same_time(tmp_path: Path) -> None:
+    """The header of a large member is written last: both have data and no header at one time."""
+    size = 32 << 20
+    source = np.full(size, 255, "u1")
+
+    def begun(file: Any, number: int) -> bool:
+        blocks = range(number * size + (1 << 19), (number + 1) * size, 1 << 20)
+        return any(os.pread(file.fileno(), 1, at) == b"\xff" for at in blocks)
+
+    def finished(file: Any, number: int) -> bool:
+        return b"PK\3\4" in os.pread(file.fileno(), 4096, number * size)
+
+    for attempt in range(50):
+        path = tmp_path / f"{attempt}.npz"
+        with mmnpz.NpzWriter(path) as writer, path.open("rb") as file:
+
+            def use(number: int, writer: Any = writer, file: Any = file) -> bool:
+                if number < 2:
+                    writer.write(str(number), source)
+                    return False
+                while not (finished(file, 0) and finished(file, 1)):
+                    # In this order: both had begun before the first of them is seen to be unfinished.
+                    if begun(file, 0) and begun(file, 1) and not finished(file, 0) and not finished(file, 1):
+                        return True
+                return False
+
+            overlapped = in_threads(use, 3)[2]
+        path.unlink()
+        if overlapped:
+            return
+    pytest.fail("one always waited for the other")
+
+
+@pytest.mark.skipif(FREE_THREADED, reason="there is no GIL to let go of")
+def test_writing_lets_go_of_the_gil(tmp_path: Path) -> None:
+    array = np.zeros(1 << 20)
+    seen: list[bool] = []
+    turn = threading.Lock()
+    turn.acquire()
+
+    def other() -> None:
+        turn.acquire()
+        seen.append(True)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    interval = sys.getswitchinterval()
+    # Nobody is made to give the GIL away: who has it runs until it lets go.
+    sys.setswitchinterval(1000)
+    try:
+        with mmnpz.NpzWriter(tmp_path / "a.npz") as writer:
+            turn.release()
+            number = 0
+            while not seen and number < 100:
+                writer.write(f"{number}", array)
+                number += 1
+            found = list(seen)
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert found
 
 
 def test_finished_files_are_read_while_the_next_are_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import mmnpz
-from tests.archives import npy
+from tests.archives import npy, own_copy
 from tests.processes import run_python, run_script
 
 if "CI" not in os.environ:
@@ -215,6 +215,7 @@ def test_tensors_own_their_memory(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_tensors_outlive_the_dataset(path: Path) -> None:
     tensor = NpzDataset(path)[0]
     assert str(path) not in Path("/proc/self/maps").read_text()
@@ -352,10 +353,12 @@ def test_a_closed_reader(path: Path) -> None:
         NpzDataset(reader)
 
 
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_torch_is_loaded_only_when_it_is_asked_for() -> None:
     run_python("import sys, mmnpz; assert 'torch' not in sys.modules")
 
 
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_without_torch_the_error_says_what_to_install(tmp_path: Path) -> None:
     code = """
         import sys
@@ -414,6 +417,7 @@ def test_a_dataset_comes_back(path: Path, again: Callable[[NpzDataset], NpzDatas
     assert_samples(whole, NAMES)
 
 
+@pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_unpickling_opens_nothing(path: Path) -> None:
     pickled = pickle.dumps(NpzDataset(path))
 
@@ -429,7 +433,8 @@ def test_unpickling_opens_nothing(path: Path) -> None:
     assert again == pickled
 
 
-def test_a_pickle_of_a_file_that_changed_or_went(path: Path) -> None:
+def test_a_pickle_of_a_file_that_changed_or_went(path: Path, tmp_path: Path) -> None:
+    path = own_copy(path, tmp_path)
     dataset = NpzDataset(path)
     pickled = pickle.dumps(dataset)
     os.utime(path, ns=(0, 0))
@@ -443,6 +448,7 @@ def test_a_pickle_of_a_file_that_changed_or_went(path: Path) -> None:
     assert_samples(dataset, NAMES)  # has it mapped
 
 
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_a_relative_path_is_found_from_another_folder(path: Path) -> None:
     code = """
         import os, pickle, sys
@@ -517,6 +523,7 @@ def test_threads_read_what_was_written(numbered: Path) -> None:
 
 
 @pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.thread_unsafe(reason="counts the threads of the whole process")
 def test_threads_of_torchdata(numbered: Path, in_order: bool) -> None:
     dataset = NpzDataset(numbered, [str(number) for number in range(100, 300)])
     indices: Any = nodes.SamplerWrapper(RandomSampler(dataset, generator=torch.Generator().manual_seed(0)))
@@ -638,6 +645,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_workers_read_what_was_written(path: Path, tmp_path: Path, method: str) -> None:
     assert run_script(LOADERS, tmp_path, path, method) == "done\n"
 
@@ -657,6 +665,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_a_spawned_worker_refuses_another_file(path: Path, tmp_path: Path) -> None:
     assert "archive.npz: the file is not the one" in run_script(CHANGED, tmp_path, path)
 
@@ -719,6 +728,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the system does not tell")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_a_worker_costs_no_memory_for_each_array(tmp_path: Path, method: str) -> None:
     base, everything, named, cached = map(
         int, run_script(MEMORY, tmp_path, tmp_path / "a.npz", method).split()
