@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import disjoint_base
 
-__all__ = ["Mapping", "Reader", "Writer", "__version__", "memmap"]
+__all__ = ["Mapping", "Reader", "Writer", "__version__", "_repair", "memmap"]
 
 __version__: Final[str]
 

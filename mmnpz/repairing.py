@@ -67,13 +67,14 @@ def repair(
     """
     Write the directory of an archive whose writer was killed.
 
-    Every array whose `NpzWriter.write` had returned is found again, and so is every member that was in the file
-    before. The checksums of those that no directory lists are compared: after a power failure, arrays that were
-    not synced may be incomplete, and are dropped. Of an archive that another program did not finish, the stored
-    members from the start of the file are taken, as far as their checksums are right.
+    Every array whose `NpzWriter.write` had returned is found again, and so is every member that was in the
+    file before. The checksums of those that no directory lists are compared: after a power failure, arrays
+    that were not synced may be incomplete, and are dropped. Of an archive that another program did not
+    finish, the stored members from the start of the file are taken, as far as their checksums are right.
 
-    Nothing is done to an archive that is whole. A process that is killed while it repairs loses nothing: repair
-    again. The file does not get shorter, so that readers which have it mapped are not hurt.
+    Nothing is done to an archive that is whole. A process that is killed while it repairs loses nothing:
+    repair again. The file does not get shorter, so that readers which have it mapped are not hurt, unless
+    nothing was ever finished in it.
 
     Parameters
     ----------

@@ -15,9 +15,9 @@ class NpzWriter(Writer):
     """
     Adds arrays to an uncompressed ``.npz`` file, one by one.
 
-    An array is in the operating system's hands when `write` returns: nothing that this process does, or that is
-    done to it, can lose it any more. The file is an ordinary zip archive after each `flush` and once the writer is
-    closed: `numpy.load`, `zipfile` and every zip tool read it. Threads may share a writer.
+    An array is in the operating system's hands when `write` returns: nothing that this process does, or that
+    is done to it, can lose it any more. The file is an ordinary zip archive after each `flush` and once the
+    writer is closed: `numpy.load`, `zipfile` and every zip tool read it. Threads may share a writer.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ class NpzWriter(Writer):
     align : int, optional
         The data of every array starts at a multiple of so many bytes in the file: a power of two up to 65536.
     sync : bool, optional
-        Whether an array also survives a power failure once `write` has returned. Each `write` waits for the disk
-        then, twice.
+        Whether an array also survives a power failure once `write` has returned. Each `write` waits for the
+        disk then, twice.
 
     Attributes
     ----------

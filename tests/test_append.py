@@ -174,8 +174,8 @@ def test_again_and_again(tmp_path: Path, kind: str) -> None:
     with zipfile.ZipFile(path) as file:
         assert len(file.namelist()) == before + 20
         assert all(file.read(f"x{number}.npy") for number in range(20))
-    # Compact: the directory and the comment of the other program stay where they are, once, and of the sessions
-    # none leaves anything behind.
+    # Compact: the directory and the comment of the other program stay where they are, once, and of the
+    # sessions none leaves anything behind.
     assert path.stat().st_size < 2 * len(raw) + 20 * 700 + 1000
 
 

@@ -43,7 +43,7 @@ def test_killed_ten_times(tmp_path: Path) -> None:
             assert process.stdout is not None
             said = process.stdout.readline()
             assert said.startswith(f"{len(seen)} of {ITEMS}")
-            # What it has written tells how far it is. A quarter in all, as it may be faster than who watches it.
+            # What it has written tells how far it is. A quarter in all, as it may outrun who watches it.
             goal = (number + 1) * ITEMS // (4 * KILLS)
             while process.poll() is None and len(items(path)) < goal:
                 time.sleep(chance.uniform(0, 0.002))
