@@ -9,6 +9,8 @@
 //!   ([`Publish::Room`]); then they go in front of it, and [`Appender::reserve`] says when there is no room.
 //! - The file never gets shorter than it was when somebody could open it.
 
+use std::sync::Arc;
+
 use zerocopy::IntoBytes;
 
 use crate::directory::DirectoryWriter;
@@ -252,7 +254,7 @@ impl Appender {
         let new = if self.length == 0 && self.next == 0 {
             // An empty archive is an end record and nothing else: that is how NumPy knows it.
             let end_records = self.directory.end_records(0);
-            self.new_directory(0, Vec::new(), end_records, publish)
+            self.new_directory(0, None, end_records, publish)
         } else {
             self.place_directory(publish)
         };
@@ -295,15 +297,29 @@ impl Appender {
         debug_assert!(end >= self.length);
         let listed = self.starts.iter().copied().min().unwrap_or(self.next);
         let seal = Seal::new(at, (listed, self.next), records, &end_records, publish == Publish::Last);
-        self.new_directory(at, [seal.as_bytes(), records].concat(), end_records, publish)
+        self.new_directory(at, Some(seal), end_records, publish)
     }
 
-    fn new_directory(&self, at: u64, body: Vec<u8>, end_records: Vec<u8>, publish: Publish) -> NewDirectory {
-        let end = at + (body.len() + end_records.len()) as u64;
-        let zip64 = (self.directory.end_record(end) - at) as usize - body.len();
-        // One that is wholly behind the old one leaves that to readers until it is there.
-        let overwritten = self.end_record.filter(|_| at < self.length);
-        NewDirectory { at, body, end_records, zip64, overwritten, count: self.directory.count(), publish }
+    fn new_directory(
+        &self,
+        at: u64,
+        seal: Option<Seal>,
+        end_records: Vec<u8>,
+        publish: Publish,
+    ) -> NewDirectory {
+        let mut new = NewDirectory {
+            at,
+            seal,
+            records: Arc::clone(self.directory.records()),
+            end_records,
+            zip64: 0,
+            // One that is wholly behind the old one leaves that to readers until it is there.
+            overwritten: self.end_record.filter(|_| at < self.length),
+            count: self.directory.count(),
+            publish,
+        };
+        new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
+        new
     }
 
     /// A directory is in the file.
@@ -319,7 +335,8 @@ impl Appender {
     /// The directory of members of another program, whose own was lost, as that program would have written it, and
     /// where it goes. Nothing else vouches for them.
     pub fn foreign_directory(&self) -> (u64, Vec<u8>) {
-        (self.length, [self.directory.records(), &self.directory.end_records(self.length)].concat())
+        let end_records = self.directory.end_records(self.length);
+        (self.length, [&self.directory.records()[..], &end_records].concat())
     }
 }
 
@@ -327,8 +344,9 @@ impl Appender {
 #[derive(Debug, Clone)]
 pub struct NewDirectory {
     at: u64,
-    /// Seal and records.
-    body: Vec<u8>,
+    /// None in front of an empty directory of an empty file.
+    seal: Option<Seal>,
+    records: Arc<Vec<u8>>,
     end_records: Vec<u8>,
     /// How many of the bytes of the end records are those of zip64.
     zip64: usize,
@@ -342,7 +360,16 @@ pub struct NewDirectory {
 impl NewDirectory {
     /// Where the file ends with it.
     pub fn end(&self) -> u64 {
-        self.at + (self.body.len() + self.end_records.len()) as u64
+        self.behind() + self.end_records.len() as u64
+    }
+
+    /// Where the records start, and where they end.
+    fn start(&self) -> u64 {
+        self.at + self.seal.map_or(0, |_| Seal::SIZE as u64)
+    }
+
+    fn behind(&self) -> u64 {
+        self.start() + self.records.len() as u64
     }
 
     /// Whether it overwrites a directory that readers use.
@@ -355,13 +382,14 @@ impl NewDirectory {
     /// or none.
     pub fn writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
-        let behind = self.at + self.body.len() as u64;
+        let seal = self.seal.as_ref().map_or(&[][..], |seal| seal.as_bytes());
+        let behind = self.behind();
         // The signature of the end record comes last: a part of the record would lead to somewhere else.
         let (zip64, end_record) = self.end_records.split_at(self.zip64);
         let (signature, rest) = end_record.split_at(BLANK.len());
         let at = behind + zip64.len() as u64;
-        let all =
-            [(&self.body[..], self.at), (zip64, behind), (rest, at + BLANK.len() as u64), (signature, at)];
-        blank.into_iter().chain(all).filter(|(bytes, _)| !bytes.is_empty())
+        let directory = [(seal, self.at), (&self.records[..], self.start()), (zip64, behind)];
+        let end_record = [(rest, at + BLANK.len() as u64), (signature, at)];
+        blank.into_iter().chain(directory).chain(end_record).filter(|(bytes, _)| !bytes.is_empty())
     }
 }

@@ -1,6 +1,7 @@
 //! The central directory that is being written: its bytes, and the names that are in it.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -15,6 +16,9 @@ use crate::zip::EndRecord;
 /// indexed. One or two members more do not pay for an index of a million.
 const WALKS: u32 = 2;
 
+/// Room for the first records that are added to those of an archive that is appended to.
+const ROOM: usize = 1 << 12;
+
 /// A central directory under construction.
 ///
 /// Programs that write many members mostly do so in the order of their names. As long as that holds, a name that
@@ -22,7 +26,8 @@ const WALKS: u32 = 2;
 /// took an eighth of the time of writing small members.
 #[derive(Debug, Clone)]
 pub struct DirectoryWriter {
-    records: Vec<u8>,
+    /// Shared with whoever is writing them to the file; copied if a member is added meanwhile.
+    records: Arc<Vec<u8>>,
     count: u64,
     shift: i64,
     comment: Vec<u8>,
@@ -40,7 +45,7 @@ impl Default for DirectoryWriter {
     /// The directory of a new archive.
     fn default() -> Self {
         DirectoryWriter {
-            records: Vec::new(),
+            records: Arc::default(),
             count: 0,
             shift: 0,
             comment: Vec::new(),
@@ -70,7 +75,10 @@ impl DirectoryWriter {
             walk.finish()?;
         }
         // Copied only now that all of it is known to be records: a file can claim more than memory holds.
-        let (records, comment) = ([records, unlisted].concat(), comment.to_vec());
+        let mut all = Vec::with_capacity(records.len() + unlisted.len() + ROOM);
+        all.extend_from_slice(records);
+        all.extend_from_slice(unlisted);
+        let (records, comment) = (Arc::new(all), comment.to_vec());
         let unindexed = records.len();
         Ok(DirectoryWriter { records, count, shift, comment, unindexed, ascending: None, ..Self::default() })
     }
@@ -113,7 +121,7 @@ impl DirectoryWriter {
     /// Adds a member that has been written.
     pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32) {
         let (at, is_next) = (self.records.len() as u64, self.is_next(name));
-        place.write_central(name, crc, self.shift, &mut self.records);
+        place.write_central(name, crc, self.shift, Arc::make_mut(&mut self.records));
         self.count += 1;
         if is_next && let Some(last) = &mut self.ascending {
             name.array_name().clone_into(last);
@@ -128,7 +136,7 @@ impl DirectoryWriter {
     }
 
     /// The records.
-    pub fn records(&self) -> &[u8] {
+    pub fn records(&self) -> &Arc<Vec<u8>> {
         &self.records
     }
 
@@ -202,7 +210,7 @@ mod tests {
 
     fn finish(mut bytes: Vec<u8>, writer: &DirectoryWriter) -> Vec<u8> {
         let at = bytes.len() as u64;
-        bytes.extend(writer.records());
+        bytes.extend(&**writer.records());
         bytes.extend(writer.end_records(at));
         bytes
     }

@@ -58,7 +58,7 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
         known.push(file);
     }
     let at = bytes.len() as u64;
-    bytes.extend(writer.records());
+    bytes.extend(&writer.records()[..]);
     bytes.extend(writer.end_records(at));
     assert_eq!(writer.count(), old_count + added.len() as u64);
 

@@ -129,7 +129,7 @@ fn append(
         seen.push((format!("{name}.npy").into_bytes(), CompressionMethod::STORE, place.file..place.end));
     }
     let at = bytes.len() as u64;
-    bytes.extend(writer.records());
+    bytes.extend(&writer.records()[..]);
     bytes.extend(writer.end_records(at));
     (bytes, seen)
 }
