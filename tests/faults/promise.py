@@ -319,6 +319,8 @@ class Judge:
         demand(comment == self.base.comment or not required, f"{how}: the comment is {comment[:20]!r}")
         found, warned = loaded(path)
         demand(not warned, f"{how}: still {warned}")
+        if self.lax and not required.keys() - {"resumed"}:
+            return
         if self.lax:
             found = {name: array for name, array in found.items() if name in required}
         theirs = by_numpy(path, {*required, *found})
