@@ -30,7 +30,7 @@ def run_script(code: str, folder: Path, *arguments: object) -> str:
     script.write_text(textwrap.dedent(code), encoding="utf-8")
     command = [sys.executable, "-W", "error", str(script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), f"exit code {done.returncode}: {done.stderr}"
     return done.stdout
 
 
