@@ -332,8 +332,8 @@ class Judge:
         if not self.power:
             gone = set(before) - set(found)
             demand(not gone, f"{how}: load had shown {sorted(gone)}")
-        # NumPy knows an archive by its first bytes: not one with something in front, nor, where nothing was synced,
-        # one whose first block is lost and whose directory is not.
+        # NumPy knows an archive by its first bytes: not one with something in front, nor, where nothing was
+        # synced, one whose first block is lost and whose directory is not.
         has_start = not self.base.raw or self.base.raw.startswith(b"PK")
         if found and has_start and not self.lax:
             with np.load(path) as data:
