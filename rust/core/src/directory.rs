@@ -217,7 +217,7 @@ mod tests {
             let directory = Directory::locate(&bytes).unwrap();
             assert_eq!(directory.shift, shift);
             let index = Index::build(&bytes, directory, || true).unwrap();
-            let names = index.ids().map(|id| index.name(&bytes, id).unwrap().into_owned());
+            let names = index.ids().map(|id| index.name(&bytes, id).unwrap());
             assert_eq!(names.collect::<Vec<_>>(), ["a", "b/ü", ""]);
             for id in index.ids() {
                 let name = index.name(&bytes, id).unwrap();

@@ -489,18 +489,21 @@ impl Index {
 
     /// The name of a member: from the directory, or from its local header if the directory was overwritten.
     ///
+    /// It is copied before it is compared: a writer can overwrite the directory at any moment, and what is not the name
+    /// any more need not be text either.
+    ///
     /// # Errors
     /// [`ErrorKind::NamesDiffer`] if neither has the name that was indexed.
-    pub fn name<'a>(&self, bytes: &'a [u8], id: MemberId) -> Result<Cow<'a, str>> {
+    pub fn name(&self, bytes: &[u8], id: MemberId) -> Result<String> {
         let entry = &self.entries[id.0 as usize];
         let records = self.directory.bytes(bytes)?;
-        let candidates = [record_name(records, entry), local_name(bytes, entry)];
-        let name = candidates.into_iter().flatten().find(|name| entry.has_hash(self.hash(name)));
-        let text = name.and_then(|name| match name {
-            Cow::Borrowed(name) => std::str::from_utf8(name).ok().map(Cow::Borrowed),
-            Cow::Owned(name) => String::from_utf8(name).ok().map(Cow::Owned),
-        });
-        text.ok_or_else(|| Error::at(ErrorKind::NamesDiffer, entry.local()))
+        let copied = |name: Option<Cow<'_, [u8]>>| {
+            let name = name?.into_owned();
+            entry.has_hash(self.hash(&name)).then_some(name).and_then(|name| String::from_utf8(name).ok())
+        };
+        copied(record_name(records, entry))
+            .or_else(|| copied(local_name(bytes, entry)))
+            .ok_or_else(|| Error::at(ErrorKind::NamesDiffer, entry.local()))
     }
 
     /// The stored bytes of the member `id`, whose name is `name`: one `.npy` file.

@@ -13,7 +13,7 @@ fn check_overwritten(bytes: &[u8], noise: &[u8]) {
     let places: Vec<_> = index
         .ids()
         .map(|id| {
-            let name = index.name(bytes, id).unwrap().into_owned();
+            let name = index.name(bytes, id).unwrap();
             (id, index.member(bytes, id, &name), name)
         })
         .collect();

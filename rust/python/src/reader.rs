@@ -1,6 +1,5 @@
 //! The reader: from names to views.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -129,7 +128,7 @@ impl Archive {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<Cow<'_, str>> {
+    fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
         let name = self.index.name(self.bytes(), member);
         name.map_err(|error| Failure::from(error).into_err(py, &self.path))
     }
@@ -450,7 +449,7 @@ impl Reader {
         let archive = self.archive(py)?;
         let member = u32::try_from(number).ok().filter(|_| number < archive.index.len()).map(MemberId);
         let member = member.ok_or_else(|| PyIndexError::new_err(format!("there is no array {number}")))?;
-        Ok(archive.name(py, member)?.into_owned())
+        archive.name(py, member)
     }
 
     /// The position of an array in archive order.

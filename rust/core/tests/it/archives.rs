@@ -319,7 +319,7 @@ pub(crate) fn first_range(index: &Index, bytes: &[u8]) -> Result<Range<u64>> {
 
 /// The names of all members, in order.
 pub(crate) fn names(index: &Index, bytes: &[u8]) -> Vec<String> {
-    index.ids().map(|id| index.name(bytes, id).unwrap().into_owned()).collect()
+    index.ids().map(|id| index.name(bytes, id).unwrap()).collect()
 }
 
 /// All names and where their bytes are, in order; by way of a lookup, so that both ways are tried.
