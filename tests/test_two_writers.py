@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+import zipfile
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -236,3 +237,33 @@ def test_loading_warns_only_if_no_writer_lives(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(path), "c"], check=False, timeout=60)
     with pytest.warns(UserWarning, match="repair"):
         assert mmnpz.load(path).files == ["a", "b", "c"]
+
+
+FLUSHING = """
+import sys, numpy as np, mmnpz
+with mmnpz.NpzWriter(sys.argv[1]) as writer:
+    for number in range(int(sys.argv[2])):
+        writer.write(f"{number}", np.full(30, number))
+        writer.flush()
+"""
+
+
+def test_opening_while_directories_are_overwritten(tmp_path: Path) -> None:
+    """What is read twice may be something else the second time."""
+    path = tmp_path / "a.npz"
+    opened = 0
+    with subprocess.Popen([sys.executable, "-c", FLUSHING, str(path), "3000"]) as process:
+        while process.poll() is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    data = mmnpz.load(path)
+                except (FileNotFoundError, zipfile.BadZipFile):
+                    assert not opened
+                    continue
+            opened += 1
+            # Every name is one that was written, and its view is that array.
+            for name in data.files[-20:]:
+                assert data[name].tolist() == [int(name)] * 30
+        assert process.returncode == 0
+    assert len(mmnpz.load(path).files) == 3000
