@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use mmnpz_core::ErrorKind;
-use mmnpz_core::index::{Index, MemberId};
+use mmnpz_core::index::{Directory, Index, MemberId};
 use mmnpz_core::npy::Header;
 use mmnpz_core::survey::{Effort, Survey};
 use pyo3::PyTraverseError;
@@ -199,10 +201,34 @@ struct Opened {
     unlisted: Option<(usize, bool)>,
 }
 
+/// So often a file is opened that is being written, with a pause in between.
+const ATTEMPTS: u32 = 1000;
+const PAUSE: Duration = Duration::from_micros(500);
+
 impl Opened {
     /// Opens, maps and indexes a file, which must be in the `expected` state if one is given; the interpreter is
     /// not held.
+    ///
+    /// A writer can put another directory in place of the one that is being read.
     fn new(path: &Path, expected: Option<Identity>) -> Result<Self, Failure> {
+        for _ in 0..ATTEMPTS {
+            match Self::once(path, expected) {
+                Ok((opened, true)) => return Ok(opened),
+                Ok((_, false)) => {}
+                Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
+                    if !lock::is_taken(path) {
+                        break;
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(Self::once(path, expected)?.0)
+    }
+
+    /// Opens a file, and tells whether the directory that was read still is what it was.
+    fn once(path: &Path, expected: Option<Identity>) -> Result<(Self, bool), Failure> {
         let (map, identity) = mapping::map_file(path)?;
         if expected.is_some_and(|expected| expected != identity) {
             return Err(Failure::Changed);
@@ -219,7 +245,9 @@ impl Opened {
         };
         let has_all = survey.is_at_end && survey.found.is_empty();
         let unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
-        Ok(Opened { map, index, identity, unlisted })
+        // Its end record is taken away before anything of it is overwritten.
+        let is_same = !survey.is_at_end || Directory::locate(&map).ok() == survey.directory;
+        Ok((Opened { map, index, identity, unlisted }, is_same))
     }
 
     /// Warns of what a writer left, or is just writing.
