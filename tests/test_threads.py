@@ -469,7 +469,7 @@ def test_failing_writes_among_good_ones(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="looks into the file while it is written")
 def test_two_members_are_written_at_the_same_time(tmp_path: Path) -> None:
-    """The header of a large member is written last: both have data and no header at one time."""
+    """The end mark of a large member is written last: both have data and no end mark at one time."""
     size = 32 << 20
     source = np.full(size, 255, "u1")
 
@@ -478,7 +478,7 @@ def test_two_members_are_written_at_the_same_time(tmp_path: Path) -> None:
         return any(os.pread(file.fileno(), 1, at) == b"\xff" for at in blocks)
 
     def finished(file: Any, number: int) -> bool:
-        return b"PK\3\4" in os.pread(file.fileno(), 4096, number * size)
+        return b"PKmm" in os.pread(file.fileno(), 4096, (number + 1) * size)
 
     for attempt in range(50):
         path = tmp_path / f"{attempt}.npz"
