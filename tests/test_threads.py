@@ -196,9 +196,9 @@ def test_arrays_are_iterated_copied_and_changed_while_views_are_published(many: 
                 rounds += 1
                 arrays = data.arrays
                 if number == 2:
-                    for name, view in list(arrays.items()):
-                        assert view.tolist() == [int(name[1:])] * 4
                     try:
+                        for name, view in arrays.items():
+                            assert view.tolist() == [int(name[1:])] * 4
                         for name in arrays:
                             assert name in data
                     except RuntimeError as error:
