@@ -11,7 +11,10 @@ from tests.faults.explore import Explorer
 from tests.faults.recorder import Recorder, compile_shim, why_not
 from tests.faults.scenarios import BASES, FRESH, append, append_large, append_sessions, replace
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.thread_unsafe(reason="has processes of its own, and records what they do"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,10 @@ from tests.faults.recorder import Action, Event, KilledError, Operation, Plan, R
 from tests.faults.scenarios import BASES, Script, append, noise, replace
 from tests.processes import run_python
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.thread_unsafe(reason="has processes of its own, and records what they do"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ KILLS = int(os.environ.get("MMNPZ_KILLS", "100"))
 LIVES = 12
 
 pytestmark = [
+    pytest.mark.thread_unsafe(reason="has processes of its own, and records what they do"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
     pytest.mark.timeout(120 + KILLS),
 ]

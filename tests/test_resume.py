@@ -17,7 +17,10 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "resume.py"
 ITEMS = 3000
 KILLS = 10
 
-pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not here")
+pytestmark = [
+    pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not here"),
+    pytest.mark.thread_unsafe(reason="has processes of its own, and records what they do"),
+]
 
 
 def start(path: Path) -> "subprocess.Popen[str]":

@@ -16,6 +16,8 @@ import pytest
 import mmnpz
 from tests.processes import run_python
 
+pytestmark = pytest.mark.thread_unsafe(reason="has processes of its own, and forks")
+
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 
