@@ -193,6 +193,20 @@ def test_a_child_asks_for_arrays_that_others_were_filling(path: Path) -> None:
         assert len(reader.arrays) == MEMBERS
 
 
+def test_a_child_reads_the_list_that_others_were_reading(tmp_path: Path) -> None:
+    """The parent's list may be locked for ever in the child: there it is another one."""
+    path = tmp_path / "a.npz"
+    names = tuple(str(number) for number in range(20_000))  # which has no lock
+    with mmnpz.NpzWriter(path) as writer:
+        for name in names:
+            writer.write(name, 0)
+
+    def read(reader: mmnpz.NpzReader) -> None:
+        assert tuple(reader.files) == tuple(reader) == names
+
+    under_load(path, FORKS // 2, lambda shared: read(shared), lambda reader, _: fork(lambda: read(reader)))
+
+
 def test_children_read_what_threads_of_the_parent_have_read(path: Path) -> None:
     reader = mmnpz.load(path)
     threads = [threading.Thread(target=check, args=(reader, number)) for number in range(4)]
