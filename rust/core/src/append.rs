@@ -13,12 +13,14 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
-use crate::directory::DirectoryWriter;
+use crate::directory::{DirectoryWriter, OldDirectory};
 use crate::error::Result;
+use crate::hint::Described;
 use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
-use crate::mark::{Base, Seal};
+use crate::mark::{Base, Seal, Sealed};
 use crate::survey::{Origin, Survey};
+use crate::table::Names;
 use crate::zip::{EndRecord, LocalHeader};
 
 /// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
@@ -110,13 +112,18 @@ impl Appender {
     pub fn resume(bytes: &[u8], survey: &Survey, alignment: Alignment) -> Result<Self> {
         let directory = survey.directory.as_ref();
         let part = |range| slice(bytes, range).unwrap_or_default();
-        let records = directory.map_or(&[][..], |directory| part(&directory.range));
-        let comment = directory.map_or(&[][..], |directory| part(&directory.comment));
-        let shift = directory.map_or(0, |directory| directory.shift);
+        let holds = survey.seal.filter(|_| survey.holds);
+        let old = OldDirectory {
+            records: directory.map_or(&[][..], |directory| part(&directory.range)),
+            comment: directory.map_or(&[][..], |directory| part(&directory.comment)),
+            shift: directory.map_or(0, |directory| directory.shift),
+            members: holds.map(|seal| seal.members()),
+            index: holds.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
+        };
         let mut appender = Appender {
             next: survey.end,
             length: bytes.len() as u64,
-            directory: DirectoryWriter::resume(records, &survey.found_records(bytes), shift, comment)?,
+            directory: DirectoryWriter::resume(&old, &survey.found_records(bytes))?,
             is_unfinished: !survey.is_whole(),
             has_unlisted: !survey.is_whole(),
             ..Self::new(alignment)
@@ -126,14 +133,14 @@ impl Appender {
         match (survey.seal, directory) {
             (Some(seal), _) if !seal.is_last() => {
                 // Readers may use the directory that was flushed last.
-                appender.limit = Some(seal.at());
+                appender.limit = Some(seal.start());
                 appender.end_record = end_record.filter(|_| survey.is_at_end);
                 appender.is_unfinished = true;
             }
-            (Some(seal), _) if seal.holds(bytes) => {
-                if seal.at() > seal.next() {
+            (Some(seal), _) if holds.is_some() => {
+                if seal.start() > seal.next() {
                     // An earlier writer has left room.
-                    appender.limit = Some(seal.at());
+                    appender.limit = Some(seal.start());
                     appender.end_record = end_record.filter(|_| survey.is_at_end);
                     appender.prologue = Some(Prologue::Seal(seal));
                 } else if survey.is_at_end {
@@ -209,15 +216,26 @@ impl Appender {
         Ok(Reserved::Place(place))
     }
 
+    /// A name is going to be there twice, of which a stored index has no notion.
+    pub fn repeats_name(&mut self) {
+        self.directory.forgo_index();
+    }
+
     /// Whether members are being written.
     pub fn is_busy(&self) -> bool {
         !self.starts.is_empty()
     }
 
-    /// Enters a member that has been written, end mark and all.
-    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32) {
+    /// Enters a member that has been written, end mark and all, with what is known of its array.
+    pub fn finish(
+        &mut self,
+        place: &Placement,
+        name: &StoredName,
+        crc: u32,
+        array: Option<&Described<'_>>,
+    ) {
         self.forget(place);
-        self.directory.push(place, name, crc);
+        self.directory.push(place, name, crc, array);
         self.length = self.length.max(place.next());
     }
 
@@ -251,13 +269,13 @@ impl Appender {
     /// Nothing else may be published before [`Appender::is_published`].
     pub fn publish(&mut self, publish: Publish, length: u64) -> NewDirectory {
         self.length = self.length.max(length);
-        let new = if self.length == 0 && self.next == 0 {
-            // An empty archive is an end record and nothing else: that is how NumPy knows it.
-            let end_records = self.directory.end_records(0);
-            self.new_directory(0, None, end_records, publish)
-        } else {
-            self.place_directory(publish)
-        };
+        if publish == Publish::Last {
+            self.directory.sort();
+        }
+        // An empty archive is an end record and nothing else: that is how NumPy knows it.
+        let is_empty = self.length == 0 && self.next == 0;
+        let at = if is_empty { 0 } else { self.place_directory(publish) };
+        let new = self.new_directory(at, !is_empty, publish);
         if new.overwritten.is_some() || self.limit.is_none() {
             // Members that are reserved while it is being written stay in front of it.
             self.limit = Some(new.at);
@@ -268,17 +286,27 @@ impl Appender {
         new
     }
 
-    fn place_directory(&self, publish: Publish) -> NewDirectory {
-        let records = self.directory.records();
+    /// How large the index of a directory is.
+    fn index_size(&self, publish: Publish) -> u64 {
+        match publish {
+            Publish::Last => self.directory.index_size(),
+            // While it grows, whoever opens it has to look for members that are not listed anyway.
+            Publish::Room(_) => 0,
+        }
+    }
+
+    /// Where the index of a directory goes, or the seal if there is none.
+    fn place_directory(&self, publish: Publish) -> u64 {
+        let head = self.index_size(publish) + Seal::SIZE as u64;
         let ends = |at: u64| {
-            let directory = at + Seal::SIZE as u64;
-            let end_records = self.directory.end_records(directory);
-            (directory + (records.len() + end_records.len()) as u64, end_records)
+            let directory = at + head;
+            let end_records = self.directory.end_records(directory).len();
+            directory + (self.directory.records().len() + end_records) as u64
         };
         // So that it ends where the file does; behind what a killed writer left of the header of the first member, as
         // NumPy knows an archive by its first bytes.
         let least = if self.next == 0 { LocalHeader::SIZE as u64 } else { self.next };
-        let mut at = self.length.saturating_sub(ends(0).0).max(least);
+        let mut at = self.length.saturating_sub(ends(0)).max(least);
         if let Publish::Room(room) = publish {
             // In place of the one that was published before, if that leaves room enough; else behind it, so that
             // readers can use the one until the other is there.
@@ -288,30 +316,23 @@ impl Appender {
                 at = self.length.max(self.next).saturating_add(room.saturating_add(share));
             }
         }
-        let (mut end, mut end_records) = ends(at);
-        if end < self.length {
-            // A larger offset can only make the end records longer.
-            at += self.length - end;
-            (end, end_records) = ends(at);
-        }
-        debug_assert!(end >= self.length);
-        let listed = self.starts.iter().copied().min().unwrap_or(self.next);
-        let seal = Seal::new(at, (listed, self.next), records, &end_records, publish == Publish::Last);
-        self.new_directory(at, Some(seal), end_records, publish)
+        // A larger offset can only make the end records longer.
+        at += self.length.saturating_sub(ends(at));
+        debug_assert!(ends(at) >= self.length);
+        at
     }
 
-    fn new_directory(
-        &self,
-        at: u64,
-        seal: Option<Seal>,
-        end_records: Vec<u8>,
-        publish: Publish,
-    ) -> NewDirectory {
+    fn new_directory(&mut self, at: u64, sealed: bool, publish: Publish) -> NewDirectory {
+        let index_size = self.index_size(publish);
+        let start = if sealed { at + index_size + Seal::SIZE as u64 } else { at };
         let mut new = NewDirectory {
             at,
-            seal,
+            start,
+            names: (index_size > 0).then(|| self.directory.take_stored()),
+            listed: self.starts.iter().copied().min().unwrap_or(self.next),
+            next: self.next,
             records: Arc::clone(self.directory.records()),
-            end_records,
+            end_records: self.directory.end_records(start),
             zip64: 0,
             // One that is wholly behind the old one leaves that to readers until it is there.
             overwritten: self.end_record.filter(|_| at < self.length),
@@ -343,9 +364,14 @@ impl Appender {
 /// A directory that is to be written.
 #[derive(Debug, Clone)]
 pub struct NewDirectory {
+    /// Where the index in front of it starts, or the seal, if there are such.
     at: u64,
-    /// None in front of an empty directory of an empty file.
-    seal: Option<Seal>,
+    /// Where the records start.
+    start: u64,
+    /// What its index is made of.
+    names: Option<Names>,
+    listed: u64,
+    next: u64,
     records: Arc<Vec<u8>>,
     end_records: Vec<u8>,
     /// How many of the bytes of the end records are those of zip64.
@@ -357,19 +383,28 @@ pub struct NewDirectory {
     publish: Publish,
 }
 
+/// What vouches for a directory, and lets members of it be found by their names.
+#[derive(Debug)]
+pub struct Head {
+    index: Vec<u8>,
+    /// None in front of an empty directory of an empty file.
+    seal: Option<Seal>,
+}
+
 impl NewDirectory {
     /// Where the file ends with it.
     pub fn end(&self) -> u64 {
         self.behind() + self.end_records.len() as u64
     }
 
-    /// Where the records start, and where they end.
-    fn start(&self) -> u64 {
-        self.at + self.seal.map_or(0, |_| Seal::SIZE as u64)
+    /// Where the records end.
+    fn behind(&self) -> u64 {
+        self.start + self.records.len() as u64
     }
 
-    fn behind(&self) -> u64 {
-        self.start() + self.records.len() as u64
+    /// How many members it lists.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// Whether it overwrites a directory that readers use.
@@ -377,19 +412,52 @@ impl NewDirectory {
         self.overwritten.is_some()
     }
 
+    /// What its index is made of, once.
+    pub fn take_names(&mut self) -> Option<Names> {
+        self.names.take()
+    }
+
+    /// What is in front of it, with an index made of this. With many members that takes a while.
+    pub fn head(&self, names: Option<Names>) -> Head {
+        let index = names.and_then(|names| names.build(&self.records, self.count));
+        let indexed = index.is_some();
+        // Where it cannot be made after all, as a name is there twice, its place stays empty.
+        let size = self.start.saturating_sub(Seal::SIZE as u64).saturating_sub(self.at);
+        let index = index.unwrap_or_else(|| vec![0; size as usize]);
+        let seal = self.start.checked_sub(Seal::SIZE as u64).filter(|&at| at >= self.at).map(|at| {
+            let sealed = Sealed {
+                listed: self.listed,
+                next: self.next,
+                directory: &self.records,
+                members: self.count,
+                index: &index,
+                indexed,
+                end_records: &self.end_records,
+                last: self.publish == Publish::Last,
+            };
+            Seal::new(at, &sealed)
+        });
+        Head { index, seal }
+    }
+
     /// What to write where, one after the other, and each only when what was written before cannot be lost any more:
     /// at no time does anybody find a directory that lists only some of the members. It is the old one, the new one,
-    /// or none.
-    pub fn writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
+    /// or none. This comes first, and then what [`NewDirectory::last_writes`] gives.
+    pub fn first_writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
-        let seal = self.seal.as_ref().map_or(&[][..], |seal| seal.as_bytes());
-        let behind = self.behind();
+        blank.into_iter().chain([(&self.records[..], self.start)]).filter(|(bytes, _)| !bytes.is_empty())
+    }
+
+    /// What to write behind that.
+    pub fn last_writes<'a>(&'a self, head: &'a Head) -> impl Iterator<Item = (&'a [u8], u64)> {
+        let seal = head.seal.as_ref().map_or(&[][..], |seal| seal.as_bytes());
+        let seal_at = self.start - seal.len() as u64;
         // The signature of the end record comes last: a part of the record would lead to somewhere else.
         let (zip64, end_record) = self.end_records.split_at(self.zip64);
         let (signature, rest) = end_record.split_at(BLANK.len());
-        let at = behind + zip64.len() as u64;
-        let directory = [(seal, self.at), (&self.records[..], self.start()), (zip64, behind)];
-        let end_record = [(rest, at + BLANK.len() as u64), (signature, at)];
-        blank.into_iter().chain(directory).chain(end_record).filter(|(bytes, _)| !bytes.is_empty())
+        let at = self.behind() + zip64.len() as u64;
+        let head = [(&head.index[..], seal_at - head.index.len() as u64), (seal, seal_at)];
+        let end_records = [(zip64, self.behind()), (rest, at + BLANK.len() as u64), (signature, at)];
+        head.into_iter().chain(end_records).filter(|(bytes, _)| !bytes.is_empty())
     }
 }

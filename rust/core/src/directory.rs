@@ -7,10 +7,12 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::error::{Error, Result};
+use crate::hint::Described;
 use crate::index::{CentralRecord, Walk};
 use crate::layout::{self, Placement, StoredName};
 use crate::name;
-use crate::zip::EndRecord;
+use crate::table::{self, Names};
+use crate::zip::{EndRecord, Extent};
 
 /// So many lookups are answered by walking the records of an archive that is appended to; then its names are
 /// indexed. One or two members more do not pay for an index of a million.
@@ -39,6 +41,28 @@ pub struct DirectoryWriter {
     walks: u32,
     /// All names were added in ascending order so far, and this is the last.
     ascending: Option<Vec<u8>>,
+    /// What the stored index is made of.
+    stored: Names,
+    /// Records from this byte on are of members that were pushed.
+    pushed: usize,
+    /// Where the local header of the last of them is, and whether they lie in the file in this order.
+    last: u64,
+    in_order: bool,
+}
+
+/// The directory of an archive that is appended to.
+#[derive(Debug, Clone, Copy)]
+pub struct OldDirectory<'a> {
+    /// Its records.
+    pub records: &'a [u8],
+    /// The archive comment.
+    pub comment: &'a [u8],
+    /// What to add to its offsets to get those in the file.
+    pub shift: i64,
+    /// How many records there are, if they are known to be sound.
+    pub members: Option<u64>,
+    /// Its stored index with their number, if there is one that is known to be sound.
+    pub index: Option<(&'a [u8], u64)>,
 }
 
 impl Default for DirectoryWriter {
@@ -54,33 +78,57 @@ impl Default for DirectoryWriter {
             unindexed: 0,
             walks: 0,
             ascending: Some(Vec::new()),
+            stored: Names::new(),
+            pushed: 0,
+            last: 0,
+            in_order: true,
         }
     }
 }
 
 impl DirectoryWriter {
-    /// The directory of an archive that is appended to: its records, those of members that it does not list, what
-    /// to add to their offsets to get those in the file, and the archive comment.
+    /// Goes on behind the directory of an archive; `unlisted` are the records of members that it does not list.
     ///
     /// # Errors
     /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to.
-    pub fn resume(records: &[u8], unlisted: &[u8], shift: i64, comment: &[u8]) -> Result<Self> {
-        let mut count = 0;
-        for records in [records, unlisted] {
+    pub fn resume(old: &OldDirectory<'_>, unlisted: &[u8]) -> Result<Self> {
+        let mut count = old.members.unwrap_or(0);
+        let mut stored = Names::resume(old.records.len(), old.index);
+        if old.members.is_some() && old.index.is_none() {
+            // We have found out before that there can be none.
+            stored.forgo();
+        }
+        let unread = if old.members.is_some() { &[][..] } else { old.records };
+        for records in [unread, unlisted] {
             let mut walk = Walk::new(records);
             for record in walk.by_ref() {
                 record.check().map_err(|kind| Error::from(kind).in_member(&record.shown_name()))?;
+                if !table::can_list(&record) {
+                    stored.forgo();
+                }
                 count += 1;
             }
             walk.finish()?;
         }
         // Copied only now that all of it is known to be records: a file can claim more than memory holds.
-        let mut all = Vec::with_capacity(records.len() + unlisted.len() + ROOM);
-        all.extend_from_slice(records);
+        let mut all = Vec::with_capacity(old.records.len() + unlisted.len() + ROOM);
+        all.extend_from_slice(old.records);
         all.extend_from_slice(unlisted);
-        let (records, comment) = (Arc::new(all), comment.to_vec());
-        let unindexed = records.len();
-        Ok(DirectoryWriter { records, count, shift, comment, unindexed, ascending: None, ..Self::default() })
+        for record in Walk::new(&all[old.records.len()..]) {
+            stored.push_record(&record, old.records.len());
+        }
+        let unindexed = all.len();
+        Ok(DirectoryWriter {
+            records: Arc::new(all),
+            count,
+            shift: old.shift,
+            comment: old.comment.to_vec(),
+            unindexed,
+            ascending: None,
+            stored,
+            pushed: unindexed,
+            ..Self::default()
+        })
     }
 
     /// Whether this name comes after all others.
@@ -118,10 +166,13 @@ impl DirectoryWriter {
         self.unindexed = 0;
     }
 
-    /// Adds a member that has been written.
-    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32) {
+    /// Adds a member that has been written, with what is known of its array.
+    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
         let (at, is_next) = (self.records.len() as u64, self.is_next(name));
-        place.write_central(name, crc, self.shift, Arc::make_mut(&mut self.records));
+        place.write_central(name, crc, self.shift, array, Arc::make_mut(&mut self.records));
+        self.stored.push(name.array_name(), at);
+        self.in_order &= self.last <= place.header;
+        self.last = place.header;
         self.count += 1;
         if is_next && let Some(last) = &mut self.ascending {
             name.array_name().clone_into(last);
@@ -138,6 +189,53 @@ impl DirectoryWriter {
     /// The records.
     pub fn records(&self) -> &Arc<Vec<u8>> {
         &self.records
+    }
+
+    /// Puts the records of the members that were pushed in the order in which these lie in the file, which is the
+    /// order in which they are found without a directory.
+    pub fn sort(&mut self) {
+        if self.in_order {
+            return;
+        }
+        let shift = self.shift;
+        let place = |record: &CentralRecord<'_>| {
+            let offset = Extent::read(record.header, record.extra).map_or(0, |extent| extent.local_offset);
+            (offset.saturating_add_signed(shift), record.at)
+        };
+        let (old, new) = self.records.split_at(self.pushed);
+        let mut order: Vec<_> = Walk::new(new).map(|record| place(&record)).collect();
+        order.sort_unstable();
+        let mut sorted = Vec::with_capacity(self.records.len() + ROOM);
+        sorted.extend_from_slice(old);
+        let moved = order.into_iter().filter_map(|(_, at)| {
+            let (_, end) = CentralRecord::read(new, at)?;
+            let to = sorted.len() as u64;
+            sorted.extend_from_slice(&new[at..end]);
+            Some(((old.len() + at) as u64, to))
+        });
+        self.stored.rearrange(&moved.collect::<Vec<_>>());
+        self.records = Arc::new(sorted);
+        self.in_order = true;
+        // The records of known names are elsewhere now.
+        self.names.clear();
+        self.unindexed = self.records.len();
+        self.walks = 0;
+    }
+
+    /// There will be no stored index.
+    pub(crate) fn forgo_index(&mut self) {
+        self.stored.forgo();
+    }
+
+    /// How large the stored index is.
+    pub(crate) fn index_size(&self) -> u64 {
+        self.stored.size(self.count)
+    }
+
+    /// What the stored index is made of. If members are added later, the next one is made of their records.
+    pub(crate) fn take_stored(&mut self) -> Names {
+        let next = Names::resume(self.records.len(), None);
+        std::mem::replace(&mut self.stored, next)
     }
 
     /// The records that go behind the directory if it starts at this byte of the file.
@@ -203,9 +301,13 @@ mod tests {
                 Placement::new(bytes.len() as u64, &name, 0, 10, Alignment::new(64).unwrap()).unwrap();
             bytes.extend(place.local_header(&name, 0));
             bytes.extend([7; 10]);
-            writer.push(&place, &name, 0);
+            writer.push(&place, &name, 0, None);
         }
         bytes
+    }
+
+    fn old(records: &[u8]) -> OldDirectory<'_> {
+        OldDirectory { records, comment: &[], shift: 0, members: None, index: None }
     }
 
     fn finish(mut bytes: Vec<u8>, writer: &DirectoryWriter) -> Vec<u8> {
@@ -266,7 +368,7 @@ mod tests {
     fn names_are_known_before_and_after_the_old_ones_are_indexed() {
         let mut writer = DirectoryWriter::default();
         archive(&["a", "ü", "a"], &mut writer, vec![]);
-        let mut resumed = DirectoryWriter::resume(&writer.records, &[], 0, &[]).unwrap();
+        let mut resumed = DirectoryWriter::resume(&old(&writer.records), &[]).unwrap();
         assert_eq!(resumed.count(), 3);
         archive(&["new"], &mut resumed, vec![]);
         for _ in 0..4 {
@@ -275,6 +377,6 @@ mod tests {
             }
         }
         assert_eq!(resumed.unindexed, 0);
-        assert!(DirectoryWriter::resume(&[0; 50], &[], 0, &[]).is_err());
+        assert!(DirectoryWriter::resume(&old(&[0; 50]), &[]).is_err());
     }
 }

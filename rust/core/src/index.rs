@@ -52,6 +52,11 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// That of a file which has none.
+    pub(crate) fn none() -> Self {
+        Directory { range: 0..0, shift: 0, comment: 0..0, count: 0 }
+    }
+
     /// Finds the directory from the end of the archive.
     ///
     /// # Errors
@@ -254,6 +259,23 @@ const NOWHERE: u64 = (1 << 48) - 1;
 const GONE: u64 = u64::MAX;
 
 impl Entry {
+    /// What a record of the directory says.
+    fn of(bytes: &[u8], record: &CentralRecord<'_>, shift: i64, hash: u64) -> Result2<Self> {
+        let extent = Extent::read(record.header, record.extra)?;
+        let local = i64::try_from(extent.local_offset)
+            .ok()
+            .and_then(|offset| offset.checked_add(shift))
+            .and_then(|offset| u64::try_from(offset).ok())
+            .filter(|&offset| offset < NOWHERE && offset < bytes.len() as u64)
+            .unwrap_or(NOWHERE);
+        Ok(Entry {
+            record_and_hash: (record.at as u64) << 24 | kept_bits(hash),
+            local_and_flags: local << 16 | u64::from(record.header.flags.get()),
+            // GONE is beyond any file.
+            size: extent.compressed.min(extent.uncompressed).min(GONE - 1),
+        })
+    }
+
     fn record(&self) -> usize {
         // Was a usize before it was packed.
         (self.record_and_hash >> 24) as usize
@@ -334,8 +356,7 @@ impl Index {
     /// # Errors
     /// As for [`Index::build`].
     pub fn of_survey(bytes: &[u8], survey: &Survey, go_on: impl FnMut() -> bool) -> Result<Self> {
-        let nothing = || Directory { range: 0..0, shift: 0, comment: 0..0, count: 0 };
-        let directory = survey.directory.clone().unwrap_or_else(nothing);
+        let directory = survey.directory.clone().unwrap_or_else(Directory::none);
         let mut index = Self::build(bytes, directory, go_on)?;
         for member in &survey.found {
             let Ok(Some(name)) = name::array_name(member.name(bytes), member.flags) else { continue };
@@ -378,20 +399,8 @@ impl Index {
             return Ok(false);
         };
         let listed = record.header.method.get() == STORED;
-        let extent = Extent::read(record.header, record.extra)?;
-        let local = i64::try_from(extent.local_offset)
-            .ok()
-            .and_then(|offset| offset.checked_add(self.directory.shift))
-            .and_then(|offset| u64::try_from(offset).ok())
-            .filter(|&offset| offset < NOWHERE && offset < bytes.len() as u64)
-            .unwrap_or(NOWHERE);
         let hash = self.hash(&name);
-        let entry = Entry {
-            record_and_hash: (record.at as u64) << 24 | kept_bits(hash),
-            local_and_flags: local << 16 | u64::from(record.header.flags.get()),
-            // GONE is beyond any file.
-            size: extent.compressed.min(extent.uncompressed).min(GONE - 1),
-        };
+        let entry = Entry::of(bytes, record, self.directory.shift, hash)?;
         let number = u32::try_from(self.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
         let (entries, hasher) = (&self.entries, &self.hasher);
         let same = |&id: &u32| {
@@ -506,22 +515,84 @@ impl Index {
             .ok_or_else(|| Error::at(ErrorKind::NamesDiffer, entry.local()))
     }
 
-    /// The stored bytes of the member `id`, whose name is `name`: one `.npy` file.
+    /// The member with this number.
+    pub fn get(&self, id: MemberId) -> Option<Member> {
+        Some(Member { id, entry: *self.entries.get(id.0 as usize)? })
+    }
+
+    /// The stored bytes of the member `id`, see [`Member::file`].
+    ///
+    /// # Errors
+    /// Those.
+    pub fn member(&self, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
+        Member { id, entry: self.entries[id.0 as usize] }.file(bytes, name)
+    }
+
+    /// The same, if the directory is in other bytes than those of the archive.
+    pub(crate) fn without_directory(mut self) -> Self {
+        self.directory = Directory::none();
+        for entry in &mut self.entries {
+            entry.record_and_hash |= NO_RECORD << 24;
+        }
+        self
+    }
+}
+
+/// A member, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    /// Its number.
+    pub id: MemberId,
+    entry: Entry,
+}
+
+impl Member {
+    /// The member of a record of the directory that is a stored array.
+    pub(crate) fn of(bytes: &[u8], record: &CentralRecord<'_>, shift: i64, number: u32) -> Option<Self> {
+        let entry = Entry::of(bytes, record, shift, 0).ok()?;
+        (record.header.method.get() == STORED).then_some(Member { id: MemberId(number), entry })
+    }
+
+    /// The same with another number.
+    pub(crate) fn numbered(self, id: MemberId) -> Self {
+        Member { id, ..self }
+    }
+
+    /// Where its record starts in the directory, unless none lists it.
+    pub(crate) fn record(&self) -> Option<usize> {
+        (self.entry.record() != NO_RECORD as usize).then_some(self.entry.record())
+    }
+
+    /// Where its local header is, and how many bytes are stored.
+    pub(crate) fn extent(&self) -> (u64, u64) {
+        (self.entry.local(), self.entry.size)
+    }
+
+    /// Whether it can be read at all.
+    ///
+    /// # Errors
+    /// If it is encrypted, or its local header is not inside the file.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.entry.flags() & (flags::ENCRYPTED | flags::STRONG_ENCRYPTION) != 0 {
+            return Err(ErrorKind::Encrypted.into());
+        }
+        if self.entry.flags() & flags::PATCHED != 0 {
+            return Err(ErrorKind::Patched.into());
+        }
+        if self.entry.local() == NOWHERE {
+            return Err(ErrorKind::LocalOutside.into());
+        }
+        Ok(())
+    }
+
+    /// Its stored bytes, if its name is `name`: one `.npy` file.
     ///
     /// # Errors
     /// If its local header is not where the directory has it, does not have its name, or gives it bytes that
     /// the file does not have; and for encrypted members.
-    pub fn member(&self, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
-        let entry = &self.entries[id.0 as usize];
-        if entry.flags() & (flags::ENCRYPTED | flags::STRONG_ENCRYPTION) != 0 {
-            return Err(ErrorKind::Encrypted.into());
-        }
-        if entry.flags() & flags::PATCHED != 0 {
-            return Err(ErrorKind::Patched.into());
-        }
-        if entry.local() == NOWHERE {
-            return Err(ErrorKind::LocalOutside.into());
-        }
+    pub fn file(&self, bytes: &[u8], name: &str) -> Result<Range<u64>> {
+        self.check()?;
+        let entry = &self.entry;
         let header = LocalHeader::read(bytes, entry.local(), ErrorKind::LocalOutside)?;
         if !in_local(bytes, entry, name.as_bytes()) {
             return Err(Error::at(ErrorKind::NamesDiffer, entry.local()));

@@ -8,6 +8,7 @@
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::hint::{self, Described};
 use crate::mark::{self, END_MARK};
 use crate::name::EXTENSION;
 use crate::zip::{
@@ -211,9 +212,20 @@ impl Placement {
         bytes
     }
 
-    /// Appends the central header; `shift` is what stands in front of the archive.
-    pub fn write_central(&self, name: &StoredName, crc: u32, shift: i64, out: &mut Vec<u8>) {
+    /// Appends the central header, with what is known of the array; `shift` is what stands in front of the archive.
+    pub fn write_central(
+        &self,
+        name: &StoredName,
+        crc: u32,
+        shift: i64,
+        array: Option<&Described<'_>>,
+        out: &mut Vec<u8>,
+    ) {
+        let start = out.len();
         write_central(self.header, self.size(), crc, (&name.bytes, name.flags), shift, out);
+        if let Some(array) = array {
+            hint::append(array, self.file - self.header + array.header as u64, out, start);
+        }
     }
 }
 
@@ -373,13 +385,13 @@ mod tests {
             let mut bytes = place.local_header(&name, 0);
             assert_eq!(bytes.len(), if local { 35 + 20 } else { 35 });
             bytes.clear();
-            place.write_central(&name, 0, 0, &mut bytes);
+            place.write_central(&name, 0, 0, None, &mut bytes);
             assert_eq!(bytes.len(), if local { 51 + 20 } else { 51 });
         }
         for (at, extra) in [(limit - 1, 0), (limit, 12)] {
             let place = Placement::new(at, &name, 128, 128, Alignment(1)).unwrap();
             let mut bytes = Vec::new();
-            place.write_central(&name, 0, 0, &mut bytes);
+            place.write_central(&name, 0, 0, None, &mut bytes);
             assert_eq!(bytes.len(), 51 + extra);
         }
         for (count, size, offset, zip64) in [

@@ -7,6 +7,8 @@
 //!
 //! - [`zip`]: the records, as zero-copy structs.
 //! - [`index`]: finds the end record, walks the central directory, looks names up.
+//! - [`catalog`]: the members of an archive as a reader looks them up, by the stored index where there is a sound one.
+//! - [`hint`]: the `.npy` headers in the directory.
 //! - [`append`]: the state of an archive that is written to.
 //! - [`mark`]: the records of ours between members; [`survey`]: what is in a file, with or without a directory.
 //! - [`slots`]: a place for each member, for what was made of it.
@@ -15,8 +17,10 @@
 #![forbid(unsafe_code)]
 
 pub mod append;
+pub mod catalog;
 pub mod directory;
 pub mod error;
+pub mod hint;
 pub mod index;
 pub mod layout;
 pub mod literal;
@@ -25,6 +29,7 @@ pub mod name;
 pub mod npy;
 pub mod slots;
 pub mod survey;
+mod table;
 pub mod zip;
 
 pub use error::{Error, ErrorKind};

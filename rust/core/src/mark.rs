@@ -20,7 +20,7 @@ const SIGNATURE: [u8; 4] = *b"PKmm";
 
 /// An odd number without a pattern (2 to the 64th, divided by the golden ratio): multiplying by it spreads each bit of a
 /// word over those above.
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(crate) const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The size of an end mark.
 pub const END_MARK: usize = 8;
@@ -42,18 +42,35 @@ pub fn provisional_crc(header: u64, file: u64, end: u64, name: &[u8]) -> u32 {
 /// A checksum of numbers and a name. One of these is made for every small array that is written, where a second
 /// CRC-32 cost 2 % of all that writing it takes: these few steps of a word each are a fifth of that.
 fn checksum(header: u64, file: u64, end: u64, crc: u32, name: &[u8]) -> u32 {
-    let step = |state: u64, word: u64| {
-        let state = (state ^ word).wrapping_mul(MULTIPLIER);
-        state ^ (state >> 32)
-    };
     let numbers = [header, file, end, u64::from(crc), name.len() as u64];
     let state = numbers.into_iter().fold(0, step);
-    let (words, rest) = name.as_chunks::<8>();
+    // The upper half: every bit of the words has reached it.
+    (through(state, name) >> 32) as u32
+}
+
+fn step(state: u64, word: u64) -> u64 {
+    let state = (state ^ word).wrapping_mul(MULTIPLIER);
+    state ^ (state >> 32)
+}
+
+/// Goes on with bytes in words of eight, the last one filled with zeros; a word of zeros if none is left over.
+#[inline]
+fn through(state: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
     let state = words.iter().fold(state, |state, word| step(state, u64::from_le_bytes(*word)));
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    // The upper half: every bit of the words has reached it.
-    (step(state, u64::from_le_bytes(last)) >> 32) as u32
+    step(state, u64::from_le_bytes(last))
+}
+
+/// The same checksum, before it is cut, of byte strings and their lengths.
+#[inline]
+pub(crate) fn state_of(parts: &[&[u8]]) -> u64 {
+    parts.iter().fold(0, |state, part| through(step(state, part.len() as u64), part))
+}
+
+pub(crate) fn checksum_of(parts: &[&[u8]]) -> u32 {
+    (state_of(parts) >> 32) as u32
 }
 
 /// A stored member as its local header describes it.
@@ -153,10 +170,35 @@ pub struct Seal {
     next: U64,
     size: U64,
     file_len: U64,
+    members: U64,
+    index: U64,
     crc: U32,
+    index_crc: U32,
+    end_crc: U32,
     last: U32,
     check: U32,
-    end_crc: U32,
+    indexed: U32,
+}
+
+/// What a seal says of the directory behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sealed<'a> {
+    /// All members that start in front of this and are ever finished are in the directory.
+    pub listed: u64,
+    /// None that it has reaches past this.
+    pub next: u64,
+    /// Its records.
+    pub directory: &'a [u8],
+    /// How many they are.
+    pub members: u64,
+    /// What is in front of the seal: the stored index of them, or zeros.
+    pub index: &'a [u8],
+    /// Whether it is an index.
+    pub indexed: bool,
+    /// What ends the file.
+    pub end_records: &'a [u8],
+    /// There is no other member, as the writer was closed.
+    pub last: bool,
 }
 
 /// A record with a checksum and its own place.
@@ -240,29 +282,24 @@ impl Seal {
     /// The size of the record.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// The record at `at` in front of a directory and the end records that end the file.
-    ///
-    /// All members that start in front of `listed` and are ever finished are in the directory, and none that it
-    /// has reaches past `next`. `last` says that there is no other member, as the writer was closed.
-    pub fn new(
-        at: u64,
-        (listed, next): (u64, u64),
-        directory: &[u8],
-        end_records: &[u8],
-        last: bool,
-    ) -> Self {
-        let file_len = at + (Self::SIZE + directory.len() + end_records.len()) as u64;
+    /// The record at `at`, behind an index and in front of a directory and the end records that end the file.
+    pub fn new(at: u64, sealed: &Sealed<'_>) -> Self {
+        let file_len = at + (Self::SIZE + sealed.directory.len() + sealed.end_records.len()) as u64;
         let seal = Seal {
             signature: Self::SIGNATURE,
             at: at.into(),
-            listed: listed.into(),
-            next: next.into(),
-            size: (directory.len() as u64).into(),
+            listed: sealed.listed.into(),
+            next: sealed.next.into(),
+            size: (sealed.directory.len() as u64).into(),
             file_len: file_len.into(),
-            crc: crc32fast::hash(directory).into(),
-            last: u32::from(last).into(),
+            members: sealed.members.into(),
+            index: (sealed.index.len() as u64).into(),
+            crc: crc32fast::hash(sealed.directory).into(),
+            index_crc: crc32fast::hash(sealed.index).into(),
+            end_crc: crc32fast::hash(sealed.end_records).into(),
+            last: u32::from(sealed.last).into(),
             check: 0.into(),
-            end_crc: crc32fast::hash(end_records).into(),
+            indexed: u32::from(sealed.indexed).into(),
         };
         seal.certified()
     }
@@ -275,6 +312,27 @@ impl Seal {
     /// Where it is.
     pub fn at(&self) -> u64 {
         self.at.get()
+    }
+
+    /// Where the index in front of it starts.
+    pub fn start(&self) -> u64 {
+        self.at().saturating_sub(self.index.get())
+    }
+
+    /// The stored index and the number of members that it has, if there is one.
+    pub(crate) fn index<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], u64)> {
+        let start = self.at().checked_sub(self.index.get()).filter(|_| self.indexed.get() == 1)?;
+        Some((slice(bytes, &(start..self.at()))?, self.members.get()))
+    }
+
+    /// Whether the stored index still is what it was.
+    pub(crate) fn has_index(&self, bytes: &[u8]) -> bool {
+        self.index(bytes).is_some_and(|(index, _)| crc32fast::hash(index) == self.index_crc.get())
+    }
+
+    /// How many members the directory has.
+    pub(crate) fn members(&self) -> u64 {
+        self.members.get()
     }
 
     /// Where members may be that are not in the directory.
@@ -320,10 +378,19 @@ impl Seal {
         self.certified()
     }
 
+    /// Whether it is where it was, and at most says by now that members may be written in front of it.
+    pub(crate) fn is_there(&self, bytes: &[u8]) -> bool {
+        Self::read(bytes, self.at()).is_some_and(|found| found.reopened() == self.reopened())
+    }
+
     /// Whether the directory still is what it was.
     pub fn holds(&self, bytes: &[u8]) -> bool {
-        let directory = slice(bytes, &(self.directory()..self.directory_end()));
-        directory.is_some_and(|directory| crc32fast::hash(directory) == self.crc.get())
+        slice(bytes, &(self.directory()..self.directory_end())).is_some_and(|directory| self.is_of(directory))
+    }
+
+    /// Whether these are the records of the directory.
+    pub(crate) fn is_of(&self, directory: &[u8]) -> bool {
+        directory.len() as u64 == self.size.get() && crc32fast::hash(directory) == self.crc.get()
     }
 }
 
@@ -397,7 +464,17 @@ mod tests {
     #[test]
     fn certificates_hold_at_their_place_only() {
         let directory = [3; 50];
-        let seal = Seal::new(10, (5, 7), &directory, b"end", true);
+        let sealed = Sealed {
+            listed: 5,
+            next: 7,
+            directory: &directory,
+            members: 1,
+            index: &[9; 3],
+            indexed: true,
+            end_records: b"end",
+            last: true,
+        };
+        let seal = Seal::new(10, &sealed);
         let base = Base::new(300, 77);
         let mut bytes = vec![0; 400];
         bytes[10..10 + Seal::SIZE].copy_from_slice(seal.as_bytes());
@@ -406,6 +483,9 @@ mod tests {
         bytes[behind + 50..behind + 53].copy_from_slice(b"end");
         bytes[300..300 + Base::SIZE].copy_from_slice(base.as_bytes());
         assert_eq!(Seal::read(&bytes, 10), Some(seal));
+        bytes[7..10].copy_from_slice(&[9; 3]);
+        assert!(seal.start() == 7 && seal.has_index(&bytes));
+        assert_eq!(seal.index(&bytes), Some((&[9; 3][..], 1)));
         assert!(seal.holds(&bytes) && seal.is_last() && seal.has_end_records(&bytes));
         assert!(seal.ends(&bytes[..behind + 53]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 52]));
         assert_eq!((seal.listed(), seal.next(), seal.directory()), (5, 7, behind as u64));

@@ -13,9 +13,12 @@ use memchr::memmem;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Directory, Walk, slice};
+use crate::hint::{self, Described};
 use crate::layout;
+use crate::literal;
 use crate::mark::{Base, END_MARK, Local, Seal};
 use crate::name;
+use crate::npy::{Header, MAX_HEADER_SIZE};
 use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
 
 /// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its padding.
@@ -56,6 +59,8 @@ pub struct Survey {
     pub directory: Option<Directory>,
     /// The seal in front of it, if it is ours.
     pub seal: Option<Seal>,
+    /// The directory is known to be what its seal says; who only reads does not ask.
+    pub holds: bool,
     /// Finished members that it does not list, in the order in which they lie in the file.
     pub found: Vec<Local>,
     /// Members that were begun and not finished.
@@ -90,13 +95,15 @@ impl Survey {
     pub fn new(bytes: &[u8], effort: Effort, mut go_on: impl FnMut() -> bool) -> Result<Self> {
         let located = Directory::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
-            if effort != Effort::Read {
+            // Its checksum is checked in less time than its records.
+            let holds = effort != Effort::Read && directory.seal(bytes).is_some_and(|seal| seal.holds(bytes));
+            if effort != Effort::Read && !holds {
                 directory.is_readable(bytes)?;
             }
-            Ok(directory)
+            Ok((directory, holds))
         });
         let error = match located {
-            Ok(directory) => match Self::with_directory(bytes, directory, effort, &mut go_on)? {
+            Ok((directory, holds)) => match Self::with_directory(bytes, directory, holds, effort, &mut go_on)? {
                 Some(survey) => return Ok(survey),
                 // Its end record is not the one that belongs to it.
                 None => ErrorKind::NoEndRecord.into(),
@@ -134,16 +141,16 @@ impl Survey {
     fn with_directory(
         bytes: &[u8],
         directory: Directory,
+        holds: bool,
         effort: Effort,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Self>> {
         let len = bytes.len() as u64;
-        let seal = directory.range.start.checked_sub(Seal::SIZE as u64).and_then(|at| Seal::read(bytes, at));
-        let seal = seal.filter(|seal| seal.directory_end() == directory.range.end);
+        let seal = directory.seal(bytes);
         if seal.is_some_and(|seal| !seal.has_end_records(bytes)) {
             return Ok(None);
         }
-        let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.at());
+        let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.start());
         if seal.is_none() && directory.shift != 0 && (effort == Effort::Full || could_be_ours(bytes)) {
             // Something stands in front of this archive. If that is an archive of ours, this one is inside of an
             // array that was being written, unless it was put behind it.
@@ -158,7 +165,8 @@ impl Survey {
             }
         }
         let seal = seal.filter(|seal| seal.ends(bytes) || !seal.is_last());
-        let mut survey = Survey { seal, is_clean: true, ..Survey::default() };
+        let holds = holds && seal.is_some();
+        let mut survey = Survey { seal, holds, is_clean: true, ..Survey::default() };
         // Behind the end record there can be members that were appended to another program's archive, and a part of
         // a directory of ours: at most 64 KiB, or the end record would not have been found.
         let behind = directory.comment.end..len;
@@ -196,6 +204,7 @@ impl Survey {
         let mut records = Vec::new();
         for member in &self.found {
             let name = (member.name(bytes), member.flags);
+            let start = records.len();
             layout::write_central(
                 member.header,
                 member.end - member.file,
@@ -204,12 +213,30 @@ impl Survey {
                 shift,
                 &mut records,
             );
+            let file = slice(bytes, &(member.file..member.end)).unwrap_or_default();
+            if let Ok((header, length)) = Header::parse(file, MAX_HEADER_SIZE)
+                && let Ok(descr) = literal::to_string(&header.descr)
+            {
+                let array = Described {
+                    descr: &descr,
+                    fortran_order: header.fortran_order,
+                    shape: &header.shape.0,
+                    header: length,
+                };
+                hint::append(&array, member.file - member.header + length as u64, &mut records, start);
+            }
         }
         records
     }
 }
 
 impl Directory {
+    /// The seal in front of it, if it has one.
+    fn seal(&self, bytes: &[u8]) -> Option<Seal> {
+        let seal = Seal::read(bytes, self.range.start.checked_sub(Seal::SIZE as u64)?)?;
+        (seal.directory_end() == self.range.end).then_some(seal)
+    }
+
     /// Checks that the first record is where it should be: what overwrites a directory starts in front of it.
     fn is_begun(&self, bytes: &[u8]) -> Result<()> {
         use crate::zip::CentralHeader;
@@ -353,6 +380,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         self.survey = Survey {
             directory: Some(directory),
             seal: Some(seal),
+            holds: true,
             found,
             unfinished: std::mem::take(&mut self.survey.unfinished),
             end,

@@ -3,7 +3,7 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mmnpz_core::directory::DirectoryWriter;
+use mmnpz_core::directory::{DirectoryWriter, OldDirectory};
 use mmnpz_core::index::{Directory, Index, Walk};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::name;
@@ -31,7 +31,10 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
     }
     let comment = cut(old, &directory.comment).to_vec();
     let records = cut(old, &directory.range).to_vec();
-    let resumed = DirectoryWriter::resume(&records, &[], directory.shift, &comment);
+    let shift = directory.shift;
+    let old_directory =
+        OldDirectory { records: &records, comment: &comment, shift, members: None, index: None };
+    let resumed = DirectoryWriter::resume(&old_directory, &[]);
     // What can be read can be appended to, and nothing else.
     let readable = Index::build(old, directory.clone(), || true).is_ok();
     assert_eq!(resumed.is_ok(), readable);
@@ -53,7 +56,7 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
         bytes.extend(place.local_header(&name, 0));
         assert_eq!(bytes.len() as u64, place.file);
         bytes.resize(place.end as usize, b'd');
-        writer.push(&place, &name, 0);
+        writer.push(&place, &name, 0, None);
         added.push((new.name(), place.file..place.end));
         known.push(file);
     }

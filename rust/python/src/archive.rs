@@ -18,7 +18,7 @@ use pyo3::sync::MutexExt;
 
 use crate::error::{Failure, check_signals, polled};
 use crate::file::{self, Locked, write_all_at};
-use crate::source::Items;
+use crate::source::{Items, NpyHeader};
 use crate::{fork, mapping, repair};
 
 /// Members up to this size are put together in memory and handed over in one system call.
@@ -30,6 +30,9 @@ const BLOCK: u64 = 1 << 20;
 
 /// `close` looks at pending signals so often while it waits for other threads.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The index of so many members is made while the directory is being written.
+const MANY: u64 = 1 << 14;
 
 /// So many blocks are written between two looks at pending signals.
 const POLL_BLOCKS: usize = 16;
@@ -74,7 +77,7 @@ pub(crate) struct State {
 /// A member on its way to the file.
 pub(crate) struct Member {
     pub(crate) name: StoredName,
-    pub(crate) header: Vec<u8>,
+    pub(crate) header: NpyHeader,
     pub(crate) items: Items,
 }
 
@@ -145,7 +148,7 @@ impl Archive {
     /// Reserves a range for a member, in the state that is locked already.
     pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
         self.begin(state)?;
-        let header = member.header.len() as u64;
+        let header = member.header.bytes.len() as u64;
         let reserved = state.appender.reserve(&member.name, header, header + member.items.len())?;
         if let Reserved::Place(place) = &reserved
             && is_large(place)
@@ -173,6 +176,7 @@ impl Archive {
         let large = is_large(place);
         let written =
             if large { self.write_large(place, &member) } else { self.write_small(place, &mut member) };
+        let described = member.header.described();
         let mut state = self.lock()?;
         if large {
             let this = thread::current().id();
@@ -180,7 +184,7 @@ impl Archive {
             found.map(|at| state.large.swap_remove(at));
         }
         match &written {
-            Ok(crc) => state.appender.finish(place, &member.name, *crc),
+            Ok(crc) => state.appender.finish(place, &member.name, *crc, Some(&described)),
             Err(_) => {
                 if let Some(length) = state.appender.abandon(place) {
                     // Under the lock, before anybody else gets the range. If it fails, the file is only longer.
@@ -202,7 +206,7 @@ impl Archive {
         let mut bytes = Vec::with_capacity((place.next() - place.start()) as usize);
         // The local header needs the checksum of what follows it.
         bytes.resize(head, 0);
-        bytes.extend_from_slice(&member.header);
+        bytes.extend_from_slice(&member.header.bytes);
         member.items.read(member.items.len() as usize, &mut bytes);
         let crc = crc32fast::hash(&bytes[head..]);
         if self.sync || place.start() == 0 {
@@ -306,7 +310,7 @@ impl Archive {
             self.file().sync_data()?;
         }
         let length = self.file().metadata()?.len();
-        let new = {
+        let mut new = {
             let mut state = self.lock()?;
             if !state.appender.needs(publish) {
                 return Ok(());
@@ -314,14 +318,29 @@ impl Archive {
             self.begin(&mut state)?;
             state.appender.publish(publish, length)
         };
-        for (bytes, at) in new.writes() {
+        let names = new.take_names();
+        let new = new;
+        let mut write = |bytes: &[u8], at| {
             write_all_at(self.file(), bytes, at)?;
             if sync || (*is_on_disk && new.overwrites()) {
                 self.file().sync_data()?;
                 // It is not to be found any more, and its members do not need it.
                 *is_on_disk = false;
             }
-        }
+            Ok::<_, Failure>(())
+        };
+        let head = if new.count() < MANY {
+            new.first_writes().try_for_each(|(bytes, at)| write(bytes, at))?;
+            new.head(names)
+        } else {
+            thread::scope(|scope| {
+                let other = thread::Builder::new().spawn_scoped(scope, || new.head(names));
+                new.first_writes().try_for_each(|(bytes, at)| write(bytes, at))?;
+                // Where there can be no more threads, the directory has to do without an index.
+                other.map_or_else(|_| Ok(new.head(None)), |other| other.join().map_err(|_| Failure::Poisoned))
+            })?
+        };
+        new.last_writes(&head).try_for_each(|(bytes, at)| write(bytes, at))?;
         *is_on_disk = sync;
         self.lock()?.appender.is_published(&new);
         drop(is_on_disk);
@@ -398,11 +417,11 @@ impl Job<'_> {
             }
             let mut left = BLOCK.min(size - at);
             block.clear();
-            let header = self.member.header.get(at as usize..).unwrap_or_default();
+            let header = self.member.header.bytes.get(at as usize..).unwrap_or_default();
             block.extend_from_slice(&header[..header.len().min(left as usize)]);
             left -= block.len() as u64;
             if left > 0 {
-                items.seek(at + block.len() as u64 - self.member.header.len() as u64);
+                items.seek(at + block.len() as u64 - self.member.header.bytes.len() as u64);
                 items.read(left as usize, &mut block);
             }
             let mut crc = crc32fast::Hasher::new();

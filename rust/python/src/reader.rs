@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use mmnpz_core::ErrorKind;
-use mmnpz_core::index::{Directory, Index, MemberId};
-use mmnpz_core::npy::Header;
+use mmnpz_core::catalog::{Catalog, Found, Located};
+use mmnpz_core::index::{Directory, Member, MemberId};
 use mmnpz_core::survey::{Effort, Survey};
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
@@ -39,7 +39,7 @@ struct Archive {
     /// The type of the views.
     view_type: Py<PyType>,
     max_header_size: usize,
-    index: Index,
+    catalog: Catalog,
     /// The list of all names, and how often this process was forked off when it was made. Locked for moments, by
     /// threads that stay attached meanwhile.
     files: Mutex<Option<(u64, Py<PyList>)>>,
@@ -54,11 +54,16 @@ impl Archive {
     fn view<'py>(
         &self,
         mmap: &Bound<'py, PyAny>,
-        member: MemberId,
+        member: &Member,
         name: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = mmap.py();
-        self.try_view(mmap, member, name).map_err(|failure| match failure {
+        let view = self.try_view(mmap, member, name);
+        view.map_err(|failure| self.describe(mmap.py(), failure, name))
+    }
+
+    /// The exception that says what is wrong with a member.
+    fn describe(&self, py: Python<'_>, failure: Failure, name: &str) -> PyErr {
+        match failure {
             Failure::Format(error) => Failure::Format(error.in_member(name)).into_err(py, &self.path),
             Failure::Raised(error) if error.get_type(py).is(py.get_type::<PyValueError>()) => {
                 let path = self.path.to_string_lossy();
@@ -68,30 +73,90 @@ impl Archive {
                 described
             }
             other => other.into_err(py, &self.path),
-        })
+        }
     }
 
     fn try_view<'py>(
         &self,
         mmap: &Bound<'py, PyAny>,
-        member: MemberId,
+        member: &Member,
         name: &str,
     ) -> Result<Bound<'py, PyAny>, Failure> {
         let py = mmap.py();
         let mapping = self.mapping.get();
-        let range = self.index.member(mapping.bytes(), member, name)?;
-        let out_of_map = |_| Failure::from(mmnpz_core::ErrorKind::LocalOutside);
-        let start = usize::try_from(range.start).map_err(out_of_map)?;
-        let file = mmnpz_core::index::slice(mapping.bytes(), &range)
-            .ok_or(mmnpz_core::ErrorKind::DataOutside { size: range.end - range.start })?;
-        let (header, data) = Header::parse(file, self.max_header_size)?;
-        let stored = (file.len() - data) as u64;
+        let Located { header, offset, stored } = self.locate(py, member, name)?;
+        let offset = usize::try_from(offset).map_err(|_| Failure::from(ErrorKind::LocalOutside))?;
         array::dtype_of(py, &header.descr)
             .and_then(|dtype| {
                 let view_type = self.view_type.bind(py);
-                array::map_array(mapping, mmap, view_type, &header, &dtype, stored, start + data)
+                array::map_array(mapping, mmap, view_type, &header, &dtype, stored, offset)
             })
             .map_err(Failure::Raised)
+    }
+
+    /// The array of a member, as the directory has it now or, where that was overwritten, as it had it.
+    fn locate(&self, py: Python<'_>, member: &Member, name: &str) -> Result<Located<'_>, Failure> {
+        let bytes = self.bytes();
+        let located = self.catalog.locate(bytes, member, name, self.max_header_size);
+        if located.is_ok() || self.catalog.is_settled(bytes) {
+            return Ok(located?);
+        }
+        self.settle(py).map_err(Failure::Raised)?;
+        let member = self.catalog.find(bytes, name).member().unwrap_or(*member);
+        Ok(self.catalog.locate(bytes, &member, name, self.max_header_size)?)
+    }
+
+    /// The member of a name; `again` is for one that is not going to be read.
+    fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
+        loop {
+            let bytes = self.bytes();
+            let catalog = &self.catalog;
+            let found = if again { catalog.find_again(bytes, name) } else { catalog.find(bytes, name) };
+            match found {
+                Found::Member(member) => return Ok(Some(member)),
+                Found::Nothing => return Ok(None),
+                Found::Unsure => self.settle(py)?,
+            }
+        }
+    }
+
+    /// Makes sure that what the catalog says of all members is right.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        let bytes = self.bytes();
+        if self.catalog.is_settled(bytes) {
+            return Ok(());
+        }
+        let settled = detached(py, || {
+            // The file as it is now, if a writer has appended to it.
+            let newer = (!self.catalog.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
+            let newer = newer.filter(|(map, identity)| {
+                identity.2 == self.identity.2 && map.len() >= bytes.len()
+            });
+            let newer = newer.as_ref().map(|(map, _)| &map[..]);
+            polled(|go_on| self.catalog.settle(bytes, newer, go_on))
+        });
+        settled.map_err(|failure| failure.into_err(py, &self.path))
+    }
+
+    /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
+    /// all of them once more.
+    fn for_each(
+        &self,
+        py: Python<'_>,
+        mut each: impl FnMut(usize, &Member, &Bound<'_, PyString>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        loop {
+            self.settle(py)?;
+            let mut members = self.catalog.members(self.bytes()).enumerate();
+            let done = members.try_for_each(|(number, named)| {
+                let (member, name) = named.map_err(|error| Failure::from(error).into_err(py, &self.path))?;
+                each(number, &member, &PyString::new(py, &name))?;
+                if number % POLL_INTERVAL == 0 { py.check_signals() } else { Ok(()) }
+            });
+            if self.catalog.is_settled(self.bytes()) {
+                return done;
+            }
+        }
     }
 
     /// The names of all arrays; the same list each time.
@@ -100,13 +165,13 @@ impl Archive {
             return Ok(files);
         }
         let forks = fork::count();
-        let list = PyList::empty(py);
-        for (number, member) in self.index.ids().enumerate() {
-            list.append(PyString::new(py, &self.name(py, member)?))?;
-            if number % POLL_INTERVAL == 0 {
-                py.check_signals()?;
+        let mut list = PyList::empty(py);
+        self.for_each(py, |number, _, name| {
+            if number == 0 {
+                list = PyList::empty(py);
             }
-        }
+            list.append(name)
+        })?;
         let mut files = self.lock_files();
         if let Some((made, first)) = &*files
             && !fork::may_be_locked(*made)
@@ -131,7 +196,7 @@ impl Archive {
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
-        let name = self.index.name(self.bytes(), member);
+        let name = self.catalog.name(self.bytes(), member);
         name.map_err(|error| Failure::from(error).into_err(py, &self.path))
     }
 }
@@ -146,7 +211,7 @@ impl Handle {
     /// A handle with views of its own, all of them made if they are to be preloaded.
     fn new(py: Python<'_>, archive: Arc<Archive>, preload: bool) -> PyResult<Arc<Self>> {
         let mmap = array::whole_map(archive.mapping.bind(py), archive.map_type.bind(py))?;
-        let views = Views::new(py, archive.index.len(), mmap.unbind());
+        let views = Views::new(py, archive.catalog.limit(), mmap.unbind());
         let handle = Handle { archive, views };
         if preload {
             handle.preload(py)?;
@@ -154,7 +219,7 @@ impl Handle {
         Ok(Arc::new(handle))
     }
 
-    fn view<'py>(&self, py: Python<'py>, member: MemberId, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    fn view<'py>(&self, py: Python<'py>, member: &Member, name: &str) -> PyResult<Bound<'py, PyAny>> {
         self.archive.view(self.views.mmap.bind(py), member, name)
     }
 
@@ -176,18 +241,17 @@ impl Handle {
 
     /// Makes and keeps all views.
     fn preload(&self, py: Python<'_>) -> PyResult<()> {
-        for (number, member) in self.archive.index.ids().enumerate() {
-            let name = self.archive.name(py, member)?;
-            self.keep(member, &PyString::new(py, &name), self.view(py, member, &name)?)?;
-            if number % POLL_INTERVAL == 0 {
-                py.check_signals()?;
-            }
-        }
-        Ok(())
+        self.archive.for_each(py, |_, member, name| {
+            let view = self.view(py, member, name.to_str()?)?;
+            self.keep(member.id, name, view).map(drop)
+        })
     }
 
     /// The dict of all views that are kept.
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        if !DICT_FIRST {
+            self.archive.settle(py)?;
+        }
         self.views.arrays(py, |member| Ok(PyString::new(py, &self.archive.name(py, member)?).into_any()))
     }
 }
@@ -195,7 +259,7 @@ impl Handle {
 /// An archive that was opened, and what its users should know of how.
 struct Opened {
     map: memmap2::Mmap,
-    index: Index,
+    catalog: Catalog,
     identity: Identity,
     /// Arrays that are in no directory, and whether there is none where readers look for it.
     unlisted: Option<(usize, bool)>,
@@ -234,12 +298,12 @@ impl Opened {
             return Err(Failure::Changed);
         }
         let survey = polled(|go_on| Survey::new(&map, Effort::Read, go_on))?;
-        let (survey, index) = match polled(|go_on| Index::of_survey(&map, &survey, go_on)) {
-            Ok(index) => (survey, index),
+        let (survey, catalog) = match polled(|go_on| Catalog::new(&map, &survey, go_on)) {
+            Ok(catalog) => (survey, catalog),
             Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
                 let survey = polled(|go_on| Survey::without_directory(&map, error, Effort::Read, go_on))?;
-                let index = polled(|go_on| Index::of_survey(&map, &survey, go_on))?;
-                (survey, index)
+                let catalog = polled(|go_on| Catalog::new(&map, &survey, go_on))?;
+                (survey, catalog)
             }
             Err(failure) => return Err(failure),
         };
@@ -247,7 +311,7 @@ impl Opened {
         let unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
         // Its end record is taken away before anything of it is overwritten.
         let is_same = !survey.is_at_end || Directory::locate(&map).ok() == survey.directory;
-        Ok((Opened { map, index, identity, unlisted }, is_same))
+        Ok((Opened { map, catalog, identity, unlisted }, is_same))
     }
 
     /// Warns of what a writer left, or is just writing.
@@ -324,8 +388,8 @@ impl Reader {
         let text = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok());
         Ok(self.state.read(py, |state| {
             let handle = state.handle.as_ref().filter(|_| state.cache)?;
-            let member = handle.archive.index.find_again(handle.archive.bytes(), text?)?;
-            handle.views.get(py, member)
+            let member = handle.archive.catalog.find_again(handle.archive.bytes(), text?).member()?;
+            handle.views.get(py, member.id)
         }))
     }
 
@@ -338,18 +402,18 @@ impl Reader {
         let key = name.cast::<PyString>().ok();
         // A name with lone surrogates is in no archive.
         let text = key.and_then(|key| key.to_str().ok());
-        let found = text.and_then(|text| archive.index.find(archive.bytes(), text));
+        let found = text.map_or(Ok(None), |text| archive.find(py, text, false))?;
         let (Some(key), Some(text), Some(member)) = (key, text, found) else {
             // As a dict would: what cannot be hashed is no key at all.
             name.hash()?;
             return Err(PyKeyError::new_err((name.clone().unbind(),)));
         };
-        let view = handle.view(py, member, text)?;
+        let view = handle.view(py, &member, text)?;
         if fresh || !cache {
             return Ok(view);
         }
         let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
-        handle.keep(member, &key, view)
+        handle.keep(member.id, &key, view)
     }
 }
 
@@ -385,7 +449,7 @@ impl Reader {
         let opened =
             detached(py, || Opened::new(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
         opened.warn(py, &path)?;
-        let Opened { map, index, identity, .. } = opened;
+        let Opened { map, catalog, identity, .. } = opened;
         let archive = Archive {
             path,
             options,
@@ -394,7 +458,7 @@ impl Reader {
             map_type: map_type.unbind(),
             view_type: view_type.unbind(),
             max_header_size,
-            index,
+            catalog,
             files: Mutex::default(),
         };
         let handle = Handle::new(py, Arc::new(archive), preload)?;
@@ -453,11 +517,12 @@ impl Reader {
             name.hash()?;
             return Ok(false);
         };
-        Ok(text.to_str().is_ok_and(|text| archive.index.find_again(archive.bytes(), text).is_some()))
+        let found = text.to_str().map_or(Ok(None), |text| archive.find(name.py(), text, true))?;
+        Ok(found.is_some())
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.archive(py)?.index.len())
+        Ok(self.archive(py)?.catalog.len())
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
@@ -475,7 +540,8 @@ impl Reader {
     /// The name of the array at a position in archive order, without a list of all.
     fn _name(&self, py: Python<'_>, number: usize) -> PyResult<String> {
         let archive = self.archive(py)?;
-        let member = u32::try_from(number).ok().filter(|_| number < archive.index.len()).map(MemberId);
+        archive.settle(py)?;
+        let member = archive.catalog.id(number);
         let member = member.ok_or_else(|| PyIndexError::new_err(format!("there is no array {number}")))?;
         archive.name(py, member)
     }
@@ -483,8 +549,9 @@ impl Reader {
     /// The position of an array in archive order.
     fn _number(&self, name: &Bound<'_, PyString>) -> PyResult<u32> {
         let archive = self.archive(name.py())?;
-        let member = name.to_str().ok().and_then(|text| archive.index.find_again(archive.bytes(), text));
-        member.map(|member| member.0).ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
+        let found = name.to_str().map_or(Ok(None), |text| archive.find(name.py(), text, true))?;
+        let position = found.map(|member| archive.catalog.position(member.id));
+        position.ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
     }
 
     /// The memory map of the whole file (memmap of uint8); gone once the reader is closed.
@@ -539,7 +606,7 @@ impl Reader {
     /// Bytes of memory that the index takes.
     #[getter]
     fn _index_memory(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.archive(py)?.index.memory())
+        Ok(self.archive(py)?.catalog.memory())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use mmnpz_core::hint::Described;
 use mmnpz_core::npy;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyUserWarning, PyValueError};
@@ -42,8 +43,24 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
     Ok(as_any_array(object.py())?.call1((object,))?.cast_into::<PyUntypedArray>()?)
 }
 
+/// The `.npy` header of an array, and what it says.
+pub(crate) struct NpyHeader {
+    pub(crate) bytes: Vec<u8>,
+    descr: Arc<str>,
+    fortran_order: bool,
+    shape: Vec<u64>,
+}
+
+impl NpyHeader {
+    /// What it says, for the directory.
+    pub(crate) fn described(&self) -> Described<'_> {
+        let NpyHeader { bytes, descr, fortran_order, shape } = self;
+        Described { descr, fortran_order: *fortran_order, shape, header: bytes.len() }
+    }
+}
+
 /// The `.npy` header of an array, byte for byte as `numpy.save` of the NumPy in use writes it.
-pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<u8>> {
+pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<NpyHeader> {
     let py = array.py();
     let dtype = array.dtype();
     if !is_plain(&dtype) {
@@ -58,9 +75,11 @@ pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<u8>>
     // NumPy prefers C order where both hold.
     let fortran_order = array.is_fortran_contiguous() && !array.is_c_contiguous();
     let shape: Vec<u64> = array.shape().iter().map(|&dimension| dimension as u64).collect();
-    let header = npy::encode(&descr, fortran_order, &shape, numpy_leaves_room(py)?)
+    let bytes = npy::encode(&descr, fortran_order, &shape, numpy_leaves_room(py)?)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
-    let message = match header[6] {
+    let version = bytes[6];
+    let header = NpyHeader { bytes, descr, fortran_order, shape };
+    let message = match version {
         1 => return Ok(header),
         2 => c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9"),
         _ => c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17"),

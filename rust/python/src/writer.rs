@@ -119,6 +119,9 @@ impl Writer {
                 if !warned && state.appender.contains(&member.name) {
                     None
                 } else {
+                    if warned {
+                        state.appender.repeats_name();
+                    }
                     Some(archive.reserve(&mut state, &member).map_err(fail)?)
                 }
             };

@@ -204,7 +204,7 @@ impl Sim {
 
     fn finish(&mut self, place: &Placement, stored: &StoredName, name: &str) {
         let data = self.begun.remove(name).unwrap();
-        self.appender.finish(place, stored, crc32fast::hash(&data));
+        self.appender.finish(place, stored, crc32fast::hash(&data), None);
         self.written.insert(name.to_owned(), data);
     }
 
@@ -266,12 +266,13 @@ impl Sim {
             self.appender.prologue_is_written();
         }
         let length = self.bytes.len() as u64;
-        let new = self.appender.publish(publish, length);
+        let mut new = self.appender.publish(publish, length);
         let listed: Vec<_> = self.written.keys().cloned().collect();
         let flushed = self.flushed.take();
-        let writes: Vec<_> = new.writes().map(|(bytes, at)| (bytes.to_vec(), at)).collect();
-        for (bytes, at) in writes {
-            self.pieces(&bytes, at, |sim| {
+        let names = new.take_names();
+        let head = new.head(names);
+        for (bytes, at) in new.first_writes().chain(new.last_writes(&head)) {
+            self.pieces(bytes, at, |sim| {
                 sim.check();
                 sim.check_directory(flushed.as_ref().unwrap_or(&Vec::new()));
             });

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mmnpz_core::directory::DirectoryWriter;
+use mmnpz_core::directory::{DirectoryWriter, OldDirectory};
 use mmnpz_core::index::Directory;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use proptest::prelude::*;
@@ -125,7 +125,7 @@ fn append(
         bytes.extend(place.local_header(&stored, crc32fast::hash(&data)));
         assert_eq!(bytes.len() as u64, place.file);
         bytes.extend(&data);
-        writer.push(&place, &stored, crc32fast::hash(&data));
+        writer.push(&place, &stored, crc32fast::hash(&data), None);
         seen.push((format!("{name}.npy").into_bytes(), CompressionMethod::STORE, place.file..place.end));
     }
     let at = bytes.len() as u64;
@@ -185,8 +185,14 @@ proptest! {
         let directory = Directory::locate(&built.bytes).unwrap();
         let cut = |range: &Range<u64>| built.bytes[range.start as usize..range.end as usize].to_vec();
         let comment = cut(&directory.comment);
-        let mut writer =
-            DirectoryWriter::resume(&cut(&directory.range), &[], directory.shift, &comment).unwrap();
+        let old = OldDirectory {
+            records: &cut(&directory.range),
+            comment: &comment,
+            shift: directory.shift,
+            members: None,
+            index: None,
+        };
+        let mut writer = DirectoryWriter::resume(&old, &[]).unwrap();
         let mut seen = by_builder(&archive, &built);
         for (name, ..) in &requests {
             let file = format!("{name}.npy").into_bytes();

@@ -1,0 +1,372 @@
+//! The members of an archive as a reader looks them up.
+//!
+//! Where a file of ours is as we wrote it, by the index that is stored in it: opening reads nothing else, however many
+//! members there are. Everywhere else by an [`Index`] that a walk through the directory makes.
+//!
+//! The stored index and the directory stay in the file, where others can change them: an append of ours overwrites
+//! both, and another program may edit a record in place. So what they say is checked whenever it is used, and that
+//! there is *no* member of a name, or what all the names are, only counts once they have been checked as a whole
+//! ([`Catalog::settle`]); where they are not what they were, a walk or a search takes their place.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use once_cell::race::OnceBox;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::hint;
+use crate::index::{CentralRecord, Directory, Index, Member, MemberId, Walk, slice};
+use crate::mark::Seal;
+use crate::npy::{Header, MAX_HEADER_SIZE};
+use crate::survey::{Effort, Survey};
+use crate::table::{self, Table};
+use crate::zip::{EndRecord, Record};
+
+/// A directory and an index that are no larger together are checked as a whole when the file is opened: that takes
+/// microseconds, and there is no more to be said of them.
+const SMALL: u64 = 1 << 16;
+
+/// Records up to this size are copied without asking for memory.
+const ORDINARY_RECORD: usize = 256;
+
+/// What a lookup finds.
+#[derive(Debug, Clone, Copy)]
+pub enum Found {
+    /// The array.
+    Member(Member),
+    /// There is none of this name.
+    Nothing,
+    /// None was found, and [`Catalog::settle`] has to say whether there is one.
+    Unsure,
+}
+
+impl Found {
+    /// The array, if one was found.
+    pub fn member(self) -> Option<Member> {
+        match self {
+            Found::Member(member) => Some(member),
+            Found::Nothing | Found::Unsure => None,
+        }
+    }
+}
+
+/// An array in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located<'a> {
+    /// What its `.npy` header says.
+    pub header: Header<'a>,
+    /// Where its first byte is in the file.
+    pub offset: u64,
+    /// How many bytes are stored from there on.
+    pub stored: u64,
+}
+
+/// An index that took the place of the stored one.
+#[derive(Debug)]
+struct Walked {
+    index: Index,
+    /// What to add to its numbers: members that the stored index numbered otherwise keep theirs.
+    base: u32,
+}
+
+/// The members of an archive.
+#[derive(Debug)]
+pub struct Catalog {
+    directory: Directory,
+    /// What the seal says of the stored index, if that is used.
+    stored: Option<Seal>,
+    /// The `.npy` headers in the directory can be believed.
+    hinted: bool,
+    /// The stored index and the directory have been found to be what they were.
+    checked: AtomicBool,
+    walked: OnceBox<Walked>,
+}
+
+impl Catalog {
+    /// The members of a file that was surveyed; `go_on` is asked every 65,536 members whether to.
+    ///
+    /// # Errors
+    /// As for [`Index::build`].
+    pub fn new(bytes: &[u8], survey: &Survey, go_on: impl FnMut() -> bool) -> Result<Self> {
+        let catalog = Catalog {
+            directory: survey.directory.clone().unwrap_or_else(Directory::none),
+            stored: stored(bytes, survey),
+            hinted: survey.seal.is_some(),
+            checked: AtomicBool::new(false),
+            walked: OnceBox::new(),
+        };
+        match catalog.stored {
+            Some(seal) if catalog.directory.range.end - seal.start() <= SMALL => {
+                catalog.settle(bytes, None, go_on)?;
+            }
+            Some(_) => {}
+            None => catalog.take_over(Index::of_survey(bytes, survey, go_on)?, 0),
+        }
+        Ok(catalog)
+    }
+
+    fn take_over(&self, index: Index, base: u32) {
+        // Another thread may have been faster, with the same.
+        let _ = self.walked.set(Box::new(Walked { index, base }));
+    }
+
+    /// The number of arrays.
+    pub fn len(&self) -> usize {
+        match (self.walked.get(), &self.stored) {
+            (Some(walked), _) => walked.index.len(),
+            // It is used only if it counts less than 2**32.
+            (None, stored) => stored.as_ref().map_or(0, |seal| seal.members() as usize),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All numbers that members have or will have are less than this.
+    pub fn limit(&self) -> usize {
+        // Those of the stored index, and behind them those of what takes its place.
+        self.stored.as_ref().map_or_else(|| self.len(), |seal| 2 * seal.members() as usize)
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn memory(&self) -> usize {
+        self.walked.get().map_or(0, |walked| walked.index.memory())
+    }
+
+    fn table<'a>(&self, bytes: &'a [u8]) -> Option<Table<'a>> {
+        let (index, members) = self.stored.as_ref()?.index(bytes)?;
+        Table::new(index, members)
+    }
+
+    fn records<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        slice(bytes, &self.directory.range).unwrap_or_default()
+    }
+
+    /// The array of this name. Touches only what is going to be read for a view of it.
+    #[inline]
+    pub fn find(&self, bytes: &[u8], name: &str) -> Found {
+        if self.hinted { self.find_again(bytes, name) } else { self.find_by(bytes, name, Index::find) }
+    }
+
+    /// The array of this name. Touches the directory rather than the member.
+    #[inline]
+    pub fn find_again(&self, bytes: &[u8], name: &str) -> Found {
+        self.find_by(bytes, name, Index::find_again)
+    }
+
+    #[inline]
+    fn find_by(
+        &self,
+        bytes: &[u8],
+        name: &str,
+        find: impl Fn(&Index, &[u8], &str) -> Option<MemberId>,
+    ) -> Found {
+        if let Some(walked) = self.walked.get() {
+            let found = find(&walked.index, bytes, name).and_then(|id| walked.get(id));
+            return found.map_or(Found::Nothing, Found::Member);
+        }
+        match self.find_stored(bytes, name.as_bytes()) {
+            Some(member) => Found::Member(member),
+            None if self.is_settled(bytes) => Found::Nothing,
+            None => Found::Unsure,
+        }
+    }
+
+    fn find_stored(&self, bytes: &[u8], name: &[u8]) -> Option<Member> {
+        let records = self.records(bytes);
+        let mut member = None;
+        self.table(bytes)?.find(table::hash(name), |number, place| {
+            let record = usize::try_from(place).ok().and_then(|at| CentralRecord::read(records, at));
+            let Some((record, _)) = record else { return false };
+            if record.array_name().ok().flatten().is_none_or(|other| *other != *name) {
+                return false;
+            }
+            member = Member::of(bytes, &record, self.directory.shift, number);
+            member.is_some()
+        })?;
+        member
+    }
+
+    /// Whether what is said of all members, and of those that are not there, is right.
+    #[inline]
+    pub fn is_settled(&self, bytes: &[u8]) -> bool {
+        self.walked.get().is_some() || (self.checked.load(Ordering::Acquire) && self.is_there(bytes))
+    }
+
+    /// Whether the directory has not been overwritten: a writer of ours takes its end record away first, and when that
+    /// of another directory is in its place, another seal is, too.
+    pub fn is_there(&self, bytes: &[u8]) -> bool {
+        let at = self.directory.comment.start.saturating_sub(EndRecord::SIZE as u64);
+        EndRecord::read(bytes, at, ErrorKind::NoEndRecord).is_ok()
+            && self.stored.is_none_or(|seal| seal.is_there(bytes))
+    }
+
+    /// Finds out whether the stored index and the directory are what they were when the file was closed, and if not,
+    /// puts an index in their place. `newer` is the same file as it is now, if it has grown.
+    ///
+    /// # Errors
+    /// If they are not, and what members there are cannot be told; and [`ErrorKind::Interrupted`].
+    pub fn settle(
+        &self,
+        bytes: &[u8],
+        newer: Option<&[u8]>,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let Some(seal) = self.stored.filter(|_| !self.is_settled(bytes)) else { return Ok(()) };
+        // Checked less than 2**32.
+        let members = seal.members() as u32;
+        if seal.has_index(bytes) && seal.holds(bytes) && self.is_there(bytes) {
+            self.checked.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let index = if self.is_there(bytes) {
+            // Edited in place.
+            Index::build(bytes, self.directory.clone(), &mut go_on)?
+        } else if let Some(index) = newer.and_then(|newer| successor(newer, &seal, &mut go_on)) {
+            index
+        } else {
+            let error = ErrorKind::NoEndRecord.into();
+            let mut survey = Survey::without_directory(bytes, error, Effort::Read, &mut go_on)?;
+            survey.found.retain(|member| member.header < seal.next());
+            Index::of_survey(bytes, &survey, &mut go_on)?
+        };
+        if index.len() > members as usize {
+            return Err(ErrorKind::DirectoryTruncated.into());
+        }
+        // Members lie in the file in the order of the directory, so that those that are found have the same numbers.
+        let base = if index.len() == members as usize { 0 } else { members };
+        self.take_over(index, base);
+        Ok(())
+    }
+
+    /// All members with their names, in archive order, once that is settled.
+    pub fn members<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = Result<(Member, String)>> + 'a {
+        let walked = self.walked.get();
+        let listed = walked.map(|walked| {
+            walked.index.ids().filter_map(move |id| {
+                let member = walked.get(id)?;
+                Some(walked.index.name(bytes, id).map(|name| (member, name)))
+            })
+        });
+        let records = if walked.is_some() { &[][..] } else { self.records(bytes) };
+        let stored = Walk::new(records).zip(0..).map(|(record, number)| self.listed(bytes, &record, number));
+        listed.into_iter().flatten().chain(stored)
+    }
+
+    fn listed(&self, bytes: &[u8], record: &CentralRecord<'_>, number: u32) -> Result<(Member, String)> {
+        let changed = || Error::at(ErrorKind::NamesDiffer, self.directory.range.start + record.at as u64);
+        let name = record.array_name().ok().flatten().ok_or_else(changed)?;
+        let name = String::from_utf8(name.into_owned()).map_err(|_| changed())?;
+        let member = Member::of(bytes, record, self.directory.shift, number).ok_or_else(changed)?;
+        Ok((member, name))
+    }
+
+    /// The number that a member of this position in archive order has.
+    pub fn id(&self, position: usize) -> Option<MemberId> {
+        let base = self.walked.get().map_or(0, |walked| walked.base);
+        let number = u32::try_from(position).ok().filter(|_| position < self.len())?;
+        Some(MemberId(number + base))
+    }
+
+    /// The position in archive order of a member that was found.
+    pub fn position(&self, id: MemberId) -> u32 {
+        id.0.saturating_sub(self.walked.get().map_or(0, |walked| walked.base))
+    }
+
+    /// The name of a member that was found, or has a position.
+    ///
+    /// # Errors
+    /// If it cannot be told any more.
+    pub fn name(&self, bytes: &[u8], id: MemberId) -> Result<String> {
+        if let Some(walked) = self.walked.get()
+            && id.0 >= walked.base
+        {
+            return walked.index.name(bytes, MemberId(id.0 - walked.base));
+        }
+        let records = self.records(bytes);
+        let record = self.table(bytes).and_then(|table| table.record(records, id.0));
+        let record = record.ok_or(ErrorKind::DirectoryTruncated)?;
+        self.listed(bytes, &record, id.0).map(|(_, name)| name)
+    }
+
+    /// The array of a member whose name is `name`: by what the directory says of it if that can be believed, else by
+    /// the member's own headers. A header of more than `max_header_size` characters is refused.
+    ///
+    /// # Errors
+    /// As for [`Member::file`] and [`Header::parse`].
+    pub fn locate<'a>(
+        &self,
+        bytes: &'a [u8],
+        member: &Member,
+        name: &str,
+        max_header_size: usize,
+    ) -> Result<Located<'a>> {
+        // Headers that are longer than usual have no hint.
+        if self.hinted
+            && max_header_size >= MAX_HEADER_SIZE
+            && let Some(located) = self.hint(bytes, member, name)
+        {
+            return Ok(located);
+        }
+        let Range { start, end } = member.file(bytes, name)?;
+        let file = slice(bytes, &(start..end)).ok_or(ErrorKind::DataOutside { size: end - start })?;
+        let (header, data) = Header::parse(file, max_header_size)?;
+        let offset = start + data as u64;
+        Ok(Located { header, offset, stored: end - offset })
+    }
+
+    fn hint(&self, bytes: &[u8], member: &Member, name: &str) -> Option<Located<'static>> {
+        let records = self.records(bytes);
+        let at = member.record()?;
+        let (_, end) = CentralRecord::read(records, at)?;
+        let raw = records.get(at..end)?;
+        // A writer may overwrite it at any time: what is checked and what is read are one copy.
+        let mut ordinary = [0; ORDINARY_RECORD];
+        let long;
+        let whole = if let Some(copy) = ordinary.get_mut(..raw.len()) {
+            copy.copy_from_slice(raw);
+            &*copy
+        } else {
+            long = raw.to_vec();
+            &long[..]
+        };
+        let (record, _) = CentralRecord::read(whole, 0)?;
+        let hint = hint::read(&record, whole)?;
+        let is_it = record.array_name().ok()?.is_some_and(|other| *other == *name.as_bytes());
+        let member = Member::of(bytes, &record, self.directory.shift, 0).filter(|_| is_it)?;
+        member.check().ok()?;
+        let (local, size) = member.extent();
+        let offset = local.checked_add(hint.data)?;
+        let stored = size.checked_sub(hint.npy_header)?;
+        let is_inside = offset.checked_add(stored)? <= bytes.len() as u64;
+        is_inside.then_some(Located { header: hint.header, offset, stored })
+    }
+}
+
+impl Walked {
+    fn get(&self, id: MemberId) -> Option<Member> {
+        let member = self.index.get(id)?;
+        Some(member.numbered(MemberId(id.0 + self.base)))
+    }
+}
+
+/// The seal of a file that has a stored index, and nothing that this does not have.
+fn stored(bytes: &[u8], survey: &Survey) -> Option<Seal> {
+    let seal = survey.seal.filter(|seal| seal.is_last() && seal.ends(bytes))?;
+    let (index, members) = seal.index(bytes)?;
+    let table = Table::new(index, members);
+    let is_whole = survey.is_whole() && survey.directory.as_ref()?.count == members;
+    (is_whole && table.is_some() && members < u64::from(u32::MAX) / 2).then_some(seal)
+}
+
+/// The members of an archive from the file as it is after an append, whose directory begins with what was there.
+fn successor(newer: &[u8], seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Option<Index> {
+    let mut directory = Survey::new(newer, Effort::Read, &mut *go_on).ok()?.directory?;
+    let size = seal.directory_end() - seal.directory();
+    directory.range.end = directory.range.start.checked_add(size)?.min(directory.range.end);
+    let is_same = seal.is_of(slice(newer, &directory.range)?);
+    directory.count = seal.members();
+    is_same.then(|| Index::build(newer, directory, go_on).ok())?.map(Index::without_directory)
+}
