@@ -16,10 +16,12 @@ use crate::zip::STORED;
 
 /// So many records share a place.
 const STRIDE: usize = 16;
-/// Of so many slots, a new table has [`FILLED`] in use, and one that is added to at most [`FULL`].
-const PARTS: u64 = 20;
-const FILLED: u64 = 15;
+/// At most so many of so many slots are in use.
 const FULL: u64 = 17;
+const PARTS: u64 = 20;
+/// A table has so many slots, or that and an eighth as often as it takes: so that an index is the same, byte for byte,
+/// however many sessions added its members, and seldom has to be made anew.
+const FEWEST: u64 = 8;
 /// A name is found within so many slots, or there is no table: names that were made to collide get none.
 const PROBES: u64 = 1 << 12;
 /// Places in the directory have so many bits.
@@ -69,9 +71,13 @@ fn home(hash: u64, slots: u64) -> u64 {
     ((u128::from(hash) * u128::from(slots)) >> 64) as u64
 }
 
-/// How many slots a new table for so many members has.
+/// How many slots the table of so many members has.
 fn slots_for(members: u64) -> u64 {
-    members * PARTS / FILLED + 1
+    let mut slots = FEWEST;
+    while members * PARTS > slots * FULL {
+        slots += slots / 8;
+    }
+    slots
 }
 
 /// How many places there are for so many members.
@@ -169,7 +175,9 @@ impl Names {
     /// Of an archive with so many bytes of records, of which the first are those of `members` members with this
     /// index, if there is one that is known to be sound.
     pub(crate) fn resume(records: usize, old: Option<(&[u8], u64)>) -> Self {
-        let old = old.filter(|(bytes, members)| Table::new(bytes, *members).is_some());
+        let old = old.filter(|(bytes, members)| {
+            Table::new(bytes, *members).is_some_and(|table| table.slots.len() as u64 == slots_for(*members))
+        });
         let old = old.map(|(bytes, members)| Old { bytes: bytes.to_vec(), members });
         let unread = if old.is_some() { 0 } else { records };
         Names { old, unread, ..Self::new() }
@@ -208,17 +216,7 @@ impl Names {
         if !self.is_possible || members == 0 {
             return 0;
         }
-        let slots = match self.grows(members) {
-            Some(old) => slots_of(old),
-            None => slots_for(members),
-        };
-        slots * Slot::SIZE as u64 + places_for(members) * size_of::<U64>() as u64
-    }
-
-    /// The index that there was, if it has room for so many members.
-    fn grows(&self, members: u64) -> Option<&Old> {
-        let old = self.old.as_ref()?;
-        (members * PARTS <= slots_of(old) * FULL).then_some(old)
+        slots_for(members) * Slot::SIZE as u64 + places_for(members) * size_of::<U64>() as u64
     }
 
     /// The index of `members` members with these records; none if a name is there twice, a member is not a stored
@@ -229,42 +227,36 @@ impl Names {
             return None;
         }
         let size = usize::try_from(size).ok()?;
-        let grows = self.grows(members).is_some();
         let old = self.old.take();
         let mut first = old.as_ref().map_or(0, |old| old.members);
         let mut bytes = match old {
-            Some(old) if grows => old.bytes,
+            Some(old) if slots_for(members) == slots_for(first) => old.bytes,
             _ => {
-                let before = first;
+                self.read(records, first)?;
                 first = 0;
-                self.read(records, before)?;
                 Vec::new()
             }
         };
         bytes.resize(size, 0);
-        let slot_count = size - places_for(members) as usize * size_of::<U64>();
-        let (slots, places) = bytes.split_at_mut(slot_count);
+        let (slots, places) = bytes.split_at_mut(slots_for(members) as usize * Slot::SIZE);
         let slots = <[Slot]>::mut_from_bytes(slots).ok()?;
         let places = <[U64]>::mut_from_bytes(places).ok()?;
-        // Members whose slots are near each other come together, so that the slots are in the cache.
-        let mut parts = Parts::new(self.added.len());
+        let mut build = Build { records, slots };
         for (number, &(hash, place)) in (first..).zip(&self.added) {
             if number.is_multiple_of(STRIDE as u64) {
                 *places.get_mut(number as usize / STRIDE)? = place.into();
             }
             // Less than 2**32: checked above.
-            parts.push(hash, place, number as u32);
+            build.add(hash, place, number as u32)?;
         }
-        (first + self.added.len() as u64 == members).then_some(())?;
-        let mut build = Build { records, slots };
-        parts.0.iter().flatten().try_for_each(|&(hash, place, number)| build.add(hash, place, number))?;
-        Some(bytes)
+        (first + self.added.len() as u64 == members).then_some(bytes)
     }
 
     /// Adds the members in front of those that were pushed by their records: the first `old` of these, or those that are
     /// in front of all others.
     fn read(&mut self, records: &[u8], old: u64) -> Option<()> {
-        let end = if old > 0 { self.added.first().map_or(records.len(), |(_, place)| *place as usize) } else { self.unread };
+        let first_added = || self.added.first().map_or(records.len(), |(_, place)| *place as usize);
+        let end = if old > 0 { first_added() } else { self.unread };
         let mut all = Vec::with_capacity(self.added.len());
         for record in Walk::new(records.get(..end)?) {
             let name = record.array_name().ok()?.filter(|_| can_list(&record))?;
@@ -273,28 +265,6 @@ impl Names {
         all.append(&mut self.added);
         self.added = all;
         Some(())
-    }
-}
-
-fn slots_of(old: &Old) -> u64 {
-    (old.bytes.len() as u64 - places_for(old.members) * size_of::<U64>() as u64) / Slot::SIZE as u64
-}
-
-/// Members by the upper bits of their names' hashes: hash, place and number.
-struct Parts([Vec<(u64, u64, u32)>; Parts::COUNT]);
-
-impl Parts {
-    const BITS: u32 = 8;
-    const COUNT: usize = 1 << Self::BITS;
-
-    fn new(members: usize) -> Self {
-        // A little more than a fair share, which nearly all parts get on with.
-        let share = members / Self::COUNT;
-        Parts(std::array::from_fn(|_| Vec::with_capacity(share + share / 8)))
-    }
-
-    fn push(&mut self, hash: u64, place: u64, number: u32) {
-        self.0[(hash >> (u64::BITS - Self::BITS)) as usize].push((hash, place, number));
     }
 }
 

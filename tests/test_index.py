@@ -1,0 +1,632 @@
+"""The index of names and the headers in the directory: used where they are sound, and never wrong."""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmnpz
+from mmnpz.torch import NpzDataset
+from tests.archives import npy, same
+from tests.test_interop import tool
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+FEW = 12
+MANY = 1500
+"""So many members have a directory and an index that are not checked as a whole when the file is opened."""
+
+
+def array(number: int) -> Any:
+    return np.full((number % 7 + 1, 2), number, dtype=["<f4", "<i8", ">u2"][number % 3])
+
+
+def write(path: Path, members: int, mode: Any = "x", first: int = 0) -> Path:
+    with mmnpz.NpzWriter(path, mode) as writer:
+        for number in range(first, first + members):
+            writer.write(f"n{number}", array(number))
+    return path
+
+
+def is_stored_index_used(path: Path) -> bool:
+    return mmnpz.load(path)._index_memory == 0
+
+
+def all_of(path: Path) -> dict[str, Any]:
+    """What `zipfile` and NumPy read of stored members; an exception for what they do not."""
+    found: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as file:
+        for name in dict.fromkeys(file.namelist()):
+            # mmnpz does not list compressed members yet.
+            if not name.endswith(".npy") or file.getinfo(name).compress_type:
+                continue
+            try:
+                with file.open(name) as member:
+                    found[name[:-4]] = np.lib.format.read_array(member)
+            except Exception as error:  # noqa: BLE001 - of damaged members, they raise anything
+                found[name[:-4]] = error
+    return found
+
+
+def agree(path: Path, names: list[str]) -> None:
+    """Each name gives what `zipfile` and NumPy give, or an error; in whatever order it is asked."""
+    oracle: dict[str, Any] | None = None
+    with contextlib.suppress(Exception):  # of no archive, too
+        oracle = all_of(path)
+    for order in (names, names[::-1]):
+        try:
+            data = mmnpz.load(path)
+        except (ValueError, zipfile.BadZipFile, UserWarning):
+            return
+        for name in order:
+            expected = (oracle or {}).get(name)
+            try:
+                view = data[name]
+            except KeyError:
+                assert expected is None or isinstance(expected, Exception), f"{name} is there"
+            except (ValueError, zipfile.BadZipFile):
+                pass
+            else:
+                # What others refuse, for a version that they do not know or a wrong checksum, is at least what was written.
+                assert same(view, expected if isinstance(expected, np.ndarray) else array(int(name[1:]))), name
+        assert oracle is None or data.files == list(oracle)
+
+
+# What it is for.
+
+
+def pages_in_memory(path: Path) -> Any:
+    """For each page of a file, whether it is in the page cache."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    size = path.stat().st_size
+    count = -(-size // 4096)
+    with path.open("rb") as file:
+        address = libc.mmap(None, ctypes.c_size_t(size), 1, 1, file.fileno(), ctypes.c_size_t(0))
+    assert address != ctypes.c_void_p(-1).value
+    found = (ctypes.c_ubyte * count)()
+    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), found) == 0
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+    return np.frombuffer(found, "u1") & 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its page cache")
+@pytest.mark.thread_unsafe(reason="of a page cache that others use too")
+@pytest.mark.parametrize("preload", [False, True])
+def test_opening_touches_no_page_of_a_member(tmp_path: Path, preload: bool) -> None:
+    path = tmp_path / "a.npz"
+    block = np.arange(1 << 18, dtype="<f4")
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(100):
+            writer.write(f"n{number}", block + number)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if pages_in_memory(path).any():
+        pytest.skip("this file system keeps its files in memory")
+    data = mmnpz.load(path, preload=preload)
+    assert data["n7"].shape == block.shape
+    assert data["n7"].dtype == block.dtype
+    if preload:
+        assert len(data.arrays) == 100
+    # The system reads ahead, up to 8 MiB around what is touched: the directory at the end. Each member is a MiB.
+    assert not pages_in_memory(path)[: 80 * 256].any()
+    assert data["n7"][5] == 12
+    assert pages_in_memory(path)[: 80 * 256].any()
+
+
+def test_nothing_is_kept_of_members(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", MANY)
+    data = mmnpz.load(path)
+    assert data._index_memory == 0
+    assert len(data) == MANY
+    for number in (0, 1, MANY // 2, MANY - 1):
+        assert same(data[f"n{number}"], array(number))
+    assert "n" not in data
+    assert "" not in data
+    with pytest.raises(KeyError):
+        data[f"n{MANY}"]
+    assert data.files == [f"n{number}" for number in range(MANY)]
+    assert data._index_memory == 0
+
+
+@pytest.mark.parametrize("members", [0, 1, 2, 15, 16, 17, 100, MANY])
+def test_any_number_of_members(tmp_path: Path, members: int) -> None:
+    path = write(tmp_path / "a.npz", members)
+    data = mmnpz.load(path)
+    assert len(data) == members
+    assert not data._index_memory
+    for number in range(members):
+        assert data._name(number) == f"n{number}"
+        assert data._number(f"n{number}") == number
+    with pytest.raises(IndexError):
+        data._name(members)
+    assert all(same(data[f"n{number}"], array(number)) for number in range(members))
+
+
+def test_names_of_all_kinds(tmp_path: Path) -> None:
+    names = ["", "a", "é", "日本", "a/b", "x" * 60_000, "n.npy", "a b", "A", *(f"p{n}" * 9 for n in range(MANY))]
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number, name in enumerate(names):
+            writer.write(name, number)
+    data = mmnpz.load(path)
+    assert data._index_memory == 0
+    assert [int(data[name]) for name in names] == list(range(len(names)))
+    assert data.files == names
+
+
+DESCRIBED = [
+    np.arange(6, dtype=">i4").reshape(2, 3),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.array(5, "<u1"),
+    np.zeros((0, 4), "<f2"),
+    np.array(["a", "bcd"]),
+    np.array([b"", b"xy"]),
+    np.array([(1, 2.0)], dtype=[("a", "<i2"), ("b", "<f8", (2,))]),
+    np.array([(1,)], dtype=[("é'\"\\", "<i2")]),
+    np.zeros(3, dtype=[(("title", "name"), "<f4")]),
+    np.zeros(2, dtype={"names": ["a", "b"], "formats": ["<i1", "<f8"], "offsets": [0, 8]}),
+    np.array(["2020-01-01"], dtype="<M8[D]"),
+    np.zeros(2, "V7"),
+    np.zeros(2, dtype=[("x" * 3000, "<f4")]),
+    np.zeros((1,) * 32, "?"),
+]
+
+
+def test_the_directory_describes_each_array_as_its_header_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number, described in enumerate(DESCRIBED):
+            writer.write(str(number), described)
+    raw = path.read_bytes()
+    # Without the headers in the members, so that they cannot be read from there.
+    without = tmp_path / "without.npz"
+    without.write_bytes(raw.replace(b"\x93NUMPY", b"\x93number"[:6]))
+    hinted, parsed, blind = mmnpz.load(path), mmnpz.load(path, max_header_size=9999), mmnpz.load(without)
+    for number, described in enumerate(DESCRIBED):
+        name = str(number)
+        for view in (hinted[name], parsed[name]):
+            assert same(view, described)
+            assert view.flags.f_contiguous == described.flags.f_contiguous
+        if described.dtype.names != ("x" * 3000,):
+            assert same(blind[name], described)
+    with pytest.raises(ValueError, match="12"):
+        blind["12"]
+
+
+def test_a_limit_on_headers_holds_for_those_in_the_directory(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", 1)
+    with pytest.raises(ValueError, match="50"):
+        mmnpz.load(path, max_header_size=50)["n0"]
+
+
+def test_an_ordinary_member_costs_forty_bytes_at_most(tmp_path: Path) -> None:
+    """What is behind the members: per member, 46 bytes and the name are there in any archive."""
+    path = tmp_path / "a.npz"
+    count = 10_000
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(count):
+            writer.write(f"{number:06}", np.zeros((100, 80), "<f4"))
+        size = path.stat().st_size
+    assert (path.stat().st_size - size) / count < 46 + 10 + 40
+
+
+# Appending.
+
+
+@pytest.mark.parametrize("step", [1, 7, 250])
+def test_sessions_keep_the_index(tmp_path: Path, step: int) -> None:
+    path, at_once = tmp_path / "a.npz", tmp_path / "b.npz"
+    write(at_once, MANY)
+    write(path, MANY - 5 * step)
+    for session in range(5):
+        write(path, step, "a", MANY - (5 - session) * step)
+        assert is_stored_index_used(path)
+    assert path.read_bytes() == at_once.read_bytes()
+    data = mmnpz.load(path)
+    assert all(same(data[f"n{number}"], array(number)) for number in range(MANY))
+
+
+def test_members_of_others_are_in_the_index(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **{f"n{number}": array(number) for number in range(MANY)})
+    write(path, 1, "a", MANY)
+    assert is_stored_index_used(path)
+    data = mmnpz.load(path)
+    assert all(same(data[f"n{number}"], array(number)) for number in range(MANY + 1))
+
+
+@pytest.mark.parametrize("kind", ["compressed", "other", "twice", "twice at once", "encoded"])
+def test_archives_that_cannot_have_an_index(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.npz"
+    if kind == "compressed":
+        np.savez_compressed(path, **{f"n{number}": array(number) for number in range(MANY)})
+        write(path, MANY, "a", MANY)
+    elif kind == "other":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("readme.txt", "hello")
+        write(path, MANY, "a")
+    elif kind == "encoded":
+        with zipfile.ZipFile(path, "w") as file:
+            info = zipfile.ZipInfo("a.npy")
+            info.filename = "\u00e9.npy"
+            file.writestr(info, npy(array(5)))
+        path.write_bytes(path.read_bytes().replace(b"\xc3\xa9", b"\x82x"))  # not UTF-8, though it says so
+        with contextlib.suppress(zipfile.BadZipFile):
+            write(path, MANY, "a")
+        return
+    else:
+        write(path, MANY)
+        with mmnpz.NpzWriter(path, "a") as writer, pytest.warns(UserWarning, match="Duplicate"):
+            writer.write("n5", array(6))
+            if kind == "twice":
+                writer.write("n5", array(7))
+    agree(path, [f"n{number}" for number in range(2 * MANY)])
+    size = path.stat().st_size
+    write(path, 1, "a", 3 * MANY)
+    assert path.stat().st_size < size + 1000
+    agree(path, [f"n{number}" for number in range(0, 3 * MANY + 1, 3)])
+
+
+def test_members_written_by_threads_are_listed_as_they_lie_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+
+        def work(thread: int) -> None:
+            for number in range(thread, MANY, 4):
+                writer.write(f"n{number}", np.full(number * 97 % 5000, number))
+
+        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    data = mmnpz.load(path)
+    assert data._index_memory == 0
+    for number in range(MANY):
+        assert data[f"n{number}"].tolist() == [number] * (number * 97 % 5000)
+        assert data._name(data._number(f"n{number}")) == f"n{number}"
+    with zipfile.ZipFile(path) as file:
+        offsets = [info.header_offset for info in file.infolist()]
+        assert offsets == sorted(offsets)
+        assert [info.filename[:-4] for info in file.infolist()] == data.files
+
+
+# Others append while it is mapped.
+
+
+@pytest.mark.parametrize("state", ["open", "closed", "closed twice", "flushed", "killed"])
+@pytest.mark.parametrize("members", [FEW, MANY])
+def test_a_reader_whose_directory_is_overwritten(tmp_path: Path, members: int, state: str) -> None:
+    path = write(tmp_path / "a.npz", members)
+    names = [f"n{number}" for number in range(members)]
+    readers = [mmnpz.load(path) for _ in range(6)]
+    seen = readers[0]["n3"]
+    files = readers[1].files
+    assert "nothing" not in readers[2]
+    writers = [mmnpz.NpzWriter(path, "a")]
+    # So much that nothing is left of the directory and the index.
+    writers[0].write("new", np.ones(members * 300, "u1"))
+    if state == "flushed":
+        writers[0].flush()
+    elif state.startswith("closed"):
+        writers[0].close()
+        if state == "closed twice":
+            write(path, 10, "a", members)
+    elif state == "killed":
+        dead = tmp_path / "dead.npz"
+        shutil.copy(path, dead)
+        os.replace(dead, path)
+    for count, data in enumerate(readers):
+        if count == 0:
+            assert data["n3"] is seen
+        if count == 1:
+            assert data.files is files
+        if count == 3:
+            assert data.files == names
+        if count == 4:
+            with pytest.raises(KeyError):
+                data["new"]
+        if count == 5:
+            assert [data._name(number) for number in range(members)] == names
+        assert "new" not in data
+        assert f"n{members}" not in data
+        assert len(data) == members
+        for number, name in enumerate(names):
+            assert same(data[name], array(number)), name
+            assert data[name] is data[name]
+            assert data._number(name) == number
+        assert data.files == names
+        assert set(data.arrays) == set(names)
+        assert all(data.arrays[name] is data[name] for name in names)
+    writers[0].close()
+
+
+def test_a_dataset_keeps_its_order_while_others_append(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = write(tmp_path / "a.npz", MANY)
+    dataset = NpzDataset(path)
+    assert same(dataset[5].numpy(), array(5).astype(array(5).dtype.newbyteorder("=")))
+    write(path, MANY, "a", MANY)
+    for number in range(0, MANY, 3):
+        assert dataset[number][0, 0] == number
+    assert len(dataset) == MANY
+
+
+def test_threads_read_while_others_append(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", MANY)
+    opened = threading.Barrier(4)
+    done = threading.Event()
+    errors: list[BaseException] = []
+
+    def read(thread: int) -> None:
+        try:
+            data = mmnpz.load(path, cache=bool(thread % 2))
+            opened.wait(60)
+            generator = np.random.default_rng(thread)
+            while not done.is_set():
+                for number in generator.integers(0, MANY, 50):
+                    assert same(data[f"n{number}"], array(number))
+                assert "x0" not in data
+        except BaseException as error:  # noqa: BLE001 - handed over
+            errors.append(error)
+            opened.abort()
+
+    threads = [threading.Thread(target=read, args=(thread,)) for thread in range(3)]
+    for thread in threads:
+        thread.start()
+    opened.wait(60)
+    for session in range(40):
+        with mmnpz.NpzWriter(path, "a") as writer:
+            for number in range(session % 4 + 1):
+                writer.write(f"x{session}/{number}", np.ones(session * 500, "u1"))
+            if session % 3 == 0:
+                writer.flush()
+                writer.write(f"y{session}", np.ones(200_000, "u1"))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+
+
+# Others edit it.
+
+Edit = Callable[[Path, Path], object]
+
+
+def quiet(folder: Path, *command: Any, stdin: str | None = None) -> None:
+    subprocess.run(
+        [*map(str, command)], cwd=folder, input=stdin, text=True, capture_output=True, check=True, timeout=60
+    )
+
+
+def add_with_zipfile(path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("added.npy", npy(array(77)))
+
+
+def add_again_with_zipfile(path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("n5.npy", npy(array(78)))
+
+
+def add_with_zip(path: Path, folder: Path) -> None:
+    np.save(folder / "added.npy", array(77))
+    np.save(folder / "n5.npy", array(78))
+    quiet(folder, tool("zip"), "-q", "-0", path, "added.npy", "n5.npy")
+
+
+def delete_with_zip(path: Path, folder: Path) -> None:
+    quiet(folder, tool("zip"), "-q", "-d", path, "n5.npy", "n0.npy")
+
+
+def delete_last_with_zip(path: Path, folder: Path) -> None:
+    last = mmnpz.load(path).files[-1]
+    quiet(folder, tool("zip"), "-q", "-d", path, f"{last}.npy")
+
+
+def comment_with_zip(path: Path, folder: Path) -> None:
+    quiet(folder, tool("zip"), "-q", "-z", path, stdin="a comment\n")
+
+
+def adjust_with_zip(path: Path, folder: Path) -> None:
+    path.write_bytes(b"#!/bin/sh\n" + path.read_bytes())
+    quiet(folder, tool("zip"), "-q", "-A", path)
+
+
+def rename_with_zipnote(path: Path, folder: Path) -> None:
+    quiet(folder, tool("zipnote"), "-w", path, stdin="@ n5.npy\n@=xx.npy\n@ (comment above this line)\n")
+
+
+def rename_to_another_with_zipnote(path: Path, folder: Path) -> None:
+    quiet(folder, tool("zipnote"), "-w", path, stdin="@ n5.npy\n@=n6.npy\n@ (comment above this line)\n")
+
+
+def add_with_7_zip(path: Path, folder: Path) -> None:
+    np.save(folder / "added.npy", array(77))
+    quiet(folder, tool("7z", "7zz", "7za"), "a", "-mx0", "-tzip", path, "added.npy")
+
+
+def delete_with_7_zip(path: Path, folder: Path) -> None:
+    quiet(folder, tool("7z", "7zz", "7za"), "d", "-tzip", path, "n5.npy")
+
+
+def rename_with_7_zip(path: Path, folder: Path) -> None:
+    quiet(folder, tool("7z", "7zz", "7za"), "rn", "-tzip", path, "n5.npy", "n6x.npy")
+
+
+def copy_with_libarchive(path: Path, folder: Path) -> None:
+    quiet(folder, tool("bsdtar"), "-c", "-f", "copy.zip", "--format=zip", "--options=compression=store", f"@{path}")
+    (folder / "copy.zip").replace(path)
+
+
+def put_something_in_front(path: Path, folder: Path) -> None:
+    path.write_bytes(b"something" * 100 + path.read_bytes())
+
+
+def put_another_in_front(path: Path, folder: Path) -> None:
+    other = write(folder / "other.npz", MANY // 2, first=3)
+    path.write_bytes(other.read_bytes() + path.read_bytes())
+
+
+def put_something_behind(path: Path, folder: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x" * 20)
+
+
+def cut_the_members(path: Path, folder: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[500:])
+
+
+def rename_in_place(path: Path, folder: Path) -> None:
+    """Both in the directory and in the local header, and nothing else."""
+    path.write_bytes(path.read_bytes().replace(b"n5.npy", b"zz.npy"))
+
+
+def rename_all_in_place(path: Path, folder: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b".npyPK\x01\x02", b".npxPK\x01\x02"))
+
+
+EDITS: list[Edit] = [
+    add_with_zipfile,
+    add_again_with_zipfile,
+    add_with_zip,
+    delete_with_zip,
+    delete_last_with_zip,
+    comment_with_zip,
+    adjust_with_zip,
+    rename_with_zipnote,
+    rename_to_another_with_zipnote,
+    add_with_7_zip,
+    delete_with_7_zip,
+    rename_with_7_zip,
+    copy_with_libarchive,
+    put_something_in_front,
+    put_another_in_front,
+    put_something_behind,
+    cut_the_members,
+    rename_in_place,
+    rename_all_in_place,
+]
+
+
+@pytest.mark.thread_unsafe(reason="works in processes of their own")
+@pytest.mark.parametrize("members", [FEW, MANY])
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+def test_after_another_program_edited_it(tmp_path: Path, edit: Edit, members: int) -> None:
+    path = write(tmp_path / "a.npz", members)
+    before = mmnpz.load(path).files
+    edit(path, tmp_path)
+    after = list(all_of(path))
+    names = [*before, *(set(after) - set(before)), "xx", "zz", "added", "nothing"]
+    agree(path, names)
+    data = mmnpz.load(path)
+    if edit not in {cut_the_members}:
+        for name, expected in all_of(path).items():
+            if not isinstance(expected, Exception):
+                assert same(data[name], expected)
+
+
+@pytest.mark.thread_unsafe(reason="works in processes of their own")
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+def test_what_another_program_edited_is_appended_to(tmp_path: Path, edit: Edit) -> None:
+    path = write(tmp_path / "a.npz", MANY)
+    edit(path, tmp_path)
+    expected = all_of(path)
+    if put_something_behind is edit:
+        return  # which NumPy reads, but zip programs do not agree on
+    write(path, 1, "a", 5 * MANY)
+    with mmnpz.load(path) as data:
+        for name, value in {**expected, f"n{5 * MANY}": array(5 * MANY)}.items():
+            if not isinstance(value, Exception):
+                assert same(data[name], value), name
+
+
+def changes(raw: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    for at in range(start, end):
+        for bit in (1, 0x20, 0x80):
+            changed = bytearray(raw)
+            changed[at] ^= bit
+            yield at, bytes(changed)
+
+
+def test_any_byte_of_directory_and_index_changed(tmp_path: Path) -> None:
+    """A directory that is checked when it is opened."""
+    path = write(tmp_path / "a.npz", FEW)
+    raw = path.read_bytes()
+    names = [*mmnpz.load(path).files, "n", "o1", "nothing"]
+    with zipfile.ZipFile(path) as file:
+        last = file.infolist()[-1]
+    start = raw.index(b"PKmm", last.header_offset) + 8
+    assert start > last.header_offset + last.file_size
+    for at, changed in changes(raw, start, len(raw)):
+        path.write_bytes(changed)
+        try:
+            agree(path, names)
+        except AssertionError as error:
+            error.add_note(f"byte {at}, {raw[at]:#x} became {changed[at]:#x}")
+            raise
+
+
+def test_any_byte_of_a_large_index_changed(tmp_path: Path) -> None:
+    """One that is only checked when a name is not found: every name is, with its own data."""
+    path = write(tmp_path / "a.npz", MANY)
+    raw = path.read_bytes()
+    index_end = raw.rindex(b"PKmmseal")
+    index_start = raw.rindex(b"PKmm", 0, index_end) + 8
+    generator = np.random.default_rng(0)
+    for at in generator.integers(index_start, index_end, 150):
+        changed = bytearray(raw)
+        changed[at] ^= 1 << generator.integers(8)
+        path.write_bytes(changed)
+        data = mmnpz.load(path)
+        for number in generator.permutation(MANY):
+            assert same(data[f"n{number}"], array(number))
+        assert [data._name(number) for number in range(MANY)] == data.files
+        assert "nothing" not in data
+
+
+def test_any_byte_of_a_large_directory_changed(tmp_path: Path) -> None:
+    """Its member is what NumPy reads, or an error; the others are what they were."""
+    path = write(tmp_path / "a.npz", MANY)
+    raw = path.read_bytes()
+    start, end = raw.index(b"PK\x01\x02"), raw.rindex(b"PK\x05\x06")
+    size = (end - start) // MANY
+    middle = start + raw[start:].index(b"PK\x01\x02", size * (MANY // 2))
+    names = [f"n{number}" for number in range(MANY)]
+    for at, changed in changes(raw, middle, middle + 3 * size):
+        path.write_bytes(changed)
+        data = mmnpz.load(path)
+        for name in names[MANY // 2 - 4 : MANY // 2 + 6]:
+            # What a byte of the directory says in passing, as a date, hurts nobody; and a record that took the name of
+            # another one leaves that what it was.
+            with contextlib.suppress(ValueError, zipfile.BadZipFile):
+                try:
+                    assert same(data[name], array(int(name[1:]))), (at, name)
+                except KeyError:
+                    assert name not in all_of(path), (at, name)
+
+
+def test_zeros_in_place_of_the_index(tmp_path: Path) -> None:
+    """As after a power failure."""
+    path = write(tmp_path / "a.npz", MANY)
+    raw = bytearray(path.read_bytes())
+    end = raw.rindex(b"PKmmseal")
+    start = raw.rindex(b"PKmm", 0, end) + 8
+    raw[start:end] = bytes(end - start)
+    path.write_bytes(raw)
+    data = mmnpz.load(path)
+    assert "nothing" not in data
+    assert all(same(data[f"n{number}"], array(number)) for number in range(MANY))
+    assert data.files == [f"n{number}" for number in range(MANY)]
