@@ -297,3 +297,105 @@ impl Build<'_> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::write_central;
+
+    /// The records of arrays with these names, and what an index of them is made of.
+    fn written(names: impl Iterator<Item = String>) -> (Vec<u8>, Names) {
+        let (mut records, mut made) = (Vec::new(), Names::new());
+        for name in names {
+            made.push(name.as_bytes(), records.len() as u64);
+            write_central(0, 10, 0, (format!("{name}.npy").as_bytes(), 0), 0, &mut records);
+        }
+        (records, made)
+    }
+
+    fn found(table: &Table<'_>, records: &[u8], name: &str) -> Option<u32> {
+        let is_it = |_: u32, place: u64| {
+            let record = CentralRecord::read(records, place as usize);
+            record.is_some_and(|(record, _)| record.name == format!("{name}.npy").as_bytes())
+        };
+        table.find(hash(name.as_bytes()), is_it).map(|(number, _)| number)
+    }
+
+    #[test]
+    fn names_are_found_and_others_are_not() {
+        for count in [1, 2, 7, 16, 17, 3000] {
+            let (records, made) = written((0..count).map(|number| format!("n{number}")));
+            let bytes = made.build(&records, count).unwrap();
+            let table = Table::new(&bytes, count).unwrap();
+            for number in 0..count as u32 {
+                assert_eq!(found(&table, &records, &format!("n{number}")), Some(number));
+                assert_eq!(table.record(&records, number).unwrap().name, format!("n{number}.npy").as_bytes());
+            }
+            assert_eq!(found(&table, &records, "n"), None);
+            assert_eq!(found(&table, &records, &format!("n{count}")), None);
+            assert!(table.record(&records, count as u32).is_none());
+        }
+    }
+
+    #[test]
+    fn an_index_is_the_same_however_it_was_made() {
+        let names = |range: std::ops::Range<u64>| range.map(|number| format!("n{number}"));
+        let (records, made) = written(names(0..1000));
+        let at_once = made.build(&records, 1000).unwrap();
+        for before in [1, 500, 990, 999] {
+            let (old_records, made) = written(names(0..before));
+            let old = made.build(&old_records, before).unwrap();
+            for old in [Some((&old[..], before)), None] {
+                let mut made = Names::resume(old_records.len(), old);
+                for record in Walk::new(&records).skip(before as usize) {
+                    made.push_record(&record, 0);
+                }
+                assert!(made.build(&records, 1000) == Some(at_once.clone()), "{before}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_place_in_an_index_has_none() {
+        let twice = ["a", "b", "a"].map(str::to_owned);
+        let (records, made) = written(twice.into_iter());
+        assert_eq!(made.build(&records, 3), None);
+        let (records, mut made) = written((0..PROBES + 2).map(|number| number.to_string()));
+        made.added.iter_mut().for_each(|(hash, _)| *hash = 5);
+        assert_eq!(made.build(&records, PROBES + 2), None);
+        let (records, made) = written(["a"].map(str::to_owned).into_iter());
+        assert_eq!(made.clone().build(&records, 2), None, "another number of members");
+        let mut forgone = made;
+        forgone.forgo();
+        assert_eq!((forgone.size(1), forgone.build(&records, 1)), (0, None));
+    }
+
+    #[test]
+    fn bytes_that_cannot_be_an_index_are_none() {
+        let (records, made) = written((0..20).map(|number| number.to_string()));
+        let bytes = made.build(&records, 20).unwrap();
+        assert!(Table::new(&bytes, 20).is_some());
+        assert!(Table::new(&bytes[1..], 20).is_none());
+        assert!(Table::new(&bytes, 36).is_none(), "fewer slots than members");
+        for members in [0, 1, 1 << 32, u64::MAX] {
+            assert!(Table::new(&[], members).is_none());
+        }
+    }
+
+    #[test]
+    fn a_damaged_slot_is_nobodys() {
+        let (records, made) = written((0..20).map(|number| number.to_string()));
+        let bytes = made.build(&records, 20).unwrap();
+        for at in 0..slots_for(20) as usize * Slot::SIZE {
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 1 << bit;
+                let table = Table::new(&bytes, 20).unwrap();
+                for number in 0..20 {
+                    let found = found(&table, &records, &number.to_string());
+                    assert!(found.is_none_or(|found| found == number));
+                }
+            }
+        }
+    }
+}

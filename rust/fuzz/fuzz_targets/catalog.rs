@@ -1,0 +1,124 @@
+//! A file of ours in which anything behind its members was changed: a name gives what was written, or what the directory
+//! says now, or an error; and that a name is not there is only said if the directory does not have it.
+#![no_main]
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use mmnpz_core::append::{Appender, Publish, Reserved};
+use mmnpz_core::catalog::{Catalog, Found};
+use mmnpz_core::hint::Described;
+use mmnpz_core::index::{Directory, Index};
+use mmnpz_core::layout::{Alignment, StoredName};
+use mmnpz_core::npy::{MAX_HEADER_SIZE, encode};
+use mmnpz_core::survey::{Effort, Survey};
+
+#[derive(Debug, Arbitrary)]
+struct Plan {
+    /// Short names, so that some are near each other.
+    names: Vec<[u8; 2]>,
+    /// A member whose name makes the directory so large that it is not checked when the file is opened.
+    large: bool,
+    /// Places behind the members, counted from the end, and what is there afterwards.
+    changes: Vec<(u16, u8)>,
+    /// So much is cut off.
+    cut: u8,
+    /// Bytes that are overwritten from where the members end, as an append does.
+    overwritten: Vec<u8>,
+}
+
+/// The archive, where its members end, and each with the place of its first item.
+fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
+    let mut names: Vec<_> =
+        plan.names.iter().take(200).map(|name| format!("{}{}", name[0] % 8, name[1] % 4)).collect();
+    names.extend(plan.large.then(|| "x".repeat(65_000)));
+    let (mut bytes, mut items) = (Vec::new(), Vec::new());
+    let mut appender = Appender::new(Alignment::new(64).ok()?);
+    for name in names {
+        let stored = StoredName::new(&name).ok()?;
+        if appender.contains(&stored) {
+            continue;
+        }
+        let number = items.len() as u64;
+        let shape = [number];
+        let mut file = encode("'|u1'", false, &shape, true).ok()?;
+        let header = file.len();
+        file.resize(header + number as usize, number as u8);
+        let Ok(Reserved::Place(place)) = appender.reserve(&stored, header as u64, file.len() as u64) else {
+            return None;
+        };
+        let crc = 1234;
+        bytes.resize(place.header as usize, 0);
+        bytes.extend(place.local_header(&stored, crc));
+        items.push((name, bytes.len() as u64 + header as u64));
+        bytes.extend(file);
+        bytes.extend(place.end_mark(&stored, crc));
+        let array = Described { descr: "'|u1'", fortran_order: false, shape: &shape, header };
+        appender.finish(&place, &stored, crc, Some(&array));
+    }
+    let end = bytes.len();
+    let mut new = appender.publish(Publish::Last, end as u64);
+    let names = new.take_names();
+    let head = new.head(names);
+    for (part, at) in new.first_writes().chain(new.last_writes(&head)) {
+        bytes.resize(bytes.len().max(at as usize + part.len()), 0);
+        bytes[at as usize..at as usize + part.len()].copy_from_slice(part);
+    }
+    Some((bytes, end, items))
+}
+
+fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bool) {
+    let opened = if opened_before { before } else { bytes };
+    let Ok(survey) = Survey::new(opened, Effort::Read, || true) else { return };
+    let Ok(catalog) = Catalog::new(opened, &survey, || true) else { return };
+    let walked = Directory::locate(bytes).and_then(|directory| Index::build(bytes, directory, || true));
+    let absent = ["", "99", "00x"].map(|name| (name.to_owned(), u64::MAX));
+    for (number, (name, offset)) in items.iter().chain(&absent).enumerate() {
+        let found = loop {
+            match catalog.find(bytes, name) {
+                Found::Unsure if catalog.settle(bytes, None, || true).is_err() => break None,
+                Found::Unsure => {}
+                found => break Some(found),
+            }
+        };
+        // Not what a walk finds if the file was opened before it was changed: then what was there counts.
+        let listed = walked.as_ref().ok().filter(|_| !opened_before).and_then(|index| {
+            index.find(bytes, name).and_then(|id| index.member(bytes, id, name).ok())
+        });
+        match found {
+            Some(Found::Member(member)) => {
+                let Ok(located) = catalog.locate(bytes, &member, name, MAX_HEADER_SIZE) else { continue };
+                assert!(located.offset + located.stored <= bytes.len() as u64);
+                let is_own = located.offset == *offset && located.header.shape.0 == [number as u64];
+                let is_listed = listed.is_some_and(|file| file.contains(&(located.offset.max(1) - 1)));
+                assert!(is_own || is_listed, "{name:?} became another array");
+            }
+            // A reader that has had a file of ours open keeps all of it.
+            _ if opened_before && number < items.len() => panic!("{name:?} was lost"),
+            Some(Found::Nothing) => assert_eq!(listed, None, "{name:?} is there"),
+            Some(Found::Unsure) | None => {}
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(plan) = Plan::arbitrary(&mut Unstructured::new(data)) else { return };
+    let Some((before, end, items)) = archive(&plan) else { return };
+    let mut bytes = before.clone();
+    for &(from_end, value) in &plan.changes {
+        let at = bytes.len().saturating_sub(1 + usize::from(from_end));
+        if at >= end {
+            bytes[at] = value;
+        }
+    }
+    bytes.truncate(bytes.len().saturating_sub(usize::from(plan.cut)).max(end));
+    check(&bytes, &before, &items, false);
+    // A writer takes the end record away before it overwrites anything.
+    let mut appended = before.clone();
+    if !plan.overwritten.is_empty() && appended.len() >= 22 && !items.is_empty() {
+        let end_record = appended.len() - 22;
+        appended[end_record..end_record + 4].fill(0);
+        let length = plan.overwritten.len().min(appended.len() - end);
+        appended[end..end + length].copy_from_slice(&plan.overwritten[..length]);
+        check(&appended, &before, &items, true);
+    }
+});
