@@ -78,7 +78,9 @@ def agree(path: Path, names: list[str]) -> None:
                 pass
             else:
                 # What others refuse, for a version that they do not know or a wrong checksum, is at least what was written.
-                assert same(view, expected if isinstance(expected, np.ndarray) else array(int(name[1:]))), name
+                assert same(view, expected if isinstance(expected, np.ndarray) else array(int(name[1:]))), (
+                    name
+                )
         assert oracle is None or data.files == list(oracle)
 
 
@@ -155,7 +157,18 @@ def test_any_number_of_members(tmp_path: Path, members: int) -> None:
 
 
 def test_names_of_all_kinds(tmp_path: Path) -> None:
-    names = ["", "a", "é", "日本", "a/b", "x" * 60_000, "n.npy", "a b", "A", *(f"p{n}" * 9 for n in range(MANY))]
+    names = [
+        "",
+        "a",
+        "é",
+        "日本",
+        "a/b",
+        "x" * 60_000,
+        "n.npy",
+        "a b",
+        "A",
+        *(f"p{n}" * 9 for n in range(MANY)),
+    ]
     path = tmp_path / "a.npz"
     with mmnpz.NpzWriter(path) as writer:
         for number, name in enumerate(names):
@@ -467,7 +480,16 @@ def rename_with_7_zip(path: Path, folder: Path) -> None:
 
 
 def copy_with_libarchive(path: Path, folder: Path) -> None:
-    quiet(folder, tool("bsdtar"), "-c", "-f", "copy.zip", "--format=zip", "--options=compression=store", f"@{path}")
+    quiet(
+        folder,
+        tool("bsdtar"),
+        "-c",
+        "-f",
+        "copy.zip",
+        "--format=zip",
+        "--options=compression=store",
+        f"@{path}",
+    )
     (folder / "copy.zip").replace(path)
 
 
@@ -498,7 +520,23 @@ def rename_all_in_place(path: Path, folder: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b".npyPK\x01\x02", b".npxPK\x01\x02"))
 
 
+def write_the_last_without_padding(path: Path, folder: Path) -> None:
+    """As a program would that keeps entries of the directory as they are, and not the local extra fields."""
+    raw = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        at, name = file.infolist()[-1].header_offset, file.namelist()[-1]
+        start = file.start_dir
+    head = raw[at : at + 28] + b"\0\0" + name.encode()
+    extra = int.from_bytes(raw[at + 28 : at + 30], "little")
+    assert extra
+    members = raw[:at] + head + raw[at + len(head) + extra : start]
+    end = bytearray(raw[start:])
+    end[-6:-2] = len(members).to_bytes(4, "little")
+    path.write_bytes(members + end)
+
+
 EDITS: list[Edit] = [
+    write_the_last_without_padding,
     add_with_zipfile,
     add_again_with_zipfile,
     add_with_zip,

@@ -117,7 +117,7 @@ impl Appender {
             records: directory.map_or(&[][..], |directory| part(&directory.range)),
             comment: directory.map_or(&[][..], |directory| part(&directory.comment)),
             shift: directory.map_or(0, |directory| directory.shift),
-            members: holds.map(|seal| seal.members()),
+            sound: holds.map(|seal| (seal.members(), seal.hinted())),
             index: holds.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
         };
         let mut appender = Appender {
@@ -227,13 +227,7 @@ impl Appender {
     }
 
     /// Enters a member that has been written, end mark and all, with what is known of its array.
-    pub fn finish(
-        &mut self,
-        place: &Placement,
-        name: &StoredName,
-        crc: u32,
-        array: Option<&Described<'_>>,
-    ) {
+    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
         self.forget(place);
         self.directory.push(place, name, crc, array);
         self.length = self.length.max(place.next());
@@ -337,6 +331,7 @@ impl Appender {
             // One that is wholly behind the old one leaves that to readers until it is there.
             overwritten: self.end_record.filter(|_| at < self.length),
             count: self.directory.count(),
+            hinted: self.directory.hinted(),
             publish,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
@@ -380,6 +375,8 @@ pub struct NewDirectory {
     overwritten: Option<u64>,
     /// How many members it lists.
     count: u64,
+    /// From which byte on the `.npy` headers in it can be believed.
+    hinted: u64,
     publish: Publish,
 }
 
@@ -430,6 +427,7 @@ impl NewDirectory {
                 next: self.next,
                 directory: &self.records,
                 members: self.count,
+                hinted: self.hinted,
                 index: &index,
                 indexed,
                 end_records: &self.end_records,

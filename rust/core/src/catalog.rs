@@ -75,8 +75,8 @@ pub struct Catalog {
     directory: Directory,
     /// What the seal says of the stored index, if that is used.
     stored: Option<Seal>,
-    /// The `.npy` headers in the directory can be believed.
-    hinted: bool,
+    /// From which byte of the directory on the `.npy` headers in it can be believed, if they can.
+    hinted: Option<u64>,
     /// The stored index and the directory have been found to be what they were.
     checked: AtomicBool,
     walked: OnceBox<Walked>,
@@ -91,7 +91,7 @@ impl Catalog {
         let catalog = Catalog {
             directory: survey.directory.clone().unwrap_or_else(Directory::none),
             stored: stored(bytes, survey),
-            hinted: survey.seal.is_some(),
+            hinted: survey.seal.map(|seal| seal.hinted()),
             checked: AtomicBool::new(false),
             walked: OnceBox::new(),
         };
@@ -147,7 +147,11 @@ impl Catalog {
     /// The array of this name. Touches only what is going to be read for a view of it.
     #[inline]
     pub fn find(&self, bytes: &[u8], name: &str) -> Found {
-        if self.hinted { self.find_again(bytes, name) } else { self.find_by(bytes, name, Index::find) }
+        if self.hinted.is_some() {
+            self.find_again(bytes, name)
+        } else {
+            self.find_by(bytes, name, Index::find)
+        }
     }
 
     /// The array of this name. Touches the directory rather than the member.
@@ -208,12 +212,7 @@ impl Catalog {
     ///
     /// # Errors
     /// If they are not, and what members there are cannot be told; and [`ErrorKind::Interrupted`].
-    pub fn settle(
-        &self,
-        bytes: &[u8],
-        newer: Option<&[u8]>,
-        mut go_on: impl FnMut() -> bool,
-    ) -> Result<()> {
+    pub fn settle(&self, bytes: &[u8], newer: Option<&[u8]>, mut go_on: impl FnMut() -> bool) -> Result<()> {
         let Some(seal) = self.stored.filter(|_| !self.is_settled(bytes)) else { return Ok(()) };
         // Checked less than 2**32.
         let members = seal.members() as u32;
@@ -304,8 +303,8 @@ impl Catalog {
         max_header_size: usize,
     ) -> Result<Located<'a>> {
         // Headers that are longer than usual have no hint.
-        if self.hinted
-            && max_header_size >= MAX_HEADER_SIZE
+        if max_header_size >= MAX_HEADER_SIZE
+            && self.hinted.is_some()
             && let Some(located) = self.hint(bytes, member, name)
         {
             return Ok(located);
@@ -319,7 +318,7 @@ impl Catalog {
 
     fn hint(&self, bytes: &[u8], member: &Member, name: &str) -> Option<Located<'static>> {
         let records = self.records(bytes);
-        let at = member.record()?;
+        let at = member.record().filter(|&at| self.hinted.is_some_and(|from| at as u64 >= from))?;
         let (_, end) = CentralRecord::read(records, at)?;
         let raw = records.get(at..end)?;
         // A writer may overwrite it at any time: what is checked and what is read are one copy.

@@ -43,6 +43,8 @@ pub struct DirectoryWriter {
     ascending: Option<Vec<u8>>,
     /// What the stored index is made of.
     stored: Names,
+    /// From which byte on the `.npy` headers in the records can be believed.
+    hinted: u64,
     /// Records from this byte on are of members that were pushed.
     pushed: usize,
     /// Where the local header of the last of them is, and whether they lie in the file in this order.
@@ -59,8 +61,9 @@ pub struct OldDirectory<'a> {
     pub comment: &'a [u8],
     /// What to add to its offsets to get those in the file.
     pub shift: i64,
-    /// How many records there are, if they are known to be sound.
-    pub members: Option<u64>,
+    /// How many records there are, and from which byte on the `.npy` headers in them can be believed, if they are known
+    /// to be as we wrote them.
+    pub sound: Option<(u64, u64)>,
     /// Its stored index with their number, if there is one that is known to be sound.
     pub index: Option<(&'a [u8], u64)>,
 }
@@ -79,6 +82,7 @@ impl Default for DirectoryWriter {
             walks: 0,
             ascending: Some(Vec::new()),
             stored: Names::new(),
+            hinted: 0,
             pushed: 0,
             last: 0,
             in_order: true,
@@ -92,13 +96,14 @@ impl DirectoryWriter {
     /// # Errors
     /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to.
     pub fn resume(old: &OldDirectory<'_>, unlisted: &[u8]) -> Result<Self> {
-        let mut count = old.members.unwrap_or(0);
+        // What another program has changed may lie elsewhere than its record says.
+        let (mut count, hinted) = old.sound.unwrap_or((0, old.records.len() as u64));
         let mut stored = Names::resume(old.records.len(), old.index);
-        if old.members.is_some() && old.index.is_none() {
+        if old.sound.is_some() && old.index.is_none() {
             // We have found out before that there can be none.
             stored.forgo();
         }
-        let unread = if old.members.is_some() { &[][..] } else { old.records };
+        let unread = if old.sound.is_some() { &[][..] } else { old.records };
         for records in [unread, unlisted] {
             let mut walk = Walk::new(records);
             for record in walk.by_ref() {
@@ -126,6 +131,7 @@ impl DirectoryWriter {
             unindexed,
             ascending: None,
             stored,
+            hinted,
             pushed: unindexed,
             ..Self::default()
         })
@@ -222,6 +228,11 @@ impl DirectoryWriter {
         self.walks = 0;
     }
 
+    /// From which byte on the `.npy` headers in the records can be believed.
+    pub(crate) fn hinted(&self) -> u64 {
+        self.hinted
+    }
+
     /// There will be no stored index.
     pub(crate) fn forgo_index(&mut self) {
         self.stored.forgo();
@@ -307,7 +318,7 @@ mod tests {
     }
 
     fn old(records: &[u8]) -> OldDirectory<'_> {
-        OldDirectory { records, comment: &[], shift: 0, members: None, index: None }
+        OldDirectory { records, comment: &[], shift: 0, sound: None, index: None }
     }
 
     fn finish(mut bytes: Vec<u8>, writer: &DirectoryWriter) -> Vec<u8> {

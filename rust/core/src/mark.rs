@@ -171,6 +171,7 @@ pub struct Seal {
     size: U64,
     file_len: U64,
     members: U64,
+    hinted: U64,
     index: U64,
     crc: U32,
     index_crc: U32,
@@ -191,6 +192,8 @@ pub struct Sealed<'a> {
     pub directory: &'a [u8],
     /// How many they are.
     pub members: u64,
+    /// The `.npy` headers in the records from this byte of the directory on can be believed.
+    pub hinted: u64,
     /// What is in front of the seal: the stored index of them, or zeros.
     pub index: &'a [u8],
     /// Whether it is an index.
@@ -293,6 +296,7 @@ impl Seal {
             size: (sealed.directory.len() as u64).into(),
             file_len: file_len.into(),
             members: sealed.members.into(),
+            hinted: sealed.hinted.into(),
             index: (sealed.index.len() as u64).into(),
             crc: crc32fast::hash(sealed.directory).into(),
             index_crc: crc32fast::hash(sealed.index).into(),
@@ -328,6 +332,12 @@ impl Seal {
     /// Whether the stored index still is what it was.
     pub(crate) fn has_index(&self, bytes: &[u8]) -> bool {
         self.index(bytes).is_some_and(|(index, _)| crc32fast::hash(index) == self.index_crc.get())
+    }
+
+    /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not written by
+    /// us, or another program has changed the archive since.
+    pub(crate) fn hinted(&self) -> u64 {
+        self.hinted.get()
     }
 
     /// How many members the directory has.
@@ -469,6 +479,7 @@ mod tests {
             next: 7,
             directory: &directory,
             members: 1,
+            hinted: 0,
             index: &[9; 3],
             indexed: true,
             end_records: b"end",

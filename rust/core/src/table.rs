@@ -112,11 +112,7 @@ impl<'a> Table<'a> {
 
     /// The number and the place of a member whose name has this hash and that is the one that is meant.
     #[inline]
-    pub(crate) fn find(
-        &self,
-        hash: u64,
-        mut is_it: impl FnMut(u32, u64) -> bool,
-    ) -> Option<(u32, u64)> {
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32, u64) -> bool) -> Option<(u32, u64)> {
         let count = self.slots.len() as u64;
         let mut at = home(hash, count);
         for _ in 0..PROBES.min(count) {

@@ -81,9 +81,11 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
             }
         };
         // Not what a walk finds if the file was opened before it was changed: then what was there counts.
-        let listed = walked.as_ref().ok().filter(|_| !opened_before).and_then(|index| {
-            index.find(bytes, name).and_then(|id| index.member(bytes, id, name).ok())
-        });
+        let listed = walked
+            .as_ref()
+            .ok()
+            .filter(|_| !opened_before)
+            .and_then(|index| index.find(bytes, name).and_then(|id| index.member(bytes, id, name).ok()));
         match found {
             Some(Found::Member(member)) => {
                 let Ok(located) = catalog.locate(bytes, &member, name, MAX_HEADER_SIZE) else { continue };

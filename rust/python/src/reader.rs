@@ -129,9 +129,8 @@ impl Archive {
         let settled = detached(py, || {
             // The file as it is now, if a writer has appended to it.
             let newer = (!self.catalog.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
-            let newer = newer.filter(|(map, identity)| {
-                identity.2 == self.identity.2 && map.len() >= bytes.len()
-            });
+            let newer =
+                newer.filter(|(map, identity)| identity.2 == self.identity.2 && map.len() >= bytes.len());
             let newer = newer.as_ref().map(|(map, _)| &map[..]);
             polled(|go_on| self.catalog.settle(bytes, newer, go_on))
         });

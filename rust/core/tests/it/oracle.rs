@@ -189,7 +189,7 @@ proptest! {
             records: &cut(&directory.range),
             comment: &comment,
             shift: directory.shift,
-            members: None,
+            sound: None,
             index: None,
         };
         let mut writer = DirectoryWriter::resume(&old, &[]).unwrap();
