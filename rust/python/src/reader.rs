@@ -195,8 +195,14 @@ impl Archive {
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
-        let name = self.catalog.name(self.bytes(), member);
-        name.map_err(|error| Failure::from(error).into_err(py, &self.path))
+        loop {
+            self.settle(py)?;
+            let name = self.catalog.name(self.bytes(), member);
+            // A writer can have overwritten the directory meanwhile.
+            if self.catalog.is_settled(self.bytes()) {
+                return name.map_err(|error| Failure::from(error).into_err(py, &self.path));
+            }
+        }
     }
 }
 
@@ -248,9 +254,6 @@ impl Handle {
 
     /// The dict of all views that are kept.
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        if !DICT_FIRST {
-            self.archive.settle(py)?;
-        }
         self.views.arrays(py, |member| Ok(PyString::new(py, &self.archive.name(py, member)?).into_any()))
     }
 }
