@@ -115,10 +115,15 @@ def description() -> dict[str, str]:
 
 
 def kind_of_folder(folder: Path) -> str:
-    """The kind of the file system, which says more than the path."""
+    """The kind of the file system, which says more than the path, and how much it reads ahead."""
     command = ["stat", "--file-system", "--format=%T", str(folder)]
     found = subprocess.run(command, check=False, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+    kind = found.stdout.strip() or "unknown"
+    device = folder.stat().st_dev
+    read_ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if kind == "tmpfs" or not read_ahead.exists():
+        return kind
+    return f"{kind}, {read_ahead.read_text().strip()} kB read ahead"
 
 
 def _processor() -> str:
