@@ -89,7 +89,7 @@ def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Cas
         bars,
         more_is_better=True,
         headline=label,
-        plot="excerpts",
+        plot="cold" if cold else "excerpts",
     )
 
 

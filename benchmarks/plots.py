@@ -9,9 +9,9 @@ WIDTH = 760
 MARGIN = 16
 LABELS = 170
 VALUES = 100
-BAR, GAP, TITLE, NOTE = 18, 5, 34, 15
+BAR, GAP, TITLE, NOTE = 18, 5, 16, 20
 
-MOST_LINEAR = 15
+MOST_LINEAR = 200
 """How many times as long as the shortest bar the longest may be before the scale is logarithmic."""
 
 STYLE = """
@@ -79,8 +79,9 @@ def _draw(panel: Panel, y: int, parts: list[str]) -> int:
     if length.logarithmic:
         note += ", logarithmic scale"
     parts.append(f'<text class="title" x="{MARGIN}" y="{y + 12}">{_text(panel.title)}</text>')
-    parts.append(f'<text class="note" x="{WIDTH - MARGIN}" y="{y + 12}" text-anchor="end">{note}</text>')
-    y += TITLE - NOTE + 4
+    y += TITLE
+    parts.append(f'<text class="note" x="{MARGIN}" y="{y + 12}">{note}</text>')
+    y += NOTE
     for bar in bars:
         width = length(bar.value)
         middle = y + BAR - 5

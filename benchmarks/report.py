@@ -178,6 +178,7 @@ PLOTS = {
     "opening": "Opening a file and reading one array of it",
     "reading": "Looking up each array once, in random order",
     "excerpts": "Short excerpts of long arrays, copied into a batch",
+    "cold": "Short excerpts of long arrays that are not in the page cache",
     "writing": "Writing",
     "memory": "Memory of the process",
 }
