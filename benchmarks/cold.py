@@ -3,10 +3,13 @@
 import ctypes
 import mmap
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 PAGE = mmap.PAGESIZE
+
+ATTEMPTS = 50
 
 
 def drop(files: Iterable[Path]) -> float:
@@ -23,6 +26,15 @@ def drop(files: Iterable[Path]) -> float:
     """
     files = list(files)
     _leave_page_tables({str(file) for file in files})
+    for _ in range(ATTEMPTS):
+        left = _drop(files)
+        if not left:
+            break
+        time.sleep(0.02)  # what is being read ahead or written back stays until that is done
+    return left
+
+
+def _drop(files: list[Path]) -> float:
     left = pages = 0
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
