@@ -11,7 +11,7 @@ import numpy as np
 from cold import drop
 from data import COLUMNS, OWN, Plan, files_of, rows_of, rows_of_recording
 from harness import OURS, V1, Bar, Case, Contenders, member_name, require, run, timed
-from peers import PEERS, Gather, NumPy, Ours, Peer, Store, Views
+from peers import LMDB, PEERS, Gather, NumPy, Ours, Peer, Store, Views
 
 import mmnpz
 
@@ -27,7 +27,10 @@ WAYS: dict[str, Peer] = {
     VIEWS: Views(),
     "numpy.load": NumPy(),
     **PEERS,
+    "LMDB (no read-ahead)": LMDB(readahead=False),
 }
+
+ONLY_COLD = ("LMDB (no read-ahead)",)
 
 READS_OURS = {OURS, GATHER, V1, VIEWS, "numpy.load", "spdl"}
 
@@ -67,14 +70,12 @@ STATES = {
 def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Case:
     cold = state == "cold"
     members = plan.scaled(4096 if cold else 2048, 256)
-    archives = {
-        name: str(plan.archive(OWN if name in READS_OURS else name, "recording", members, on_disk=cold))
-        for name in WAYS
-    }
+    ways = [name for name in WAYS if cold or name not in ONLY_COLD]
+    archives = {name: str(plan.archive(_writer(name), "recording", members, on_disk=cold)) for name in ways}
     label = f"{size.text}, {STATES[state]}"
     return Case(
         label,
-        tuple(WAYS),
+        tuple(ways),
         {
             "archives": archives,
             "members": members,
@@ -91,6 +92,11 @@ def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Cas
         headline=label,
         plot="cold" if cold else "excerpts",
     )
+
+
+def _writer(name: str) -> str:
+    """Who writes what a contender reads."""
+    return OWN if name in READS_OURS else name.partition(" (")[0]
 
 
 class Epoch:

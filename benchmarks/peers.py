@@ -214,14 +214,15 @@ class LMDBStore(Store):
     """
     Views into the map for one transaction that stays open, which save a copy.
 
-    `readahead=False` is its documentation's advice for random reads of what is larger than memory.
+    Without `readahead`, which is its documentation's advice for random reads of what is larger than memory,
+    the first epoch over what is in memory is slower.
     """
 
-    def __init__(self, path: str, row: tuple[int, ...]) -> None:
+    def __init__(self, path: str, row: tuple[int, ...], *, readahead: bool) -> None:
         super().__init__(row)
         import lmdb
 
-        self.store = lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False, max_readers=1)
+        self.store = lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=readahead)
         self.transaction: Any = self.store.begin(buffers=True)
 
     def key(self, name: str) -> bytes:
@@ -251,6 +252,9 @@ class LMDB(Peer):
 
     SIZE = 1 << 36
 
+    def __init__(self, *, readahead: bool = True) -> None:
+        self.readahead = readahead
+
     def write(self, path: Path, arrays: Arrays) -> None:
         with self._open(path) as store, store.begin(write=True) as transaction:
             for name, array in arrays:
@@ -261,7 +265,7 @@ class LMDB(Peer):
             transaction.put(name.encode(), array.data.cast("B"))
 
     def open(self, path: str, row: tuple[int, ...] = ()) -> Store:
-        return LMDBStore(path, row)
+        return LMDBStore(path, row, readahead=self.readahead)
 
     def _open(self, path: Path) -> Any:
         import lmdb
