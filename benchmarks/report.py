@@ -213,7 +213,7 @@ def _verdict(outcome: Outcome, ours: str, peer: str) -> str:
     if ratio > LEVEL:
         return f"{_times(ratio)} better"
     if ratio < 1 / LEVEL:
-        return f"**{peer} is {_times(1 / ratio)} better**"
+        return f"**{peer} is {_times(_divide(1, ratio))} better**"
     return "level"
 
 
@@ -236,7 +236,7 @@ def lost(outcomes: Iterable[Outcome]) -> str:
         ]
         if better:
             peers = ", ".join(
-                f"{peer} ({outcome.shown[peer]}) is {_times(1 / ratio)} better"
+                f"{peer} ({outcome.shown[peer]}) is {_times(_divide(1, ratio))} better"
                 for ratio, peer in sorted(better)
             )
             lines.append(f"- {outcome.label}: {peers} than {ours} ({outcome.shown[ours]}).")
