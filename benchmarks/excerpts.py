@@ -82,7 +82,7 @@ def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Cas
             "length": size.length,
             "batch": size.batch,
             "state": state,
-            "repeat": plan.scaled(5, 1),
+            "repeat": plan.scaled(3, 1),
             # A folder for temporary files in memory cannot be taken out of the page cache.
             "strict": not plan.quick,
         },

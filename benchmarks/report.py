@@ -219,7 +219,7 @@ def _verdict(outcome: Outcome, ours: str, peer: str) -> str:
 
 def _times(ratio: float) -> str:
     if ratio == float("inf"):
-        return "infinitely"
+        return "∞ ×"
     return f"{ratio:,.0f} ×" if ratio >= 20 else f"{ratio:.2g} ×"
 
 
