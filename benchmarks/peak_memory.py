@@ -41,7 +41,7 @@ def cases(plan: Plan) -> list[Case]:
         ),
         Case(
             f"peak memory of writing {mb:,} MB in {ITEMS} items",
-            contenders,
+            (OURS, V1, "safetensors"),
             parameters | {"items": ITEMS},
             size,
             bars,
