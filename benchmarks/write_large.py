@@ -29,16 +29,14 @@ WAYS: dict[str, Peer] = {
 def cases(plan: Plan) -> list[Case]:
     nbytes = plan.scaled(100_000_000, 4_000_000)
 
-    def throughput(seconds: float) -> str:
-        return f"{COUNT * nbytes / seconds / 1e9:.3g} GB/s"
-
     return [
         Case(
             f"write {COUNT} arrays of {nbytes // 10**6} MB",
             (OURS, V1, "write(2)", *(name for name in WAYS if name not in (OURS, V1))),
             {"folder": str(plan.folder), "nbytes": nbytes},
-            throughput,
+            lambda rate: f"{rate / 1e9:.3g} GB/s",
             (Bar("≥ 0.9 × write(2)", 0.9, "write(2)"), Bar("≥ safetensors", 1, "safetensors")),
+            more_is_better=True,
             headline=f"write {COUNT} arrays of {nbytes // 10**6} MB",
             plot="writing",
         )
@@ -97,7 +95,7 @@ def _measure(
         remove(path)
         return seconds
 
-    return best(once, 3)
+    return COUNT * nbytes / best(once, 3)
 
 
 CONTENDERS: Contenders = {**{name: partial(with_peer, name) for name in WAYS}, "write(2)": with_write}

@@ -40,16 +40,14 @@ def cases(plan: Plan) -> list[Case]:
     members = plan.scaled(10**5, 10**3)
     nbytes = directory_start(plan.our_archive(members)) // members
 
-    def rate(seconds: float) -> str:
-        return f"{members / seconds / 1e3:.4g} k/s"
-
     return [
         Case(
             f"write {members:,} arrays of 400 B (open, write, close)",
             (OURS, V1, "write(2)", *(name for name in WAYS if name not in (OURS, V1))),
             {"folder": str(plan.folder), "members": members, "nbytes": nbytes},
-            rate,
+            lambda rate: f"{rate / 1e3:.4g} k/s",
             (Bar("≥ 8 × 1.0", 8, V1), Bar("≥ 0.6 × write(2)", 0.6, "write(2)")),
+            more_is_better=True,
             headline="write arrays of 400 bytes",
             plot="writing",
         )
@@ -58,8 +56,7 @@ def cases(plan: Plan) -> list[Case]:
 
 def with_peer(name: str, folder: str, members: int, nbytes: int) -> float:
     peer = WAYS[name]
-    factor = SLOW.get(name, 1)
-    count = members // factor
+    count = members // SLOW.get(name, 1)
     names = member_names(count)
     array = small_array(1)
 
@@ -72,7 +69,7 @@ def with_peer(name: str, folder: str, members: int, nbytes: int) -> float:
             require_small(np.array(store.array(store.key(member_name(number)))), 1)
         store.close()
 
-    return _measure(folder, write, check) * factor
+    return count / _measure(folder, write, check)
 
 
 def with_write(folder: str, members: int, nbytes: int) -> float:
@@ -89,7 +86,7 @@ def with_write(folder: str, members: int, nbytes: int) -> float:
     def check(path: Path) -> None:
         require(path.stat().st_size == members * nbytes, "write(2) was cut short")
 
-    return _measure(folder, write, check)
+    return members / _measure(folder, write, check)
 
 
 def _measure(folder: str, write: Callable[[Path], None], check: Callable[[Path], None]) -> float:
