@@ -26,11 +26,12 @@ def drop(files: Iterable[Path]) -> float:
     """
     files = list(files)
     _leave_page_tables({str(file) for file in files})
+    left = _drop(files)
     for _ in range(ATTEMPTS):
-        left = _drop(files)
         if not left:
             break
         time.sleep(0.02)  # what is being read ahead or written back stays until that is done
+        left = _drop(files)
     return left
 
 
