@@ -63,8 +63,8 @@ docs: $(VENV)/extra-docs $(VENV)/extra-torch  ## the documentation, warnings are
 fuzz:  ## fuzz each target for FUZZ_SECONDS (needs a nightly toolchain)
 	.ci/fuzz $(FUZZ_SECONDS)
 
-bench: $(VENV)/extra-bench  ## the benchmarks, as a Markdown table
-	$(BIN)/python benchmarks/run.py
+bench: $(VENV)/extra-bench  ## the benchmarks: writes the table and the plots that README and docs show
+	$(BIN)/python benchmarks/run.py --report
 
 bench-quick: $(VENV)/extra-bench  ## the same with tiny sizes, to see that they work
 	$(BIN)/python benchmarks/run.py --quick

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from data import Plan, copy_of, directory_start
+import numpy as np
+from data import OWN, Plan, copy_of, directory_start, remove
 from harness import (
     OURS,
     V1,
@@ -20,40 +22,72 @@ from harness import (
     small_array,
     timed,
 )
+from peers import PEERS, Ours, Peer
 
-import mmnpz
+WAYS: dict[str, Peer] = {
+    OURS: Ours(),
+    V1: Ours(),
+    **{name: peer for name, peer in PEERS.items() if peer.can_append},
+}
+
+ONLY_FEW = ("zarr", "np.memmap", "ztensor")
+"""A million files, folders, or blocks of 4 KiB are not what anyone would make."""
 
 
 def cases(plan: Plan) -> list[Case]:
     rows = []
     for members in (plan.member_counts[0], plan.most_members):
+        without = ONLY_FEW if members == plan.most_members else ()
+        names = [name for name in WAYS if name not in without]
         parameters = {
-            "archive": str(plan.our_archive(members)),
+            "archives": {
+                name: str(plan.archive(OWN if name in (OURS, V1) else name, "small", members))
+                for name in names
+            },
             "members": members,
             "repeat": max(1, min(5, 300_000 // members)),
         }
         bars = (Bar("≥ 50 × 1.0", 50, V1),) if members == 10**6 else ()
         label = f"append one array to {members:,} members (open, write, close)"
-        rows.append(Case(label, (OURS, V1, "directory rewritten"), parameters, duration, bars))
+        rows.append(
+            Case(
+                label,
+                (OURS, V1, "directory rewritten", *names[2:]),
+                parameters,
+                duration,
+                bars,
+                headline=f"append one array to {members:,}",
+                plot="writing",
+            )
+        )
     return rows
 
 
-def with_mmnpz(archive: str, members: int, repeat: int) -> float:
+def with_peer(contender: str, archives: dict[str, str], members: int, repeat: int) -> float:
+    peer = WAYS[contender]
+    array = small_array(1)
+
     def append(path: Path, name: str) -> None:
-        with mmnpz.NpzWriter(path, "a") as writer:
-            writer.write(name, small_array(1))
+        peer.append(path, name, array)
 
     def check(path: Path) -> None:
-        with mmnpz.load(path) as data:
-            require(len(data) == members + repeat, "members are missing")
-            require_small(data["new0"], 1)
-            require_small(data[member_name(members - 1)], members - 1)
+        store = peer.open(str(path))
+        for number in (members, members + repeat - 1):
+            require_small(np.array(store.array(store.key(member_name(number)))), 1)
+        require_small(np.array(store.array(store.key(member_name(members - 1)))), members - 1)
+        store.close()
 
-    return _measure(archive, repeat, append, check)
+    # What a contender imports and makes once per process is not what is measured.
+    tiny = Path(archives[contender]).parent / f"tiny-{os.getpid()}"
+    peer.write(tiny, [(member_name(0), array)])
+    append(tiny, member_name(1))
+    remove(tiny)
+    return _measure(archives[contender], members, repeat, append, check)
 
 
-def with_rewriting(archive: str, members: int, repeat: int) -> float:
+def with_rewriting(archives: dict[str, str], members: int, repeat: int) -> float:
     """The limit: the directory is read, and written again behind a block of the size of a member."""
+    archive = archives[OURS]
     block = bytes(directory_start(Path(archive)) // members)
 
     def append(path: Path, name: str) -> None:
@@ -68,21 +102,28 @@ def with_rewriting(archive: str, members: int, repeat: int) -> float:
         grown = path.stat().st_size - Path(archive).stat().st_size
         require(grown % len(block) == 0 and grown > 0, "the file has not grown")
 
-    return _measure(archive, repeat, append, check)
+    return _measure(archive, members, repeat, append, check)
 
 
 def _measure(
-    archive: str, repeat: int, append: Callable[[Path, str], None], check: Callable[[Path], None]
+    archive: str,
+    members: int,
+    repeat: int,
+    append: Callable[[Path, str], None],
+    check: Callable[[Path], None],
 ) -> float:
     path = copy_of(archive)
-    names = iter(range(repeat))
-    seconds = best(lambda: timed(lambda: append(path, f"new{next(names)}")), repeat)
+    numbers = iter(range(members, members + repeat))
+    seconds = best(lambda: timed(lambda: append(path, member_name(next(numbers)))), repeat)
     check(path)
-    path.unlink()
+    remove(path)
     return seconds
 
 
-CONTENDERS: Contenders = {OURS: with_mmnpz, V1: with_mmnpz, "directory rewritten": with_rewriting}
+CONTENDERS: Contenders = {
+    **{name: partial(with_peer, name) for name in WAYS},
+    "directory rewritten": with_rewriting,
+}
 
 if __name__ == "__main__":
     run(CONTENDERS)

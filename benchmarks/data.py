@@ -4,7 +4,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from io import BytesIO
@@ -14,10 +14,7 @@ from typing import Any
 import numpy as np
 from harness import ITEMS, member_name, small_array
 from numpy.typing import NDArray
-
-import mmnpz
-
-Arrays = Iterable[tuple[str, NDArray[np.float32]]]
+from peers import PEERS, Ours
 
 Excerpt = Callable[[str, int, int], NDArray[Any]]
 """Gives the rows from one to another of the array with a name."""
@@ -78,52 +75,24 @@ def write_like_savez(path: Path, members: int) -> None:
         file.write(END.pack(b"PK\5\6", 0, 0, count, count, len(directory), offset, 0))
 
 
-def write_with_ours(path: Path, arrays: Arrays) -> None:
-    with mmnpz.NpzWriter(path) as writer:
-        for name, array in arrays:
-            writer.write(name, array)
-
-
-def write_with_safetensors(path: Path, arrays: Arrays) -> None:
-    from safetensors.numpy import save_file
-
-    save_file(dict(arrays), path)
-
-
-def write_with_h5py(path: Path, arrays: Arrays) -> None:
-    import h5py
-
-    with h5py.File(path, "x", libver="latest") as file:
-        for name, array in arrays:
-            file.create_dataset(name, data=array)
-
-
-def write_with_lmdb(path: Path, arrays: Arrays) -> None:
-    import lmdb
-
-    with (
-        lmdb.open(str(path), subdir=False, map_size=1 << 34, lock=False, sync=False) as store,
-        store.begin(write=True) as transaction,
-    ):
-        for name, array in arrays:
-            transaction.put(name.encode(), array.data, append=True)
-
-
-WRITERS: dict[str, Callable[[Path, Arrays], None]] = {
-    "ours": write_with_ours,
-    "safetensors": write_with_safetensors,
-    "h5py": write_with_h5py,
-    "LMDB": write_with_lmdb,
-}
+OWN = "ours"
+"""The writer of our archives, and of those that read them."""
 
 
 # What the members of an archive hold.
 
 
+def rows_of(number: int) -> int:
+    return 200 + number * 7919 % 801
+
+
 def recording(number: int) -> NDArray[np.float32]:
     """200 to 1000 rows, of values that no other member has in the same place."""
-    rows = 200 + number * 7919 % 801
-    return (np.arange(rows * COLUMNS, dtype=np.float32) + number).reshape(rows, COLUMNS)
+    return rows_of_recording(number, 0, rows_of(number))
+
+
+def rows_of_recording(number: int, start: int, stop: int) -> NDArray[np.float32]:
+    return (np.arange(start * COLUMNS, stop * COLUMNS, dtype=np.float32) + number).reshape(-1, COLUMNS)
 
 
 CONTENTS: dict[str, Callable[[int], NDArray[np.float32]]] = {
@@ -198,12 +167,15 @@ class Plan:
         Whether all sizes are tiny.
     free_threaded : bool
         Whether there is a free-threaded interpreter to measure with, too.
+    disk : Path, optional
+        A folder on a disk, for what is read cold.
     """
 
     folder: Path
     quick: bool
     free_threaded: bool = False
-    built: dict[tuple[str, str, int], Path] = field(default_factory=dict)
+    disk: Path | None = None
+    built: dict[tuple[str, str, int, bool], Path] = field(default_factory=dict)
 
     def scaled(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -223,27 +195,62 @@ class Plan:
     def our_archive(self, members: int) -> Path:
         return self.archive("ours", "small", members)
 
-    def archive(self, writer: str, content: str, members: int) -> Path:
+    def archive(self, writer: str, content: str, members: int, *, on_disk: bool = False) -> Path:
         """An archive in our format or in that of a peer."""
 
         def write(path: Path, members: int) -> None:
             make = CONTENTS[content]
-            WRITERS[writer](path, ((member_name(number), make(number)) for number in range(members)))
+            arrays = ((member_name(number), make(number)) for number in range(members))
+            (Ours() if writer == OWN else PEERS[writer]).write(path, arrays)
 
-        return self._archive(writer, content, members, write)
+        return self._archive(writer, content, members, write, on_disk=on_disk)
 
-    def _archive(self, writer: str, content: str, members: int, write: Callable[[Path, int], None]) -> Path:
-        key = (writer, content, members)
+    def _archive(
+        self,
+        writer: str,
+        content: str,
+        members: int,
+        write: Callable[[Path, int], None],
+        *,
+        on_disk: bool = False,
+    ) -> Path:
+        key = (writer, content, members, on_disk)
         if key not in self.built:
-            path = self.folder / f"{writer}-{content}-{members}"
+            folder = self.disk if on_disk and self.disk else self.folder
+            path = folder / f"{writer}-{content}-{members}"
             write(path, members)
+            if on_disk:
+                for file in files_of(path):
+                    with file.open("rb+") as opened:
+                        os.fsync(opened.fileno())
             self.built[key] = path
         return self.built[key]
+
+    def forget(self) -> None:
+        """Removes the archives that are too large to stay for other scenarios."""
+        for key in [key for key in self.built if key[1] == "recording"]:
+            remove(self.built.pop(key))
 
 
 def copy_of(archive: str) -> Path:
     """A copy to be changed, beside the archive."""
     path = Path(archive)
     copy = path.with_name(f"copy-{os.getpid()}-{path.name}")
-    shutil.copyfile(path, copy)
+    if path.is_dir():
+        shutil.copytree(path, copy)
+    else:
+        shutil.copyfile(path, copy)
     return copy
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder that stands for one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that an archive is made of."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

@@ -1,6 +1,6 @@
 """The two environments, and what is in them."""
 
-import importlib.util
+import importlib
 import os
 import platform
 import subprocess
@@ -15,7 +15,20 @@ import mmnpz
 
 PINNED = ("mmnpz==1.0.0", "numpy==2.2.6", "typing_extensions")
 
-PEERS = ("safetensors", "h5py", "lmdb")
+PEERS = {
+    "safetensors": ("safetensors", "safetensors"),
+    "h5py": ("h5py", "h5py"),
+    "LMDB": ("lmdb", "lmdb"),
+    "ztensor": ("ztensor", "ztensor"),
+    "zarr": ("zarr", "zarr"),
+    "tensorstore": ("tensorstore", "tensorstore"),
+    "spdl": ("spdl-io", "spdl.io"),
+    "mmap_ninja": ("mmap-ninja", "mmap_ninja"),
+}
+"""Each peer's distribution and module."""
+
+NUMPYS = ("numpy.load", "numpy.savez", "np.memmap")
+"""What NumPy itself offers."""
 
 VERSIONS = "import mmnpz, numpy; from importlib.metadata import version as v; print(v('mmnpz'), v('numpy'))"
 
@@ -33,11 +46,18 @@ class Unusable(Exception):
 
 
 def require_peers() -> None:
-    for peer in PEERS:
-        if importlib.util.find_spec(peer) is None:
+    for peer, (_, module) in PEERS.items():
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
             raise Unusable(
-                f"{peer} is missing: install the benchmarks' peers with  pip install 'mmnpz[bench]'"
-            )
+                f"{peer} cannot be imported: install the benchmarks' peers with  pip install 'mmnpz[bench]'"
+            ) from error
+
+
+def is_peer(contender: str) -> bool:
+    """Whether a contender is a library, not a limit. What is behind a bracket says how it was used."""
+    return contender.partition(" (")[0] in {*PEERS, *NUMPYS}
 
 
 def python_of_v1(folder: Path) -> Path:
@@ -87,11 +107,23 @@ def description() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "mmnpz": f"{mmnpz.__version__}, NumPy {np.__version__}",
         "mmnpz 1.0.0": "NumPy 2.2.6",
-        "peers": ", ".join(f"{peer} {version(peer)}" for peer in PEERS),
+        "peers": ", ".join(f"{peer} {version(name)}" for peer, (name, _) in PEERS.items()),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
         "load before": f"{os.getloadavg()[0]:.2g}",
     }
+
+
+def kind_of_folder(folder: Path) -> str:
+    """The kind of the file system, which says more than the path, and how much it reads ahead."""
+    command = ["stat", "--file-system", "--format=%T", str(folder)]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    kind = found.stdout.strip() or "unknown"
+    device = folder.stat().st_dev
+    read_ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if kind == "tmpfs" or not read_ahead.exists():
+        return kind
+    return f"{kind}, {read_ahead.read_text().strip()} kB read ahead"
 
 
 def _processor() -> str:

@@ -1,9 +1,10 @@
 """The first access to each array of an open archive, in random order."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-from data import Plan
+from data import OWN, Plan
 from harness import (
     ITEMS,
     OURS,
@@ -12,54 +13,76 @@ from harness import (
     Case,
     Contenders,
     duration,
+    member_name,
     member_names,
     require_sample,
+    require_small,
     run,
     shuffled,
     timed,
 )
+from peers import PEERS, NumPy, Ours, Peer
 
 import mmnpz
+
+READS_OURS = (OURS, V1, "numpy.load", "spdl", "ndarray")
+
+WAYS: dict[str, Peer] = {OURS: Ours(), V1: Ours(), "numpy.load": NumPy(), **PEERS}
+
+FEWER = ("zarr", "tensorstore", "np.memmap", "spdl")
+"""They have fewer arrays: they take long to write them; spdl reads no more than 65,535."""
+
+
+SLOW = ("zarr", "tensorstore", "np.memmap")
+"""They take up to a thousand times as long, and so read a tenth of what they have."""
 
 
 def cases(plan: Plan) -> list[Case]:
     members = plan.scaled(10**5, 10**3)
+    counts = dict.fromkeys((*WAYS, "ndarray"), members) | dict.fromkeys(FEWER, plan.member_counts[0])
     return [
         Case(
             f"first access to each of {members:,} arrays in random order: per array",
-            (OURS, V1, "numpy.load", "ndarray"),
-            {"archive": str(plan.our_archive(members)), "members": members},
+            (*WAYS, "ndarray"),
+            {
+                "archives": {
+                    name: str(plan.archive(OWN if name in READS_OURS else name, "small", counts[name]))
+                    for name in counts
+                },
+                "counts": counts,
+            },
             duration,
             (Bar("≥ 45 × 1.0", 45, V1),),
+            headline="look up an array for the first time, in random order",
+            plot="reading",
         )
     ]
 
 
-def with_mmnpz(archive: str, members: int) -> float:
-    with mmnpz.load(archive) as data:
-        return _measure(data, members)
-
-
-def with_numpy(archive: str, members: int) -> float:
-    with np.load(archive) as data:
-        return _measure(data, members)
-
-
-def _measure(data: Any, members: int) -> float:
-    names = shuffled(member_names(members))
+def _measure(name: str, archives: dict[str, str], counts: dict[str, int]) -> float:
+    """Those of ours keep each view, as they do; the others have nowhere to keep it."""
+    store = WAYS[name].open(archives[name])
+    members = counts[name]
+    keys = [store.key(member) for member in shuffled(member_names(members))]
+    if name in SLOW:
+        keys = keys[: members // 10]
+    array = store.array
 
     def access() -> None:
-        for name in names:
-            data[name]
+        for key in keys:
+            array(key)
 
     seconds = timed(access)
-    require_sample(data, members)
-    return seconds / members
+    for number in {*range(0, members, max(members // 1000, 1)), members - 1}:
+        require_small(np.array(array(store.key(member_name(number)))), number)
+    store.close()
+    return seconds / len(keys)
 
 
-def with_ndarray(archive: str, members: int) -> float:
+def with_ndarray(archives: dict[str, str], counts: dict[str, int]) -> float:
     """The limit: the place of each array is known; what is left is to slice it out of the map and keep it."""
-    data: Any = mmnpz.load(archive)
+    members = counts["ndarray"]
+    data: Any = mmnpz.load(archives["ndarray"])
     begin = data.mmap.ctypes.data
     starts = {name: (data[name].ctypes.data - begin) // 4 for name in member_names(members)}
     items = np.asarray(data.mmap)[: data.mmap.size // 4 * 4].view(np.float32)
@@ -77,7 +100,7 @@ def with_ndarray(archive: str, members: int) -> float:
     return seconds / members
 
 
-CONTENDERS: Contenders = {OURS: with_mmnpz, V1: with_mmnpz, "numpy.load": with_numpy, "ndarray": with_ndarray}
+CONTENDERS: Contenders = {**{name: partial(_measure, name) for name in WAYS}, "ndarray": with_ndarray}
 
 if __name__ == "__main__":
     run(CONTENDERS)

@@ -66,6 +66,10 @@ class Case:
     bars: tuple[Bar, ...] = ()
     more_is_better: bool = False
     free_threaded: bool = False
+    headline: str = ""
+    """What the row is called in the summary and in plots; without, it is in neither."""
+    plot: str = ""
+    """The plot it is drawn in; see `report.PLOTS`."""
 
 
 def run(contenders: Contenders) -> None:

@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints a Markdown table: ``python benchmarks/run.py``. See the README beside it."""
+"""Runs the benchmarks and reports what they found: ``python benchmarks/run.py``. See the README beside it."""
 
 import argparse
 import datetime
@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import environment
+import pages
 import report
 from data import Plan
 from harness import V1, Case
@@ -26,6 +28,7 @@ SCENARIOS = (
     "open_archive",
     "index_memory",
     "first_access",
+    "excerpts",
     "preload",
     "cached_lookup",
     "slice_view",
@@ -58,7 +61,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each contender runs (5, quick 1)")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
     parser.add_argument("--output", type=Path, help="write the table to this file too")
+    parser.add_argument(
+        "--report", action="store_true", help="keep the figures in docs/benchmarks.json, and render them"
+    )
+    parser.add_argument(
+        "--render", action="store_true", help="measure nothing; make the pages and plots of the kept figures"
+    )
     parser.add_argument("--dir", type=_absolute, help="where the data are put (/dev/shm, if it has room)")
+    parser.add_argument(
+        "--disk", type=_absolute, help="a folder on a disk, for what is read cold (that for temporary files)"
+    )
     parser.add_argument(
         "--venv", type=_absolute, default=HERE.parent / ".venv-bench", help="environment of mmnpz 1.0.0"
     )
@@ -69,6 +81,8 @@ def arguments() -> argparse.Namespace:
         help="a free-threaded Python with mmnpz, to measure the scenarios of threads with, too",
     )
     given = parser.parse_args()
+    if given.quick and given.report:
+        parser.error("figures of a quick run are nothing to report")
     if given.rounds is None:
         given.rounds = 1 if given.quick else 5
     if given.rounds < 1:
@@ -139,38 +153,61 @@ def compare(scenario: str, case: Case, rounds: int, pythons: Pythons) -> report.
         first = round_number % len(case.contenders)
         for contender in case.contenders[first:] + case.contenders[:first]:
             figures[contender].append(measure(scenario, case, contender, round_number, pythons))
-    return report.Outcome(case, figures)
+    return report.Outcome.of(scenario, case, figures)
 
 
-def outcomes(plan: Plan, scenarios: Sequence[str], rounds: int, pythons: Pythons) -> Iterator[report.Outcome]:
-    for scenario in scenarios:
-        for case in importlib.import_module(scenario).cases(plan):
-            start = time.perf_counter()
-            yield compare(scenario, case, rounds, pythons)
-            print(f"{time.perf_counter() - start:6.1f} s  {case.label}", file=sys.stderr)
+def outcomes(plan: Plan, scenario: str, rounds: int, pythons: Pythons) -> Iterator[report.Outcome]:
+    start = time.perf_counter()
+    cases = importlib.import_module(scenario).cases(plan)
+    print(f"{time.perf_counter() - start:6.1f} s  {scenario}: files", file=sys.stderr)
+    for case in cases:
+        start = time.perf_counter()
+        yield compare(scenario, case, rounds, pythons)
+        print(f"{time.perf_counter() - start:6.1f} s  {case.label}", file=sys.stderr)
+
+
+def _keep(scenario: str, entry: dict[str, Any]) -> None:
+    """Puts what a scenario found among the figures, in the order of the scenarios, as soon as it is there."""
+    stored = report.load(pages.FIGURES) | {scenario: entry}
+    report.save(pages.FIGURES, {name: stored[name] for name in SCENARIOS if name in stored})
 
 
 def main() -> int:
     given = arguments()
+    if given.render:
+        pages.render()
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the data are removed then, too
     parent = given.dir or data_folder(given.quick)
+    disk = given.disk or Path(tempfile.gettempdir())
     try:
         environment.require_peers()
         facts = environment.description()
         if given.free_threaded:
             facts["free-threaded"] = environment.free_threaded_versions(given.free_threaded)
         pythons = Pythons(environment.python_of_v1(given.venv), given.free_threaded)
-        with tempfile.TemporaryDirectory(prefix="mmnpz-bench-", dir=parent) as folder:
-            plan = Plan(Path(folder), given.quick, given.free_threaded is not None)
-            results = list(outcomes(plan, given.only or SCENARIOS, given.rounds, pythons))
+        facts |= {
+            "data in": f"{environment.kind_of_folder(parent)}; cold: {environment.kind_of_folder(disk)}",
+            "date": datetime.date.today().isoformat(),
+            "rounds": f"{given.rounds}, quick: figures of no meaning" if given.quick else str(given.rounds),
+        }
+        results: list[report.Outcome] = []
+        with (
+            tempfile.TemporaryDirectory(prefix="mmnpz-bench-", dir=parent) as folder,
+            tempfile.TemporaryDirectory(prefix="mmnpz-bench-", dir=disk) as cold,
+        ):
+            plan = Plan(Path(folder), given.quick, given.free_threaded is not None, Path(cold))
+            for scenario in given.only or SCENARIOS:
+                found = list(outcomes(plan, scenario, given.rounds, pythons))
+                results += found
+                plan.forget()
+                if given.report:
+                    _keep(scenario, report.entry(facts, found))
     except (environment.Unusable, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    facts |= {
-        "data in": str(parent),
-        "date": datetime.date.today().isoformat(),
-        "rounds": f"{given.rounds}, quick: figures of no meaning" if given.quick else str(given.rounds),
-    }
+    if given.report:
+        pages.render()
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     text = "\n".join([*lines, "", report.table(results, judge=not given.quick), ""])
     print(text)

@@ -7,57 +7,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import Plan
-from harness import OURS, V1, Bar, Case, Contenders, best, require, run, timed
+from data import Plan, remove
+from harness import OURS, V1, Bar, Case, Contenders, best, member_name, require, run, timed
 from numpy.typing import NDArray
-
-import mmnpz
+from peers import PEERS, NumPy, Ours, Peer
 
 Arrays = dict[str, NDArray[np.float32]]
 
 COUNT = 3
 
+NAMES = [member_name(number) for number in range(COUNT)]
+
+WAYS: dict[str, Peer] = {
+    OURS: Ours(),
+    V1: Ours(),
+    "numpy.savez": NumPy(),
+    **{name: peer for name, peer in PEERS.items() if name != "spdl"},
+}
+
 
 def cases(plan: Plan) -> list[Case]:
     nbytes = plan.scaled(100_000_000, 4_000_000)
 
-    def throughput(seconds: float) -> str:
-        return f"{COUNT * nbytes / seconds / 1e9:.3g} GB/s"
-
     return [
         Case(
             f"write {COUNT} arrays of {nbytes // 10**6} MB",
-            (OURS, V1, "write(2)", "safetensors", "numpy.savez"),
+            (OURS, V1, "write(2)", *(name for name in WAYS if name not in (OURS, V1))),
             {"folder": str(plan.folder), "nbytes": nbytes},
-            throughput,
+            lambda rate: f"{rate / 1e9:.3g} GB/s",
             (Bar("≥ 0.9 × write(2)", 0.9, "write(2)"), Bar("≥ safetensors", 1, "safetensors")),
+            more_is_better=True,
+            headline=f"write {COUNT} arrays of {nbytes // 10**6} MB",
+            plot="writing",
         )
     ]
 
 
-def with_mmnpz(folder: str, nbytes: int) -> float:
-    def write(path: Path, arrays: Arrays) -> None:
-        with mmnpz.NpzWriter(path) as writer:
-            for name, array in arrays.items():
-                writer.write(name, array)
-
-    return _measure(folder, nbytes, write, mmnpz.load)
-
-
-def with_numpy(folder: str, nbytes: int) -> float:
-    def write(path: Path, arrays: Arrays) -> None:
-        np.savez(path, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
-
-    return _measure(folder, nbytes, write, np.load)
-
-
-def with_safetensors(folder: str, nbytes: int) -> float:
-    from safetensors.numpy import load_file, save_file
+def with_peer(name: str, folder: str, nbytes: int) -> float:
+    peer = WAYS[name]
 
     def write(path: Path, arrays: Arrays) -> None:
-        save_file(arrays, path)
+        peer.write(path, arrays.items())
 
-    return _measure(folder, nbytes, write, load_file)
+    def read(path: Path) -> Arrays:
+        store = peer.open(str(path))
+        arrays = {name: np.array(store.array(store.key(name))) for name in NAMES}
+        store.close()
+        return arrays
+
+    return _measure(folder, nbytes, write, read)
 
 
 def with_write(folder: str, nbytes: int) -> float:
@@ -71,7 +69,7 @@ def with_write(folder: str, nbytes: int) -> float:
 
     def read(path: Path) -> Arrays:
         rows = np.fromfile(path, np.float32).reshape(COUNT, -1)
-        return dict(zip("abc", rows, strict=True))
+        return dict(zip(NAMES, rows, strict=True))
 
     return _measure(folder, nbytes, write, read)
 
@@ -82,7 +80,7 @@ def _measure(
     write: Callable[[Path, Arrays], None],
     read: Callable[[Path], Mapping[str, Any]],
 ) -> float:
-    arrays = {name: np.arange(nbytes // 4, dtype=np.float32) + ord(name) for name in "abc"}
+    arrays = {name: np.arange(nbytes // 4, dtype=np.float32) + number for number, name in enumerate(NAMES)}
     path = Path(folder, f"large-{os.getpid()}.npz")
     checked = False
 
@@ -94,19 +92,13 @@ def _measure(
             same = all(np.array_equal(data[name], array) for name, array in arrays.items())
             require(same, "the file does not hold what was written")
             checked = True
-        path.unlink()
+        remove(path)
         return seconds
 
-    return best(once, 3)
+    return COUNT * nbytes / best(once, 3)
 
 
-CONTENDERS: Contenders = {
-    OURS: with_mmnpz,
-    V1: with_mmnpz,
-    "write(2)": with_write,
-    "safetensors": with_safetensors,
-    "numpy.savez": with_numpy,
-}
+CONTENDERS: Contenders = {**{name: partial(with_peer, name) for name in WAYS}, "write(2)": with_write}
 
 if __name__ == "__main__":
     run(CONTENDERS)
