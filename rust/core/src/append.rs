@@ -227,13 +227,7 @@ impl Appender {
     }
 
     /// Enters a member that has been written, end mark and all, with what is known of its array.
-    pub fn finish(
-        &mut self,
-        place: &Placement,
-        name: &StoredName,
-        crc: u32,
-        array: Option<&Described<'_>>,
-    ) {
+    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
         self.forget(place);
         self.directory.push(place, name, crc, array);
         self.length = self.length.max(place.next());

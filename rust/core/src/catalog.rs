@@ -208,12 +208,7 @@ impl Catalog {
     ///
     /// # Errors
     /// If they are not, and what members there are cannot be told; and [`ErrorKind::Interrupted`].
-    pub fn settle(
-        &self,
-        bytes: &[u8],
-        newer: Option<&[u8]>,
-        mut go_on: impl FnMut() -> bool,
-    ) -> Result<()> {
+    pub fn settle(&self, bytes: &[u8], newer: Option<&[u8]>, mut go_on: impl FnMut() -> bool) -> Result<()> {
         let Some(seal) = self.stored.filter(|_| !self.is_settled(bytes)) else { return Ok(()) };
         // Checked less than 2**32.
         let members = seal.members() as u32;

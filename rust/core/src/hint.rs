@@ -66,7 +66,8 @@ pub struct Located {
 /// header, is described as; or nothing, if that cannot be put shortly.
 pub(crate) fn append(array: &Described<'_>, data: u64, out: &mut Vec<u8>, start: usize) {
     let quoted = array.descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
-    let plain = quoted.filter(|descr| !descr.contains(['\\', '\'']) && !descr.starts_with(['[', '(', '\'', '"']));
+    let plain =
+        quoted.filter(|descr| !descr.contains(['\\', '\'']) && !descr.starts_with(['[', '(', '\'', '"']));
     let descr = plain.unwrap_or(array.descr);
     let (Ok(data), Ok(header)) = (u32::try_from(data), u32::try_from(array.header)) else { return };
     if descr.len() > MAX_DESCR || array.shape.len() > MAX_AXES {
@@ -131,7 +132,8 @@ mod tests {
 
     fn record(array: &Described<'_>, size: u64) -> Vec<u8> {
         let name = StoredName::new("a name").unwrap();
-        let place = Placement::new(1000, &name, array.header as u64, size, Alignment::new(64).unwrap()).unwrap();
+        let place =
+            Placement::new(1000, &name, array.header as u64, size, Alignment::new(64).unwrap()).unwrap();
         let mut out = b"before".to_vec();
         place.write_central(&name, 77, 0, Some(array), &mut out);
         out.split_off(6)

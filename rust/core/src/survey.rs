@@ -12,8 +12,8 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{Directory, Walk, slice};
 use crate::hint::{self, Described};
+use crate::index::{Directory, Walk, slice};
 use crate::layout;
 use crate::literal;
 use crate::mark::{Base, END_MARK, Local, Seal};
@@ -103,11 +103,13 @@ impl Survey {
             Ok((directory, holds))
         });
         let error = match located {
-            Ok((directory, holds)) => match Self::with_directory(bytes, directory, holds, effort, &mut go_on)? {
-                Some(survey) => return Ok(survey),
-                // Its end record is not the one that belongs to it.
-                None => ErrorKind::NoEndRecord.into(),
-            },
+            Ok((directory, holds)) => {
+                match Self::with_directory(bytes, directory, holds, effort, &mut go_on)? {
+                    Some(survey) => return Ok(survey),
+                    // Its end record is not the one that belongs to it.
+                    None => ErrorKind::NoEndRecord.into(),
+                }
+            }
             Err(error) => error,
         };
         Self::without_directory(bytes, error, effort, go_on)

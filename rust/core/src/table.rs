@@ -106,11 +106,7 @@ impl<'a> Table<'a> {
 
     /// The number and the place of a member whose name has this hash and that is the one that is meant.
     #[inline]
-    pub(crate) fn find(
-        &self,
-        hash: u64,
-        mut is_it: impl FnMut(u32, u64) -> bool,
-    ) -> Option<(u32, u64)> {
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32, u64) -> bool) -> Option<(u32, u64)> {
         let count = self.slots.len() as u64;
         let mut at = home(hash, count);
         for _ in 0..PROBES.min(count) {
@@ -264,7 +260,11 @@ impl Names {
     /// Adds the members in front of those that were pushed by their records: the first `old` of these, or those that are
     /// in front of all others.
     fn read(&mut self, records: &[u8], old: u64) -> Option<()> {
-        let end = if old > 0 { self.added.first().map_or(records.len(), |(_, place)| *place as usize) } else { self.unread };
+        let end = if old > 0 {
+            self.added.first().map_or(records.len(), |(_, place)| *place as usize)
+        } else {
+            self.unread
+        };
         let mut all = Vec::with_capacity(self.added.len());
         for record in Walk::new(records.get(..end)?) {
             let name = record.array_name().ok()?.filter(|_| can_list(&record))?;

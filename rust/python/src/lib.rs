@@ -5,12 +5,15 @@
 
 use pyo3::pymodule;
 
+mod advice;
 mod archive;
 mod array;
+mod copying;
 mod detach;
 mod error;
 mod file;
 mod fork;
+mod gather;
 mod lock;
 mod mapping;
 mod memmap;

@@ -15,10 +15,12 @@ use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyUserWarning
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
+use crate::advice::Advice;
 use crate::array;
 use crate::detach::detached;
 use crate::error::{Failure, polled};
 use crate::fork;
+use crate::gather::{self, Making, Part};
 use crate::lock;
 use crate::mapping::{self, Identity, Mapping};
 use crate::shared::Shared;
@@ -129,9 +131,8 @@ impl Archive {
         let settled = detached(py, || {
             // The file as it is now, if a writer has appended to it.
             let newer = (!self.catalog.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
-            let newer = newer.filter(|(map, identity)| {
-                identity.2 == self.identity.2 && map.len() >= bytes.len()
-            });
+            let newer =
+                newer.filter(|(map, identity)| identity.2 == self.identity.2 && map.len() >= bytes.len());
             let newer = newer.as_ref().map(|(map, _)| &map[..]);
             polled(|go_on| self.catalog.settle(bytes, newer, go_on))
         });
@@ -221,6 +222,28 @@ impl Handle {
 
     fn view<'py>(&self, py: Python<'py>, member: &Member, name: &str) -> PyResult<Bound<'py, PyAny>> {
         self.archive.view(self.views.mmap.bind(py), member, name)
+    }
+
+    /// The view of a name, which is made and, if it is to be, kept.
+    #[cold]
+    fn first_access<'py>(&self, name: &Bound<'py, PyAny>, keep: bool) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        let archive = &self.archive;
+        let key = name.cast::<PyString>().ok();
+        // A name with lone surrogates is in no archive.
+        let text = key.and_then(|key| key.to_str().ok());
+        let found = text.map_or(Ok(None), |text| archive.find(py, text, false))?;
+        let (Some(key), Some(text), Some(member)) = (key, text, found) else {
+            // As a dict would: what cannot be hashed is no key at all.
+            name.hash()?;
+            return Err(PyKeyError::new_err((name.clone().unbind(),)));
+        };
+        let view = self.view(py, &member, text)?;
+        if !keep {
+            return Ok(view);
+        }
+        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
+        self.keep(member.id, &key, view)
     }
 
     /// The view of a member that counts from now on, entered in the dict of views where it must be.
@@ -396,24 +419,60 @@ impl Reader {
     /// The view of a name that is not kept yet; `fresh` is for one past the cache.
     #[cold]
     fn first_access<'py>(&self, name: &Bound<'py, PyAny>, fresh: bool) -> PyResult<Bound<'py, PyAny>> {
-        let py = name.py();
+        let (handle, cache) = self.handle(name.py())?;
+        handle.first_access(name, cache && !fresh)
+    }
+
+    /// What looks many names up.
+    fn lookup<'py>(&self, py: Python<'py>) -> PyResult<Lookup<'py>> {
         let (handle, cache) = self.handle(py)?;
-        let archive = &handle.archive;
-        let key = name.cast::<PyString>().ok();
-        // A name with lone surrogates is in no archive.
-        let text = key.and_then(|key| key.to_str().ok());
-        let found = text.map_or(Ok(None), |text| archive.find(py, text, false))?;
-        let (Some(key), Some(text), Some(member)) = (key, text, found) else {
-            // As a dict would: what cannot be hashed is no key at all.
-            name.hash()?;
-            return Err(PyKeyError::new_err((name.clone().unbind(),)));
-        };
-        let view = handle.view(py, &member, text)?;
-        if fresh || !cache {
-            return Ok(view);
+        let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.bind(py).clone());
+        Ok(Lookup { handle, cache, first })
+    }
+}
+
+/// The views of many names, of an archive that stays as it is when the reader is closed meanwhile.
+pub(crate) struct Lookup<'py> {
+    handle: Arc<Handle>,
+    cache: bool,
+    /// The dict to ask first, if there is such.
+    first: Option<Bound<'py, PyDict>>,
+}
+
+impl<'py> Lookup<'py> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.handle.archive.path
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        self.handle.archive.mapping.get()
+    }
+
+    /// Calls `read` with what the reader gives for a name.
+    #[inline]
+    pub(crate) fn with<R>(
+        &self,
+        name: &Bound<'py, PyAny>,
+        read: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
+    ) -> PyResult<R> {
+        if let Some(dict) = &self.first {
+            if let Some(view) = dict.get_item(name)? {
+                return read(&view);
+            }
+        } else if self.cache {
+            let archive = &self.handle.archive;
+            let text = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok());
+            let member = text.and_then(|text| archive.catalog.find_again(archive.bytes(), text).member());
+            if let Some(view) = member.and_then(|member| self.handle.views.peek(name.py(), member.id)) {
+                return read(&view);
+            }
         }
-        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
-        handle.keep(member.id, &key, view)
+        read(&self.handle.first_access(name, self.cache)?)
+    }
+
+    /// A new view, whatever is kept.
+    pub(crate) fn fresh(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.handle.first_access(name, false)
     }
 }
 
@@ -509,6 +568,46 @@ impl Reader {
     ///     If the member is not where the archive's directory says.
     fn load<'py>(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         self.first_access(name, true)
+    }
+
+    /// A batch of excerpts.
+    #[pyo3(signature = (names, starts=None, stops=None, *, length=None, out=None, dtype=None, pad=None, threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "those of Python, most of them with keywords")]
+    fn gather<'py>(
+        &self,
+        names: &Bound<'py, PyAny>,
+        starts: Option<&Bound<'py, PyAny>>,
+        stops: Option<&Bound<'py, PyAny>>,
+        length: Option<i64>,
+        out: Option<&Bound<'py, PyAny>>,
+        dtype: Option<&Bound<'py, PyAny>>,
+        pad: Option<&Bound<'py, PyAny>>,
+        threads: Option<i64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let part = Part::new(names, starts, stops, length)?;
+        gather::gather(&self.lookup(names.py())?, &part, &Making { out, dtype, pad, threads })
+    }
+
+    /// Has the system read excerpts.
+    #[pyo3(signature = (names, starts=None, stops=None, *, length=None))]
+    fn prefetch<'py>(
+        &self,
+        names: &Bound<'py, PyAny>,
+        starts: Option<&Bound<'py, PyAny>>,
+        stops: Option<&Bound<'py, PyAny>>,
+        length: Option<i64>,
+    ) -> PyResult<()> {
+        let part = Part::new(names, starts, stops, length)?;
+        gather::prefetch(&self.lookup(names.py())?, &part)
+    }
+
+    /// Tells the system how the file will be used.
+    fn advise(&self, py: Python<'_>, advice: &str) -> PyResult<()> {
+        let advice = Advice::of(advice)?;
+        let archive = self.archive(py)?;
+        let mapping = archive.mapping.get();
+        detached(py, || mapping.advise(advice, 0, mapping.bytes().len()));
+        Ok(())
     }
 
     fn __contains__(&self, name: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -1,0 +1,253 @@
+//! Copying many pieces of a map behind each other, without the interpreter.
+//!
+//! Whether the pieces are in memory decides how: what is there is copied, at the speed of memory. What is not would be
+//! read page fault by page fault, each of which waits for the disk and reads far more than was asked for. So the system
+//! is told of all pieces beforehand, and reads them at once. To say so costs a system call for each piece, a sixth of
+//! the time of copying one of 32 kB; so it is asked first whether a few of them are there. Where it does not tell, time
+//! does.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::advice::Advice;
+use crate::error::{Failure, check_signals};
+use crate::mapping::Mapping;
+
+/// Threads take so many bytes at a time, or a bit less, for whole excerpts.
+const UNIT: usize = 1 << 17;
+
+/// So many bytes are asked for ahead of those that are copied, in so large steps.
+const AHEAD: usize = 1 << 26;
+const STEP: usize = 1 << 22;
+
+/// How many pieces are looked at, and for how many bytes one of them.
+const LOOKS: usize = 4;
+const LOOK_EVERY: usize = 1 << 16;
+
+/// Copying a unit does not take longer, unless it has to be read: a disk needs 80 µs for one page.
+const SLOW: Duration = Duration::from_micros(200);
+
+/// Pending signals are looked at so often.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a thread needs of stack for copying.
+const STACK: usize = 1 << 16;
+
+/// Bytes of a map: an excerpt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+}
+
+/// A batch of excerpts that is being copied.
+pub(crate) struct Copying<'a> {
+    mapping: &'a Mapping,
+    places: &'a [Place],
+    /// Bytes that each excerpt has in the batch.
+    room: usize,
+    /// What is repeated behind an excerpt that does not need its room.
+    pad: &'a [u8],
+    out: Out,
+    /// Bytes of the batch that are taken at once.
+    unit: usize,
+    /// From where on nobody has taken any.
+    next: AtomicUsize,
+    /// Whether there are excerpts that have to be read from the disk.
+    cold: AtomicBool,
+    /// Up to where the system has been told what will be needed.
+    told: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Where the batch begins.
+struct Out(*mut u8);
+
+// SAFETY: the memory may be written to from any thread while the batch is being copied, by the contract of
+// `Copying::new`, and no two threads write to the same bytes of it: each takes units of its own.
+unsafe impl Sync for Out {}
+
+impl<'a> Copying<'a> {
+    /// Excerpts that are to be copied to `out`.
+    ///
+    /// # Safety
+    /// - All `places` lie in the map, and none has more than `room` bytes.
+    /// - `pad` is not empty if one has less, and divides what it is to fill.
+    /// - `out` has `room` bytes for each place, for as long as this lives, that nobody else needs.
+    pub(crate) unsafe fn new(
+        mapping: &'a Mapping,
+        places: &'a [Place],
+        room: usize,
+        pad: &'a [u8],
+        out: *mut u8,
+    ) -> Self {
+        Copying {
+            mapping,
+            places,
+            room,
+            pad,
+            out: Out(out),
+            unit: if room == 0 || room > UNIT { UNIT } else { UNIT / room * room },
+            next: AtomicUsize::new(0),
+            cold: AtomicBool::new(false),
+            told: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    fn total(&self) -> usize {
+        // The size of an array that there is.
+        self.room * self.places.len()
+    }
+
+    /// Copies all, with as many threads as `threads` says, this one included, unless a signal handler raises.
+    pub(crate) fn run(&self, threads: usize) -> Result<(), Failure> {
+        let looks = (self.total() / LOOK_EVERY).clamp(1, LOOKS);
+        self.cold.store(is_cold(self.mapping, self.places, looks), Ordering::Relaxed);
+        let helpers = threads.min(self.total().div_ceil(self.unit)).saturating_sub(1);
+        if helpers == 0 {
+            return self.work(true);
+        }
+        thread::scope(|scope| {
+            for _ in 0..helpers {
+                let builder = thread::Builder::new().stack_size(STACK);
+                if builder.spawn_scoped(scope, || self.work(false)).is_err() {
+                    break; // there are no more threads to be had
+                }
+            }
+            self.work(true)
+        })
+    }
+
+    /// Copies units until there are no more. Only the thread that Python called may look at signals.
+    fn work(&self, main: bool) -> Result<(), Failure> {
+        let mut clock = Instant::now();
+        let mut polled = clock;
+        while !self.stop.load(Ordering::Relaxed) {
+            let start = self.next.fetch_add(self.unit, Ordering::Relaxed);
+            if start >= self.total() {
+                break;
+            }
+            let unit = start..(start + self.unit).min(self.total());
+            let cold = self.cold.load(Ordering::Relaxed);
+            if cold {
+                self.tell(unit.end + AHEAD);
+            }
+            self.copy(&unit);
+            let now = Instant::now();
+            if !cold && now - clock > SLOW {
+                self.told.fetch_max(unit.end, Ordering::Relaxed);
+                self.cold.store(true, Ordering::Relaxed);
+            }
+            clock = now;
+            if main && now - polled > POLL {
+                if let Err(failure) = check_signals() {
+                    self.stop.store(true, Ordering::Relaxed);
+                    return Err(failure);
+                }
+                clock = Instant::now();
+                polled = clock;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the system what is needed next, up to `end`.
+    fn tell(&self, end: usize) {
+        let end = end.min(self.total());
+        loop {
+            let from = self.told.load(Ordering::Relaxed);
+            let to = from.saturating_add(STEP).min(end);
+            if from >= end || self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if self.told.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                self.for_each_piece(&(from..to), |_, place, _| {
+                    self.mapping.advise(Advice::WillNeed, place.offset, place.bytes);
+                });
+            }
+        }
+    }
+
+    /// Calls `each` for the pieces that a range of the batch consists of: where each is in the batch, what of the map
+    /// it is, and how many bytes of padding follow.
+    fn for_each_piece(&self, range: &Range<usize>, mut each: impl FnMut(usize, Place, usize)) {
+        let mut at = range.start;
+        while at < range.end {
+            let (number, skip) = (at / self.room, at % self.room);
+            let place = self.places[number];
+            let length = (self.room - skip).min(range.end - at);
+            let bytes = place.bytes.saturating_sub(skip).min(length);
+            each(at, Place { offset: place.offset + skip.min(place.bytes), bytes }, length - bytes);
+            at += length;
+        }
+    }
+
+    fn copy(&self, unit: &Range<usize>) {
+        let map = self.mapping.start();
+        self.for_each_piece(unit, |at, place, padding| {
+            // SAFETY: the piece is one of the map, and so is `padding` of the batch, both behind `at`: see
+            // `for_each_piece` and the contract of `new`. They do not overlap: nobody can write to a map.
+            unsafe {
+                let to = self.out.0.add(at);
+                map.add(place.offset).copy_to_nonoverlapping(to, place.bytes);
+                if padding > 0 {
+                    self.fill(to.add(place.bytes), padding, at + place.bytes);
+                }
+            }
+        });
+    }
+
+    /// Fills `length` bytes with what pads an excerpt, from byte `at` of the batch on.
+    ///
+    /// # Safety
+    /// `to` has as many bytes, that belong to the batch and to this thread.
+    unsafe fn fill(&self, to: *mut u8, length: usize, at: usize) {
+        // The excerpt's room is a number of rows, and a unit may end inside a row.
+        let mut skip = at % self.room % self.pad.len();
+        let mut done = 0;
+        while done < length {
+            let bytes = (self.pad.len() - skip).min(length - done);
+            // SAFETY: by contract; `skip` is less than the length of the padding.
+            unsafe { to.add(done).copy_from_nonoverlapping(self.pad.as_ptr().add(skip), bytes) };
+            done += bytes;
+            skip = 0;
+        }
+    }
+}
+
+/// Whether some of the places, of which so many are looked at, are not in memory.
+fn is_cold(mapping: &Mapping, places: &[Place], looks: usize) -> bool {
+    let last = places.len().saturating_sub(1);
+    let mut numbers = (0..looks).map(|look| last * look / looks.saturating_sub(1).max(1));
+    numbers.any(|number| places.get(number).is_some_and(|place| mapping.is_absent(place.offset, place.bytes)))
+}
+
+/// Has the system read places if some are not in memory, unless a signal handler raises.
+pub(crate) fn fetch_cold(mapping: &Mapping, places: &[Place]) -> Result<(), Failure> {
+    if is_cold(mapping, places, LOOKS) { fetch(mapping, places) } else { Ok(()) }
+}
+
+/// Has the system read places, unless a signal handler raises.
+pub(crate) fn fetch(mapping: &Mapping, places: &[Place]) -> Result<(), Failure> {
+    let mut polled = Instant::now();
+    let result = places.iter().try_for_each(|place| {
+        let end = place.offset + place.bytes;
+        (place.offset..end).step_by(STEP).try_for_each(|offset| {
+            mapping.advise(Advice::WillNeed, offset, STEP.min(end - offset));
+            if polled.elapsed() > POLL {
+                if let Err(failure) = check_signals() {
+                    return ControlFlow::Break(failure);
+                }
+                polled = Instant::now();
+            }
+            ControlFlow::Continue(())
+        })
+    });
+    match result {
+        ControlFlow::Break(failure) => Err(failure),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
