@@ -81,7 +81,7 @@ fn give(_map: &memmap2::Mmap, _advice: Advice, _offset: usize, _length: usize) {
 
 /// So many pages are looked at.
 #[cfg(target_os = "linux")]
-const SAMPLE: usize = 64;
+const SAMPLE: usize = 16;
 
 #[cfg(target_os = "linux")]
 fn absent(start: *const u8, offset: usize, end: usize) -> bool {

@@ -23,8 +23,8 @@ const AHEAD: usize = 1 << 26;
 const STEP: usize = 1 << 22;
 
 /// How many pieces are looked at, and for how many bytes one of them.
-const LOOKS: usize = 4;
-const LOOK_EVERY: usize = 1 << 16;
+const LOOKS: usize = 2;
+const LOOK_EVERY: usize = 1 << 18;
 
 /// Copying a unit does not take longer, unless it has to be read: a disk needs 80 µs for one page.
 const SLOW: Duration = Duration::from_micros(200);
@@ -105,7 +105,11 @@ impl<'a> Copying<'a> {
     /// Copies all, with as many threads as `threads` says, this one included, unless a signal handler raises.
     pub(crate) fn run(&self, threads: usize) -> Result<(), Failure> {
         let looks = (self.total() / LOOK_EVERY).clamp(1, LOOKS);
-        self.cold.store(is_cold(self.mapping, self.places, looks), Ordering::Relaxed);
+        if is_cold(self.mapping, self.places, looks) {
+            self.cold.store(true, Ordering::Relaxed);
+            // Before there is another thread, which would not wait for this.
+            self.tell(AHEAD);
+        }
         let helpers = threads.min(self.total().div_ceil(self.unit)).saturating_sub(1);
         if helpers == 0 {
             return self.work(true);
@@ -188,6 +192,10 @@ impl<'a> Copying<'a> {
     fn copy(&self, unit: &Range<usize>) {
         let map = self.mapping.start();
         self.for_each_piece(unit, |at, place, padding| {
+            // While this one is copied, the processor fetches the start of the next.
+            if let Some(next) = self.places.get(at / self.room + 1) {
+                soon(map.wrapping_add(next.offset), next.bytes);
+            }
             // SAFETY: the piece is one of the map, and so is `padding` of the batch, both behind `at`: see
             // `for_each_piece` and the contract of `new`. They do not overlap: nobody can write to a map.
             unsafe {
@@ -217,6 +225,23 @@ impl<'a> Copying<'a> {
         }
     }
 }
+
+/// Bytes of an excerpt that are fetched before it is its turn. The processor finds out the rest by itself.
+const HEAD: usize = 1024;
+
+/// Has the processor fetch the first bytes from an address on: each excerpt is somewhere else, and waiting for its
+/// first bytes takes a fifth of the time of copying one of 3 kB.
+#[cfg(target_arch = "x86_64")]
+fn soon(start: *const u8, length: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for line in (0..length.min(HEAD)).step_by(64) {
+        // SAFETY: a hint, without effect where nothing can be read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast()) };
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn soon(_start: *const u8, _length: usize) {}
 
 /// Whether some of the places, of which so many are looked at, are not in memory.
 fn is_cold(mapping: &Mapping, places: &[Place], looks: usize) -> bool {
