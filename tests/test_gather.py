@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -793,18 +795,22 @@ def test_other_threads_run_meanwhile(tmp_path: Path) -> None:
         nonlocal ticks
         while not done.is_set():
             ticks += 1
+            time.sleep(0)
 
     thread = threading.Thread(target=tick)
-    thread.start()
+    interval = sys.getswitchinterval()
     try:
-        # Some 25 ms each. A thread that keeps the GIL would let others run in between, 100 ticks at most in most
-        # of the calls.
-        ticked = []
-        while len(ticked) < 500 and sum(count > 1000 for count in ticked) < 5:
+        # From here on a thread runs only where another one lets it.
+        sys.setswitchinterval(1000)
+        thread.start()
+        for _ in range(100):
             before = ticks
             data.gather(["a"] * 8, out=out)
-            ticked.append(ticks - before)
+            if ticks > before:
+                break
+        else:
+            pytest.fail("no other thread ran")
     finally:
         done.set()
+        sys.setswitchinterval(interval)
         thread.join()
-    assert sum(count > 1000 for count in ticked) >= 5
