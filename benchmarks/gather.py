@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -183,17 +182,15 @@ def with_callers(archive: str, threads: int, **parameters: Any) -> float:
     """Two threads that share a reader, and make every other batch each."""
     data: Any = mmnpz.load(archive)
 
-    def work(planned: Batches, number: int) -> NDArray[np.float32]:
-        out = planned.new()
+    def work(planned: Batches, number: int, out: NDArray[np.float32]) -> None:
         for names, _, starts in planned.places[number::2]:
             data.gather(names, starts, length=planned.length, out=out)
-        return out
 
     return _measure_threads(work, **parameters)
 
 
 def _measure_threads(
-    work: Callable[[Batches, int], NDArray[np.float32]],
+    work: Callable[[Batches, int, NDArray[np.float32]], None],
     members: int,
     length: int,
     size: int,
@@ -202,13 +199,15 @@ def _measure_threads(
 ) -> float:
     planned = batches(members, length, size, count)
     with ThreadPoolExecutor(2) as pool:
+        outs = [planned.new(), planned.new()]
 
-        def epoch() -> list[NDArray[np.float32]]:
-            return list(pool.map(partial(work, planned), range(2)))
+        def epoch() -> None:
+            for future in [pool.submit(work, planned, number, out) for number, out in enumerate(outs)]:
+                future.result()
 
         epoch()
         seconds = best(lambda: timed(epoch), repeat)
-        for number, out in enumerate(epoch()):
+        for number, out in enumerate(outs):
             planned.check(out, count - 2 + (count + number) % 2)
     return planned.excerpts / seconds
 
@@ -268,15 +267,12 @@ def with_memcpy_by_two(archive: str, threads: int, **parameters: Any) -> float:
     """Two threads that make every other batch each."""
     planned = batches(*(parameters[name] for name in ("members", "length", "size", "count")))
     _data, addresses = _addresses(archive, planned)
-    copies, local = _copies(), threading.local()
+    copies = _copies()
 
-    def work(planned: Batches, number: int) -> NDArray[np.float32]:
-        if not hasattr(local, "out"):
-            local.out = planned.new()
-        to, size = local.out.ctypes.data, len(local.out)
+    def work(planned: Batches, number: int, out: NDArray[np.float32]) -> None:
+        to, size = out.ctypes.data, len(out)
         for batch in addresses[number::2]:
             copies(to, batch.ctypes.data, planned.length * ROW, size)
-        return local.out
 
     return _measure_threads(work, **parameters)
 
