@@ -29,11 +29,14 @@ const LOOK_EVERY: usize = 1 << 18;
 /// Copying a unit does not take longer, unless it has to be read: a disk needs 80 µs for one page.
 const SLOW: Duration = Duration::from_micros(200);
 
-/// Pending signals are looked at so often.
-const POLL: Duration = Duration::from_millis(20);
-
 /// What a thread needs of stack for copying.
 const STACK: usize = 1 << 16;
+
+/// If so many units were slow, they had to be read, even if the system says otherwise.
+const SUSPECT: usize = 3;
+
+/// Pending signals are looked at so often.
+const POLL: Duration = Duration::from_millis(20);
 
 /// Bytes of a map: an excerpt.
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +56,13 @@ pub(crate) struct Copying<'a> {
     out: Out,
     /// Bytes of the batch that are taken at once.
     unit: usize,
-    /// From where on nobody has taken any.
-    next: AtomicUsize,
+    /// For each part of the batch, from where on nobody has taken any. Each thread begins with a part of its own, the
+    /// same one each time: what it has written to is in its cache then.
+    parts: Vec<AtomicUsize>,
     /// Whether there are excerpts that have to be read from the disk.
     cold: AtomicBool,
+    /// How many units were slow.
+    slow: AtomicUsize,
     /// Up to where the system has been told what will be needed.
     told: AtomicUsize,
     stop: AtomicBool,
@@ -68,6 +74,8 @@ struct Out(*mut u8);
 // SAFETY: the memory may be written to from any thread while the batch is being copied, by the contract of
 // `Copying::new`, and no two threads write to the same bytes of it: each takes units of its own.
 unsafe impl Sync for Out {}
+// SAFETY: as above.
+unsafe impl Send for Out {}
 
 impl<'a> Copying<'a> {
     /// Excerpts that are to be copied to `out`.
@@ -90,8 +98,9 @@ impl<'a> Copying<'a> {
             pad,
             out: Out(out),
             unit: if room == 0 || room > UNIT { UNIT } else { UNIT / room * room },
-            next: AtomicUsize::new(0),
+            parts: Vec::new(),
             cold: AtomicBool::new(false),
+            slow: AtomicUsize::new(0),
             told: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         }
@@ -103,59 +112,82 @@ impl<'a> Copying<'a> {
     }
 
     /// Copies all, with as many threads as `threads` says, this one included, unless a signal handler raises.
-    pub(crate) fn run(&self, threads: usize) -> Result<(), Failure> {
+    pub(crate) fn run(mut self, threads: usize) -> Result<(), Failure> {
         let looks = (self.total() / LOOK_EVERY).clamp(1, LOOKS);
         if is_cold(self.mapping, self.places, looks) {
             self.cold.store(true, Ordering::Relaxed);
             // Before there is another thread, which would not wait for this.
             self.tell(AHEAD);
         }
-        let helpers = threads.min(self.total().div_ceil(self.unit)).saturating_sub(1);
-        if helpers == 0 {
-            return self.work(true);
+        let threads = threads.min(self.total().div_ceil(self.unit)).max(1);
+        self.parts = (0..threads).map(|part| self.part(part, threads).start.into()).collect();
+        let this = &self;
+        if threads == 1 {
+            return this.work(0);
         }
         thread::scope(|scope| {
-            for _ in 0..helpers {
+            for number in 1..threads {
                 let builder = thread::Builder::new().stack_size(STACK);
-                if builder.spawn_scoped(scope, || self.work(false)).is_err() {
-                    break; // there are no more threads to be had
+                // It stops when the main thread says so, and sees no signals.
+                if builder.spawn_scoped(scope, move || drop(this.work(number))).is_err() {
+                    break; // there are no more threads to be had, and others do its part
                 }
             }
-            self.work(true)
+            this.work(0)
         })
     }
 
-    /// Copies units until there are no more. Only the thread that Python called may look at signals.
-    fn work(&self, main: bool) -> Result<(), Failure> {
+    /// One of so many parts of the batch, in whole units.
+    fn part(&self, number: usize, parts: usize) -> Range<usize> {
+        let units = self.total().div_ceil(self.unit);
+        let at = |number: usize| (units * number / parts * self.unit).min(self.total());
+        at(number)..at(number + 1)
+    }
+
+    /// Copies units until there are no more. Only the thread that Python called, number 0, may look at signals.
+    fn work(&self, thread: usize) -> Result<(), Failure> {
         let mut clock = Instant::now();
         let mut polled = clock;
-        while !self.stop.load(Ordering::Relaxed) {
-            let start = self.next.fetch_add(self.unit, Ordering::Relaxed);
-            if start >= self.total() {
-                break;
-            }
-            let unit = start..(start + self.unit).min(self.total());
-            let cold = self.cold.load(Ordering::Relaxed);
-            if cold {
-                self.tell(unit.end + AHEAD);
-            }
-            self.copy(&unit);
-            let now = Instant::now();
-            if !cold && now - clock > SLOW {
-                self.told.fetch_max(unit.end, Ordering::Relaxed);
-                self.cold.store(true, Ordering::Relaxed);
-            }
-            clock = now;
-            if main && now - polled > POLL {
-                if let Err(failure) = check_signals() {
-                    self.stop.store(true, Ordering::Relaxed);
-                    return Err(failure);
+        let parts = self.parts.len();
+        for number in (thread..parts).chain(0..thread.min(parts)) {
+            let (part, next) = (self.part(number, parts), &self.parts[number]);
+            while !self.stop.load(Ordering::Relaxed) {
+                let start = next.fetch_add(self.unit, Ordering::Relaxed);
+                if start >= part.end {
+                    break;
                 }
-                clock = Instant::now();
-                polled = clock;
+                let unit = start..(start + self.unit).min(part.end);
+                let cold = self.cold.load(Ordering::Relaxed);
+                if cold {
+                    self.tell(unit.end + AHEAD);
+                }
+                self.copy(&unit);
+                let now = Instant::now();
+                if !cold && now - clock > SLOW {
+                    self.suspect(unit.end);
+                }
+                clock = now;
+                if thread == 0 && now - polled > POLL {
+                    if let Err(failure) = check_signals() {
+                        self.stop.store(true, Ordering::Relaxed);
+                        return Err(failure);
+                    }
+                    clock = Instant::now();
+                    polled = clock;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Finds out whether it was the disk that made a unit slow. Most often another process had the processor.
+    #[cold]
+    fn suspect(&self, at: usize) {
+        let later = self.places.get(at / self.room..).unwrap_or_default();
+        let times = self.slow.fetch_add(1, Ordering::Relaxed) + 1;
+        if times == SUSPECT || is_cold(self.mapping, later, LOOKS) {
+            self.cold.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Tells the system what is needed next, up to `end`.

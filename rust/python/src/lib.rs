@@ -1,7 +1,7 @@
 //! The binding of `mmnpz-core` to Python and NumPy.
 #![deny(missing_docs)]
-// PyO3 hands arguments over by value and wants getters as methods.
-#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref)]
+// PyO3 hands arguments over by value and wants getters as methods; docstrings have Python's brackets and quotes.
+#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref, clippy::doc_link_with_quotes)]
 
 use pyo3::pymodule;
 
