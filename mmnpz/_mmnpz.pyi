@@ -1,12 +1,12 @@
 """The compiled half of mmnpz; use the names that the package exports."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, Final, Literal, Self, SupportsIndex, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
 __all__ = ["Mapping", "Reader", "Writer", "__version__", "_repair", "memmap"]
@@ -57,6 +57,33 @@ class Reader:
     def __iter__(self) -> Iterator[str]: ...
     def load(self, name: str) -> NDArray[Any]:
         """A new view of an array, whatever is cached."""
+
+    def gather(
+        self,
+        names: Iterable[str],
+        starts: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        stops: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        *,
+        length: SupportsIndex | None = None,
+        out: NDArray[Any] | None = None,
+        dtype: DTypeLike | None = None,
+        pad: ArrayLike | None = None,
+        threads: SupportsIndex | None = None,
+    ) -> NDArray[Any]:
+        """A batch: excerpts of many arrays, or whole arrays, stacked along a new first axis."""
+
+    def prefetch(
+        self,
+        names: Iterable[str],
+        starts: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        stops: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        *,
+        length: SupportsIndex | None = None,
+    ) -> None:
+        """Has the operating system read excerpts, or whole arrays, into memory."""
+
+    def advise(self, advice: Literal["normal", "random", "sequential", "willneed", "dontneed"]) -> None:
+        """Tells the operating system how the map of the file will be used, by all who share it."""
 
     def close(self) -> None:
         """Releases the reader's hold on the map and on the views."""

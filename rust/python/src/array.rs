@@ -8,8 +8,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use foldhash::fast::FixedState;
 use mmnpz_core::literal::Literal;
 use mmnpz_core::npy::Header;
-use numpy::npyffi::{NPY_ARRAY_F_CONTIGUOUS, PY_ARRAY_API, npy_intp};
-use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray};
+use numpy::npyffi::{
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CASTING, PY_ARRAY_API,
+    PyArray_Descr, PyArrayObject, npy_intp,
+};
+use numpy::{
+    PyArray1, PyArrayDescr, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::{
     PyArithmeticError, PyAttributeError, PyLookupError, PyMemoryError, PyOverflowError, PyRecursionError,
     PySyntaxError, PyTypeError, PyValueError,
@@ -250,6 +255,98 @@ unsafe fn new_view<'py>(
             ffi::PyObject_GC_UnTrack(array.as_ptr().cast());
         }
         Ok(array)
+    }
+}
+
+/// Where the items of an array are, and in what order.
+#[derive(Debug)]
+pub(crate) struct Layout<'a> {
+    pub(crate) start: *mut u8,
+    pub(crate) shape: &'a [npy_intp],
+    /// One behind the other, the last axis fastest.
+    pub(crate) in_order: bool,
+    pub(crate) writeable: bool,
+    dtype: *mut PyArray_Descr,
+}
+
+/// The layout of an array, or nothing for another object. It counts until Python code runs, which may change it.
+#[inline]
+pub(crate) fn layout<'a>(array: &'a Bound<'_, PyAny>) -> Option<Layout<'a>> {
+    let array = array.cast::<PyUntypedArray>().ok()?.as_array_ptr();
+    // SAFETY: a live ndarray, whose fields may be read; it has `nd` dimensions, and no memory for them if that is 0.
+    unsafe {
+        let PyArrayObject { nd, dimensions, data, flags, descr, .. } = *array;
+        let shape = match usize::try_from(nd) {
+            Ok(nd @ 1..) => std::slice::from_raw_parts(dimensions, nd),
+            _ => &[],
+        };
+        Some(Layout {
+            start: data.cast(),
+            shape,
+            in_order: flags & NPY_ARRAY_C_CONTIGUOUS != 0,
+            writeable: flags & NPY_ARRAY_WRITEABLE != 0,
+            dtype: descr,
+        })
+    }
+}
+
+impl Layout<'_> {
+    /// The dtype of the items.
+    pub(crate) fn dtype<'py>(&self, py: Python<'py>) -> Bound<'py, PyArrayDescr> {
+        // SAFETY: the array that this is the layout of keeps its dtype.
+        unsafe { Bound::from_borrowed_ptr(py, self.dtype.cast()).cast_into_unchecked() }
+    }
+
+    /// Whether the items are of a dtype, in the same byte order.
+    #[inline]
+    pub(crate) fn is_of(&self, dtype: &Bound<'_, PyArrayDescr>) -> bool {
+        // Nearly always it is the same object, which all views share.
+        self.dtype.cast() == dtype.as_ptr() || self.dtype(dtype.py()).is_equiv_to(dtype)
+    }
+}
+
+/// Whether items of one dtype can become items of another: as `numpy.copyto` has it by default, so that numbers may lose
+/// precision, and not become numbers of another kind.
+pub(crate) fn can_become(from: &Bound<'_, PyArrayDescr>, to: &Bound<'_, PyArrayDescr>) -> bool {
+    let casting = NPY_CASTING::NPY_SAME_KIND_CASTING;
+    // SAFETY: two live dtypes, of which the call keeps nothing.
+    unsafe {
+        PY_ARRAY_API.PyArray_CanCastTypeTo(from.py(), from.as_dtype_ptr(), to.as_dtype_ptr(), casting) != 0
+    }
+}
+
+/// Bytes per item.
+pub(crate) fn itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
+    dtype.itemsize()
+}
+
+/// The dtype that a caller names, if items of it can be in an array that is not made by its content.
+pub(crate) fn dtype_given<'py>(dtype: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDescr>> {
+    let dtype = PyArrayDescr::new(dtype.py(), dtype)?;
+    if !is_plain(&dtype) || dtype.has_object() || dtype.has_subarray() {
+        return Err(PyTypeError::new_err(format!("a batch cannot be of dtype {dtype}")));
+    }
+    if dtype.itemsize() == 0 && matches!(dtype.kind(), b'S' | b'U') {
+        return Err(PyTypeError::new_err(format!("dtype {dtype} needs the number of characters")));
+    }
+    Ok(dtype)
+}
+
+/// The items of a one-dimensional array of `int64`, or nothing for another object.
+pub(crate) fn integers(array: &Bound<'_, PyAny>) -> Option<Vec<i64>> {
+    let array = array.cast::<PyArray1<i64>>().ok()?.try_readonly().ok()?;
+    Some(array.as_array().to_vec())
+}
+
+/// A new array of items with any content.
+pub(crate) fn empty<'py>(dtype: &Bound<'py, PyArrayDescr>, shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
+    let py = dtype.py();
+    let mut shape = shape.iter().map(|&number| dimension(number as u64)).collect::<PyResult<Vec<_>>>()?;
+    // SAFETY: as many dimensions as it says; the call takes over the reference to the dtype, also when it fails.
+    unsafe {
+        let dtype = dtype.clone().into_dtype_ptr();
+        let array = PY_ARRAY_API.PyArray_Empty(py, shape.len() as c_int, shape.as_mut_ptr(), dtype, 0);
+        Bound::from_owned_ptr_or_err(py, array)
     }
 }
 

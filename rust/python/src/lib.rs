@@ -1,16 +1,19 @@
 //! The binding of `mmnpz-core` to Python and NumPy.
 #![deny(missing_docs)]
-// PyO3 hands arguments over by value and wants getters as methods.
-#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref)]
+// PyO3 hands arguments over by value and wants getters as methods; docstrings have Python's brackets and quotes.
+#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref, clippy::doc_link_with_quotes)]
 
 use pyo3::pymodule;
 
+mod advice;
 mod archive;
 mod array;
+mod copying;
 mod detach;
 mod error;
 mod file;
 mod fork;
+mod gather;
 mod lock;
 mod mapping;
 mod memmap;

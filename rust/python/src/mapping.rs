@@ -30,6 +30,11 @@ impl Mapping {
         &self.map
     }
 
+    /// The map itself.
+    pub(crate) fn map(&self) -> &Mmap {
+        &self.map
+    }
+
     /// Where the bytes are.
     pub(crate) fn start(&self) -> *const u8 {
         self.map.as_ptr()

@@ -15,10 +15,12 @@ use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyUserWarning
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
+use crate::advice::Advice;
 use crate::array;
 use crate::detach::detached;
 use crate::error::{Failure, polled};
 use crate::fork;
+use crate::gather::{self, Making, Part};
 use crate::lock;
 use crate::mapping::{self, Identity, Mapping};
 use crate::shared::Shared;
@@ -228,6 +230,28 @@ impl Handle {
         self.archive.view(self.views.mmap.bind(py), member, name)
     }
 
+    /// The view of a name, which is made and, if it is to be, kept.
+    #[cold]
+    fn first_access<'py>(&self, name: &Bound<'py, PyAny>, keep: bool) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        let archive = &self.archive;
+        let key = name.cast::<PyString>().ok();
+        // A name with lone surrogates is in no archive.
+        let text = key.and_then(|key| key.to_str().ok());
+        let found = text.map_or(Ok(None), |text| archive.find(py, text, false))?;
+        let (Some(key), Some(text), Some(member)) = (key, text, found) else {
+            // As a dict would: what cannot be hashed is no key at all.
+            name.hash()?;
+            return Err(PyKeyError::new_err((name.clone().unbind(),)));
+        };
+        let view = self.view(py, &member, text)?;
+        if !keep {
+            return Ok(view);
+        }
+        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
+        self.keep(member.id, &key, view)
+    }
+
     /// The view of a member that counts from now on, entered in the dict of views where it must be.
     fn keep<'py>(
         &self,
@@ -398,24 +422,60 @@ impl Reader {
     /// The view of a name that is not kept yet; `fresh` is for one past the cache.
     #[cold]
     fn first_access<'py>(&self, name: &Bound<'py, PyAny>, fresh: bool) -> PyResult<Bound<'py, PyAny>> {
-        let py = name.py();
+        let (handle, cache) = self.handle(name.py())?;
+        handle.first_access(name, cache && !fresh)
+    }
+
+    /// What looks many names up.
+    fn lookup<'py>(&self, py: Python<'py>) -> PyResult<Lookup<'py>> {
         let (handle, cache) = self.handle(py)?;
-        let archive = &handle.archive;
-        let key = name.cast::<PyString>().ok();
-        // A name with lone surrogates is in no archive.
-        let text = key.and_then(|key| key.to_str().ok());
-        let found = text.map_or(Ok(None), |text| archive.find(py, text, false))?;
-        let (Some(key), Some(text), Some(member)) = (key, text, found) else {
-            // As a dict would: what cannot be hashed is no key at all.
-            name.hash()?;
-            return Err(PyKeyError::new_err((name.clone().unbind(),)));
-        };
-        let view = handle.view(py, &member, text)?;
-        if fresh || !cache {
-            return Ok(view);
+        let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.bind(py).clone());
+        Ok(Lookup { handle, cache, first })
+    }
+}
+
+/// The views of many names, of an archive that stays as it is when the reader is closed meanwhile.
+pub(crate) struct Lookup<'py> {
+    handle: Arc<Handle>,
+    cache: bool,
+    /// The dict to ask first, if there is such.
+    first: Option<Bound<'py, PyDict>>,
+}
+
+impl<'py> Lookup<'py> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.handle.archive.path
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        self.handle.archive.mapping.get()
+    }
+
+    /// Calls `read` with what the reader gives for a name.
+    #[inline]
+    pub(crate) fn with<R>(
+        &self,
+        name: &Bound<'py, PyAny>,
+        read: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
+    ) -> PyResult<R> {
+        if let Some(dict) = &self.first {
+            if let Some(view) = dict.get_item(name)? {
+                return read(&view);
+            }
+        } else if self.cache {
+            let archive = &self.handle.archive;
+            let text = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok());
+            let member = text.and_then(|text| archive.catalog.find_again(archive.bytes(), text).member());
+            if let Some(view) = member.and_then(|member| self.handle.views.peek(name.py(), member.id)) {
+                return read(&view);
+            }
         }
-        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
-        handle.keep(member.id, &key, view)
+        read(&self.handle.first_access(name, self.cache)?)
+    }
+
+    /// A new view, whatever is kept.
+    pub(crate) fn fresh(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.handle.first_access(name, false)
     }
 }
 
@@ -511,6 +571,181 @@ impl Reader {
     ///     If the member is not where the archive's directory says.
     fn load<'py>(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         self.first_access(name, true)
+    }
+
+    /// A batch: excerpts of many arrays, or whole arrays, stacked along a new first axis.
+    ///
+    /// As ``numpy.stack([data[name][start:stop] for …])``, without a turn of the interpreter for each excerpt: all is
+    /// looked up and checked first, and copied then, without the GIL. What is not in memory is asked for as a whole,
+    /// so that the disk reads no more than that, and many excerpts at a time.
+    ///
+    /// Parameters
+    /// ----------
+    /// names : sequence of str
+    ///     The names of the arrays; one may occur more than once.
+    /// starts : int or sequence of int, optional
+    ///     The first row of each excerpt, counted from the start of its array: 0 by default.
+    /// stops : int or sequence of int, optional
+    ///     The row behind the last of each excerpt. By default `length` rows behind the first one or, without that,
+    ///     the end of the array.
+    /// length : int, optional
+    ///     How many rows each excerpt has in the batch. By default as many as the first one or, with `pad`, as the
+    ///     longest one.
+    /// out : ndarray, optional
+    ///     The array to copy to, of the shape and the dtype of the batch. It is used fastest if it is C-contiguous. For
+    ///     a tensor of PyTorch, give its ``numpy()``.
+    /// dtype : data-type, optional
+    ///     The dtype that items are converted to, by the rule ``"same_kind"`` of `numpy.can_cast`. By default all
+    ///     arrays must have the same, which the batch then has, byte order included.
+    /// pad : scalar or array_like, optional
+    ///     What is put in place of rows that an array does not have, or that an excerpt has less than `length`: a
+    ///     value, or a row. By default such excerpts are refused.
+    /// threads : int, optional
+    ///     How many threads copy: 1 by default. Worthwhile from some hundred kilobytes on.
+    ///
+    /// Returns
+    /// -------
+    /// ndarray
+    ///     `out`, or a new array. Its shape is ``(len(names), length, …)`` or, if neither `starts`, `stops`, `length`
+    ///     nor `pad` are given, ``(len(names), …)`` with the shape that all arrays have.
+    ///
+    /// Raises
+    /// ------
+    /// KeyError
+    ///     If there is no array of a name.
+    /// IndexError
+    ///     If an excerpt starts before its array, stops before it starts or, without `pad`, does not lie in its array.
+    /// TypeError
+    ///     If the dtypes of the arrays, or that of `out`, do not fit, or an argument is of a wrong type.
+    /// ValueError
+    ///     If the shapes of the arrays, or that of `out`, do not fit, an array cannot be read (see `load`), there are no
+    ///     names and no `out`, or the reader is closed.
+    ///
+    /// See Also
+    /// --------
+    /// prefetch : Has the system read what a later batch needs.
+    ///
+    /// Notes
+    /// -----
+    /// Errors name the file and the array, and are raised before anything is written to `out`.
+    ///
+    /// Views are kept as by ``data[name]``, if `cache` is true. Arrays in Fortran order, and those that are converted, are
+    /// copied by NumPy, one after the other.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import numpy as np
+    /// >>> import mmnpz
+    /// >>> np.savez("example.npz", a=np.arange(6), b=np.arange(10, 14))
+    /// >>> data = mmnpz.load("example.npz")
+    /// >>> data.gather(["a", "b", "a"], starts=[0, 1, 3], length=3)
+    /// array([[ 0,  1,  2],
+    ///        [11, 12, 13],
+    ///        [ 3,  4,  5]])
+    /// >>> data.gather(["a", "b"], pad=-1, dtype=np.float32)
+    /// array([[ 0.,  1.,  2.,  3.,  4.,  5.],
+    ///        [10., 11., 12., 13., -1., -1.]], dtype=float32)
+    /// >>> data.gather(["a", "b"], starts=[0, 2], length=3)
+    /// Traceback (most recent call last):
+    ///   ...
+    /// IndexError: example.npz: member "b": rows 2 to 5 are asked for, and it has 4; pad= says what to put in place ...
+    #[pyo3(signature = (names, starts=None, stops=None, *, length=None, out=None, dtype=None, pad=None, threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "those of Python, most of them with keywords")]
+    fn gather<'py>(
+        &self,
+        names: &Bound<'py, PyAny>,
+        starts: Option<&Bound<'py, PyAny>>,
+        stops: Option<&Bound<'py, PyAny>>,
+        length: Option<i64>,
+        out: Option<&Bound<'py, PyAny>>,
+        dtype: Option<&Bound<'py, PyAny>>,
+        pad: Option<&Bound<'py, PyAny>>,
+        threads: Option<i64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let part = Part::new(names, starts, stops, length)?;
+        gather::gather(&self.lookup(names.py())?, &part, &Making { out, dtype, pad, threads })
+    }
+
+    /// Has the operating system read excerpts, or whole arrays, into memory. Does not wait until they are there.
+    ///
+    /// Parameters
+    /// ----------
+    /// names : sequence of str
+    ///     The names of the arrays.
+    /// starts, stops, length
+    ///     Which rows of them, as for `gather`; by default all. Rows behind the end of an array are left aside.
+    ///
+    /// Raises
+    /// ------
+    /// KeyError, IndexError, TypeError, ValueError
+    ///     As for `gather`.
+    ///
+    /// Notes
+    /// -----
+    /// `gather` does this by itself for what it needs. Call it for the next batch before you work on the present one.
+    /// On systems without such advice, Windows for one, nothing is read.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import numpy as np
+    /// >>> import mmnpz
+    /// >>> np.savez("example.npz", a=np.arange(6), b=np.arange(10, 14))
+    /// >>> data = mmnpz.load("example.npz")
+    /// >>> data.prefetch(["a", "b"], starts=[2, 0], length=2)
+    /// >>> data.gather(["a", "b"], starts=[2, 0], length=2)
+    /// array([[ 2,  3],
+    ///        [10, 11]])
+    #[pyo3(signature = (names, starts=None, stops=None, *, length=None))]
+    fn prefetch<'py>(
+        &self,
+        names: &Bound<'py, PyAny>,
+        starts: Option<&Bound<'py, PyAny>>,
+        stops: Option<&Bound<'py, PyAny>>,
+        length: Option<i64>,
+    ) -> PyResult<()> {
+        let part = Part::new(names, starts, stops, length)?;
+        gather::prefetch(&self.lookup(names.py())?, &part)
+    }
+
+    /// Tells the operating system how the map of the file will be used, by all who share it in this process.
+    ///
+    /// Parameters
+    /// ----------
+    /// advice : {"normal", "random", "sequential", "willneed", "dontneed"}
+    ///     What to expect:
+    ///
+    ///     - ``"normal"``, which maps start with: some is read ahead.
+    ///     - ``"random"``: small parts of views at random. Nothing is read ahead, page by page.
+    ///     - ``"sequential"``: whole arrays from start to end. Much is read ahead.
+    ///     - ``"willneed"``: all of the file, soon. It is read, in the background.
+    ///     - ``"dontneed"``: nothing, for now. This process lets go of the pages; they stay in the page cache until the
+    ///       system needs the memory, and come back when they are touched.
+    ///
+    /// Raises
+    /// ------
+    /// ValueError
+    ///     If it is another advice, or the reader is closed.
+    ///
+    /// Notes
+    /// -----
+    /// Nothing of this changes what is read, and a system may ignore it; Windows does. `gather` and `prefetch` do not
+    /// need it.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import numpy as np
+    /// >>> import mmnpz
+    /// >>> np.savez("example.npz", a=np.arange(6))
+    /// >>> data = mmnpz.load("example.npz")
+    /// >>> data.advise("random")
+    /// >>> data["a"][4:]
+    /// memmap([4, 5])
+    fn advise(&self, py: Python<'_>, advice: &str) -> PyResult<()> {
+        let advice = Advice::of(advice)?;
+        let archive = self.archive(py)?;
+        let mapping = archive.mapping.get();
+        detached(py, || mapping.advise(advice, 0, mapping.bytes().len()));
+        Ok(())
     }
 
     fn __contains__(&self, name: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mmnpz_core::index::MemberId;
 use mmnpz_core::slots::Slots;
 use once_cell::race::OnceBox;
+use pyo3::Borrowed;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -65,6 +66,18 @@ impl Views {
         let view = self.slots.get()?.get(member)?;
         // SAFETY: what is in a slot is a reference to a live object, which the slot owns until `self` is dropped.
         Some(unsafe { Bound::from_borrowed_ptr(py, view.as_ptr()) })
+    }
+
+    /// The same without a reference of its own, which threads would wait for each other to count.
+    #[inline]
+    pub(crate) fn peek<'a, 'py>(
+        &'a self,
+        py: Python<'py>,
+        member: MemberId,
+    ) -> Option<Borrowed<'a, 'py, PyAny>> {
+        let view = self.slots.get()?.get(member)?;
+        // SAFETY: as in `get`; the slot keeps its reference for as long as `self` is borrowed.
+        Some(unsafe { Borrowed::from_ptr(py, view.as_ptr()) })
     }
 
     /// Offers a view for a member and gives back the one that counts, the first that was offered. Says also

@@ -1,0 +1,820 @@
+"""Batches: gather gives what numpy.stack makes of slices of the views, and refuses before it writes."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mmnpz
+from tests.archives import Entry, build_zip, npy, npy_with_header, put, same_items
+from tests.processes import fork, run_python, wait_for
+from tests.test_dtypes import DTYPES, IDS, filled
+from tests.threads import in_threads
+
+RECORDINGS = 12
+ROWS = [30 + 7 * number % 40 for number in range(RECORDINGS)]
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """An archive of recordings of different lengths, `r0`, `r1`, …"""
+    path = tmp_path / "recordings.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number, rows in enumerate(ROWS):
+            writer[f"r{number}"] = recording(number, rows)
+    return path
+
+
+def recording(number: int, rows: int) -> Any:
+    return (np.arange(rows * 6, dtype=np.float32) + 1000 * number).reshape(rows, 3, 2)
+
+
+NAMES = [f"r{number}" for number in range(RECORDINGS)]
+
+
+def stacked(data: Any, names: Any, starts: Any, length: int) -> Any:
+    return stack([data[name][start : start + length] for name, start in zip(names, starts, strict=True)])
+
+
+def stack(arrays: Any) -> Any:
+    """numpy.stack, in the dtype of the arrays: it would give native byte order, and records without gaps."""
+    dtype = arrays[0].dtype
+    if dtype.itemsize == 0 and dtype.kind in "SU":
+        dtype = np.empty(0, dtype).dtype  # one character
+    out = np.empty((len(arrays), *arrays[0].shape), dtype)
+    return np.stack(arrays, out=out)
+
+
+def equal(ours: Any, theirs: Any) -> bool:
+    """Whether two arrays hold the same, in the same dtype and byte order."""
+    return bool(
+        ours.dtype == theirs.dtype
+        and ours.dtype.byteorder == theirs.dtype.byteorder
+        and ours.shape == theirs.shape
+        and ours.tobytes() == theirs.tobytes()
+    )
+
+
+def test_excerpts_are_stacked(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    generator = np.random.default_rng(1)
+    for length in (0, 1, 7, 30):
+        starts = generator.integers(0, np.array(ROWS) - length + 1)
+        batch = data.gather(NAMES, starts, length=length)
+        assert type(batch) is np.ndarray
+        assert equal(batch, stacked(data, NAMES, starts, length))
+        assert batch.flags.writeable
+        assert batch.flags.owndata
+        assert batch.flags.c_contiguous
+        assert equal(data.gather(NAMES, starts, starts + length), batch)
+        assert equal(data.gather(NAMES, starts, stops=list(starts + length), length=length), batch)
+
+
+def test_members_are_stacked_whole(archive: Path, arrays: dict[str, Any], recordings: Path) -> None:
+    data = mmnpz.load(archive)
+    for name in arrays:
+        assert equal(data.gather([name, name]), stack([data[name], data[name]])), name
+    data = mmnpz.load(recordings)
+    same = [name for name, rows in zip(NAMES, ROWS, strict=True) if rows == ROWS[0]]
+    assert equal(data.gather(same), stack([data[name] for name in same]))
+
+
+def test_rows_from_the_start_and_to_the_end(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    assert equal(data.gather(NAMES, length=5), stacked(data, NAMES, [0] * RECORDINGS, 5))
+    assert equal(data.gather(NAMES, None, 5), stacked(data, NAMES, [0] * RECORDINGS, 5))
+    starts = [rows - 4 for rows in ROWS]
+    assert equal(data.gather(NAMES, starts), stacked(data, NAMES, starts, 4))
+    assert equal(data.gather(NAMES, 3, length=2), stacked(data, NAMES, [3] * RECORDINGS, 2))
+
+
+@pytest.mark.parametrize(
+    "sequence", [list, tuple, np.array, iter, dict.fromkeys, lambda names: np.array(names, object)]
+)
+def test_names_in_any_sequence(recordings: Path, sequence: Any) -> None:
+    data = mmnpz.load(recordings)
+    expected = stacked(data, NAMES, [0] * RECORDINGS, 3)
+    assert equal(data.gather(sequence(NAMES), length=3), expected)
+    data = mmnpz.load(recordings)
+    assert equal(data.gather([np.str_(name) for name in NAMES], length=3), expected)
+    assert {type(name) for name in data.arrays} == {str}
+
+
+@pytest.mark.parametrize("dtype", ["i1", "<i8", ">i8", "u1", "u8", ">i2", object])
+def test_starts_of_any_integers(recordings: Path, dtype: Any) -> None:
+    data = mmnpz.load(recordings)
+    starts = np.arange(RECORDINGS, dtype=dtype)
+    expected = stacked(data, NAMES, range(RECORDINGS), 3)
+    for given_starts in (starts, starts.tolist(), tuple(starts), range(RECORDINGS), iter(starts)):
+        assert equal(data.gather(NAMES, given_starts, length=3), expected)
+    twice = np.repeat(starts, 2)
+    assert equal(data.gather(NAMES, twice[::2], length=3), expected)
+    assert equal(data.gather(NAMES, starts[3], length=3), stacked(data, NAMES, [3] * RECORDINGS, 3))
+
+
+@pytest.mark.parametrize(
+    "starts", [[1.0] * RECORDINGS, ["1"] * RECORDINGS, 1.5, np.zeros(RECORDINGS), "1", [None]]
+)
+def test_starts_that_are_no_integers(recordings: Path, starts: Any) -> None:
+    data = mmnpz.load(recordings)
+    with pytest.raises(TypeError, match="starts must be integers"):
+        data.gather(NAMES, starts, length=3)
+    with pytest.raises(TypeError, match="stops must be integers"):
+        data.gather(NAMES, None, starts)
+
+
+def test_numbers_of_names_and_rows_must_agree(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    with pytest.raises(ValueError, match="there are 12 names and 11 starts"):
+        data.gather(NAMES, range(11), length=3)
+    with pytest.raises(ValueError, match="there are 12 names and 13 stops"):
+        data.gather(NAMES, 0, np.arange(13))
+
+
+@pytest.mark.parametrize("name", ["nothing", "r1.npz", "\ud800", 3, None, b"r1"])
+def test_unknown_names(recordings: Path, name: Any) -> None:
+    data = mmnpz.load(recordings)
+    out = np.full((3, 2, 3, 2), 7, np.float32)
+    for _ in range(2):
+        with pytest.raises(KeyError) as info:
+            data.gather(["r1", name, "r2"], length=2, out=out)
+        assert info.value.args == (name,)
+    with pytest.raises(TypeError, match="hash"):
+        data.gather(["r1", ["r2"]], length=2)  # type: ignore[list-item]
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("names", ["r1", b"r1", 3, None])
+def test_what_is_no_sequence_of_names(recordings: Path, names: Any) -> None:
+    data = mmnpz.load(recordings)
+    with pytest.raises(TypeError):
+        data.gather(names, length=1)
+    with pytest.raises(TypeError):
+        data.prefetch(names, length=1)
+
+
+# out, and what is refused before anything is written to it
+
+
+def test_out_is_filled_and_given_back(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    expected = stacked(data, NAMES, range(RECORDINGS), 4)
+    room = np.full((3 * RECORDINGS, 8, 6, 4), 7, np.float32)
+    outs = {
+        "in order": np.empty_like(expected),
+        "Fortran": np.asfortranarray(np.empty_like(expected)),
+        "every third": room[1::3, 2:6, ::2, 1:3],
+        "backwards": np.empty_like(expected)[::-1],
+        "part": room[:RECORDINGS, :4, :3, :2],
+        "subclass": np.empty_like(expected).view(type("Sub", (np.ndarray,), {})),
+    }
+    for case, out in outs.items():
+        out[...] = -1
+        assert data.gather(NAMES, range(RECORDINGS), length=4, out=out) is out, case
+        assert np.array_equal(out, expected), case
+    untouched = np.ones(room.shape, bool)
+    untouched[1::3, 2:6, ::2, 1:3] = False
+    untouched[:RECORDINGS, :4, :3, :2] = False
+    assert (room[untouched] == 7).all()
+
+
+def test_out_can_be_the_memory_of_a_tensor(recordings: Path) -> None:
+    torch = pytest.importorskip("torch")
+    data = mmnpz.load(recordings)
+    tensor = torch.zeros((RECORDINGS, 4, 3, 2))
+    data.gather(NAMES, torch.arange(RECORDINGS), length=4, out=tensor.numpy())
+    assert np.array_equal(tensor.numpy(), stacked(data, NAMES, range(RECORDINGS), 4))
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (
+            np.empty((RECORDINGS, 4, 3), np.float32),
+            ValueError,
+            r"out has the shape \(12, 4, 3\), and .*\(12, 4, 3, 2\)",
+        ),
+        (np.empty((RECORDINGS + 1, 4, 3, 2), np.float32), ValueError, "out has the shape"),
+        (np.empty((RECORDINGS, 5, 3, 2), np.float32), ValueError, "out has the shape"),
+        (np.empty((), np.float32), ValueError, "out has the shape"),
+        (np.empty((RECORDINGS, 4, 3, 2), np.float64), TypeError, "out has the dtype float64.*float32"),
+        (np.empty((RECORDINGS, 4, 3, 2), ">f4"), TypeError, "out has the dtype >f4"),
+        (bytearray(RECORDINGS * 4 * 3 * 2 * 4), TypeError, "out must be an array"),
+        ([1], TypeError, "out must be an array"),
+    ],
+)
+def test_an_out_that_does_not_fit(recordings: Path, out: Any, error: Any, message: str) -> None:
+    data = mmnpz.load(recordings)
+    with pytest.raises(error, match=message) as info:
+        data.gather(NAMES, length=4, out=out)
+    assert str(info.value).startswith(str(recordings))
+
+
+def test_an_out_that_is_read_only(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    out = np.zeros((RECORDINGS, 4, 3, 2), np.float32)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        data.gather(NAMES, length=4, out=out)
+    with pytest.raises(ValueError, match="out is read-only"):
+        data.gather(["r0"], out=data["r0"][None])
+    assert not out.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, r'member "r1": its shape \(37, 3, 2\) does not fit \(30, 3, 2\) of member "r0"'),
+        (
+            {"starts": [0] * 11 + [-1], "length": 2},
+            IndexError,
+            r'member "r11": rows -1 to 1 .* counted from the start',
+        ),
+        ({"starts": 0, "stops": [2] * 11 + [-1]}, IndexError, r'member "r11": rows 0 to -1'),
+        (
+            {"starts": [0] * 11 + [9], "stops": 2},
+            IndexError,
+            r'member "r11": rows 9 to 2 .* ends before it starts',
+        ),
+        ({"length": 31}, IndexError, r'member "r0": rows 0 to 31 are asked for, and it has 30; pad='),
+        ({"starts": [*ROWS[:-1], ROWS[-1] - 1], "length": 1}, IndexError, r'member "r0": rows 30 to 31'),
+        ({"starts": [0] * 11 + [1000]}, ValueError, r'member "r1": rows 0 to 37 are not the 30'),
+        ({"starts": 0, "stops": [2] * 11 + [3]}, ValueError, r'member "r11": rows 0 to 3 are not the 2'),
+        ({"starts": 0, "stops": 3, "length": 2}, ValueError, r'member "r0": rows 0 to 3 are not the 2'),
+        ({"starts": 0, "stops": 3, "length": 4}, ValueError, r'member "r0": rows 0 to 3 are not the 4'),
+        ({"starts": 2**63 - 1, "length": 2}, IndexError, r'member "r0": rows 9223372036854775807 to'),
+        (
+            {"starts": 0, "stops": 3, "length": 2, "pad": 0},
+            ValueError,
+            r'member "r0": rows 0 to 3 are not the 2',
+        ),
+        ({"length": 2, "dtype": "i4"}, TypeError, r'member "r0": items of dtype float32 cannot become int32'),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    recordings: Path, arguments: dict[str, Any], error: Any, message: str
+) -> None:
+    data = mmnpz.load(recordings)
+    outs = [np.full((RECORDINGS, rows, 3, 2), 7, np.float32) for rows in (0, 1, 2, 3, 4, 30, 31)]
+    for out in [None, *outs]:
+        with pytest.raises(error, match=message) as info:
+            data.gather(NAMES, out=out, **arguments)
+        assert str(info.value).startswith(f"{recordings}: member ")
+    assert all((out == 7).all() for out in outs)
+
+
+@pytest.mark.parametrize("name", ["threads", "length"])
+def test_numbers_that_are_none(recordings: Path, name: str) -> None:
+    data = mmnpz.load(recordings)
+    with pytest.raises(ValueError, match=name):
+        data.gather(NAMES, **{"length": 3, name: -1})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="threads"):
+        data.gather(NAMES, length=3, threads=0)
+
+
+def test_the_member_that_differs_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(
+        path,
+        first=np.zeros((5, 3), "f4"),
+        double=np.zeros((5, 3), "f8"),
+        wide=np.zeros((5, 4), "f4"),
+        flat=np.zeros(5, "f4"),
+        big=np.zeros((5, 3), ">f4"),
+        scalar=np.float32(1),
+    )
+    data = mmnpz.load(path)
+    out = np.full((2, 2, 3), 7, np.float32)
+    for name, error, message in [
+        ("double", TypeError, 'its dtype float64 is not float32, that of member "first"; dtype= converts'),
+        ("big", TypeError, 'its dtype >f4 is not float32, that of member "first"; dtype= converts'),
+        (
+            "wide",
+            ValueError,
+            r'its shape \(5, 4\) does not fit \(5, 3\) of member "first", apart from the first axis',
+        ),
+        ("flat", ValueError, r"its shape \(5,\) does not fit"),
+        ("scalar", ValueError, "no dimensions"),
+    ]:
+        with pytest.raises(error, match=f'member "{name}": .*{message}'):
+            data.gather(["first", name], length=2, out=out)
+    for names in (["scalar", "first"], ["first", "scalar"]):
+        with pytest.raises(ValueError, match=r"its shape \(.*\) does not fit \(.*\) of member"):
+            data.gather(names)
+    assert (out == 7).all()
+
+
+def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(3), b=np.arange(3))
+    path.write_bytes(path.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPX", 1))
+    out = np.full((2, 3), 7)
+    with pytest.raises(ValueError, match=r'member "?.?a'):
+        mmnpz.load(path).gather(["b", "a"], out=out)
+    assert (out == 7).all()
+
+
+# Nothing
+
+
+def test_no_names(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    out: Any
+    length: Any
+    nothing: tuple[dict[str, Any], ...] = ({}, {"length": 3}, {"dtype": "f4"}, {"starts": []})
+    for arguments in nothing:
+        with pytest.raises(ValueError, match="no names"):
+            data.gather([], **arguments)
+    for out, length in ((np.empty((0, 3, 2)), None), (np.empty((0, 5, 3, 2)), 5), (np.empty(0), None)):
+        assert data.gather([], out=out, length=length) is out
+        assert data.gather([], [], [], out=out, length=length) is out
+        assert data.gather(np.array([], str), np.array([], int), out=out, length=length) is out
+    for out, length in (
+        (np.empty((1, 3)), None),
+        (np.empty((0, 5)), 4),
+        (np.empty(0), 4),
+        (np.empty(()), None),
+    ):
+        with pytest.raises(ValueError, match="out has the shape"):
+            data.gather([], out=out, length=length)
+    data.prefetch([])
+
+
+@pytest.mark.parametrize("shape", [(0,), (4, 0), (4, 0, 3), (0, 3), (4, 3, 0)])
+def test_arrays_of_no_items(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.zeros(shape, "c8"), b=np.zeros(shape, "c8"))
+    data = mmnpz.load(path)
+    for length in range(shape[0] + 1):
+        assert equal(data.gather(["a", "b"], length=length), stacked(data, ["a", "b"], [0, 0], length))
+        if length:
+            assert data.gather(["a", "b"], 1, length=length, pad=1).shape == (2, length, *shape[1:])
+    assert (
+        data.gather(["a", "b"], length=2**40, pad=1).shape == (2, 2**40, *shape[1:])
+        if 0 in shape[1:]
+        else True
+    )
+    assert equal(data.gather(["a", "b"]), stack([data["a"], data["b"]]))
+
+
+# Padding
+
+
+def padded(data: Any, names: Any, starts: Any, length: int, pad: Any) -> Any:
+    excerpts = [data[name][start : start + length] for name, start in zip(names, starts, strict=True)]
+    batch = np.empty((len(excerpts), length, *excerpts[0].shape[1:]), excerpts[0].dtype)
+    batch[...] = pad
+    for place, excerpt in zip(batch, excerpts, strict=True):
+        place[: len(excerpt)] = excerpt
+    return batch
+
+
+@pytest.mark.parametrize("pad", [0, -1.5, np.float32(3), np.nan, [[1, 2], [3, 4], [5, 6]], [8, 9]])
+def test_short_excerpts_are_padded(recordings: Path, pad: Any) -> None:
+    data = mmnpz.load(recordings)
+    starts = [rows - number for number, rows in enumerate(ROWS)]
+    assert equal(data.gather(NAMES, starts, length=7, pad=pad), padded(data, NAMES, starts, 7, pad))
+    far = [start + 10**9 for start in starts]
+    assert equal(data.gather(NAMES, far, length=3, pad=pad), padded(data, NAMES, far, 3, pad))
+    # Without a length as long as the longest.
+    assert equal(data.gather(NAMES, pad=pad), padded(data, NAMES, [0] * RECORDINGS, max(ROWS), pad))
+    assert equal(data.gather(NAMES, starts, pad=pad), padded(data, NAMES, starts, RECORDINGS - 1, pad))
+    out = np.asfortranarray(np.empty((RECORDINGS, 7, 3, 2), np.float32))
+    data.gather(NAMES, starts, length=7, pad=pad, out=out)
+    assert np.array_equal(out, padded(data, NAMES, starts, 7, pad), equal_nan=True)
+
+
+def test_stops_with_padding(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    stops = np.arange(RECORDINGS) + 2
+    batch = data.gather(NAMES, 2, stops, pad=-1, length=20)
+    assert batch.shape == (RECORDINGS, 20, 3, 2)
+    for number, name in enumerate(NAMES):
+        assert np.array_equal(batch[number, :number], data[name][2 : stops[number]])
+        assert (batch[number, number:] == -1).all()
+
+
+@pytest.mark.parametrize("pad", ["x", [1, 2, 3], object(), np.zeros((5, 3, 2))])
+def test_a_pad_that_does_not_fit(recordings: Path, pad: Any) -> None:
+    data = mmnpz.load(recordings)
+    out = np.full((RECORDINGS, 50, 3, 2), 7, np.float32)
+    with pytest.raises((ValueError, TypeError)):
+        data.gather(NAMES, length=50, pad=pad, out=out)
+    assert (out == 7).all()
+
+
+# dtypes
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=IDS)
+@pytest.mark.parametrize("order", "CF")
+def test_every_dtype(tmp_path: Path, dtype: Any, order: Any) -> None:
+    path = tmp_path / "a.npz"
+    arrays = {f"a{number}": np.asarray(filled(dtype, (6, 4), number), order=order) for number in range(3)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the header needs .npy format 3.0")
+        with mmnpz.NpzWriter(path) as writer:
+            for name, array in arrays.items():
+                writer.write(name, array)
+    data = mmnpz.load(path)
+    names = list(arrays)
+    for ours, theirs in (
+        (data.gather(names, [2, 0, 1], length=3), stacked(data, names, [2, 0, 1], 3)),
+        (data.gather(names), stack([data[name] for name in names])),
+    ):
+        if dtype.itemsize == 0 and dtype.kind in "SU":
+            assert ours.shape == theirs.shape
+            assert (ours == theirs).all()
+            continue
+        assert ours.dtype == theirs.dtype == dtype
+        assert ours.dtype.byteorder == theirs.dtype.byteorder
+        assert same_items(ours, theirs)
+
+
+@pytest.mark.parametrize("subarray", [(1,), (1, 1)])
+def test_descriptions_of_sub_arrays(tmp_path: Path, subarray: tuple[int, ...]) -> None:
+    header = f"{{'descr': ('<i4', {subarray}), 'fortran_order': False, 'shape': (3,), }}\n"
+    file = npy_with_header(header, np.arange(3, dtype="<i4").tobytes())
+    data = mmnpz.load(put(tmp_path / "a.npz", build_zip(Entry("a.npy", file))))
+    assert data.gather(["a", "a"], [0, 1], length=2).tolist() == [[0, 1], [1, 2]]
+
+
+SOURCES = [
+    "?",
+    "i1",
+    "u1",
+    "<i2",
+    ">i2",
+    "<i4",
+    "<i8",
+    "<f2",
+    "<f4",
+    ">f4",
+    "<f8",
+    "<c8",
+    "<c16",
+    "S3",
+    "<U2",
+    "<M8[s]",
+]
+
+
+@pytest.mark.parametrize("target", [*SOURCES, "S5", "<U5", "<M8[ms]", "V4"])
+def test_conversion_is_that_of_numpy(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "a.npz"
+    arrays: dict[str, Any] = {
+        f"a{number}": np.arange(8).reshape(4, 2).astype(source) for number, source in enumerate(SOURCES)
+    }
+    np.savez(path, **arrays)
+    data = mmnpz.load(path)
+    for name, array in arrays.items():
+        if np.can_cast(array.dtype, target, "same_kind"):
+            with np.errstate(all="ignore"):
+                expected = np.stack([array[1:3], array[2:4]]).astype(target)
+            assert equal(data.gather([name, name], [1, 2], length=2, dtype=target), expected)
+            out = np.zeros(expected.shape, target)
+            assert data.gather([name, name], [1, 2], length=2, dtype=target, out=out) is out
+            assert equal(out, expected)
+            assert equal(
+                data.gather([name], dtype=target, pad=0 if target[0] not in "V" else b""),
+                array[None].astype(target),
+            )
+        else:
+            out = np.zeros((2, 2, 2), target)
+            with pytest.raises(TypeError, match=f'member "{name}": .* cannot become'):
+                data.gather([name, name], [1, 2], length=2, dtype=target, out=out)
+    numbers = [name for name, array in arrays.items() if array.dtype.kind in "?iuf"]
+    if np.dtype(target).kind == "f":
+        expected = stack([arrays[name].astype(target) for name in numbers])
+        assert equal(data.gather(numbers, dtype=target), expected)
+
+
+@pytest.mark.parametrize("dtype", ["O", "S", "U", "(2,)f4", "nonsense"])
+def test_dtypes_that_a_batch_cannot_have(recordings: Path, dtype: Any) -> None:
+    with pytest.raises(TypeError):
+        mmnpz.load(recordings).gather(NAMES, length=2, dtype=dtype)
+
+
+@pytest.mark.parametrize("junk", range(8))
+def test_foreign_archives_with_data_at_any_address(tmp_path: Path, junk: int) -> None:
+    arrays = {f"a{number}": recording(number, 5).astype(">f8") for number in range(4)}
+    members = [Entry(f"{name}.npy", npy(array)) for name, array in arrays.items()]
+    data = mmnpz.load(put(tmp_path / "a.npz", build_zip(*members, junk=b"x" * junk)))
+    names = list(arrays)
+    assert equal(data.gather(names, [1, 2, 0, 3], length=2), stacked(arrays, names, [1, 2, 0, 3], 2))
+    ours = data.gather(names, length=2, dtype="f4")
+    assert equal(ours, stacked(arrays, names, [0] * 4, 2).astype("f4"))
+
+
+def test_some_members_in_fortran_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    arrays: dict[str, Any] = {f"a{number}": recording(number, 9) for number in range(6)}
+    for name in ("a1", "a3", "a5"):
+        arrays[name] = np.asfortranarray(arrays[name])
+    np.savez(path, **arrays)
+    data = mmnpz.load(path)
+    names = list(arrays)
+    for threads in (1, 2):
+        batch = data.gather(names, range(6), length=5, pad=3, threads=threads)
+        assert equal(batch, padded(arrays, names, range(6), 5, 3))
+        assert equal(data.gather(names, threads=threads), stack(list(arrays.values())))
+    data.prefetch(names, range(6), length=2)
+
+
+@given(
+    data=st.data(),
+    dtype=st.sampled_from(["?", "i1", "<f4", ">f4", "<f8", "<c8", "<M8[ns]", "S3", "V5"]),
+    shape=st.lists(st.integers(0, 4), max_size=3).map(tuple),
+    aligned=st.booleans(),
+    cache=st.booleans(),
+    threads=st.integers(1, 3),
+)
+def test_any_batch(
+    new_path: Callable[[], Path],
+    data: Any,
+    dtype: str,
+    shape: tuple[int, ...],
+    aligned: bool,
+    cache: bool,
+    threads: int,
+) -> None:
+    path = new_path()
+    arrays = {}
+    for number in range(data.draw(st.integers(1, 6))):
+        order = data.draw(st.sampled_from("CCCF"))
+        rows = data.draw(st.integers(0, 9))
+        arrays[f"n{number}"] = np.asarray(filled(np.dtype(dtype), (rows, *shape), number), order=order)
+    if aligned:
+        with mmnpz.NpzWriter(path) as writer:
+            for name, array in arrays.items():
+                writer.write(name, array)
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            for name, array in arrays.items():
+                file.writestr(f"{name}.npy", npy(array))
+    reader = mmnpz.load(path, cache=cache, subok=data.draw(st.booleans()))
+    names = data.draw(st.lists(st.sampled_from(list(arrays)), min_size=1, max_size=12))
+    for _ in range(2):
+        shortest = min(len(arrays[name]) for name in names)
+        length = data.draw(st.integers(0, shortest))
+        starts = [data.draw(st.integers(0, len(arrays[name]) - length)) for name in names]
+        batch = reader.gather(names, starts, length=length, threads=threads)
+        assert equal(batch, stacked(arrays, names, starts, length))
+        starts = [data.draw(st.integers(0, 12)) for _ in names]
+        length = data.draw(st.integers(0, 12))
+        pad = np.ones((), "i1").astype(dtype)
+        batch = reader.gather(names, starts, length=length, pad=pad, threads=threads)
+        assert equal(batch, padded(arrays, names, starts, length, pad))
+        reader.prefetch(names, starts, length=length)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 1000, 50_000])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_large_batches(tmp_path: Path, columns: int, threads: int) -> None:
+    """Excerpts that are many units of the threads, parts of one, or do not divide it."""
+    path = tmp_path / "a.npz"
+    rows = 400_000 // columns
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(3):
+            writer[str(number)] = (np.arange(rows * columns, dtype="<i4") * (number + 1)).reshape(
+                rows, columns
+            )
+    data = mmnpz.load(path)
+    names = ["2", "0", "1", "1"]
+    starts = [0, 1, rows // 2, rows - 1]
+    pad = np.arange(columns) - 5  # differs within a row, which the end of a unit may split
+    batch = data.gather(names, starts, length=rows, pad=pad, threads=threads)
+    assert equal(batch, padded(data, names, starts, rows, pad))
+    assert equal(data.gather(names, threads=threads), stack([data[name] for name in names]))
+    one = rows // 3
+    assert equal(data.gather(names, 1, length=one, threads=threads), stacked(data, names, [1] * 4, one))
+
+
+# The reader: its cache, its end, and who shares it
+
+
+def test_views_are_kept_as_by_data_of_name(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    data.gather(NAMES[:3], length=2)
+    assert list(data.arrays) == NAMES[:3]
+    assert data.arrays["r1"] is data["r1"]
+    view = data["r5"]
+    data.gather(NAMES, length=2)
+    assert data["r5"] is view
+    options: Any
+    for options in ({"cache": False}, {"cache": False, "subok": False}):
+        fresh = mmnpz.load(recordings, **options)
+        assert equal(fresh.gather(NAMES, 1, length=2), data.gather(NAMES, 1, length=2))
+        assert fresh.arrays == {}
+    for options in ({"preload": True}, {"subok": False}):
+        other = mmnpz.load(recordings, **options)
+        assert equal(other.gather(NAMES, 1, length=2), data.gather(NAMES, 1, length=2))
+
+
+def test_what_others_put_among_the_views_is_not_read(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    arrays: dict[str, Any] = data.arrays
+    arrays["r1"] = "a string"
+    arrays["r2"] = np.zeros((5, 3, 2), np.float32)
+    arrays["r3"] = None
+    names = ["r1", "r2", "r3"]
+    expected = np.stack([recording(number, ROWS[number])[1:3] for number in (1, 2, 3)])
+    assert equal(data.gather(names, 1, length=2), expected)
+    assert equal(data.gather(names, 1, length=2, dtype="f8"), expected.astype("f8"))
+
+
+def set_shape(view: Any, shape: tuple[int, ...]) -> None:
+    with warnings.catch_warnings():
+        # NumPy 2.5 warns that this will not always be allowed.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        view.shape = shape
+
+
+@pytest.mark.thread_unsafe(reason="warnings are filtered for the whole process")
+def test_a_view_that_was_reshaped_is_read_as_it_is(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    set_shape(data["r0"], (ROWS[0] * 3, 2))
+    assert equal(data.gather(["r0"], [1], length=2), data["r0"][None, 1:3])
+    set_shape(data["r1"], (-1,))
+    with pytest.raises(ValueError, match='member "r1": its shape'):
+        data.gather(["r0", "r1"], length=2)
+
+
+def test_a_closed_reader(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    data.close()
+    for call in (
+        lambda: data.gather(NAMES, length=2),
+        lambda: data.prefetch(NAMES),
+        lambda: data.advise("normal"),
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+def test_a_batch_outlives_its_reader(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    expected = stacked(data, NAMES, range(RECORDINGS), 3)
+    batch = data.gather(NAMES, range(RECORDINGS), length=3)
+    data.close()
+    del data
+    assert equal(batch, expected)
+
+
+def test_closing_while_batches_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(16):
+            writer[str(number)] = np.full(200_000, number)
+    names = [str(number) for number in range(16)]
+
+    def work(data: Any, number: int) -> bool:
+        if number == 0:
+            data.close()
+            return True
+        out = np.empty((16, 200_000), int)
+        for _ in range(100):
+            try:
+                data.gather(names, out=out, threads=1 + number % 2)
+            except ValueError as error:
+                return "closed" in str(error)
+            assert (out == np.arange(16)[:, None]).all()
+        return False
+
+    for cache in (True, False):
+        for _ in range(5):
+            assert all(in_threads(partial(work, mmnpz.load(path, cache=cache)), 4))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_threads_share_a_reader(recordings: Path, cache: bool) -> None:
+    data = mmnpz.load(recordings, cache=cache)
+
+    def work(number: int) -> None:
+        generator = np.random.default_rng(number)
+        out = np.empty((64, 20, 3, 2), np.float32)
+        for _ in range(100):
+            numbers = generator.integers(RECORDINGS, size=64)
+            starts = generator.integers(11, size=64)
+            names = [NAMES[number] for number in numbers]
+            data.gather(names, starts, length=20, out=out, threads=1 + number % 2)
+            for place, number_, start in zip(out, numbers, starts, strict=True):
+                assert np.array_equal(place, recording(number_, ROWS[number_])[start : start + 20])
+
+    in_threads(work)
+    if cache:
+        assert data["r0"] is data["r0"] is data.arrays["r0"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.thread_unsafe(reason="forks")
+def test_a_forked_child_gathers(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    expected = stacked(data, NAMES, range(RECORDINGS), 3)
+    stop = threading.Event()
+
+    def work() -> None:
+        out = np.empty((RECORDINGS, 3, 3, 2), np.float32)
+        while not stop.is_set():
+            data.gather(NAMES, range(RECORDINGS), length=3, out=out, threads=2)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(10):
+
+            def child() -> None:
+                for threads in (1, 2):
+                    batch = data.gather(NAMES * 500, list(range(RECORDINGS)) * 500, length=3, threads=threads)
+                    assert equal(batch, np.concatenate([expected] * 500))
+
+            wait_for(fork(child))
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no interval timers")
+@pytest.mark.parametrize("arguments", ["", "threads=3", "dtype='f4'"])
+def test_a_long_gather_can_be_interrupted(tmp_path: Path, arguments: str) -> None:
+    code = f"""
+    import signal, sys
+    import numpy as np, mmnpz
+
+    class Stopped(Exception):
+        pass
+
+    def stop(number, frame):
+        raise Stopped
+
+    path = sys.argv[1]
+    with mmnpz.NpzWriter(path) as writer:
+        writer["a"] = np.zeros(1 << 22)
+    data = mmnpz.load(path)
+    names = ["a"] * 20
+    # 640 MB, which take 50 ms or more
+    out = np.ones((20, 1 << 22), {"'f4'" if "dtype" in arguments else "'f8'"})
+    signal.signal(signal.SIGALRM, stop)
+    for attempt in range(50):
+        out[:] = 1
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            data.gather(names, out=out, {arguments})
+            signal.pause()  # it was faster
+        except Stopped:
+            if out[-1, -1] == 1:
+                break
+    else:
+        sys.exit("not interrupted")
+    # It goes on as before.
+    assert not data.gather(["a"], length=5).any()
+    """
+    run_python(code, tmp_path / "a.npz")
+
+
+@pytest.mark.thread_unsafe(reason="measures what else runs")
+def test_other_threads_run_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        writer["a"] = np.zeros(1 << 22)
+    data = mmnpz.load(path)
+    out = np.empty((8, 1 << 22))
+    ticks = 0
+    done = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not done.is_set():
+            ticks += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=tick)
+    interval = sys.getswitchinterval()
+    try:
+        # From here on a thread runs only where another one lets it.
+        sys.setswitchinterval(1000)
+        thread.start()
+        for _ in range(100):
+            before = ticks
+            data.gather(["a"] * 8, out=out)
+            if ticks > before:
+                break
+        else:
+            pytest.fail("no other thread ran")
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        thread.join()

@@ -1,0 +1,237 @@
+"""What is asked of the operating system: that it is asked for, and changes nothing of what is read."""
+
+import ctypes
+import mmap
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mmnpz
+from tests.threads import in_threads
+
+ADVICE: tuple[Any, ...] = ("normal", "random", "sequential", "willneed", "dontneed")
+
+PAGE = mmap.PAGESIZE
+ROWS = 4096
+"""Rows of 64 float32: each array has a megabyte."""
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at the page cache of Linux")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(8):
+            writer[str(number)] = np.full((ROWS, 64), number, np.float32)
+        writer["fortran"] = np.asfortranarray(np.arange(ROWS * 64, dtype=np.float32).reshape(ROWS, 64))
+        writer["scalar"] = np.float64(2)
+        writer["empty"] = np.zeros((0, 3))
+    return path
+
+
+def drop(path: Path) -> None:
+    """Takes a file out of the page cache; what a process has mapped stays there."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def resident(path: Path) -> Iterator[Any]:
+    """Tells for a range of bytes of a file what share of its pages is in memory, without touching them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        start_of_map = np.frombuffer(mapped, np.uint8).ctypes.data
+
+        def share(start: int, stop: int) -> float:
+            first = start // PAGE * PAGE
+            pages = (ctypes.c_ubyte * (-(-(stop - first) // PAGE)))()
+            address = ctypes.c_void_p(start_of_map + first)
+            assert libc.mincore(address, ctypes.c_size_t(stop - first), pages) == 0
+            return sum(page & 1 for page in pages) / len(pages)
+
+        yield share
+
+
+def place(data: Any, name: str) -> int:
+    """Where the items of an array start in the file."""
+    return int(data[name].ctypes.data - data.mmap.ctypes.data)
+
+
+def test_prefetching_says_nothing_and_changes_nothing(archive: Path) -> None:
+    data = mmnpz.load(archive)
+    names = list(data)
+    data.prefetch(names)
+    data.prefetch(names[:8], 5)
+    data.prefetch(names[:8], [1] * 8, length=7)
+    data.prefetch(names[:8], None, np.arange(8))
+    data.prefetch(["fortran", "empty"], 3, 9)
+    data.prefetch(["0"], 10**12, length=10**6)
+    data.prefetch(["0"], [0], stops=[2**62])
+    assert all((data[str(number)] == number).all() for number in range(8))
+
+
+def test_what_cannot_be_prefetched(archive: Path) -> None:
+    data = mmnpz.load(archive)
+    with pytest.raises(KeyError, match="nothing"):
+        data.prefetch(["0", "nothing"])
+    with pytest.raises(IndexError, match=f'{archive.name}: member "1": rows -1 to 3'):
+        data.prefetch(["0", "1"], [0, -1], length=4)
+    with pytest.raises(IndexError, match='member "1": rows 5 to 4'):
+        data.prefetch(["0", "1"], 5, [6, 4])
+    with pytest.raises(ValueError, match="there are 2 names and 1 starts"):
+        data.prefetch(["0", "1"], [0])
+    with pytest.raises(TypeError, match="integers"):
+        data.prefetch(["0"], 1.5)  # type: ignore[arg-type]
+
+
+@linux
+@pytest.mark.thread_unsafe(reason="looks at the page cache")
+def test_prefetching_reads_what_was_named_and_no_more(archive: Path) -> None:
+    drop(archive)
+    with resident(archive) as share:
+        if share(0, archive.stat().st_size) > 0.5:
+            pytest.skip("this file system keeps its files in memory")
+        data = mmnpz.load(archive)
+        data.advise("random")  # nothing is read but what is asked for
+        begin = place(data, "3")
+        data.prefetch(["3", "5"], [1000, 0], length=500)
+        wait_until(lambda: share(begin + 256_000, begin + 384_000) == 1)
+        wait_until(lambda: share(place(data, "5"), place(data, "5") + 128_000) == 1)
+        assert share(begin + 400_000, begin + 1_000_000) < 0.1
+        assert share(place(data, "1"), place(data, "1") + 1_000_000) < 0.1
+        data.prefetch(["fortran"], 100, length=1)
+        wait_until(lambda: share(place(data, "fortran"), place(data, "fortran") + 1_000_000) == 1)
+        data.advise("willneed")
+        wait_until(lambda: share(0, archive.stat().st_size) == 1)
+
+
+@linux
+@pytest.mark.thread_unsafe(reason="looks at the page cache")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [None, "f8"])
+def test_a_cold_batch_is_what_a_warm_one_is(archive: Path, threads: int, dtype: Any) -> None:
+    names = [str(number) for number in (3, 1, 7, 0, 0, 5)] + ["fortran"]
+    starts = [0, 3000, 17, 500, 3500, 4095, 1]
+    drop(archive)
+    cold = mmnpz.load(archive).gather(names, starts, length=1500, pad=-1, threads=threads, dtype=dtype)
+    warm = mmnpz.load(archive).gather(names, starts, length=1500, pad=-1, threads=threads, dtype=dtype)
+    assert np.array_equal(cold, warm)
+    assert all((cold[i, : 4096 - starts[i]] == int(names[i])).all() for i in range(6))
+    drop(archive)
+    assert np.array_equal(
+        mmnpz.load(archive).gather(names, threads=threads, dtype=dtype)[5], np.full((ROWS, 64), 5)
+    )
+
+
+def wait_until(condition: Any) -> None:
+    """Waits for the disk."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it was not read"
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("advice", ADVICE)
+def test_advice_changes_nothing_that_is_read(archive: Path, advice: Any) -> None:
+    data = mmnpz.load(archive)
+    for number in range(4):
+        assert (data[str(number)] == number).all()
+    data.advise(advice)
+    for number in range(8):
+        assert (data[str(number)] == number).all()
+    data.advise("normal")
+
+
+@pytest.mark.parametrize("advice", ["", "Random", "free", "random\0", "hugepage"])
+def test_other_advice_is_refused(archive: Path, advice: Any) -> None:
+    data = mmnpz.load(archive)
+    with pytest.raises(ValueError, match="advice must be one of 'normal', 'random', 'sequential'"):
+        data.advise(advice)
+    with pytest.raises(TypeError):
+        data.advise(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        data.advise()  # type: ignore[call-arg]
+
+
+@linux
+@pytest.mark.thread_unsafe(reason="looks at the maps of the process")
+@pytest.mark.parametrize(("advice", "flag"), [("random", "rr"), ("sequential", "sr")])
+def test_advice_reaches_the_system(archive: Path, advice: Any, flag: str) -> None:
+    data = mmnpz.load(archive)
+
+    def flags() -> list[str]:
+        maps = Path("/proc/self/smaps").read_text().split(str(archive))[1:]
+        lines = [line for part in maps for line in part.splitlines() if line.startswith("VmFlags")]
+        return lines[0].split()
+
+    assert flag not in flags()
+    data.advise(advice)
+    assert flag in flags()
+    data.advise("normal")
+    assert flag not in flags()
+
+
+@linux
+@pytest.mark.thread_unsafe(reason="looks at the maps of the process")
+def test_what_is_not_needed_is_let_go_of(archive: Path) -> None:
+    data = mmnpz.load(archive)
+
+    def mapped() -> int:
+        text = Path("/proc/self/smaps").read_text().split(str(archive))[1]
+        return int(text.partition("Rss:")[2].split()[0])
+
+    for name in data:
+        data[name].sum()
+    assert mapped() > 8000
+    data.advise("dontneed")
+    assert mapped() < 1000
+    assert (data["3"] == 3).all()
+
+
+def test_an_empty_archive_takes_advice(tmp_path: Path) -> None:
+    mmnpz.NpzWriter(tmp_path / "a.npz").close()
+    data = mmnpz.load(tmp_path / "a.npz")
+    for advice in ADVICE:
+        data.advise(advice)
+    data.prefetch([])
+
+
+def test_threads_prefetch_and_advise(archive: Path) -> None:
+    data = mmnpz.load(archive)
+
+    def work(number: int) -> None:
+        for turn in range(50):
+            data.advise(ADVICE[(number + turn) % len(ADVICE)])
+            data.prefetch([str(number)], turn, length=100)
+            assert (data.gather([str(number)], turn, length=100) == number).all()
+
+    in_threads(work)
+
+
+@given(
+    number=st.integers(0, 7), start=st.integers(0, 5000), stop=st.integers(0, 5000), step=st.integers(0, 3)
+)
+def test_any_range(
+    tmp_path_factory: pytest.TempPathFactory, number: int, start: int, stop: int, step: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "ranges.npz"
+    if not path.exists():
+        np.savez(path, a=np.zeros((4096, 5), "i2"), b=np.zeros((4096, 5), "i2", order="F"))
+    data = mmnpz.load(path, cache=number % 2 == 0)
+    if start <= stop:
+        data.prefetch(["a", "b"], start, stop)
+    else:
+        with pytest.raises(IndexError):
+            data.prefetch(["a", "b"], start, stop)
+    data.prefetch(["a", "b"], start, length=step)
