@@ -601,7 +601,7 @@ impl Reader {
     ///     What is put in place of rows that an array does not have, or that an excerpt has less than `length`: a
     ///     value, or a row. By default such excerpts are refused.
     /// threads : int, optional
-    ///     How many threads copy: 1 by default. Worthwhile from some hundred kilobytes on.
+    ///     How many threads copy: 1 by default. To start one takes as long as copying some hundred kilobytes.
     ///
     /// Returns
     /// -------
