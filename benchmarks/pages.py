@@ -46,6 +46,7 @@ def _draw(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 def _page(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, str]) -> str:
     newest = max((entry["facts"] for entry in stored.values()), key=lambda facts: facts["date"])
+    facts = {**newest, "rounds": _rounds(outcomes)}
     parts = [
         "# Benchmarks",
         BEGIN,
@@ -53,7 +54,7 @@ def _page(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, 
         " contender runs in a process of its own, all take turns, and each is checked to have read what was"
         " written. `make bench` repeats it; `benchmarks/README.md` in the repository says how each peer is"
         " set up, and how it is measured.",
-        "\n".join(f"- {name}: {value}" for name, value in newest.items()),
+        "\n".join(f"- {name}: {value}" for name, value in facts.items()),
         "The best peer is that of the row. Ratios are medians of those within rounds, so that the quotient of"
         " two figures need not be the ratio.",
         report.summary(outcomes),
@@ -78,6 +79,12 @@ def _page(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, 
     return "\n\n".join(parts) + "\n"
 
 
+def _rounds(outcomes: Sequence[Outcome]) -> str:
+    """How many there were: not all scenarios need be run at once."""
+    counts = sorted({len(rounds) for outcome in outcomes for rounds in outcome.figures.values()})
+    return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+
+
 def _excerpt(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, str]) -> str:
     """What the README shows."""
     facts = max((entry["facts"] for entry in stored.values()), key=lambda facts: facts["date"])
@@ -85,8 +92,9 @@ def _excerpt(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[st
     parts = [
         report.summary(outcomes),
         *(f"![{images[plot]}](docs/_static/{plot}.svg)" for plot in shown),
-        f"Medians of {facts['rounds']} rounds on {facts['processor']}, Python {facts['Python'].split()[-1]},"
-        f" mmnpz {facts['mmnpz']} (1.0.0: {facts['mmnpz 1.0.0']}), {facts['peers']}; {facts['date']}."
+        f"Medians of {_rounds(outcomes)} rounds on {facts['processor']}, "
+        f"Python {facts['Python'].split()[-1]}, mmnpz {facts['mmnpz']} "
+        f"(1.0.0: {facts['mmnpz 1.0.0']}), {facts['peers']}; {facts['date']}."
         " `make bench` repeats it. [All figures](docs/benchmarks.md), and"
         " [what is measured](benchmarks/README.md).",
     ]
