@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.explore import Explorer
 from tests.faults.recorder import Recorder, compile_shim, why_not
-from tests.faults.scenarios import BASES, FRESH, append, append_large, append_sessions, replace
+from tests.faults.scenarios import BASES, FRESH, append, append_large, append_once, append_sessions, replace
 
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
@@ -45,12 +45,12 @@ def test_killed_while_appending(explorer: Explorer, base: str) -> None:
     explorer.kill(BASES[base](), append).conclude()
 
 
-@pytest.mark.parametrize("base", ["ours", "savez"])
+@pytest.mark.parametrize("base", ["ours", "ours, with room", "savez"])
 def test_killed_while_appending_a_large_array(explorer: Explorer, base: str) -> None:
     explorer.kill(BASES[base](), append_large).conclude()
 
 
-@pytest.mark.parametrize("base", ["ours", "streamed"])
+@pytest.mark.parametrize("base", ["ours", "ours, with room", "ours, with room, renamed", "streamed"])
 def test_killed_while_appending_again_and_again(explorer: Explorer, base: str) -> None:
     explorer.kill(BASES[base](), append_sessions).conclude()
 
@@ -73,6 +73,16 @@ def test_power_failures_after_a_sync(explorer: Explorer, name: str) -> None:
 @pytest.mark.parametrize("base", BASES)
 def test_power_failures_while_appending(explorer: Explorer, base: str) -> None:
     explorer.power(BASES[base](), append, sync=True).conclude()
+
+
+@pytest.mark.parametrize("base", ["ours, with room", "ours, with room, renamed"])
+def test_power_failures_while_appending_again_and_again(explorer: Explorer, base: str) -> None:
+    explorer.power(BASES[base](), append_sessions, sync=True).conclude()
+
+
+@pytest.mark.parametrize("base", ["ours", "ours, with room"])
+def test_power_failures_without_sync_spare_what_was_on_the_disk(explorer: Explorer, base: str) -> None:
+    explorer.power(BASES[base](), append_once).conclude()
 
 
 @pytest.mark.parametrize("base", ["ours", "savez"])

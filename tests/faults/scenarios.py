@@ -153,6 +153,10 @@ def append_large(script: Script, **options: Any) -> None:
     script.open("a", **options).write("large", noise(1_300_000)).close()
 
 
+def append_once(script: Script, **options: Any) -> None:
+    script.open("a", **options).write("new", noise(200)).write("newer", noise(2000)).close()
+
+
 def append_sessions(script: Script, **options: Any) -> None:
     for number in range(6):
         script.open("a", **options).write(f"new{number}", noise(200, number)).close()
@@ -179,6 +183,22 @@ def ours(**options: Any) -> bytes:
             writer.write("folder/ä", OLD[:7])
             writer.write("large", noise(70_000))
         return path.read_bytes()
+
+
+def with_room() -> bytes:
+    """One that a flush has made longer: what is added later goes in front of the directory, which grows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ours.npz")
+        with mmnpz.NpzWriter(path) as writer:
+            writer.write("old", OLD)
+            writer.flush()
+            writer.write("folder/ä", OLD[:7])
+        return path.read_bytes()
+
+
+def renamed() -> bytes:
+    """The same, after another program changed a name in place: no mark vouches for that member any more."""
+    return with_room().replace(b"old.npy", b"new.npy")
 
 
 def savez(compressed: bool = False) -> bytes:
@@ -234,6 +254,8 @@ def by_tool(*command: str) -> bytes:
 BASES: dict[str, Callable[[], bytes]] = {
     "ours": ours,
     "ours, aligned": lambda: ours(align=4096),
+    "ours, with room": with_room,
+    "ours, with room, renamed": renamed,
     "savez": savez,
     "savez_compressed": lambda: savez(compressed=True),
     "zipfile": zipped,

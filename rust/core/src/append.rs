@@ -5,8 +5,9 @@
 //! - A member counts once its end mark is in the file, so that goes there last. A directory is derived.
 //! - Behind an archive of another program, whose members have no end marks, a [`Base`] comes first. That archive's
 //!   directory is never overwritten.
-//! - A directory of ours may be overwritten by members, unless it was written for readers to use meanwhile
-//!   ([`Publish::Room`]); then they go in front of it, and [`Appender::reserve`] says when there is no room.
+//! - Members go into the room in front of a directory of ours, if it has some, and their records behind those that it
+//!   has ([`crate::grow`]). Where there is no room, it may be overwritten by members, unless it was written for readers
+//!   to use meanwhile ([`Publish::Room`]): then [`Appender::reserve`] says that there is no room.
 //! - The file never gets shorter than it was when somebody could open it.
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use zerocopy::IntoBytes;
 
 use crate::directory::{DirectoryWriter, OldDirectory};
 use crate::error::Result;
+use crate::grow::{Growing, Growth, Held};
 use crate::hint::Described;
 use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
@@ -30,6 +32,11 @@ use crate::zip::{EndRecord, LocalHeader};
 const LEAST_ROOM: u64 = 1 << 17;
 const MOST_ROOM: u64 = 1 << 30;
 const ROOM_SHARE: u64 = 8;
+
+/// The last directory leaves room, too, so that members can be added without moving it: for as many bytes as it has, but
+/// not more than this share of what is in front of it. A small directory is moved in no time.
+const GROWTH_FROM: u64 = 1 << 16;
+const GROWTH_SHARE: u64 = 128;
 
 /// What a directory is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +62,12 @@ pub enum Reserved {
 enum Prologue {
     /// Behind an archive of another program: what vouches for its directory, by its end record.
     Base(u64),
-    /// In front of a directory of ours with room: that it need not be the last.
+    /// In front of a directory of ours with room: that it need not be the last, or that it grows.
     Seal(Seal),
     /// In place of the signature of the end record of a directory of ours, which members are going to overwrite.
     Blank(u64),
+    /// The same, of one that was added to, whose seal says that it grows: this does not.
+    SealAndBlank(Seal, u64),
 }
 
 /// What makes an end record one that nobody finds: however little of it is written, no signature is left. Whatever
@@ -80,6 +89,13 @@ pub struct Appender {
     /// The end record of a directory that readers use.
     end_record: Option<u64>,
     directory: DirectoryWriter,
+    /// What `directory` comes behind, as long as that stays where it is.
+    growing: Option<Growing>,
+    /// The seal of a directory that was added to, as it is when that ends: its records may be overwritten.
+    reopened: Option<Seal>,
+    /// The directory that there was is not what we wrote. It stays for what nothing else vouches for, and the next one does
+    /// not pass for ours.
+    is_edited: bool,
     /// Where the members start that are being written.
     starts: Vec<u64>,
     /// The directory in the file does not list all that is there, or leaves room.
@@ -99,6 +115,9 @@ impl Appender {
             prologue: None,
             end_record: None,
             directory: DirectoryWriter::default(),
+            growing: None,
+            reopened: None,
+            is_edited: false,
             starts: Vec::new(),
             is_unfinished: true,
             has_unlisted: true,
@@ -109,7 +128,23 @@ impl Appender {
     ///
     /// # Errors
     /// If the directory cannot be read to its end.
-    pub fn resume(bytes: &[u8], survey: &Survey, alignment: Alignment) -> Result<Self> {
+    pub fn resume(file: &Held, survey: &Survey, alignment: Alignment) -> Result<Self> {
+        let bytes = (**file).as_ref();
+        if let (true, Some(seal), Some(directory)) = (survey.can_grow, survey.seal, &survey.directory) {
+            let growing = Growing::new(file, directory, seal);
+            return Ok(Appender {
+                next: survey.end,
+                limit: Some(seal.start()),
+                length: bytes.len() as u64,
+                prologue: Some(Prologue::Seal(seal.growing())),
+                end_record: Some(growing.end_record()),
+                directory: growing.writer(),
+                growing: Some(growing),
+                is_unfinished: false,
+                has_unlisted: false,
+                ..Self::new(alignment)
+            });
+        }
         let directory = survey.directory.as_ref();
         let part = |range| slice(bytes, range).unwrap_or_default();
         let holds = survey.seal.filter(|_| survey.holds);
@@ -136,13 +171,14 @@ impl Appender {
                 appender.limit = Some(seal.start());
                 appender.end_record = end_record.filter(|_| survey.is_at_end);
                 appender.is_unfinished = true;
+                appender.is_edited = holds.is_none();
             }
             (Some(seal), _) if holds.is_some() => {
                 if seal.start() > seal.next() {
                     // An earlier writer has left room.
                     appender.limit = Some(seal.start());
                     appender.end_record = end_record.filter(|_| survey.is_at_end);
-                    appender.prologue = Some(Prologue::Seal(seal));
+                    appender.prologue = Some(Prologue::Seal(seal.reopened()));
                 } else if survey.is_at_end {
                     appender.prologue = end_record.map(Prologue::Blank);
                 }
@@ -163,13 +199,33 @@ impl Appender {
     }
 
     /// Whether there is a member of this name.
-    pub fn contains(&mut self, name: &StoredName) -> bool {
-        self.directory.contains(name)
+    ///
+    /// # Errors
+    /// If a directory that is added to where it is cannot be read to its end.
+    pub fn contains(&mut self, name: &StoredName) -> Result<bool> {
+        if self.is_likely(name) {
+            return Ok(true);
+        }
+        if self.growing.as_mut().is_some_and(|old| !old.is_sound()) {
+            // Its index does not tell.
+            self.read_old()?;
+        }
+        Ok(self.directory.contains(name))
+    }
+
+    /// The same, as long as no other program has changed names in place: that is not looked at for each new member.
+    pub fn is_likely(&mut self, name: &StoredName) -> bool {
+        self.growing.as_ref().is_some_and(|old| old.contains(name)) || self.directory.contains(name)
     }
 
     /// The names of all arrays, in the order of their members; a name as often as it was written.
-    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
-        self.directory.names()
+    ///
+    /// # Errors
+    /// If a directory that is added to where it is cannot be read to its end.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names = self.growing.as_ref().map_or_else(|| Ok(Vec::new()), Growing::names)?;
+        names.extend(self.directory.names());
+        Ok(names)
     }
 
     /// How many members there are.
@@ -178,12 +234,19 @@ impl Appender {
     }
 
     /// What must be written before anything else is, and where.
-    pub fn prologue(&self) -> Option<(u64, Vec<u8>)> {
-        Some(match self.prologue? {
-            Prologue::Base(end_record) => (self.next, Base::new(self.next, end_record).as_bytes().to_vec()),
-            Prologue::Seal(seal) => (seal.at(), seal.reopened().as_bytes().to_vec()),
-            Prologue::Blank(end_record) => (end_record, BLANK.to_vec()),
-        })
+    pub fn prologue(&self) -> Vec<(u64, Vec<u8>)> {
+        let sealed = |seal: &Seal| (seal.at(), seal.as_bytes().to_vec());
+        match &self.prologue {
+            None => Vec::new(),
+            Some(Prologue::Base(end_record)) => {
+                vec![(self.next, Base::new(self.next, *end_record).as_bytes().to_vec())]
+            }
+            Some(Prologue::Seal(seal)) => vec![sealed(seal)],
+            Some(Prologue::Blank(end_record)) => vec![(*end_record, BLANK.to_vec())],
+            Some(Prologue::SealAndBlank(seal, end_record)) => {
+                vec![sealed(seal), (*end_record, BLANK.to_vec())]
+            }
+        }
     }
 
     /// Whether that must be on the disk first: without it, what is behind an archive of another program could hide
@@ -199,6 +262,39 @@ impl Appender {
             self.length = self.length.max(self.next);
         }
         (self.is_unfinished, self.has_unlisted) = (true, true);
+    }
+
+    /// Makes ready for an `.npy` file of `size` bytes whose first `npy_header` bytes are its header: if there is no room
+    /// for it in front of a directory that is added to where it is, that will have to go. Then there is a
+    /// [prologue](Appender::prologue) to be written.
+    ///
+    /// # Errors
+    /// As for [`Placement::new`], and if that directory cannot be read to its end.
+    pub fn prepare(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<()> {
+        if self.growing.is_none() {
+            return Ok(());
+        }
+        let place = Placement::new(self.next, name, npy_header, size, self.alignment)?;
+        if self.limit.is_some_and(|limit| place.next() > limit) && self.read_old()? {
+            // Nobody relies on it as on one that was flushed.
+            self.limit = None;
+            let end_record = self.end_record.take();
+            self.prologue = self.reopened.take().zip(end_record).map(|(seal, at)| Prologue::SealAndBlank(seal, at));
+        }
+        Ok(())
+    }
+
+    /// Reads a directory that is added to where it is, so that it can be written elsewhere; says whether it is what its
+    /// seal says.
+    fn read_old(&mut self) -> Result<bool> {
+        let Some(growing) = &self.growing else { return Ok(false) };
+        let old = growing.old();
+        self.directory.put_behind(&old)?;
+        let is_sound = old.sound.is_some();
+        self.is_edited = !is_sound;
+        self.reopened = is_sound.then(|| growing.reopened());
+        self.growing = None;
+        Ok(is_sound)
     }
 
     /// Reserves a range for an `.npy` file of `size` bytes whose first `npy_header` bytes are its header.
@@ -261,15 +357,23 @@ impl Appender {
 
     /// The directory to write, in a file of `length` bytes: failed writes may have made it longer than is known.
     /// Nothing else may be published before [`Appender::is_published`].
-    pub fn publish(&mut self, publish: Publish, length: u64) -> NewDirectory {
+    ///
+    /// # Errors
+    /// If one that is added to where it is cannot grow any more, and cannot be read to its end.
+    pub fn publish(&mut self, publish: Publish, length: u64) -> Result<NewDirectory> {
         self.length = self.length.max(length);
         if publish == Publish::Last {
             self.directory.sort();
+            if let Some(new) = self.grow() {
+                return Ok(new);
+            }
         }
+        self.read_old()?;
         // An empty archive is an end record and nothing else: that is how NumPy knows it.
         let is_empty = self.length == 0 && self.next == 0;
         let at = if is_empty { 0 } else { self.place_directory(publish) };
-        let new = self.new_directory(at, !is_empty, publish);
+        let is_sealed = !is_empty && !(self.is_edited && publish == Publish::Last);
+        let new = self.new_directory(at, is_sealed, publish);
         if new.overwritten.is_some() || self.limit.is_none() {
             // Members that are reserved while it is being written stay in front of it.
             self.limit = Some(new.at);
@@ -277,12 +381,46 @@ impl Appender {
         if new.overwritten.is_some() {
             self.end_record = None;
         }
-        new
+        Ok(new)
+    }
+
+    /// The last directory, with what is new behind what there was.
+    fn grow(&self) -> Option<NewDirectory> {
+        let growing = self.growing.as_ref()?;
+        let (at, start) = growing.places();
+        let (listed, next) = (self.listed(), self.next);
+        let end_records = self.directory.end_records(start);
+        let growth = growing.grow(&self.directory, &end_records, (listed, next))?;
+        let mut new = NewDirectory {
+            at,
+            start: growing.end_of_records(),
+            names: None,
+            listed,
+            next,
+            records: Arc::clone(self.directory.records()),
+            end_records,
+            zip64: 0,
+            overwritten: Some(growing.end_record()),
+            count: self.directory.count(),
+            hinted: self.directory.hinted(),
+            publish: Publish::Last,
+            meanwhile: Some(growing.meanwhile()),
+            growth: Some(growth),
+        };
+        new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
+        // The file does not get shorter than what failed writes have made it.
+        (new.end() >= self.length).then_some(new)
+    }
+
+    /// All members that start in front of this and are ever finished are in the next directory.
+    fn listed(&self) -> u64 {
+        self.starts.iter().copied().min().unwrap_or(self.next)
     }
 
     /// How large the index of a directory is.
     fn index_size(&self, publish: Publish) -> u64 {
         match publish {
+            Publish::Last if self.is_edited => 0,
             Publish::Last => self.directory.index_size(),
             // While it grows, whoever opens it has to look for members that are not listed anyway.
             Publish::Room(_) => 0,
@@ -300,11 +438,15 @@ impl Appender {
         // So that it ends where the file does; behind what a killed writer left of the header of the first member, as
         // NumPy knows an archive by its first bytes.
         let least = if self.next == 0 { LocalHeader::SIZE as u64 } else { self.next };
-        let mut at = self.length.saturating_sub(ends(0)).max(least);
+        let growth = ends(0).min(self.next / GROWTH_SHARE);
+        let can_grow = publish == Publish::Last && head > Seal::SIZE as u64 && ends(0) >= GROWTH_FROM;
+        let least = least + if can_grow { growth } else { 0 };
+        let mut at = self.length.saturating_sub(if self.is_edited { 0 } else { ends(0) }).max(least);
         if let Publish::Room(room) = publish {
             // In place of the one that was published before, if that leaves room enough; else behind it, so that
             // readers can use the one until the other is there.
-            let in_place = self.limit.is_some() && at >= self.next.saturating_add(room);
+            let in_place =
+                self.limit.is_some() && !self.is_edited && at >= self.next.saturating_add(room);
             if !in_place {
                 let share = (self.next / ROOM_SHARE).clamp(LEAST_ROOM, MOST_ROOM);
                 at = self.length.max(self.next).saturating_add(room.saturating_add(share));
@@ -323,7 +465,7 @@ impl Appender {
             at,
             start,
             names: (index_size > 0).then(|| self.directory.take_stored()),
-            listed: self.starts.iter().copied().min().unwrap_or(self.next),
+            listed: self.listed(),
             next: self.next,
             records: Arc::clone(self.directory.records()),
             end_records: self.directory.end_records(start),
@@ -333,6 +475,8 @@ impl Appender {
             count: self.directory.count(),
             hinted: self.directory.hinted(),
             publish,
+            meanwhile: self.reopened,
+            growth: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         new
@@ -342,6 +486,7 @@ impl Appender {
     pub fn is_published(&mut self, new: &NewDirectory) {
         self.length = self.length.max(new.end());
         self.end_record = Some(self.directory.end_record(new.end()));
+        self.reopened = None;
         let is_last = new.publish == Publish::Last;
         self.limit = (!is_last).then_some(new.at);
         self.is_unfinished = !is_last;
@@ -378,6 +523,10 @@ pub struct NewDirectory {
     /// From which byte on the `.npy` headers in it can be believed.
     hinted: u64,
     publish: Publish,
+    /// What stands in place of the seal of the old directory while this one is written, if it matters.
+    meanwhile: Option<Seal>,
+    /// If it stays where it is, and `records` are only those that are new.
+    growth: Option<Growth>,
 }
 
 /// What vouches for a directory, and lets members of it be found by their names.
@@ -416,6 +565,9 @@ impl NewDirectory {
 
     /// What is in front of it, with an index made of this. With many members that takes a while.
     pub fn head(&self, names: Option<Names>) -> Head {
+        if let Some(growth) = &self.growth {
+            return Head { index: Vec::new(), seal: Some(growth.seal) };
+        }
         let index = names.and_then(|names| names.build(&self.records, self.count));
         let indexed = index.is_some();
         // Where it cannot be made after all, as a name is there twice, its place stays empty.
@@ -440,22 +592,34 @@ impl NewDirectory {
 
     /// What to write where, one after the other, and each only when what was written before cannot be lost any more:
     /// at no time does anybody find a directory that lists only some of the members. It is the old one, the new one,
-    /// or none. This comes first, and then what [`NewDirectory::last_writes`] gives.
+    /// or none. This comes first, then what [`NewDirectory::changes`] gives, and then [`NewDirectory::last_writes`].
     pub fn first_writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let meanwhile = self.meanwhile.as_ref().map(|seal| (seal.as_bytes(), seal.at()));
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
-        blank.into_iter().chain([(&self.records[..], self.start)]).filter(|(bytes, _)| !bytes.is_empty())
+        let records = [(&self.records[..], self.start)];
+        meanwhile.into_iter().chain(blank).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+    }
+
+    /// What to write behind that, in whatever order.
+    pub fn changes(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let growth = self.growth.iter();
+        growth.flat_map(|growth| &growth.changes).map(|(at, bytes)| (&bytes[..], *at))
     }
 
     /// What to write behind that.
     pub fn last_writes<'a>(&'a self, head: &'a Head) -> impl Iterator<Item = (&'a [u8], u64)> {
-        let seal = head.seal.as_ref().map_or(&[][..], |seal| seal.as_bytes());
-        let seal_at = self.start - seal.len() as u64;
+        let seal = head.seal.iter().map(|seal| (seal.as_bytes(), seal.at()));
+        let index_at = head.seal.as_ref().map_or(self.start, Seal::at) - head.index.len() as u64;
         // The signature of the end record comes last: a part of the record would lead to somewhere else.
         let (zip64, end_record) = self.end_records.split_at(self.zip64);
         let (signature, rest) = end_record.split_at(BLANK.len());
         let at = self.behind() + zip64.len() as u64;
-        let head = [(&head.index[..], seal_at - head.index.len() as u64), (seal, seal_at)];
         let end_records = [(zip64, self.behind()), (rest, at + BLANK.len() as u64), (signature, at)];
-        head.into_iter().chain(end_records).filter(|(bytes, _)| !bytes.is_empty())
+        // The seal of one that has grown only once the new end record is there: until then the old seal, which says that
+        // it grows, lets the old records be found without any.
+        let (before, after) = if self.growth.is_some() { (None, Some(seal)) } else { (Some(seal), None) };
+        let head = std::iter::once((&head.index[..], index_at)).chain(before.into_iter().flatten());
+        let all = head.chain(end_records).chain(after.into_iter().flatten());
+        all.filter(|(bytes, _)| !bytes.is_empty())
     }
 }

@@ -97,7 +97,7 @@ impl Catalog {
         };
         match catalog.stored {
             Some(seal) if catalog.directory.range.end - seal.start() <= SMALL => {
-                catalog.settle(bytes, None, go_on)?;
+                catalog.settle(bytes, None, true, go_on)?;
             }
             Some(_) => {}
             None => catalog.take_over(Index::of_survey(bytes, survey, go_on)?, 0),
@@ -208,11 +208,19 @@ impl Catalog {
     }
 
     /// Finds out whether the stored index and the directory are what they were when the file was closed, and if not,
-    /// puts an index in their place. `newer` is the same file as it is now, if it has grown.
+    /// puts an index in their place. `newer` is the same file as it is now, if it has grown. `is_quiet` says that
+    /// nobody writes to it: then there is no more to be had than is found.
     ///
     /// # Errors
-    /// If they are not, and what members there are cannot be told; and [`ErrorKind::Interrupted`].
-    pub fn settle(&self, bytes: &[u8], newer: Option<&[u8]>, mut go_on: impl FnMut() -> bool) -> Result<()> {
+    /// If they are not, and what members there are cannot be told, or was overwritten meanwhile; and
+    /// [`ErrorKind::Interrupted`].
+    pub fn settle(
+        &self,
+        bytes: &[u8],
+        newer: Option<&[u8]>,
+        is_quiet: bool,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<()> {
         let Some(seal) = self.stored.filter(|_| !self.is_settled(bytes)) else { return Ok(()) };
         // Checked less than 2**32.
         let members = seal.members() as u32;
@@ -222,16 +230,17 @@ impl Catalog {
         }
         let index = if self.is_there(bytes) {
             // Edited in place.
-            Index::build(bytes, self.directory.clone(), &mut go_on)?
+            let index = Index::build(bytes, self.directory.clone(), &mut go_on)?;
+            if !self.is_there(bytes) {
+                return Err(ErrorKind::NoEndRecord.into());
+            }
+            index
         } else if let Some(index) = newer.and_then(|newer| successor(newer, &seal, &mut go_on)) {
             index
         } else {
-            let error = ErrorKind::NoEndRecord.into();
-            let mut survey = Survey::without_directory(bytes, error, Effort::Read, &mut go_on)?;
-            survey.found.retain(|member| member.header < seal.next());
-            Index::of_survey(bytes, &survey, &mut go_on)?
+            search(bytes, &seal, &mut go_on)?
         };
-        if index.len() > members as usize {
+        if index.len() > members as usize || (index.len() < members as usize && !is_quiet) {
             return Err(ErrorKind::DirectoryTruncated.into());
         }
         // Members lie in the file in the order of the directory, so that those that are found have the same numbers.
@@ -363,9 +372,32 @@ fn stored(bytes: &[u8], survey: &Survey) -> Option<Seal> {
 /// The members of an archive from the file as it is after an append, whose directory begins with what was there.
 fn successor(newer: &[u8], seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Option<Index> {
     let mut directory = Survey::new(newer, Effort::Read, &mut *go_on).ok()?.directory?;
+    cut(newer, &mut directory, seal).then_some(())?;
+    let range = directory.range.clone();
+    let index = Index::build(newer, directory, go_on).ok()?;
+    // The next append may have begun to overwrite it while it was read.
+    seal.is_of(slice(newer, &range)?).then(|| index.without_directory())
+}
+
+/// The members of an archive without its directory.
+fn search(bytes: &[u8], seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
+    let error = ErrorKind::NoEndRecord.into();
+    let mut survey = Survey::without_directory(bytes, error, Effort::Read, &mut *go_on)?;
+    survey.found.retain(|member| member.header < seal.next());
+    // That of another program stays; one of ours can have been overwritten as soon as it was read.
+    let mut ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());
+    let is_same = ours.as_mut().is_none_or(|directory| cut(bytes, directory, seal));
+    let range = ours.map(|directory| directory.range.clone());
+    let index = Index::of_survey(bytes, &survey, go_on)?;
+    let holds = range.is_none_or(|range| slice(bytes, &range).is_some_and(|records| seal.is_of(records)));
+    if is_same && holds { Ok(index.without_directory()) } else { Err(ErrorKind::NoEndRecord.into()) }
+}
+
+/// Cuts a directory that begins with the one of `seal` to that.
+fn cut(bytes: &[u8], directory: &mut Directory, seal: &Seal) -> bool {
     let size = seal.directory_end() - seal.directory();
-    directory.range.end = directory.range.start.checked_add(size)?.min(directory.range.end);
-    let is_same = seal.is_of(slice(newer, &directory.range)?);
+    let Range { start, end } = directory.range;
+    directory.range = start..start.saturating_add(size).min(end);
     directory.count = seal.members();
-    is_same.then(|| Index::build(newer, directory, go_on).ok())?.map(Index::without_directory)
+    slice(bytes, &directory.range).is_some_and(|records| seal.is_of(records))
 }

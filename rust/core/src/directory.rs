@@ -28,15 +28,17 @@ const ROOM: usize = 1 << 12;
 /// took an eighth of the time of writing small members.
 #[derive(Debug, Clone)]
 pub struct DirectoryWriter {
-    /// Shared with whoever is writing them to the file; copied if a member is added meanwhile.
+    /// So many bytes of records come first, which are not here: those of a directory that is added to where it is.
+    first: usize,
+    /// The others. Shared with whoever is writing them to the file; copied if a member is added meanwhile.
     records: Arc<Vec<u8>>,
     count: u64,
     shift: i64,
     comment: Vec<u8>,
-    /// Where the record of each name starts.
+    /// Where the record of each name starts in the directory.
     names: HashTable<u64>,
     hasher: RandomState,
-    /// Records up to this byte are not in `names` yet.
+    /// So many bytes of `records` are not in `names` yet.
     unindexed: usize,
     walks: u32,
     /// All names were added in ascending order so far, and this is the last.
@@ -45,7 +47,7 @@ pub struct DirectoryWriter {
     stored: Names,
     /// From which byte on the `.npy` headers in the records can be believed.
     hinted: u64,
-    /// Records from this byte on are of members that were pushed.
+    /// Of `records`, those from this byte on are of members that were pushed.
     pushed: usize,
     /// Where the local header of the last of them is, and whether they lie in the file in this order.
     last: u64,
@@ -72,6 +74,7 @@ impl Default for DirectoryWriter {
     /// The directory of a new archive.
     fn default() -> Self {
         DirectoryWriter {
+            first: 0,
             records: Arc::default(),
             count: 0,
             shift: 0,
@@ -137,6 +140,42 @@ impl DirectoryWriter {
         })
     }
 
+    /// Goes on behind a directory of `members` members, whose records have so many bytes, and whose header fields can be
+    /// believed from byte `hinted` on. Nothing of it is here, unless [`DirectoryWriter::put_behind`] gets it.
+    pub(crate) fn behind(records: usize, members: u64, hinted: u64, shift: i64, comment: &[u8]) -> Self {
+        DirectoryWriter {
+            first: records,
+            count: members,
+            shift,
+            comment: comment.to_vec(),
+            ascending: None,
+            hinted,
+            ..Self::default()
+        }
+    }
+
+    /// Puts what was added behind the directory behind which it belongs.
+    ///
+    /// # Errors
+    /// As for [`DirectoryWriter::resume`].
+    pub(crate) fn put_behind(&mut self, old: &OldDirectory<'_>) -> Result<()> {
+        let mut all = Self::resume(old, &[])?;
+        let count = all.count + Walk::new(&self.records).count() as u64;
+        Arc::make_mut(&mut all.records).extend_from_slice(&self.records);
+        let added = std::mem::take(self);
+        *self = DirectoryWriter {
+            count,
+            names: added.names,
+            hasher: added.hasher,
+            unindexed: all.unindexed + added.unindexed,
+            stored: added.stored.behind(all.stored),
+            last: added.last,
+            in_order: added.in_order,
+            ..all
+        };
+        Ok(())
+    }
+
     /// Whether this name comes after all others.
     fn is_next(&self, name: &StoredName) -> bool {
         self.ascending.as_deref().is_some_and(|last| self.count == 0 || name.array_name() > last)
@@ -156,25 +195,26 @@ impl DirectoryWriter {
         } else if self.unindexed > 0 {
             self.index_old();
         }
-        let (records, hash) = (&self.records, self.hash(name.array_name()));
-        let same = |&at: &u64| record_at(records, at).is_some_and(|record| is_named(&record, name));
+        let (records, first, hash) = (&self.records, self.first, self.hash(name.array_name()));
+        let same = |&at: &u64| record_at(records, first, at).is_some_and(|record| is_named(&record, name));
         self.names.find(hash, same).is_some()
     }
 
     fn index_old(&mut self) {
         // No larger than the records that were walked.
-        let (records, hasher) = (&self.records, &self.hasher);
-        let rehash = |&at: &u64| record_at(records, at).map_or(0, |record| hash_record(hasher, &record));
+        let (records, first, hasher) = (&self.records, self.first, &self.hasher);
+        let rehash = |&at: &u64| record_at(records, first, at).map_or(0, |record| hash_record(hasher, &record));
         self.names.reserve(self.count as usize, rehash);
         for record in Walk::new(&records[..self.unindexed]) {
-            self.names.insert_unique(hash_record(hasher, &record), record.at as u64, rehash);
+            let at = (first + record.at) as u64;
+            self.names.insert_unique(hash_record(hasher, &record), at, rehash);
         }
         self.unindexed = 0;
     }
 
     /// Adds a member that has been written, with what is known of its array.
     pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
-        let (at, is_next) = (self.records.len() as u64, self.is_next(name));
+        let (at, is_next) = (self.size() as u64, self.is_next(name));
         place.write_central(name, crc, self.shift, array, Arc::make_mut(&mut self.records));
         self.stored.push(name.array_name(), at);
         self.in_order &= self.last <= place.header;
@@ -187,14 +227,25 @@ impl DirectoryWriter {
         }
         self.ascending = None;
         let hash = self.hash(name.array_name());
-        let (records, hasher) = (&self.records, &self.hasher);
-        let rehash = |&at: &u64| record_at(records, at).map_or(0, |record| hash_record(hasher, &record));
+        let (records, first, hasher) = (&self.records, self.first, &self.hasher);
+        let rehash = |&at: &u64| record_at(records, first, at).map_or(0, |record| hash_record(hasher, &record));
         self.names.insert_unique(hash, at, rehash);
     }
 
-    /// The records.
+    /// The records, without those of a directory that is added to where it is.
     pub fn records(&self) -> &Arc<Vec<u8>> {
         &self.records
+    }
+
+    /// How many bytes of records there are, those included.
+    fn size(&self) -> usize {
+        self.first + self.records.len()
+    }
+
+    /// The hashes of the names of the members that were pushed, and the places of their records; none if there can be
+    /// no index.
+    pub(crate) fn added(&self) -> Option<&[(u64, u64)]> {
+        self.stored.added()
     }
 
     /// Puts the records of the members that were pushed in the order in which these lie in the file, which is the
@@ -215,9 +266,9 @@ impl DirectoryWriter {
         sorted.extend_from_slice(old);
         let moved = order.into_iter().filter_map(|(_, at)| {
             let (_, end) = CentralRecord::read(new, at)?;
-            let to = sorted.len() as u64;
+            let to = (self.first + sorted.len()) as u64;
             sorted.extend_from_slice(&new[at..end]);
-            Some(((old.len() + at) as u64, to))
+            Some(((self.first + old.len() + at) as u64, to))
         });
         self.stored.rearrange(&moved.collect::<Vec<_>>());
         self.records = Arc::new(sorted);
@@ -245,22 +296,19 @@ impl DirectoryWriter {
 
     /// What the stored index is made of. If members are added later, the next one is made of their records.
     pub(crate) fn take_stored(&mut self) -> Names {
-        let next = Names::resume(self.records.len(), None);
+        let next = Names::resume(self.size(), None);
         std::mem::replace(&mut self.stored, next)
     }
 
     /// The records that go behind the directory if it starts at this byte of the file.
     pub fn end_records(&self, at: u64) -> Vec<u8> {
         let offset = at.saturating_add_signed(self.shift.saturating_neg());
-        layout::end_records(self.count, self.records.len() as u64, offset, &self.comment)
+        layout::end_records(self.count, self.size() as u64, offset, &self.comment)
     }
 
-    /// The names of the arrays, in the order of their records; a name as often as it was written.
+    /// The names of the arrays of [`DirectoryWriter::records`], in that order; a name as often as it was written.
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
-        Walk::new(&self.records).filter_map(|record| {
-            let name = record.array_name().ok()??;
-            Some(String::from_utf8_lossy(&name).into_owned())
-        })
+        Walk::new(&self.records).filter_map(|record| record.name_of_array())
     }
 
     /// Where the end record is of a directory whose end records end at `end`.
@@ -291,8 +339,9 @@ fn hash_record(hasher: &RandomState, record: &CentralRecord<'_>) -> u64 {
     }
 }
 
-fn record_at(records: &[u8], at: u64) -> Option<CentralRecord<'_>> {
-    CentralRecord::read(records, at as usize).map(|(record, _)| record)
+/// The record at this byte of a directory, of which `records` lacks the first ones.
+fn record_at(records: &[u8], first: usize, at: u64) -> Option<CentralRecord<'_>> {
+    CentralRecord::read(records, (at as usize).checked_sub(first)?).map(|(record, _)| record)
 }
 
 fn is_named(record: &CentralRecord<'_>, name: &StoredName) -> bool {

@@ -174,6 +174,12 @@ impl<'a> CentralRecord<'a> {
         text.strip_suffix(name::EXTENSION).unwrap_or(&text).to_owned()
     }
 
+    /// The name of the array as text, if it is one.
+    pub(crate) fn name_of_array(&self) -> Option<String> {
+        let name = self.array_name().ok()??;
+        Some(String::from_utf8_lossy(&name).into_owned())
+    }
+
     #[inline]
     pub(crate) fn array_name(&self) -> std::result::Result<Option<Cow<'a, [u8]>>, name::NotUtf8> {
         name::array_name(self.name, self.header.flags.get())

@@ -9,7 +9,7 @@
 //! - [`index`]: finds the end record, walks the central directory, looks names up.
 //! - [`catalog`]: the members of an archive as a reader looks them up, by the stored index where there is a sound one.
 //! - [`hint`]: the `.npy` headers in the directory.
-//! - [`append`]: the state of an archive that is written to.
+//! - [`append`]: the state of an archive that is written to; [`grow`]: adding to a directory where it is.
 //! - [`mark`]: the records of ours between members; [`survey`]: what is in a file, with or without a directory.
 //! - [`slots`]: a place for each member, for what was made of it.
 //! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
@@ -20,6 +20,7 @@ pub mod append;
 pub mod catalog;
 pub mod directory;
 pub mod error;
+pub mod grow;
 pub mod hint;
 pub mod index;
 pub mod layout;

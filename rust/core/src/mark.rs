@@ -8,6 +8,8 @@
 //! - a *base* behind an archive of another program says that its directory was whole when we began to append;
 //! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
 
+use std::collections::BTreeMap;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -176,10 +178,17 @@ pub struct Seal {
     crc: U32,
     index_crc: U32,
     end_crc: U32,
-    last: U32,
+    state: U32,
     check: U32,
     indexed: U32,
 }
+
+/// What a seal says of the directory behind it, apart from what is in it: there can be other members.
+const OPEN: u32 = 0;
+/// There are none.
+const CLOSED: u32 = 1;
+/// Others are being added to it behind those that it has, and its end record may be gone.
+const GROWING: u32 = 2;
 
 /// What a seal says of the directory behind it.
 #[derive(Debug, Clone, Copy)]
@@ -202,6 +211,31 @@ pub struct Sealed<'a> {
     pub end_records: &'a [u8],
     /// There is no other member, as the writer was closed.
     pub last: bool,
+}
+
+/// What is added to a directory where it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Added<'a> {
+    /// As in [`Sealed`].
+    pub(crate) listed: u64,
+    /// As in [`Sealed`].
+    pub(crate) next: u64,
+    /// The records behind those that it has.
+    pub(crate) records: &'a [u8],
+    /// How many it has with them.
+    pub(crate) members: u64,
+    /// What changes in the index.
+    pub(crate) index: &'a BTreeMap<usize, Vec<u8>>,
+    /// What ends the file.
+    pub(crate) end_records: &'a [u8],
+}
+
+/// By what the CRC-32 of a byte string changes if its end does: `change` is by what that of its first part does, and so
+/// many bytes follow that part. CRC-32 is linear: what follows does not matter.
+fn with_zeros_behind(change: u32, count: u64) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(change);
+    crc.combine(&crc32fast::Hasher::new_with_initial_len(0, count));
+    crc.finalize()
 }
 
 /// A record with a checksum and its own place.
@@ -301,7 +335,7 @@ impl Seal {
             crc: crc32fast::hash(sealed.directory).into(),
             index_crc: crc32fast::hash(sealed.index).into(),
             end_crc: crc32fast::hash(sealed.end_records).into(),
-            last: u32::from(sealed.last).into(),
+            state: if sealed.last { CLOSED } else { OPEN }.into(),
             check: 0.into(),
             indexed: u32::from(sealed.indexed).into(),
         };
@@ -378,14 +412,56 @@ impl Seal {
 
     /// Whether no member was written after the directory.
     pub fn is_last(&self) -> bool {
-        self.last.get() == 1
+        self.state.get() == CLOSED
+    }
+
+    /// Whether members are being added to the directory, so that its end record need not be there.
+    pub(crate) fn is_growing(&self) -> bool {
+        self.state.get() == GROWING
     }
 
     /// The same, saying that members may be written after the directory: in the room in front of it.
     #[must_use]
-    pub fn reopened(mut self) -> Self {
-        self.last = 0.into();
-        self.certified()
+    pub fn reopened(self) -> Self {
+        Seal { state: OPEN.into(), ..self }.certified()
+    }
+
+    /// The same, saying that these members are being added to the directory.
+    #[must_use]
+    pub(crate) fn growing(self) -> Self {
+        Seal { state: GROWING.into(), ..self }.certified()
+    }
+
+    /// Whether members can be added to the directory where it is, as long as there is room in front of it. It is the
+    /// last one and ends the file; what is in it is not looked at.
+    pub(crate) fn can_grow(&self, bytes: &[u8]) -> bool {
+        self.is_last() && self.ends(bytes) && self.next() < self.start() && self.index(bytes).is_some()
+    }
+
+    /// The seal of the directory with what was added to it. The checksums are those that it would have had from the
+    /// start: of a directory or an index that is not what its seal said, the new seal says it neither.
+    pub(crate) fn grown(&self, added: &Added<'_>, index: &[u8]) -> Self {
+        let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc.get(), self.size.get());
+        crc.update(added.records);
+        let index_crc = added.index.iter().fold(self.index_crc.get(), |crc, (&at, new)| {
+            let old = index.get(at..at + new.len()).unwrap_or_default();
+            let behind = index.len().saturating_sub(at + new.len());
+            crc ^ with_zeros_behind(crc32fast::hash(old) ^ crc32fast::hash(new), behind as u64)
+        });
+        let size = self.size.get() + added.records.len() as u64;
+        let seal = Seal {
+            listed: added.listed.into(),
+            next: added.next.into(),
+            size: size.into(),
+            file_len: (self.directory() + size + added.end_records.len() as u64).into(),
+            members: added.members.into(),
+            crc: crc.finalize().into(),
+            index_crc: index_crc.into(),
+            end_crc: crc32fast::hash(added.end_records).into(),
+            state: CLOSED.into(),
+            ..*self
+        };
+        seal.certified()
     }
 
     /// Whether it is where it was, and at most says by now that members may be written in front of it.
@@ -468,6 +544,51 @@ mod tests {
             assert!(begun(&bytes) && begun(&bytes[..100]));
             assert!(!begun(&place.local_header(&name, 0)));
             assert!(!begun(&bytes[..33]));
+        }
+    }
+
+    #[test]
+    fn a_seal_that_has_grown_is_the_one_of_the_whole() {
+        let (records, index, more) = ([3; 500], [5; 208], [4; 70]);
+        let of = |directory: &[u8], index: &[u8], members, end_records: &[u8]| {
+            let sealed = Sealed {
+                listed: 5,
+                next: 7,
+                directory,
+                members,
+                hinted: 0,
+                index,
+                indexed: true,
+                end_records,
+                last: true,
+            };
+            Seal::new(1000, &sealed)
+        };
+        let seal = of(&records, &index, 1, b"end");
+        let changes = BTreeMap::from([(0, vec![1; 12]), (24, vec![2; 12]), (200, vec![0; 8])]);
+        let mut changed = index;
+        for (at, change) in &changes {
+            changed[*at..at + change.len()].copy_from_slice(change);
+        }
+        let added =
+            Added { listed: 5, next: 7, records: &more, members: 3, index: &changes, end_records: b"the end" };
+        let whole = [&records[..], &more[..]].concat();
+        assert_eq!(seal.grown(&added, &index), of(&whole, &changed, 3, b"the end"));
+        assert!(seal.growing().is_growing() && !seal.growing().is_last());
+        assert_eq!(seal.growing().reopened(), seal.reopened());
+        // What was not what the seal said is not what the next one says.
+        let mut damaged = index;
+        damaged[100] ^= 1;
+        let grown = seal.grown(&added, &damaged);
+        assert_eq!(grown, seal.grown(&added, &index));
+        for at in [3, 100, 205] {
+            let mut damaged = index;
+            damaged[at] ^= 1;
+            let grown = seal.grown(&added, &damaged);
+            for (at, change) in &changes {
+                damaged[*at..at + change.len()].copy_from_slice(change);
+            }
+            assert_ne!(crc32fast::hash(&damaged), grown.index_crc.get(), "byte {at}");
         }
     }
 

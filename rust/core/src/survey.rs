@@ -61,6 +61,8 @@ pub struct Survey {
     pub seal: Option<Seal>,
     /// The directory is known to be what its seal says; who only reads does not ask.
     pub holds: bool,
+    /// Nobody looked at what is in the directory, as members can be added to it where it is.
+    pub can_grow: bool,
     /// Finished members that it does not list, in the order in which they lie in the file.
     pub found: Vec<Local>,
     /// Members that were begun and not finished.
@@ -81,7 +83,7 @@ pub enum Effort {
     /// For what was written by us, if the file looks like it near its ends; a directory that is there is taken as it
     /// is, as who only reads finds out what is wrong with it, see [`Survey::without_directory`].
     Read,
-    /// The same, and the directory is read to its end.
+    /// The same, and the directory is read to its end, unless it can be added to where it is.
     Append,
     /// Everywhere, and if there is nothing of ours, for members of other programs, too.
     Full,
@@ -95,17 +97,23 @@ impl Survey {
     pub fn new(bytes: &[u8], effort: Effort, mut go_on: impl FnMut() -> bool) -> Result<Self> {
         let located = Directory::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
+            let seal = directory.seal(bytes);
+            let can_grow = effort == Effort::Append && seal.is_some_and(|seal| seal.can_grow(bytes));
+            let is_read = effort == Effort::Read || can_grow;
             // Its checksum is checked in less time than its records.
-            let holds = effort != Effort::Read && directory.seal(bytes).is_some_and(|seal| seal.holds(bytes));
-            if effort != Effort::Read && !holds {
+            let holds = !is_read && seal.is_some_and(|seal| seal.holds(bytes));
+            if !is_read && !holds {
                 directory.is_readable(bytes)?;
             }
-            Ok((directory, holds))
+            Ok((directory, holds, can_grow))
         });
         let error = match located {
-            Ok((directory, holds)) => {
+            Ok((directory, holds, can_grow)) => {
                 match Self::with_directory(bytes, directory, holds, effort, &mut go_on)? {
-                    Some(survey) => return Ok(survey),
+                    Some(survey) => {
+                        let can_grow = can_grow && survey.is_whole();
+                        return Ok(Survey { can_grow, ..survey });
+                    }
                     // Its end record is not the one that belongs to it.
                     None => ErrorKind::NoEndRecord.into(),
                 }
@@ -366,12 +374,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         // One that was flushed earlier stays behind in the file until members overwrite it.
         let is_newer = self.survey.seal.is_none_or(|known| seal.next() > known.next());
         is_newer.then_some(())?;
-        let directory =
-            Directory::from_end_record(bytes, end_record_behind(bytes, seal.directory_end())?).ok()?;
-        let is_it = directory.range == (seal.directory()..seal.directory_end());
-        let is_whole = is_it && seal.has_end_records(bytes) && self.can_read(&directory) && seal.holds(bytes);
-        is_whole.then_some(())?;
-        let behind = directory.comment.end;
+        let (directory, behind) = self.sealed(&seal)?;
         let in_directory = listed(bytes, Some(&directory));
         let found = std::mem::take(&mut self.survey.found);
         let found: Vec<_> = found
@@ -382,7 +385,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         self.survey = Survey {
             directory: Some(directory),
             seal: Some(seal),
-            holds: true,
+            holds: !seal.is_growing() || seal.holds(bytes),
             found,
             unfinished: std::mem::take(&mut self.survey.unfinished),
             end,
@@ -390,6 +393,35 @@ impl<'a, 'f> Scan<'a, 'f> {
         };
         self.listed = Some(in_directory);
         Some(behind)
+    }
+
+    /// The directory of a seal, if it is whole, and what is behind it.
+    fn sealed(&mut self, seal: &Seal) -> Option<(Directory, u64)> {
+        let range = seal.directory()..seal.directory_end();
+        if seal.is_growing() {
+            // Its end record may be gone: all that this said is known from the archive that it goes on with, if any.
+            // Its checksum is not asked: whoever adds to a directory does not know whether it is right.
+            let base = self.survey.directory.as_ref();
+            let directory = Directory {
+                range,
+                shift: base.map_or(0, |base| base.shift),
+                comment: base.map_or(0..0, |base| base.comment.clone()),
+                count: seal.members(),
+            };
+            let behind = seal.directory_end();
+            let is_whole = self.can_read(&directory)
+                && slice(self.bytes, &directory.range)
+                    .is_some_and(|records| Walk::new(records).count() as u64 == seal.members());
+            return is_whole.then_some((directory, behind));
+        }
+        let directory =
+            Directory::from_end_record(self.bytes, end_record_behind(self.bytes, seal.directory_end())?).ok()?;
+        let is_whole = directory.range == range
+            && seal.has_end_records(self.bytes)
+            && self.can_read(&directory)
+            && seal.holds(self.bytes);
+        let behind = directory.comment.end;
+        is_whole.then_some((directory, behind))
     }
 
     /// Whether all of a directory can be read.

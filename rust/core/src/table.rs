@@ -3,9 +3,12 @@
 //! It lies in front of the seal, and has two parts. The *slots* are a hash table with linear probing; a slot has the
 //! number of a member and the place of its record, under a checksum that takes in the name's hash, so that neither a
 //! slot of another name nor a damaged one is taken for it. The *places* are those of every sixteenth record, so that
-//! a record is found by its number.
+//! a record is found by its number. There is one for every sixteenth slot: as long as the slots suffice, members are
+//! added without moving anything.
 //!
 //! All that is found here is a hint: the record is read, and its name compared.
+
+use std::collections::{BTreeMap, HashMap};
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -80,9 +83,16 @@ fn slots_for(members: u64) -> u64 {
     slots
 }
 
-/// How many places there are for so many members.
-fn places_for(members: u64) -> u64 {
-    members.div_ceil(STRIDE as u64)
+/// How many bytes so many slots and their places have.
+fn size_of_index(slots: u64) -> u64 {
+    slots * Slot::SIZE as u64 + slots.div_ceil(STRIDE as u64) * size_of::<U64>() as u64
+}
+
+/// Where the places start in an index of so many bytes, if it can be one.
+fn split(bytes: usize) -> Option<usize> {
+    // Sixteen slots and their place have 200 bytes, and less than a slot is lost where there are fewer.
+    let slots = bytes / 25 * 2 + bytes % 25 * 2 / 25;
+    (size_of_index(slots as u64) == bytes as u64).then_some(slots * Slot::SIZE)
 }
 
 /// Whether a member can be in an index: only those that readers list.
@@ -101,8 +111,7 @@ pub(crate) struct Table<'a> {
 impl<'a> Table<'a> {
     /// The bytes of an index for so many members, if they can be one.
     pub(crate) fn new(bytes: &'a [u8], members: u64) -> Option<Self> {
-        let places = usize::try_from(places_for(members)).ok()?.checked_mul(size_of::<U64>())?;
-        let (slots, places) = bytes.split_at_checked(bytes.len().checked_sub(places)?)?;
+        let (slots, places) = bytes.split_at_checked(split(bytes.len())?)?;
         let slots = <[Slot]>::ref_from_bytes(slots).ok()?;
         let places = <[U64]>::ref_from_bytes(places).ok()?;
         let members = u32::try_from(members).ok()?;
@@ -130,6 +139,37 @@ impl<'a> Table<'a> {
             at = if at + 1 == count { 0 } else { at + 1 };
         }
         None
+    }
+
+    /// What changes in the index when members with these hashes, whose records are at these places, are added: bytes by
+    /// where they are in it. None if it would be made otherwise for so many members, or there may be one of the same name.
+    pub(crate) fn additions(&self, added: &[(u64, u64)]) -> Option<BTreeMap<usize, Vec<u8>>> {
+        let count = self.slots.len() as u64;
+        (slots_for(u64::from(self.members) + added.len() as u64) == count).then_some(())?;
+        let mut changes = BTreeMap::new();
+        let mut taken = HashMap::new();
+        for (number, &(hash, place)) in (self.members..).zip(added) {
+            let mut at = home(hash, count);
+            let mut probes = 0..PROBES.min(count);
+            loop {
+                probes.next()?;
+                // Less than `count`, which is the length of a slice.
+                let slot = taken.get(&at).unwrap_or(&self.slots[at as usize]);
+                if slot.number_plus_one.get() == 0 {
+                    break;
+                }
+                slot.of(hash).is_none().then_some(())?;
+                at = if at + 1 == count { 0 } else { at + 1 };
+            }
+            let slot = Slot::new(hash, number, place);
+            taken.insert(at, slot);
+            changes.insert(at as usize * Slot::SIZE, slot.as_bytes().to_vec());
+            if (number as usize).is_multiple_of(STRIDE) {
+                let at = self.slots.as_bytes().len() + number as usize / STRIDE * size_of::<U64>();
+                changes.insert(at, place.to_le_bytes().to_vec());
+            }
+        }
+        Some(changes)
     }
 
     /// The record of a member, by its number.
@@ -192,6 +232,19 @@ impl Names {
         }
     }
 
+    /// The hashes of the names of the members that were pushed, and the places of their records; none if there can be
+    /// no index.
+    pub(crate) fn added(&self) -> Option<&[(u64, u64)]> {
+        self.is_possible.then_some(&self.added[..])
+    }
+
+    /// Of an archive to which these members were added, and of which `old` is what it had before.
+    pub(crate) fn behind(self, mut old: Names) -> Names {
+        old.added.extend(self.added);
+        old.is_possible &= self.is_possible;
+        old
+    }
+
     /// There will be no index, as there is a member that has no place in it.
     pub(crate) fn forgo(&mut self) {
         self.is_possible = false;
@@ -212,7 +265,7 @@ impl Names {
         if !self.is_possible || members == 0 {
             return 0;
         }
-        slots_for(members) * Slot::SIZE as u64 + places_for(members) * size_of::<U64>() as u64
+        size_of_index(slots_for(members))
     }
 
     /// The index of `members` members with these records; none if a name is there twice, a member is not a stored
@@ -234,7 +287,7 @@ impl Names {
             }
         };
         bytes.resize(size, 0);
-        let (slots, places) = bytes.split_at_mut(slots_for(members) as usize * Slot::SIZE);
+        let (slots, places) = bytes.split_at_mut(split(size)?);
         let slots = <[Slot]>::mut_from_bytes(slots).ok()?;
         let places = <[U64]>::mut_from_bytes(places).ok()?;
         let mut build = Build { records, slots };
@@ -349,6 +402,44 @@ mod tests {
                 assert!(made.build(&records, 1000) == Some(at_once.clone()), "{before}");
             }
         }
+    }
+
+    #[test]
+    fn an_index_that_was_added_to_is_the_same() {
+        let names = |count: u64| (0..count).map(|number| format!("n{number}"));
+        for (before, after) in [(1, 2), (1, 6), (10, 12), (900, 901), (907, 1019), (1019, 1020)] {
+            let (records, made) = written(names(after));
+            let (_, old) = written(names(before));
+            let added = made.added[before as usize..].to_vec();
+            let mut bytes = old.build(&records, before).unwrap();
+            let at_once = made.build(&records, after).unwrap();
+            let additions = Table::new(&bytes, before).unwrap().additions(&added);
+            assert_eq!(additions.is_some(), bytes.len() == at_once.len(), "{before} {after}");
+            let Some(additions) = additions else { continue };
+            for (at, change) in additions {
+                bytes[at..at + change.len()].copy_from_slice(&change);
+            }
+            assert!(bytes == at_once, "{before} {after}");
+        }
+        let (records, mut made) = written(names(3));
+        let twice = made.added[1];
+        made.added.pop();
+        let bytes = made.build(&records, 2).unwrap();
+        let table = Table::new(&bytes, 2).unwrap();
+        assert_eq!(table.additions(&[twice]), None, "the same name");
+        assert_eq!(table.additions(&[(5, 100), (5, 100)]), None, "the same name twice");
+        assert!(table.additions(&[(5, 100)]).is_some());
+    }
+
+    #[test]
+    fn an_index_tells_by_its_size_how_many_slots_it_has() {
+        let mut sizes = std::collections::HashSet::new();
+        for slots in 1..5000 {
+            let size = size_of_index(slots) as usize;
+            assert_eq!(split(size), Some(slots as usize * Slot::SIZE));
+            sizes.insert(size);
+        }
+        assert!((1..60_000).all(|size| sizes.contains(&size) == split(size).is_some()));
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
     let mut appender = Appender::new(Alignment::new(64).ok()?);
     for name in names {
         let stored = StoredName::new(&name).ok()?;
-        if appender.contains(&stored) {
+        if appender.is_likely(&stored) {
             continue;
         }
         let number = items.len() as u64;
@@ -56,7 +56,7 @@ fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
         appender.finish(&place, &stored, crc, Some(&array));
     }
     let end = bytes.len();
-    let mut new = appender.publish(Publish::Last, end as u64);
+    let mut new = appender.publish(Publish::Last, end as u64).ok()?;
     let names = new.take_names();
     let head = new.head(names);
     for (part, at) in new.first_writes().chain(new.last_writes(&head)) {
@@ -75,7 +75,7 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
     for (number, (name, offset)) in items.iter().chain(&absent).enumerate() {
         let found = loop {
             match catalog.find(bytes, name) {
-                Found::Unsure if catalog.settle(bytes, None, || true).is_err() => break None,
+                Found::Unsure if catalog.settle(bytes, None, true, || true).is_err() => break None,
                 Found::Unsure => {}
                 found => break Some(found),
             }

@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use mmnpz_core::append::{Appender, Publish, Reserved};
+use mmnpz_core::grow::Held;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::survey::{self, Effort, Survey};
 use pyo3::prelude::*;
@@ -86,13 +87,14 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
     if file.metadata()?.len() == 0 {
         return Ok(Appender::new(alignment));
     }
-    let map = mapping::map(file)?;
-    let mut survey = match polled(|go_on| Survey::new(&map, Effort::Append, go_on)) {
-        Err(Failure::Format(_)) if survey::is_blank(&map) => Survey::default(),
+    let held: Held = Arc::new(mapping::map(file)?);
+    let map = (*held).as_ref();
+    let mut survey = match polled(|go_on| Survey::new(map, Effort::Append, go_on)) {
+        Err(Failure::Format(_)) if survey::is_blank(map) => Survey::default(),
         survey => survey?,
     };
-    repair::sort_out(file, &map, &mut survey, |_| Ok(()))?;
-    repair::resume(file, &map, &survey, alignment)
+    repair::sort_out(file, map, &mut survey, |_| Ok(()))?;
+    repair::resume(file, &held, &survey, alignment)
 }
 
 /// Whether a member is written in blocks.
@@ -147,9 +149,11 @@ impl Archive {
 
     /// Reserves a range for a member, in the state that is locked already.
     pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
-        self.begin(state)?;
         let header = member.header.bytes.len() as u64;
-        let reserved = state.appender.reserve(&member.name, header, header + member.items.len())?;
+        let size = header + member.items.len();
+        state.appender.prepare(&member.name, header, size)?;
+        self.begin(state)?;
+        let reserved = state.appender.reserve(&member.name, header, size)?;
         if let Reserved::Place(place) = &reserved
             && is_large(place)
         {
@@ -161,8 +165,11 @@ impl Archive {
     /// Writes what must be in the file before members are appended, a few bytes, under the lock: nobody may be ahead
     /// of it.
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
-        if let Some((at, bytes)) = state.appender.prologue() {
-            write_all_at(self.file(), &bytes, at)?;
+        let prologue = state.appender.prologue();
+        for (at, bytes) in &prologue {
+            write_all_at(self.file(), bytes, *at)?;
+        }
+        if !prologue.is_empty() {
             if state.appender.must_sync_prologue() {
                 self.file().sync_data()?;
             }
@@ -316,7 +323,7 @@ impl Archive {
                 return Ok(());
             }
             self.begin(&mut state)?;
-            state.appender.publish(publish, length)
+            state.appender.publish(publish, length)?
         };
         let names = new.take_names();
         let new = new;
@@ -329,8 +336,9 @@ impl Archive {
             }
             Ok::<_, Failure>(())
         };
-        let head = if new.count() < MANY {
+        let head = if names.is_none() || new.count() < MANY {
             new.first_writes().try_for_each(|(bytes, at)| write(bytes, at))?;
+            new.changes().try_for_each(|(bytes, at)| write_all_at(self.file(), bytes, at))?;
             new.head(names)
         } else {
             thread::scope(|scope| {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mmnpz_core::ErrorKind;
 use mmnpz_core::catalog::{Catalog, Found, Located};
@@ -129,14 +129,28 @@ impl Archive {
             return Ok(());
         }
         let settled = detached(py, || {
-            // The file as it is now, if a writer has appended to it.
-            let newer = (!self.catalog.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
-            let newer =
-                newer.filter(|(map, identity)| identity.2 == self.identity.2 && map.len() >= bytes.len());
-            let newer = newer.as_ref().map(|(map, _)| &map[..]);
-            polled(|go_on| self.catalog.settle(bytes, newer, go_on))
+            let give_up = Instant::now() + PATIENCE;
+            while Instant::now() < give_up {
+                let is_quiet = !lock::is_taken(&self.path);
+                match self.try_to_settle(is_quiet) {
+                    // A writer can overwrite whatever was found, and is done with it in a moment.
+                    Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && !is_quiet => {}
+                    done => return done,
+                }
+                thread::sleep(PAUSE);
+            }
+            self.try_to_settle(true)
         });
         settled.map_err(|failure| failure.into_err(py, &self.path))
+    }
+
+    fn try_to_settle(&self, is_quiet: bool) -> Result<(), Failure> {
+        let bytes = self.bytes();
+        // The file as it is now, if a writer has appended to it.
+        let newer = (!self.catalog.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
+        let newer = newer.filter(|(map, identity)| identity.2 == self.identity.2 && map.len() >= bytes.len());
+        let newer = newer.as_ref().map(|(map, _)| &map[..]);
+        polled(|go_on| self.catalog.settle(bytes, newer, is_quiet, go_on))
     }
 
     /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
@@ -295,6 +309,9 @@ struct Opened {
 const ATTEMPTS: u32 = 1000;
 const PAUSE: Duration = Duration::from_micros(500);
 
+/// So long a file that is being written is looked at again for members that are hard to find.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl Opened {
     /// Opens, maps and indexes a file, which must be in the `expected` state if one is given; the interpreter is
     /// not held.
@@ -335,8 +352,13 @@ impl Opened {
         };
         let has_all = survey.is_at_end && survey.found.is_empty();
         let unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
-        // Its end record is taken away before anything of it is overwritten.
-        let is_same = !survey.is_at_end || Directory::locate(&map).ok() == survey.directory;
+        // Its end record is taken away before anything of it is overwritten. One that was found without stays as long as
+        // nobody writes to the file.
+        let is_same = if survey.is_at_end {
+            Directory::locate(&map).ok() == survey.directory
+        } else {
+            survey.seal.is_none_or(|seal| seal.holds(&map)) || !lock::is_taken(path)
+        };
         Ok((Opened { map, catalog, identity, unlisted }, is_same))
     }
 

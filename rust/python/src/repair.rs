@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mmnpz_core::append::Appender;
+use mmnpz_core::grow::Held;
 use mmnpz_core::layout::Alignment;
 use mmnpz_core::mark::{END_MARK, Local};
 use mmnpz_core::name;
@@ -50,7 +52,7 @@ pub(crate) fn sort_out(
 /// The state of a writer that goes on behind what was found in a file, which is made ready for it.
 pub(crate) fn resume(
     file: &File,
-    bytes: &[u8],
+    held: &Held,
     survey: &Survey,
     alignment: Alignment,
 ) -> Result<Appender, Failure> {
@@ -59,8 +61,8 @@ pub(crate) fn resume(
         file.set_len(0)?;
         return Ok(Appender::new(alignment));
     }
-    mend_start(file, bytes, survey)?;
-    Ok(Appender::resume(bytes, survey, alignment)?)
+    mend_start(file, (**held).as_ref(), survey)?;
+    Ok(Appender::resume(held, survey, alignment)?)
 }
 
 /// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of ours that
@@ -109,11 +111,11 @@ fn repair_file(
 ) -> Result<(u64, Vec<String>, Vec<Dropped>, bool), Failure> {
     let locked = file::open(path)?;
     let alignment = Alignment::new(1)?;
-    let map = match locked.file.metadata()?.len() {
-        0 => None,
-        _ => Some(mapping::map(&locked.file)?),
+    let held: Held = match locked.file.metadata()?.len() {
+        0 => Arc::new([]),
+        _ => Arc::new(mapping::map(&locked.file)?),
     };
-    let map = map.as_deref().unwrap_or_default();
+    let map = (*held).as_ref();
     let mut survey = match polled(|go_on| Survey::new(map, Effort::Full, go_on)) {
         Err(Failure::Format(_)) if survey::is_blank(map) => Survey::default(),
         survey => survey?,
@@ -142,7 +144,7 @@ fn repair_file(
         Some(name.strip_suffix(name::EXTENSION)?.to_owned())
     });
     let found = found.collect();
-    let appender = resume(&locked.file, map, &survey, alignment)?;
+    let appender = resume(&locked.file, &held, &survey, alignment)?;
     let count = appender.count();
     if survey.origin == Origin::Members {
         let (at, directory) = appender.foreign_directory();

@@ -116,7 +116,7 @@ impl Writer {
                 if state.closed {
                     return Err(closed());
                 }
-                if !warned && state.appender.contains(&member.name) {
+                if !warned && state.appender.is_likely(&member.name) {
                     None
                 } else {
                     if warned {
@@ -171,10 +171,11 @@ impl Writer {
     #[getter]
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
-        let names: Vec<_> = {
+        let names = {
             let state = archive.lock_attached(py).map_err(|failure| failure.into_err(py, &archive.path))?;
-            state.appender.names().collect()
+            state.appender.names()
         };
+        let names = names.map_err(|error| Failure::from(error).into_err(py, &archive.path))?;
         // Each name once.
         let unique = PyDict::new(py);
         for name in names {
@@ -188,8 +189,9 @@ impl Writer {
         let name_of = |name: &Bound<'_, PyString>| StoredName::new(name.to_str().ok()?).ok();
         let Some(stored) = name.cast::<PyString>().ok().and_then(name_of) else { return Ok(false) };
         let py = name.py();
-        let mut state = archive.lock_attached(py).map_err(|failure| failure.into_err(py, &archive.path))?;
-        Ok(state.appender.contains(&stored))
+        let fail = |failure: Failure| failure.into_err(py, &archive.path);
+        let found = archive.lock_attached(py).map_err(fail)?.appender.contains(&stored);
+        found.map_err(|error| fail(error.into()))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

@@ -5,9 +5,11 @@
 //! a directory was published, by what a program finds that only knows the end record.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::error::ErrorKind;
+use mmnpz_core::grow::Held;
 use mmnpz_core::index::{Directory, Index};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::survey::{Effort, Origin, Survey};
@@ -96,7 +98,8 @@ impl Sim {
         match Survey::new(&self.bytes, Effort::Append, || true) {
             Ok(mut survey) => {
                 survey.found.retain(|member| member.is_sound(&self.bytes));
-                Appender::resume(&self.bytes, &survey, self.alignment).unwrap()
+                let held: Held = Arc::new(self.bytes.clone());
+                Appender::resume(&held, &survey, self.alignment).unwrap()
             }
             Err(error) => {
                 assert!(self.written.is_empty(), "{error}");
@@ -177,8 +180,12 @@ impl Sim {
     }
 
     fn reserve(&mut self, name: &StoredName, size: usize) -> Placement {
-        if let Some((at, bytes)) = self.appender.prologue() {
-            self.put(&bytes, at);
+        self.appender.prepare(name, 0, size as u64).unwrap();
+        let prologue = self.appender.prologue();
+        for (at, bytes) in &prologue {
+            self.put(bytes, *at);
+        }
+        if !prologue.is_empty() {
             self.appender.prologue_is_written();
         }
         loop {
@@ -261,17 +268,20 @@ impl Sim {
         if !self.appender.needs(publish) {
             return;
         }
-        if let Some((at, bytes)) = self.appender.prologue() {
-            self.put(&bytes, at);
+        let prologue = self.appender.prologue();
+        for (at, bytes) in &prologue {
+            self.put(bytes, *at);
+        }
+        if !prologue.is_empty() {
             self.appender.prologue_is_written();
         }
         let length = self.bytes.len() as u64;
-        let mut new = self.appender.publish(publish, length);
+        let mut new = self.appender.publish(publish, length).unwrap();
         let listed: Vec<_> = self.written.keys().cloned().collect();
         let flushed = self.flushed.take();
         let names = new.take_names();
         let head = new.head(names);
-        for (bytes, at) in new.first_writes().chain(new.last_writes(&head)) {
+        for (bytes, at) in new.first_writes().chain(new.changes()).chain(new.last_writes(&head)) {
             self.pieces(bytes, at, |sim| {
                 sim.check();
                 sim.check_directory(flushed.as_ref().unwrap_or(&Vec::new()));
