@@ -5,7 +5,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -201,6 +201,30 @@ def parse_zip(raw: bytes) -> list[Parsed]:
         )
     assert at == directory_end
     return members
+
+
+class Parts(NamedTuple):
+    """A file of ours, taken apart."""
+
+    members: bytes
+    room: int
+    index: bytes
+    seal: bytes
+    directory: bytes
+    end: bytes
+
+
+def parts(path: Path) -> Parts:
+    """Take a file of ours without zip64 records apart."""
+    raw = path.read_bytes()
+    size, start = struct.unpack("<2I", raw[-10:-2])
+    seal = start - 96
+    assert raw[seal : seal + 8] == b"PKmmseal"
+    behind = struct.unpack("<Q", raw[seal + 24 : seal + 32])[0]
+    index = seal - struct.unpack("<Q", raw[seal + 64 : seal + 72])[0]
+    return Parts(
+        raw[:behind], index - behind, raw[index:seal], raw[seal:start], raw[start : start + size], raw[-22:]
+    )
 
 
 def same_items(ours: Any, theirs: Any) -> bool:

@@ -12,6 +12,8 @@ mod append;
 #[cfg(test)]
 mod archives;
 #[cfg(test)]
+mod catalog;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod fixtures;

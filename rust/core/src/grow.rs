@@ -1,0 +1,166 @@
+//! Adding members to a directory where it is.
+//!
+//! Where there is room for them in front of a directory of ours, nothing that is in the file has to move: the members
+//! go into the room, their records behind those of the directory, and some slots of the index change. That takes as
+//! long for a million members as for ten, and reads nothing of what they are, so what is there is not checked either:
+//! what the seal says afterwards is as true as it was before (see [`Seal::grown`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::directory::{DirectoryWriter, OldDirectory};
+use crate::error::Result;
+use crate::index::{CentralRecord, Directory, Walk, slice};
+use crate::layout::StoredName;
+use crate::mark::{Added, Seal};
+use crate::name;
+use crate::table::{self, Table};
+use crate::zip::EndRecord;
+
+/// The bytes of a file, for as long as they are needed.
+pub type Held = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A directory to which members are added.
+#[derive(Clone)]
+pub(crate) struct Growing {
+    /// The file as it was opened, up to its end record.
+    file: Held,
+    directory: Directory,
+    seal: Seal,
+    /// It was found to be what its seal says.
+    was_sound: bool,
+}
+
+impl fmt::Debug for Growing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Growing").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+/// How it grows.
+#[derive(Debug, Clone)]
+pub(crate) struct Growth {
+    /// The seal of the whole.
+    pub(crate) seal: Seal,
+    /// What is written where in the file, apart from that and what is behind the old records.
+    pub(crate) changes: Vec<(u64, Vec<u8>)>,
+}
+
+impl Growing {
+    pub(crate) fn new(file: &Held, directory: &Directory, seal: Seal) -> Self {
+        Growing { file: Arc::clone(file), directory: directory.clone(), seal, was_sound: false }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        (*self.file).as_ref()
+    }
+
+    fn index(&self) -> &[u8] {
+        self.seal.index(self.bytes()).map(|(index, _)| index).unwrap_or_default()
+    }
+
+    fn records(&self) -> &[u8] {
+        slice(self.bytes(), &self.directory.range).unwrap_or_default()
+    }
+
+    /// Where its end record is.
+    pub(crate) fn end_record(&self) -> u64 {
+        self.directory.comment.start - EndRecord::SIZE as u64
+    }
+
+    /// Where what vouches for it starts, and where it starts itself.
+    pub(crate) fn places(&self) -> (u64, u64) {
+        (self.seal.start(), self.directory.range.start)
+    }
+
+    /// Its seal as it says so.
+    pub(crate) fn meanwhile(&self) -> Seal {
+        self.seal.growing()
+    }
+
+    /// The seal of a directory that does not grow any more.
+    pub(crate) fn reopened(&self) -> Seal {
+        self.seal.reopened()
+    }
+
+    /// Where further records go.
+    pub(crate) fn end_of_records(&self) -> u64 {
+        self.directory.range.end
+    }
+
+    /// Whether it has a member of this name, by its index.
+    pub(crate) fn contains(&self, name: &StoredName) -> bool {
+        let records = self.records();
+        let is_it = |_, place| {
+            let record = usize::try_from(place).ok().and_then(|at| CentralRecord::read(records, at));
+            record.is_some_and(|(record, _)| {
+                name::is_array_name(record.name, record.header.flags.get(), name.array_name())
+            })
+        };
+        let table = Table::new(self.index(), self.seal.members());
+        table.is_some_and(|table| table.find(table::hash(name.array_name()), is_it).is_some())
+    }
+
+    /// Whether directory and index are what their seal says.
+    pub(crate) fn is_sound(&mut self) -> bool {
+        self.was_sound = self.was_sound || (self.seal.holds(self.bytes()) && self.seal.has_index(self.bytes()));
+        self.was_sound
+    }
+
+    /// The names of its arrays.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let mut walk = Walk::new(self.records());
+        let names = walk.by_ref().filter_map(|record| record.name_of_array()).collect();
+        walk.finish()?;
+        Ok(names)
+    }
+
+    /// The state of a writer that only has what comes behind it.
+    pub(crate) fn writer(&self) -> DirectoryWriter {
+        let comment = slice(self.bytes(), &self.directory.comment).unwrap_or_default();
+        let (members, hinted) = (self.seal.members(), self.seal.hinted());
+        DirectoryWriter::behind(self.records().len(), members, hinted, self.directory.shift, comment)
+    }
+
+    /// The directory itself, to be written elsewhere.
+    pub(crate) fn old(&self) -> OldDirectory<'_> {
+        let bytes = self.bytes();
+        let holds = Some(self.seal).filter(|seal| seal.holds(bytes));
+        OldDirectory {
+            records: self.records(),
+            comment: slice(bytes, &self.directory.comment).unwrap_or_default(),
+            shift: self.directory.shift,
+            sound: holds.map(|seal| (seal.members(), seal.hinted())),
+            index: holds.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
+        }
+    }
+
+    /// The directory with what was added, if it can have that where it is.
+    pub(crate) fn grow(
+        &self,
+        added: &DirectoryWriter,
+        end_records: &[u8],
+        (listed, next): (u64, u64),
+    ) -> Option<Growth> {
+        let index = self.index();
+        let changes = Table::new(index, self.seal.members())?.additions(added.added()?)?;
+        let added = Added {
+            listed,
+            next,
+            records: added.records(),
+            members: added.count(),
+            index: &changes,
+            end_records,
+        };
+        Some(Growth {
+            seal: self.seal.grown(&added, index),
+            changes: in_file(changes, self.seal.start()),
+        })
+    }
+}
+
+/// Changes by their places in the file, where the index starts at `start`.
+fn in_file(changes: BTreeMap<usize, Vec<u8>>, start: u64) -> Vec<(u64, Vec<u8>)> {
+    changes.into_iter().map(|(at, bytes)| (start + at as u64, bytes)).collect()
+}

@@ -1,0 +1,345 @@
+"""Adding to a directory where it is: in no time, without a look at it, and never to something else."""
+
+import os
+import struct
+import sys
+import threading
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmnpz
+from tests.archives import Parts, npy, parts, same
+from tests.test_index import agree, array, is_stored_index_used, pages_in_memory, write
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+MANY = 1500
+"""So many members have a directory that leaves room in front of it, for some ten of them."""
+
+
+def write_seal(path: Path, old: Parts, **changes: int) -> None:
+    """Change a seal, and its checksum."""
+    seal = bytearray(old.seal)
+    for name, value in changes.items():
+        offset = {"state": 84, "indexed": 92}[name]
+        seal[offset : offset + 4] = struct.pack("<I", value)
+    seal[88:92] = bytes(4)
+    seal[88:92] = struct.pack("<I", zlib.crc32(seal))
+    with path.open("r+b") as file:
+        file.seek(len(old.members) + old.room + len(old.index))
+        file.write(seal)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.npz", MANY)
+
+
+def check(path: Path, members: int, new: dict[str, Any]) -> None:
+    """NumPy, `zipfile` and we find all of them."""
+    data = mmnpz.load(path)
+    assert len(data) == members + len(new)
+    assert data.files == [*(f"n{number}" for number in range(members)), *new]
+    assert all(same(data[name], value) for name, value in new.items())
+    assert all(same(data[f"n{number}"], array(number)) for number in range(members))
+    assert "nothing" not in data
+    with np.load(path) as theirs:
+        assert theirs.files == data.files
+        assert all(same(theirs[name], value) for name, value in new.items())
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+
+
+def test_nothing_moves(path: Path) -> None:
+    before = parts(path)
+    assert before.room > 1000
+    assert not any(path.read_bytes()[len(before.members) :][: before.room])
+    write(path, 1, "a", MANY)
+    after = parts(path)
+    assert after.members.startswith(before.members)
+    assert after.directory.startswith(before.directory)
+    assert after.room == before.room - (len(after.members) - len(before.members))
+    assert len(after.index) == len(before.index)
+    # A slot, and the place of every sixteenth entry.
+    changed = sum(one != other for one, other in zip(before.index, after.index, strict=True))
+    assert 0 < changed <= 12 + 8
+    assert path.stat().st_size < sum(map(len, (before.members, before.index, before.directory))) + (
+        before.room + 96 + 100 + 22
+    )
+    check(path, MANY + 1, {})
+
+
+@pytest.mark.parametrize(("step", "sessions"), [(1, 150), (3, 50), (250, 5)])
+def test_sessions_make_the_file_that_one_would_have_made(tmp_path: Path, step: int, sessions: int) -> None:
+    """Apart from the room: as long as it suffices, when it is used up, and when the index gets too small."""
+    path = write(tmp_path / "a.npz", MANY)
+    moved, members = 0, MANY
+    start = len(parts(path).members) + parts(path).room
+    for _ in range(sessions):
+        write(path, step, "a", members)
+        members += step
+        assert is_stored_index_used(path)
+        now = parts(path)
+        moved += len(now.members) + now.room != start
+        start = len(now.members) + now.room
+    assert 2 < moved < 50
+    once = parts(write(tmp_path / "b.npz", members))
+    now = parts(path)
+    assert (now.members, now.index, now.directory) == (once.members, once.index, once.directory)
+    check(path, members, {})
+
+
+def test_the_room_is_small_and_a_hole(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    block = np.zeros(100_000, "u1")
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(1000):
+            writer.write(f"n{number}", block)
+    room, size = parts(path).room, path.stat().st_size
+    assert 90_000 < room < size // 128
+    if sys.platform == "linux":
+        assert path.stat().st_blocks * 512 < size - room + 20_000
+    # None where the directory is moved in no time.
+    assert parts(write(tmp_path / "b.npz", 500)).room == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its page cache")
+@pytest.mark.thread_unsafe(reason="of a page cache that others use too")
+def test_of_a_file_on_the_disk_little_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    block = np.arange(1 << 13, dtype="<f4")
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(3000):
+            writer.write(f"{number}" * 800, block)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if pages_in_memory(path).any():
+        pytest.skip("this file system keeps its files in memory")
+    members = len(parts(path).members) // 4096
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert not pages_in_memory(path).any()
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("new", block)
+    # The system reads ahead, up to 8 MiB around what is touched: the start of the file, and its end.
+    assert not pages_in_memory(path)[2048 : members - 2048].any()
+    assert same(mmnpz.load(path)["new"], block)
+
+
+def test_what_does_not_fit_moves_the_directory(path: Path) -> None:
+    room = parts(path).room
+    new = {
+        "a": np.arange(10.0),
+        "large": np.ones(room, "u1"),
+        "b": np.arange(5),
+        "larger": np.ones(2 << 20, "u1"),
+    }
+    with mmnpz.NpzWriter(path, "a") as writer:
+        for name, value in new.items():
+            writer.write(name, value)
+    check(path, MANY, new)
+    size = path.stat().st_size
+    assert size < len(parts(path).members) * 130 / 128 + 200_000
+    write(path, 1, "a", MANY)
+    assert path.stat().st_size < size + 200
+
+
+def test_threads_and_flushes(path: Path) -> None:
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("first", np.arange(3))
+
+        def work(thread: int) -> None:
+            for number in range(20):
+                writer.write(f"{thread}/{number}", np.full(number * 20, thread))
+                if number == 7 * thread:
+                    writer.flush()
+
+        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        writer.write("last", np.arange(4))
+    data = mmnpz.load(path)
+    for thread in range(3):
+        for number in range(20):
+            assert same(data[f"{thread}/{number}"], np.full(number * 20, thread))
+    assert len(data) == MANY + 62
+    agree(path, [*(f"n{number}" for number in range(MANY)), "nothing"])
+
+
+def test_the_writer_knows_the_names_that_are_there(path: Path) -> None:
+    with mmnpz.NpzWriter(path, "a") as writer:
+        assert "n7" in writer
+        assert "new" not in writer
+        writer["new"] = array(1)
+        assert "new" in writer
+        assert "nothing" not in writer
+        assert writer.files == [*(f"n{number}" for number in range(MANY)), "new"]
+        assert len(writer) == MANY + 1
+        with pytest.warns(UserWarning, match=r"Duplicate name: 'n5\.npy'"):
+            writer["n5"] = array(6)
+        with pytest.warns(UserWarning, match=r"Duplicate name: 'new\.npy'"):
+            writer["new"] = array(8)
+        assert len(writer) == MANY + 1
+    data = mmnpz.load(path)
+    assert same(data["n5"], array(6))
+    assert same(data["new"], array(8))
+    assert len(data) == MANY + 1
+
+
+def test_a_failed_write_leaves_no_trace(path: Path) -> None:
+    before = path.read_bytes()
+    with mmnpz.NpzWriter(path, "a") as writer, pytest.raises(ValueError, match="object"):
+        writer.write("x", np.array(None))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("opened", ["before", "between"])
+def test_readers_keep_what_they_had(path: Path, opened: str) -> None:
+    readers = [mmnpz.load(path)] if opened == "before" else []
+    for session in range(25):
+        if opened == "between":
+            readers.append(mmnpz.load(path))
+        write(path, 1, "a", MANY + session)
+    for session, data in enumerate(readers):
+        members = MANY + session
+        assert f"n{members}" not in data
+        assert len(data) == members
+        for number in range(members - 1, -1, -7):
+            assert same(data[f"n{number}"], array(number))
+        assert data.files == [f"n{number}" for number in range(members)]
+
+
+def test_a_reader_that_is_opened_while_it_grows(path: Path) -> None:
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("new", array(3))
+        data = mmnpz.load(path)
+        assert same(data["new"], array(3))
+        assert same(data["n7"], array(7))
+        assert len(data) == MANY + 1
+        # For others it is what it was.
+        with np.load(path) as theirs:
+            assert len(theirs.files) == MANY
+    assert same(data["n8"], array(8))
+    check(path, MANY, {"new": array(3)})
+
+
+# What others did to it.
+
+
+def swap(path: Path, old: bytes, new: bytes, everywhere: bool = True) -> None:
+    raw = path.read_bytes()
+    at = raw.rindex(old)
+    assert raw.count(old) == 2
+    path.write_bytes(raw.replace(old, new) if everywhere else raw[:at] + new + raw[at + len(old) :])
+
+
+def test_names_that_were_changed_in_place(path: Path) -> None:
+    swap(path, b"n700.npy", b"x700.npy")
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("new", array(1))
+    data = mmnpz.load(path)
+    assert "n700" not in data
+    assert same(data["x700"], array(700))
+    assert same(data["new"], array(1))
+    agree(path, ["n700", "n699", "nothing"])
+    with mmnpz.NpzWriter(path, "a") as writer:
+        assert "x700" in writer
+        assert "n700" not in writer
+        assert "x700" in writer.files
+        writer.write("newer", array(2))
+    # It is not ours any more: what stands there stays.
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        assert file.namelist()[-2:] == ["new.npy", "newer.npy"]
+    assert not is_stored_index_used(path)
+    for number in range(3):
+        write(path, 1, "a", MANY + number)
+        agree(path, ["n700", "n699", "nothing", f"n{MANY + number}"])
+        assert same(mmnpz.load(path)["x700"], array(700))
+
+
+def test_a_name_that_was_changed_in_place_is_written_again(path: Path) -> None:
+    swap(path, b"n700.npy", b"x700.npy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write("x700", array(1))
+    with np.load(path) as theirs:
+        assert same(theirs["x700"], array(1))
+    data = mmnpz.load(path)
+    assert same(data["x700"], array(1))
+    assert same(data["n699"], array(699))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_index_or_directory(path: Path, seed: int) -> None:
+    """Whatever was changed there, we then find what `zipfile` finds."""
+    old = parts(path)
+    generator = np.random.default_rng(seed)
+    raw = bytearray(path.read_bytes())
+    start = len(old.members) + old.room
+    for at in generator.integers(start, len(raw) - 22, 40 if seed % 2 else 1):
+        raw[at] = generator.integers(0, 256)
+    path.write_bytes(raw)
+    try:
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write(f"n{MANY}", array(MANY))
+            writer.write(f"n{MANY + 1}", array(MANY + 1))
+    except (zipfile.BadZipFile, ValueError):
+        return
+    agree(path, [f"n{number}" for number in range(MANY + 3)])
+
+
+@pytest.mark.parametrize("cut", ["behind", "in front", "end record"])
+def test_a_file_that_has_another_end(path: Path, cut: str) -> None:
+    raw = path.read_bytes()
+    if cut == "behind":
+        path.write_bytes(raw[:-22] + raw[-22:-2] + struct.pack("<H", 5) + b"hello")
+    elif cut == "in front":
+        path.write_bytes(b"#!/bin/sh\n" + raw)
+    else:
+        path.write_bytes(raw[:-2] + b"\1\0")
+    write(path, 1, "a", MANY)
+    agree(path, [f"n{number}" for number in range(0, MANY + 2, 7)])
+    assert same(mmnpz.load(path)[f"n{MANY}"], array(MANY))
+
+
+def test_another_program_uses_the_room(path: Path) -> None:
+    """To which it is a gap."""
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("theirs.npy", npy(array(5)))
+    write(path, 1, "a", MANY)
+    data = mmnpz.load(path)
+    assert same(data["theirs"], array(5))
+    check(path, MANY, {"theirs": array(5), f"n{MANY}": array(MANY)})
+
+
+def test_a_writer_that_was_killed_while_it_grew(path: Path) -> None:
+    """With what it had written, and with nothing."""
+    old = parts(path)
+    write_seal(path, old, state=2)
+    assert len(mmnpz.load(path)) == MANY
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-22] + bytes(4) + raw[-18:])
+    with pytest.warns(UserWarning, match="not closed"):
+        data = mmnpz.load(path)
+    assert len(data) == MANY
+    assert same(data["n7"], array(7))
+    write(path, 1, "a", MANY)
+    check(path, MANY + 1, {})
+    assert is_stored_index_used(path)
+
+
+def test_an_index_that_says_that_it_is_none_is_not_added_to(path: Path) -> None:
+    write_seal(path, parts(path), indexed=0)
+    write(path, 1, "a", MANY)
+    check(path, MANY + 1, {})
