@@ -75,9 +75,11 @@ def test_power_failures_while_appending(explorer: Explorer, base: str) -> None:
     explorer.power(BASES[base](), append, sync=True).conclude()
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("base", ["ours, with room", "ours, with room, renamed"])
-def test_power_failures_while_appending_again_and_again(explorer: Explorer, base: str) -> None:
-    explorer.power(BASES[base](), append_sessions, sync=True).conclude()
+def test_power_failures_while_appending_again_and_again(explorer: Explorer, base: str, seed: int) -> None:
+    """In which a directory stops to grow: one state of a thousand tells whether its seal says so in time."""
+    explorer.power(BASES[base](), append_sessions, sync=True, seed=seed).conclude()
 
 
 @pytest.mark.parametrize("base", ["ours", "ours, with room"])
