@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 use crate::directory::{DirectoryWriter, OldDirectory};
 use crate::error::Result;
-use crate::hint::Described;
+use crate::hint::Hint;
 use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
@@ -227,9 +227,9 @@ impl Appender {
     }
 
     /// Enters a member that has been written, end mark and all, with what is known of its array.
-    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
+    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, hint: Option<&Hint>) {
         self.forget(place);
-        self.directory.push(place, name, crc, array);
+        self.directory.push(place, name, crc, hint);
         self.length = self.length.max(place.next());
     }
 

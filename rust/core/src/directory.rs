@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::error::{Error, Result};
-use crate::hint::Described;
+use crate::hint::Hint;
 use crate::index::{CentralRecord, Walk};
 use crate::layout::{self, Placement, StoredName};
 use crate::name;
@@ -173,9 +173,9 @@ impl DirectoryWriter {
     }
 
     /// Adds a member that has been written, with what is known of its array.
-    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
+    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, hint: Option<&Hint>) {
         let (at, is_next) = (self.records.len() as u64, self.is_next(name));
-        place.write_central(name, crc, self.shift, array, Arc::make_mut(&mut self.records));
+        place.write_central(name, crc, self.shift, hint, Arc::make_mut(&mut self.records));
         self.stored.push(name.array_name(), at);
         self.in_order &= self.last <= place.header;
         self.last = place.header;

@@ -12,7 +12,7 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hint::{self, Described};
+use crate::hint::{self, Described, Hint};
 use crate::index::{Directory, Walk, slice};
 use crate::layout;
 use crate::literal;
@@ -225,7 +225,9 @@ impl Survey {
                     shape: &header.shape.0,
                     header: length,
                 };
-                hint::append(&array, member.file - member.header + length as u64, &mut records, start);
+                if let Some(hint) = Hint::new(&array) {
+                    hint::append(&hint, member.file - member.header, &mut records, start);
+                }
             }
         }
         records

@@ -107,7 +107,7 @@ impl Writer {
                 error
             }
         })?;
-        let member = Member { name: stored_name, header, items: Items::new(&array)? };
+        let mut member = Member { name: stored_name, header, items: Items::new(&array)? };
         let mut warned = false;
         let place = loop {
             // The lock is released before anything of Python runs.
@@ -138,7 +138,9 @@ impl Writer {
             }
         };
         // `array` keeps the memory that `member` points to until this returns.
-        detached(py, || archive.write(&place, member)).map_err(fail)
+        let written = detached(py, || archive.write(&place, &mut member)).map_err(fail);
+        member.header.keep();
+        written
     }
 
     fn __setitem__(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
