@@ -259,10 +259,9 @@ impl Handle {
         name: &Bound<'py, PyString>,
         view: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = view.py();
         let (view, listed) = self.views.publish(member, view);
         if listed {
-            self.views.listing(py).dict.bind(py).set_item(name, &view)?;
+            self.views.enter(name, &view)?;
         }
         self.views.settle(member);
         Ok(view)
