@@ -88,12 +88,11 @@ impl Archive {
         let mapping = self.mapping.get();
         let Located { header, offset, stored } = self.locate(py, member, name)?;
         let offset = usize::try_from(offset).map_err(|_| Failure::from(ErrorKind::LocalOutside))?;
-        array::dtype_of(py, &header.descr)
-            .and_then(|dtype| {
-                let view_type = self.view_type.bind(py);
-                array::map_array(mapping, mmap, view_type, &header, &dtype, stored, offset)
-            })
-            .map_err(Failure::Raised)
+        array::with_dtype(py, &header.descr, |dtype| {
+            let view_type = self.view_type.bind(py);
+            array::map_array(mapping, mmap, view_type, &header, dtype, stored, offset)
+        })
+        .map_err(Failure::Raised)
     }
 
     /// The array of a member, as the directory has it now or, where that was overwritten, as it had it.
