@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
-__all__ = ["Mapping", "Reader", "Writer", "__version__", "_repair", "memmap"]
+__all__ = ["DirectReader", "Mapping", "Reader", "Writer", "__version__", "_repair", "memmap"]
 
 __version__: Final[str]
 
@@ -112,6 +112,11 @@ class Reader:
     def _origin(self) -> tuple[tuple[tuple[str, Any], ...], tuple[int, int, int]]: ...
     @property
     def _index_memory(self) -> int: ...
+
+class DirectReader(Reader):
+    """`Reader` with a way to the views that are kept which does not lead through the binding."""
+
+    def __getitem__(self, key: str, /) -> NDArray[Any]: ...
 
 @disjoint_base
 class Writer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from mmnpz._memmap import memmap
-from mmnpz._mmnpz import Reader
+from mmnpz._mmnpz import DirectReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["NpzReader", "load"]
 
 
-class NpzReader(Reader, Mapping[str, "NDArray[Any]"]):
+class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     """
     The arrays of an uncompressed ``.npz`` file as views into a memory map of it.
 

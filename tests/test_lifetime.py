@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import sysconfig
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.archives import same
 from tests.processes import run_python
 
 pytestmark = pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -54,6 +56,44 @@ def test_closed_readers_say_so(archive: Path) -> None:
     for use in uses:
         with pytest.raises(ValueError, match="closed"):
             use()
+
+
+@pytest.mark.skipif(FREE_THREADED, reason="there, only strings are looked up")
+@pytest.mark.parametrize("equal", [True, False])
+def test_closed_while_a_key_is_compared(archive: Path, equal: bool) -> None:
+    data = mmnpz.load(archive)
+    view = data["matrix"]
+    others: list[Any] = []
+
+    class Closing:
+        def __hash__(self) -> int:
+            return hash("matrix")
+
+        def __eq__(self, other: object) -> bool:
+            data.close()
+            # In place of what was freed.
+            others.extend({} for _ in range(1000))
+            return equal
+
+    key: Any = Closing()
+    if equal:
+        assert data[key] is view
+    else:
+        with pytest.raises(ValueError, match="closed"):
+            data[key]
+
+
+def test_lookups_keep_no_references(archive: Path) -> None:
+    data: Any = mmnpz.load(archive)
+    view, arrays = data["matrix"], data.arrays
+    references = sys.getrefcount(view), sys.getrefcount(arrays)
+    for _ in range(100):
+        data["matrix"]
+        with pytest.raises(KeyError):
+            data["nothing"]
+        with pytest.raises(TypeError):
+            data[[]]
+    assert (sys.getrefcount(view), sys.getrefcount(arrays)) == references
 
 
 def test_views_and_dicts_outlive_the_reader(archive: Path, arrays: dict[str, Any]) -> None:

@@ -49,6 +49,63 @@ def test_arrays_of_all_kinds(tmp_path: Path, arrays: dict[str, Any]) -> None:
             assert file.getinfo(f"{name}.npy").compress_type == zipfile.ZIP_STORED
 
 
+def test_what_was_written_before_leaves_no_trace(tmp_path: Path) -> None:
+    """Headers are kept for the next array of a thread, which may differ in any one thing."""
+    ordinary: list[Any] = [
+        np.arange(12, dtype="<f4").reshape(3, 4),
+        np.arange(12, dtype="<f4").reshape(3, 4, order="F"),
+        np.arange(12, dtype="<f4").reshape(4, 3),
+        np.arange(12, dtype=">f4").reshape(3, 4),
+        np.arange(12, dtype="<i4").reshape(3, 4),
+        np.arange(12, dtype="<f4"),
+        np.arange(12, dtype="<f4")[:1],
+        np.float32(1),
+        np.zeros((0, 3), "<f4"),
+        np.zeros((3, 4), [("é", "<f4")]),
+    ]
+    path = tmp_path / "a.npz"
+    expected = {
+        f"{i}{j}{k}": item
+        for i, a in enumerate(ordinary)
+        for j, b in enumerate(ordinary)
+        for k, item in enumerate((a, b))
+    }
+    with NpzWriter(path) as writer:
+        for name, array in expected.items():
+            writer.write(name, array)
+    with zipfile.ZipFile(path) as file, mmnpz.load(path) as data:
+        for name, array in expected.items():
+            assert file.read(f"{name}.npy") == npy(array)
+            assert same(data[name], array)
+
+
+def test_dtypes_that_change_or_go_away_are_described_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    expected = {}
+    with NpzWriter(path) as writer:
+        array: Any = np.zeros(3, [("a", "<f4")])
+        for name in "abc":
+            array.dtype.names = (name,)
+            writer.write(name, array)
+            expected[name] = npy(array)
+        # Each takes the place of the one before in memory.
+        for number in range(100):
+            array = np.zeros(3, f"S{number + 1}")
+            writer.write(str(number), array)
+            expected[str(number)] = npy(array)
+            del array
+    with zipfile.ZipFile(path) as file:
+        assert {name: file.read(f"{name}.npy") for name in expected} == expected
+
+
+def test_long_headers_warn_each_time(tmp_path: Path) -> None:
+    array = np.zeros(3, [("日", "<f4")])
+    with NpzWriter(tmp_path / "a.npz") as writer:
+        for name in "ab":
+            with pytest.warns(UserWarning, match="format 3"):
+                writer.write(name, array)
+
+
 def test_arguments_by_name_and_by_item(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with NpzWriter(path) as writer:

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use crate::directory::{DirectoryWriter, OldDirectory};
 use crate::error::Result;
 use crate::grow::{Growing, Growth, Held};
-use crate::hint::Described;
+use crate::hint::Hint;
 use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
@@ -279,7 +279,8 @@ impl Appender {
             // Nobody relies on it as on one that was flushed.
             self.limit = None;
             let end_record = self.end_record.take();
-            self.prologue = self.reopened.take().zip(end_record).map(|(seal, at)| Prologue::SealAndBlank(seal, at));
+            self.prologue =
+                self.reopened.take().zip(end_record).map(|(seal, at)| Prologue::SealAndBlank(seal, at));
         }
         Ok(())
     }
@@ -323,9 +324,9 @@ impl Appender {
     }
 
     /// Enters a member that has been written, end mark and all, with what is known of its array.
-    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
+    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, hint: Option<&Hint>) {
         self.forget(place);
-        self.directory.push(place, name, crc, array);
+        self.directory.push(place, name, crc, hint);
         self.length = self.length.max(place.next());
     }
 
@@ -445,8 +446,7 @@ impl Appender {
         if let Publish::Room(room) = publish {
             // In place of the one that was published before, if that leaves room enough; else behind it, so that
             // readers can use the one until the other is there.
-            let in_place =
-                self.limit.is_some() && !self.is_edited && at >= self.next.saturating_add(room);
+            let in_place = self.limit.is_some() && !self.is_edited && at >= self.next.saturating_add(room);
             if !in_place {
                 let share = (self.next / ROOM_SHARE).clamp(LEAST_ROOM, MOST_ROOM);
                 at = self.length.max(self.next).saturating_add(room.saturating_add(share));

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::error::{Error, Result};
-use crate::hint::Described;
+use crate::hint::Hint;
 use crate::index::{CentralRecord, Walk};
 use crate::layout::{self, Placement, StoredName};
 use crate::name;
@@ -203,7 +203,8 @@ impl DirectoryWriter {
     fn index_old(&mut self) {
         // No larger than the records that were walked.
         let (records, first, hasher) = (&self.records, self.first, &self.hasher);
-        let rehash = |&at: &u64| record_at(records, first, at).map_or(0, |record| hash_record(hasher, &record));
+        let rehash =
+            |&at: &u64| record_at(records, first, at).map_or(0, |record| hash_record(hasher, &record));
         self.names.reserve(self.count as usize, rehash);
         for record in Walk::new(&records[..self.unindexed]) {
             let at = (first + record.at) as u64;
@@ -213,9 +214,9 @@ impl DirectoryWriter {
     }
 
     /// Adds a member that has been written, with what is known of its array.
-    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, array: Option<&Described<'_>>) {
+    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, hint: Option<&Hint>) {
         let (at, is_next) = (self.size() as u64, self.is_next(name));
-        place.write_central(name, crc, self.shift, array, Arc::make_mut(&mut self.records));
+        place.write_central(name, crc, self.shift, hint, Arc::make_mut(&mut self.records));
         self.stored.push(name.array_name(), at);
         self.in_order &= self.last <= place.header;
         self.last = place.header;
@@ -228,7 +229,8 @@ impl DirectoryWriter {
         self.ascending = None;
         let hash = self.hash(name.array_name());
         let (records, first, hasher) = (&self.records, self.first, &self.hasher);
-        let rehash = |&at: &u64| record_at(records, first, at).map_or(0, |record| hash_record(hasher, &record));
+        let rehash =
+            |&at: &u64| record_at(records, first, at).map_or(0, |record| hash_record(hasher, &record));
         self.names.insert_unique(hash, at, rehash);
     }
 

@@ -104,7 +104,8 @@ impl Growing {
 
     /// Whether directory and index are what their seal says.
     pub(crate) fn is_sound(&mut self) -> bool {
-        self.was_sound = self.was_sound || (self.seal.holds(self.bytes()) && self.seal.has_index(self.bytes()));
+        self.was_sound =
+            self.was_sound || (self.seal.holds(self.bytes()) && self.seal.has_index(self.bytes()));
         self.was_sound
     }
 
@@ -153,10 +154,7 @@ impl Growing {
             index: &changes,
             end_records,
         };
-        Some(Growth {
-            seal: self.seal.grown(&added, index),
-            changes: in_file(changes, self.seal.start()),
-        })
+        Some(Growth { seal: self.seal.grown(&added, index), changes: in_file(changes, self.seal.start()) })
     }
 }
 

@@ -40,15 +40,55 @@ pub struct Described<'a> {
 
 /// The extra field behind the checksum, in the format of `postcard`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Hint<'a> {
+struct Content<'a> {
     /// From where the local header starts to the array.
     data: u32,
-    /// Bytes of the `.npy` header, which are the last of those.
+    #[serde(borrow)]
+    array: Array<'a>,
+}
+
+/// What is the same for all arrays that are described alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Array<'a> {
+    /// Bytes of the `.npy` header, which are the last in front of the array.
     header: u32,
     fortran_order: bool,
     /// A dtype string as it is, or the source of any other description, which starts with a bracket or a quote.
     descr: &'a str,
     shape: Cow<'a, [u64]>,
+}
+
+/// What the records of arrays say that are described alike. Programs write many of these.
+#[derive(Debug, Clone)]
+pub struct Hint {
+    bytes: Vec<u8>,
+    /// Bytes of the `.npy` header.
+    header: u64,
+}
+
+impl Hint {
+    /// Of an array that is described like this; none if that cannot be put shortly.
+    pub fn new(array: &Described<'_>) -> Option<Self> {
+        let quoted = array.descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
+        let plain =
+            quoted.filter(|descr| !descr.contains(['\\', '\'']) && !descr.starts_with(['[', '(', '\'', '"']));
+        let descr = plain.unwrap_or(array.descr);
+        if descr.len() > MAX_DESCR || array.shape.len() > MAX_AXES {
+            return None;
+        }
+        let content = Array {
+            header: array.header.try_into().ok()?,
+            fortran_order: array.fortran_order,
+            descr,
+            shape: Cow::Borrowed(array.shape),
+        };
+        let mut short = [0; 64];
+        let bytes = match postcard::to_slice(&content, &mut short) {
+            Ok(bytes) => bytes.to_vec(),
+            Err(_) => postcard::to_allocvec(&content).ok()?,
+        };
+        Some(Hint { bytes, header: array.header as u64 })
+    }
 }
 
 /// Where the array of a member is, and what it is.
@@ -62,37 +102,23 @@ pub struct Located {
     pub npy_header: u64,
 }
 
-/// Adds to the record that is all of `out` from `start` on what `array`, which starts `data` bytes behind the local
-/// header, is described as; or nothing, if that cannot be put shortly.
-pub(crate) fn append(array: &Described<'_>, data: u64, out: &mut Vec<u8>, start: usize) {
-    let quoted = array.descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
-    let plain =
-        quoted.filter(|descr| !descr.contains(['\\', '\'']) && !descr.starts_with(['[', '(', '\'', '"']));
-    let descr = plain.unwrap_or(array.descr);
-    let (Ok(data), Ok(header)) = (u32::try_from(data), u32::try_from(array.header)) else { return };
-    if descr.len() > MAX_DESCR || array.shape.len() > MAX_AXES {
-        return;
-    }
-    let hint =
-        Hint { data, header, fortran_order: array.fortran_order, descr, shape: Cow::Borrowed(array.shape) };
-    let mut short = [0; 64];
-    let long;
-    let encoded = if let Ok(encoded) = postcard::to_slice(&hint, &mut short) {
-        &*encoded
-    } else {
-        let Ok(encoded) = postcard::to_allocvec(&hint) else { return };
-        long = encoded;
-        &long
-    };
-    let field = out.len();
+/// Adds to the record that is all of `out` from `start` on what it says of its array, whose `.npy` file starts `file`
+/// bytes behind the local header.
+pub(crate) fn append(hint: &Hint, file: u64, out: &mut Vec<u8>, start: usize) {
+    let mut data = [0; 5];
+    let number = u32::try_from(file + hint.header).ok();
+    let Some(Ok(data)) = number.map(|number| postcard::to_slice(&number, &mut data)) else { return };
+    let field = out.len() - start;
     // Less than 2**16: a description and 64 numbers of at most ten bytes.
-    let length = (CHECK + encoded.len()) as u16;
+    let length = (CHECK + data.len() + hint.bytes.len()) as u16;
+    out.reserve(HEAD + usize::from(length));
     out.extend_from_slice(&EXTRA.to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&[0; CHECK]);
-    out.extend_from_slice(encoded);
+    out.extend_from_slice(data);
+    out.extend_from_slice(&hint.bytes);
     let record = &mut out[start..];
-    let (field, extra_len) = (field - start, std::mem::offset_of!(CentralHeader, extra_len));
+    let extra_len = std::mem::offset_of!(CentralHeader, extra_len);
     let before = u16::from_le_bytes([record[extra_len], record[extra_len + 1]]);
     // Before is a zip64 field of at most 28 bytes.
     record[extra_len..extra_len + 2].copy_from_slice(&(before + HEAD as u16 + length).to_le_bytes());
@@ -114,14 +140,14 @@ pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<Located> 
     let field = whole.len().checked_sub(HEAD + value.len())?;
     let is_last = whole.get(field + HEAD..)? == value && record.header.comment_len.get() == 0;
     (is_last && u32::from_le_bytes(*check) == check_of(whole, field)).then_some(())?;
-    let hint: Hint<'_> = postcard::from_bytes(rest).ok()?;
-    let descr = if hint.descr.starts_with(['[', '(', '\'', '"']) {
-        literal::from_str::<Literal<'_>>(hint.descr, false).ok()?.into_owned()
+    let Content { data, array } = postcard::from_bytes(rest).ok()?;
+    let descr = if array.descr.starts_with(['[', '(', '\'', '"']) {
+        literal::from_str::<Literal<'_>>(array.descr, false).ok()?.into_owned()
     } else {
-        Literal::Str(hint.descr.to_owned().into())
+        Literal::Str(array.descr.to_owned().into())
     };
-    let header = Header { descr, fortran_order: hint.fortran_order, shape: Shape(hint.shape.into_owned()) };
-    Some(Located { header, data: hint.data.into(), npy_header: hint.header.into() })
+    let header = Header { descr, fortran_order: array.fortran_order, shape: Shape(array.shape.into_owned()) };
+    Some(Located { header, data: data.into(), npy_header: array.header.into() })
 }
 
 #[cfg(test)]
@@ -135,7 +161,7 @@ mod tests {
         let place =
             Placement::new(1000, &name, array.header as u64, size, Alignment::new(64).unwrap()).unwrap();
         let mut out = b"before".to_vec();
-        place.write_central(&name, 77, 0, Some(array), &mut out);
+        place.write_central(&name, 77, 0, Hint::new(array).as_ref(), &mut out);
         out.split_off(6)
     }
 

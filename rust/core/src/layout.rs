@@ -8,7 +8,7 @@
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hint::{self, Described};
+use crate::hint::{self, Hint};
 use crate::mark::{self, END_MARK};
 use crate::name::EXTENSION;
 use crate::zip::{
@@ -212,19 +212,19 @@ impl Placement {
         bytes
     }
 
-    /// Appends the central header, with what is known of the array; `shift` is what stands in front of the archive.
+    /// Appends the central header, with what it says of the array; `shift` is what stands in front of the archive.
     pub fn write_central(
         &self,
         name: &StoredName,
         crc: u32,
         shift: i64,
-        array: Option<&Described<'_>>,
+        hint: Option<&Hint>,
         out: &mut Vec<u8>,
     ) {
         let start = out.len();
         write_central(self.header, self.size(), crc, (&name.bytes, name.flags), shift, out);
-        if let Some(array) = array {
-            hint::append(array, self.file - self.header + array.header as u64, out, start);
+        if let Some(hint) = hint {
+            hint::append(hint, self.file - self.header, out, start);
         }
     }
 }

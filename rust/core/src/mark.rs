@@ -570,8 +570,14 @@ mod tests {
         for (at, change) in &changes {
             changed[*at..at + change.len()].copy_from_slice(change);
         }
-        let added =
-            Added { listed: 5, next: 7, records: &more, members: 3, index: &changes, end_records: b"the end" };
+        let added = Added {
+            listed: 5,
+            next: 7,
+            records: &more,
+            members: 3,
+            index: &changes,
+            end_records: b"the end",
+        };
         let whole = [&records[..], &more[..]].concat();
         assert_eq!(seal.grown(&added, &index), of(&whole, &changed, 3, b"the end"));
         assert!(seal.growing().is_growing() && !seal.growing().is_last());

@@ -168,8 +168,25 @@ fn canonical(text: &[u8]) -> Option<Header<'_>> {
 /// # Errors
 /// If the header would be longer than 4 GiB.
 pub fn encode(descr: &str, fortran_order: bool, shape: &[u64], growth: bool) -> Result<Vec<u8>> {
+    let mut header = Vec::new();
+    encode_to(&mut header, descr, fortran_order, shape, growth)?;
+    Ok(header)
+}
+
+/// The same in place of what is in `header`.
+///
+/// # Errors
+/// As for [`encode`].
+pub fn encode_to(
+    header: &mut Vec<u8>,
+    descr: &str,
+    fortran_order: bool,
+    shape: &[u64],
+    growth: bool,
+) -> Result<()> {
     // Version 1.0, with its two bytes of length, holds nearly all there are.
-    let mut header = Vec::with_capacity(descr.len() + 256);
+    header.clear();
+    header.reserve(descr.len() + 256);
     header.extend_from_slice(&MAGIC);
     header.extend_from_slice(&[1, 0, 0, 0]);
     let text_start = header.len();
@@ -192,7 +209,7 @@ pub fn encode(descr: &str, fortran_order: bool, shape: &[u64], growth: bool) -> 
         if axis > 0 {
             header.extend_from_slice(b", ");
         }
-        push_decimal(dimension, &mut header);
+        push_decimal(dimension, header);
     }
     header.extend_from_slice(if shape.len() == 1 { b",), }" } else { b"), }" });
     let axis = if fortran_order { shape.last() } else { shape.first() };
@@ -213,7 +230,7 @@ pub fn encode(descr: &str, fortran_order: bool, shape: &[u64], growth: bool) -> 
     let end = (header.len() + 1) / HEADER_ALIGN * HEADER_ALIGN + HEADER_ALIGN;
     header.resize(end - 1, b' ');
     header.push(b'\n');
-    Ok(header)
+    Ok(())
 }
 
 /// The length of a header's text with its padding and newline, behind a prefix of so many bytes. NumPy pads by

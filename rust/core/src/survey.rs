@@ -12,7 +12,7 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hint::{self, Described};
+use crate::hint::{self, Described, Hint};
 use crate::index::{Directory, Walk, slice};
 use crate::layout;
 use crate::literal;
@@ -233,7 +233,9 @@ impl Survey {
                     shape: &header.shape.0,
                     header: length,
                 };
-                hint::append(&array, member.file - member.header + length as u64, &mut records, start);
+                if let Some(hint) = Hint::new(&array) {
+                    hint::append(&hint, member.file - member.header, &mut records, start);
+                }
             }
         }
         records
@@ -415,7 +417,8 @@ impl<'a, 'f> Scan<'a, 'f> {
             return is_whole.then_some((directory, behind));
         }
         let directory =
-            Directory::from_end_record(self.bytes, end_record_behind(self.bytes, seal.directory_end())?).ok()?;
+            Directory::from_end_record(self.bytes, end_record_behind(self.bytes, seal.directory_end())?)
+                .ok()?;
         let is_whole = directory.range == range
             && seal.has_end_records(self.bytes)
             && self.can_read(&directory)

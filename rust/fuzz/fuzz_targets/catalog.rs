@@ -6,7 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::catalog::{Catalog, Found};
-use mmnpz_core::hint::Described;
+use mmnpz_core::hint::{Described, Hint};
 use mmnpz_core::index::{Directory, Index};
 use mmnpz_core::layout::{Alignment, StoredName};
 use mmnpz_core::npy::{MAX_HEADER_SIZE, encode};
@@ -53,7 +53,7 @@ fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
         bytes.extend(file);
         bytes.extend(place.end_mark(&stored, crc));
         let array = Described { descr: "'|u1'", fortran_order: false, shape: &shape, header };
-        appender.finish(&place, &stored, crc, Some(&array));
+        appender.finish(&place, &stored, crc, Hint::new(&array).as_ref());
     }
     let end = bytes.len();
     let mut new = appender.publish(Publish::Last, end as u64).ok()?;

@@ -78,7 +78,7 @@ pub(crate) struct State {
 /// A member on its way to the file.
 pub(crate) struct Member {
     pub(crate) name: StoredName,
-    pub(crate) header: NpyHeader,
+    pub(crate) header: Box<NpyHeader>,
     pub(crate) items: Items,
 }
 
@@ -179,11 +179,9 @@ impl Archive {
     }
 
     /// Writes a member into its range and enters it in the directory.
-    pub(crate) fn write(&self, place: &Placement, mut member: Member) -> Result<(), Failure> {
+    pub(crate) fn write(&self, place: &Placement, member: &mut Member) -> Result<(), Failure> {
         let large = is_large(place);
-        let written =
-            if large { self.write_large(place, &member) } else { self.write_small(place, &mut member) };
-        let described = member.header.described();
+        let written = if large { self.write_large(place, member) } else { self.write_small(place, member) };
         let mut state = self.lock()?;
         if large {
             let this = thread::current().id();
@@ -191,7 +189,7 @@ impl Archive {
             found.map(|at| state.large.swap_remove(at));
         }
         match &written {
-            Ok(crc) => state.appender.finish(place, &member.name, *crc, Some(&described)),
+            Ok(crc) => state.appender.finish(place, &member.name, *crc, member.header.hint.as_ref()),
             Err(_) => {
                 if let Some(length) = state.appender.abandon(place) {
                     // Under the lock, before anybody else gets the range. If it fails, the file is only longer.

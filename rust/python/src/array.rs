@@ -1,9 +1,10 @@
 //! NumPy views and dtypes: from the header of a member to an array over the map.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use foldhash::fast::FixedState;
 use mmnpz_core::literal::Literal;
@@ -41,31 +42,56 @@ pub(crate) struct DType {
     subarray: Option<u64>,
 }
 
-/// Dtypes by their descriptions, process-wide: making one takes microseconds.
-static DTYPES: RwLock<Option<HashMap<Literal<'static>, Arc<DType>, FixedState>>> = RwLock::new(None);
+/// A dtype that is kept for as long as the process lives, with its description.
+struct Kept {
+    descr: Literal<'static>,
+    dtype: DType,
+}
 
-/// The dtype of a header, or why no array can be mapped with it.
-pub(crate) fn dtype_of(py: Python<'_>, descr: &Literal<'_>) -> PyResult<Arc<DType>> {
-    {
-        // No Python code runs while the lock is held: it only guards the map and the counts of its Arcs.
-        let dtypes = DTYPES.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = dtypes.as_ref().and_then(|dtypes| dtypes.get(descr)) {
-            return Ok(Arc::clone(found));
-        }
+/// Dtypes by their descriptions, process-wide: making one takes microseconds.
+static DTYPES: RwLock<Option<HashMap<Literal<'static>, &'static Kept, FixedState>>> = RwLock::new(None);
+
+thread_local! {
+    /// The one that a thread asked for last. Most archives have one dtype, and neither to count references nor to lock
+    /// for it makes threads wait for each other.
+    static LAST: Cell<Option<&'static Kept>> = const { Cell::new(None) };
+}
+
+/// Calls `with` with the dtype of a header, or says why no array can be mapped with it.
+pub(crate) fn with_dtype<R>(
+    py: Python<'_>,
+    descr: &Literal<'_>,
+    with: impl FnOnce(&DType) -> PyResult<R>,
+) -> PyResult<R> {
+    if let Some(last) = LAST.get().filter(|last| last.descr == *descr) {
+        return with(&last.dtype);
     }
-    let (made, has_fields) = make_dtype(py, descr)?;
-    let made = Arc::new(made);
+    let kept = {
+        // No Python code runs while the lock is held: it only guards the map.
+        let dtypes = DTYPES.read().unwrap_or_else(PoisonError::into_inner);
+        dtypes.as_ref().and_then(|dtypes| dtypes.get(descr).copied())
+    };
+    if let Some(kept) = kept {
+        LAST.set(Some(kept));
+        return with(&kept.dtype);
+    }
+    let (dtype, has_fields) = make_dtype(py, descr)?;
     if has_fields {
         // The names of fields can be assigned to, for all arrays that share the dtype.
-        return Ok(made);
+        return with(&dtype);
     }
     let mut dtypes = DTYPES.write().unwrap_or_else(PoisonError::into_inner);
-    let dtypes = dtypes.get_or_insert_default();
-    if dtypes.len() < MAX_DTYPES {
-        // The one that another thread put there meanwhile stays: to replace it could free it under the lock.
-        dtypes.entry(descr.clone().into_owned()).or_insert_with(|| Arc::clone(&made));
+    let known = dtypes.get_or_insert_default();
+    // The one that another thread put there meanwhile stays.
+    if known.len() < MAX_DTYPES && !known.contains_key(descr) {
+        let descr = descr.clone().into_owned();
+        let kept: &'static Kept = Box::leak(Box::new(Kept { descr: descr.clone(), dtype }));
+        known.insert(descr, kept);
+        drop(dtypes);
+        return with(&kept.dtype);
     }
-    Ok(made)
+    drop(dtypes);
+    with(&dtype)
 }
 
 static DESCR_TO_DTYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

@@ -21,6 +21,7 @@ mod reader;
 mod repair;
 mod shared;
 mod source;
+mod subscript;
 mod views;
 mod writer;
 
@@ -29,7 +30,7 @@ mod writer;
 mod _mmnpz {
     use pyo3::prelude::*;
 
-    use super::{array, fork, memmap, source};
+    use super::{array, fork, memmap, source, subscript};
 
     #[pymodule_export]
     use super::mapping::Mapping;
@@ -47,6 +48,7 @@ mod _mmnpz {
         array::look_up(module.py())?;
         source::look_up(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("DirectReader", subscript::make_type(module.py())?)?;
         module.add("memmap", memmap::make_type(module.py())?)
     }
 }

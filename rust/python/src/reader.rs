@@ -88,12 +88,11 @@ impl Archive {
         let mapping = self.mapping.get();
         let Located { header, offset, stored } = self.locate(py, member, name)?;
         let offset = usize::try_from(offset).map_err(|_| Failure::from(ErrorKind::LocalOutside))?;
-        array::dtype_of(py, &header.descr)
-            .and_then(|dtype| {
-                let view_type = self.view_type.bind(py);
-                array::map_array(mapping, mmap, view_type, &header, &dtype, stored, offset)
-            })
-            .map_err(Failure::Raised)
+        array::with_dtype(py, &header.descr, |dtype| {
+            let view_type = self.view_type.bind(py);
+            array::map_array(mapping, mmap, view_type, &header, dtype, stored, offset)
+        })
+        .map_err(Failure::Raised)
     }
 
     /// The array of a member, as the directory has it now or, where that was overwritten, as it had it.
@@ -273,10 +272,9 @@ impl Handle {
         name: &Bound<'py, PyString>,
         view: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = view.py();
         let (view, listed) = self.views.publish(member, view);
         if listed {
-            self.views.listing(py).dict.bind(py).set_item(name, &view)?;
+            self.views.enter(name, &view)?;
         }
         self.views.settle(member);
         Ok(view)
@@ -426,19 +424,22 @@ impl Reader {
         archive.ok_or_else(closed)
     }
 
+    /// The dict to ask first, if there is such.
+    #[inline]
+    pub(crate) fn first<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyDict>> {
+        self.state.read(py, |state| Some(state.first.as_ref()?.bind(py).clone()))
+    }
+
     /// The view of a name, if it is kept already.
     #[inline]
-    fn known<'py>(&self, py: Python<'py>, name: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if DICT_FIRST {
-            let dict = self.state.read(py, |state| state.first.as_ref().map(|dict| dict.clone_ref(py)));
-            return dict.map_or(Ok(None), |dict| dict.bind(py).get_item(name));
-        }
-        let text = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok());
-        Ok(self.state.read(py, |state| {
+    fn known<'py>(&self, name: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        let py = name.py();
+        let text = name.cast::<PyString>().ok()?.to_str().ok()?;
+        self.state.read(py, |state| {
             let handle = state.handle.as_ref().filter(|_| state.cache)?;
-            let member = handle.archive.catalog.find_again(handle.archive.bytes(), text?).member()?;
+            let member = handle.archive.catalog.find_again(handle.archive.bytes(), text).member()?;
             handle.views.get(py, member.id)
-        }))
+        })
     }
 
     /// The view of a name that is not kept yet; `fresh` is for one past the cache.
@@ -564,10 +565,9 @@ impl Reader {
     }
 
     fn __getitem__<'py>(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        match self.known(name.py(), name)? {
-            Some(view) => Ok(view),
-            None => self.first_access(name, false),
-        }
+        // Where there is a dict to ask first, `subscript` has done that.
+        let known = if DICT_FIRST { None } else { self.known(name) };
+        known.map_or_else(|| self.first_access(name, false), Ok)
     }
 
     /// A new view of an array, whatever is cached.

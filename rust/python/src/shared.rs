@@ -1,9 +1,9 @@
 //! A value that any number of threads read while one replaces it.
 //!
 //! Where there is a global interpreter lock it is that lock which keeps them apart, at no cost. On free-threaded
-//! Python a lock in each reader would make threads that share it wait for each other, and a fork could leave it
-//! locked for ever; there, reading leaves a mark that is the thread's own, and whoever replaces the value takes
-//! over what is still being read (`arc_swap`).
+//! Python a lock in each reader or writer would make threads that share it wait for each other, and a fork could
+//! leave it locked for ever; there, reading leaves a mark that is the thread's own, and whoever replaces the value
+//! takes over what is still being read (`arc_swap`).
 
 use pyo3::prelude::*;
 

@@ -1,8 +1,9 @@
 //! The bytes of an array to be written: its `.npy` header, and its items in the order in which they are stored.
 
+use std::cell::Cell;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use mmnpz_core::hint::Described;
+use mmnpz_core::hint::{Described, Hint};
 use mmnpz_core::npy;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyUserWarning, PyValueError};
@@ -43,27 +44,92 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
     Ok(as_any_array(object.py())?.call1((object,))?.cast_into::<PyUntypedArray>()?)
 }
 
-/// The `.npy` header of an array, and what it says.
+/// The `.npy` header of arrays that are alike.
+#[derive(Default)]
 pub(crate) struct NpyHeader {
     pub(crate) bytes: Vec<u8>,
-    descr: Arc<str>,
+    /// What it says, for the directory.
+    pub(crate) hint: Option<Hint>,
+    descr: Option<Description>,
     fortran_order: bool,
     shape: Vec<u64>,
 }
 
-impl NpyHeader {
-    /// What it says, for the directory.
-    pub(crate) fn described(&self) -> Described<'_> {
-        let NpyHeader { bytes, descr, fortran_order, shape } = self;
-        Described { descr, fortran_order: *fortran_order, shape, header: bytes.len() }
-    }
+thread_local! {
+    /// The header that a thread used last. Programs write many arrays that are alike, or of one dtype: to make all of
+    /// it anew takes as long as to copy some kilobytes.
+    static LAST: Cell<Option<Box<NpyHeader>>> = const { Cell::new(None) };
 }
 
 /// The `.npy` header of an array, byte for byte as `numpy.save` of the NumPy in use writes it.
-pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<NpyHeader> {
-    let py = array.py();
-    let dtype = array.dtype();
-    if !is_plain(&dtype) {
+pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<Box<NpyHeader>> {
+    let mut header = LAST.try_with(Cell::take).ok().flatten().unwrap_or_default();
+    header.describe(array)?;
+    Ok(header)
+}
+
+impl NpyHeader {
+    /// Makes it the header of an array.
+    fn describe(&mut self, array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
+        let py = array.py();
+        // SAFETY: the pointer to a live array object, of which the address of its dtype is taken, and nothing is read.
+        let dtype = unsafe { (*array.as_array_ptr()).descr } as usize;
+        let of_dtype = self.descr.take().filter(|descr| descr.kept == Some(dtype));
+        // NumPy prefers C order where both hold.
+        let fortran_order = array.is_fortran_contiguous() && !array.is_c_contiguous();
+        let shape = array.shape().iter().map(|&dimension| dimension as u64);
+        if of_dtype.is_some()
+            && self.fortran_order == fortran_order
+            && shape.clone().eq(self.shape.iter().copied())
+        {
+            self.descr = of_dtype;
+            return Ok(());
+        }
+        let descr = of_dtype.map_or_else(|| description(&array.dtype()), Ok)?;
+        self.fortran_order = fortran_order;
+        self.shape.clear();
+        self.shape.extend(shape);
+        npy::encode_to(&mut self.bytes, &descr.text, fortran_order, &self.shape, numpy_leaves_room(py)?)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let header = self.bytes.len();
+        self.hint = Hint::new(&Described { descr: &descr.text, fortran_order, shape: &self.shape, header });
+        let message = match self.bytes[6] {
+            1 => {
+                self.descr = Some(descr);
+                return Ok(());
+            }
+            2 => c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9"),
+            _ => c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17"),
+        };
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)
+    }
+
+    /// Keeps it for the next array.
+    pub(crate) fn keep(self: Box<Self>) {
+        let _ = LAST.try_with(|last| last.set(Some(self)));
+    }
+}
+
+/// What stands for a dtype in a header.
+struct Description {
+    /// Python source.
+    text: Arc<str>,
+    /// Where the dtype is, if it is kept for as long as the process lives: no other one can get its address.
+    kept: Option<usize>,
+}
+
+fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Description> {
+    type Known = RwLock<Vec<(Py<PyArrayDescr>, Arc<str>)>>;
+    static KNOWN: Known = RwLock::new(Vec::new());
+    {
+        // Only pointers are compared while the lock is held.
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = known.iter().find(|(other, _)| other.is(dtype)) {
+            return Ok(Description { text: Arc::clone(text), kept: Some(dtype.as_ptr() as usize) });
+        }
+    }
+    let py = dtype.py();
+    if !is_plain(dtype) {
         return Err(PyValueError::new_err(format!(
             "arrays of dtype {dtype} cannot be written without pickling"
         )));
@@ -71,45 +137,17 @@ pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<NpyHeade
     if dtype.has_object() {
         return Err(PyValueError::new_err("object arrays cannot be written: that would need pickling"));
     }
-    let descr = description(&dtype)?;
-    // NumPy prefers C order where both hold.
-    let fortran_order = array.is_fortran_contiguous() && !array.is_c_contiguous();
-    let shape: Vec<u64> = array.shape().iter().map(|&dimension| dimension as u64).collect();
-    let bytes = npy::encode(&descr, fortran_order, &shape, numpy_leaves_room(py)?)
-        .map_err(|error| PyValueError::new_err(error.to_string()))?;
-    let version = bytes[6];
-    let header = NpyHeader { bytes, descr, fortran_order, shape };
-    let message = match version {
-        1 => return Ok(header),
-        2 => c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9"),
-        _ => c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17"),
-    };
-    PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
-    Ok(header)
-}
-
-/// Python source for a dtype's description.
-fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Arc<str>> {
-    type Known = RwLock<Vec<(Py<PyArrayDescr>, Arc<str>)>>;
-    static KNOWN: Known = RwLock::new(Vec::new());
-    {
-        // Only pointers are compared while the lock is held. What is remembered is kept alive, so that no other
-        // dtype can get its address.
-        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, text)) = known.iter().find(|(other, _)| other.is(dtype)) {
-            return Ok(Arc::clone(text));
-        }
-    }
-    let py = dtype.py();
     let text: Arc<str> = dtype_to_descr(py)?.call1((dtype,))?.repr()?.to_str()?.into();
     // Dtypes with fields are made anew by most programs and may carry metadata, of which NumPy warns each time.
+    let mut kept = None;
     if !dtype.has_fields() && dtype.getattr("metadata")?.is_none() {
         let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() < MAX_DESCRIPTIONS {
             known.push((dtype.clone().unbind(), Arc::clone(&text)));
+            kept = Some(dtype.as_ptr() as usize);
         }
     }
-    Ok(text)
+    Ok(Description { text, kept })
 }
 
 /// Whether this NumPy leaves room in a header for a larger shape. NumPy 1.23 does not.

@@ -10,7 +10,7 @@ use once_cell::race::OnceBox;
 use pyo3::Borrowed;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::fork;
@@ -49,11 +49,15 @@ pub(crate) struct Views {
     slots: OnceBox<Slots<ffi::PyObject>>,
     /// Locked for moments, by threads that stay attached meanwhile: no fork finds it locked.
     listing: Mutex<Arc<Listing>>,
+    /// Its dict, where that is never replaced.
+    first: Option<Py<PyDict>>,
 }
 
 impl Views {
     pub(crate) fn new(py: Python<'_>, count: usize, mmap: Py<PyAny>) -> Self {
-        Views { count, mmap, slots: OnceBox::new(), listing: Mutex::new(Listing::new(py)) }
+        let listing = Listing::new(py);
+        let first = DICT_FIRST.then(|| listing.dict.clone_ref(py));
+        Views { count, mmap, slots: OnceBox::new(), listing: Mutex::new(listing), first }
     }
 
     fn slots(&self) -> &Slots<ffi::PyObject> {
@@ -110,6 +114,15 @@ impl Views {
         self.slots().settle(member);
     }
 
+    /// Enters a view in the dict of the views as it is.
+    pub(crate) fn enter(&self, name: &Bound<'_, PyString>, view: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = view.py();
+        match &self.first {
+            Some(dict) => dict.bind(py).set_item(name, view),
+            None => self.listing(py).dict.bind(py).set_item(name, view),
+        }
+    }
+
     /// The dict of the views as it is.
     pub(crate) fn listing(&self, py: Python<'_>) -> Arc<Listing> {
         let current = Arc::clone(&self.lock());
@@ -159,6 +172,7 @@ impl Views {
         if let Ok(listing) = self.listing.try_lock() {
             visit.call(&listing.dict)?;
         }
+        visit.call(&self.first)?;
         let slots = self.slots.get().into_iter().flat_map(Slots::iter);
         slots.map(|(_, view)| view).try_for_each(|view| {
             // SAFETY: as in `get`; the count is put right below, without a moment at which it could be seen.

@@ -1,7 +1,7 @@
 //! `NpzWriter`: from Python's arrays to an archive that is open for writing.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use mmnpz_core::append::Reserved;
 use mmnpz_core::layout::{Alignment, StoredName};
@@ -13,23 +13,24 @@ use crate::archive::{Archive, Member, Mode};
 use crate::detach::detached;
 use crate::error::Failure;
 use crate::fork;
+use crate::shared::Shared;
 use crate::source::{Items, as_array, npy_header};
 
 /// The compiled base of `mmnpz.NpzWriter`.
 #[pyclass(subclass, frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Writer {
-    archive: Mutex<Option<Arc<Archive>>>,
+    /// None before opening and after closing.
+    archive: Shared<Option<Arc<Archive>>>,
 }
 
 impl Writer {
-    fn archive(&self) -> PyResult<Arc<Archive>> {
-        let archive = self.archive.lock().ok().and_then(|archive| archive.clone());
-        archive.ok_or_else(closed)
+    fn archive(&self, py: Python<'_>) -> PyResult<Arc<Archive>> {
+        self.archive.read(py, Option::clone).ok_or_else(closed)
     }
 
     /// The archive, unless this is a fork of the process that opened it.
     fn own_archive(&self, py: Python<'_>) -> PyResult<Arc<Archive>> {
-        let archive = self.archive()?;
+        let archive = self.archive(py)?;
         if archive.forks == fork::count() {
             return Ok(archive);
         }
@@ -46,7 +47,7 @@ impl Writer {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Writer { archive: Mutex::default() }
+        Writer { archive: Shared::new(None) }
     }
 
     /// Opens an archive; one that is open is closed first.
@@ -60,9 +61,7 @@ impl Writer {
         };
         let opened = detached(py, || Archive::open(path.clone(), mode, alignment, sync));
         let opened = opened.map_err(|failure| failure.into_err(py, &path))?;
-        if let Ok(mut archive) = self.archive.lock() {
-            *archive = Some(Arc::new(opened));
-        }
+        drop(self.archive.replace(py, Some(Arc::new(opened))));
         Ok(())
     }
 
@@ -107,7 +106,7 @@ impl Writer {
                 error
             }
         })?;
-        let member = Member { name: stored_name, header, items: Items::new(&array)? };
+        let mut member = Member { name: stored_name, header, items: Items::new(&array)? };
         let mut warned = false;
         let place = loop {
             // The lock is released before anything of Python runs.
@@ -138,7 +137,9 @@ impl Writer {
             }
         };
         // `array` keeps the memory that `member` points to until this returns.
-        detached(py, || archive.write(&place, member)).map_err(fail)
+        let written = detached(py, || archive.write(&place, &mut member)).map_err(fail);
+        member.header.keep();
+        written
     }
 
     fn __setitem__(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -208,21 +209,19 @@ impl Writer {
     ///     If the operating system cannot write the directory. The writer stays open: `close` can be called
     ///     again when there is room.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let Ok(archive) = self.archive() else {
+        let Ok(archive) = self.archive(py) else {
             return Ok(());
         };
         if archive.forks == fork::count() {
             detached(py, || archive.close()).map_err(|failure| failure.into_err(py, &archive.path))?;
         }
-        if let Ok(mut current) = self.archive.lock() {
-            *current = None;
-        }
+        drop(self.archive.replace(py, None));
         Ok(())
     }
 
     /// Whether the writer is closed (bool).
     #[getter]
-    fn closed(&self) -> bool {
-        self.archive().is_err()
+    fn closed(&self, py: Python<'_>) -> bool {
+        self.archive.read(py, Option::is_none)
     }
 }

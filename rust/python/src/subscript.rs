@@ -1,0 +1,76 @@
+//! The C half of `data[name]`.
+//!
+//! Where there is a dict of all views that are kept, such a lookup is one in that dict and nothing else, of some thirty
+//! nanoseconds. What the binding does around each method (it looks at the types, counts how often it was entered, and
+//! catches panics) takes another third of that, and so comes in only for what is not in the dict.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PySystemError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyTuple, PyType};
+
+use crate::reader::Reader;
+use crate::views::DICT_FIRST;
+
+/// Makes the type `DirectReader`, which is `Reader` with this in place of its `__getitem__`.
+pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let reader = py.get_type::<Reader>();
+    if !DICT_FIRST {
+        return Ok(reader.into_any());
+    }
+    let Some(function) = slot_of(&reader) else {
+        return Err(PySystemError::new_err("Reader cannot be indexed"));
+    };
+    SUBSCRIPT.get_or_init(|| function);
+    let bases = PyTuple::new(py, [reader])?;
+    let mut slots = [
+        ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
+        ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: c"mmnpz._mmnpz.DirectReader".as_ptr(),
+        basicsize: 0, // inherited
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as _,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: spec and slots live through the call, which copies what it needs; the slot function and the name are
+    // static; `bases` is a tuple of one type. NULL comes with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpecWithBases(&raw mut spec, bases.as_ptr())) }
+}
+
+/// The `__getitem__` of the binding.
+static SUBSCRIPT: OnceLock<ffi::binaryfunc> = OnceLock::new();
+
+fn slot_of(reader: &Bound<'_, PyType>) -> Option<ffi::binaryfunc> {
+    // SAFETY: a live type; what is in this slot is a function of this type, or NULL.
+    unsafe {
+        let function = ffi::PyType_GetSlot(reader.as_type_ptr(), ffi::Py_mp_subscript);
+        (!function.is_null()).then(|| std::mem::transmute::<*mut c_void, ffi::binaryfunc>(function))
+    }
+}
+
+unsafe extern "C" fn subscript(reader: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: called by Python, and so attached, with an instance of the type above, which Python sees to. That is an
+    // instance of `Reader`, as its base. The dict is kept while it is looked into, which can run code of its keys that
+    // closes the reader. The function is that of the slot this one is in place of, with the same arguments.
+    unsafe {
+        let py = Python::assume_attached();
+        let dict = Borrowed::from_ptr(py, reader).cast_unchecked::<Reader>().get().first(py);
+        if let Some(dict) = dict {
+            let view = ffi::PyDict_GetItemWithError(dict.as_ptr(), name);
+            if !view.is_null() {
+                return ffi::Py_NewRef(view);
+            }
+            if !ffi::PyErr_Occurred().is_null() {
+                return view;
+            }
+        }
+        // The type is made after that is set.
+        SUBSCRIPT.get().map_or(ptr::null_mut(), |others| others(reader, name))
+    }
+}
