@@ -60,7 +60,7 @@ class Reader:
 
     def gather(
         self,
-        names: Iterable[str],
+        names: Iterable[str] | Iterable[SupportsIndex],
         starts: SupportsIndex | Iterable[SupportsIndex] | None = None,
         stops: SupportsIndex | Iterable[SupportsIndex] | None = None,
         *,
@@ -74,7 +74,7 @@ class Reader:
 
     def prefetch(
         self,
-        names: Iterable[str],
+        names: Iterable[str] | Iterable[SupportsIndex],
         starts: SupportsIndex | Iterable[SupportsIndex] | None = None,
         stops: SupportsIndex | Iterable[SupportsIndex] | None = None,
         *,
