@@ -666,7 +666,8 @@ impl Reader {
     ///     What is put in place of rows that an array does not have, or that an excerpt has less than `length`: a
     ///     value, or a row. By default such excerpts are refused.
     /// threads : int, optional
-    ///     How many threads copy: 1 by default. To start one takes as long as copying some hundred kilobytes.
+    ///     How many threads copy, this one included: 1 by default, at most 64. Those that help stay for later batches, and
+    ///     are shared by all callers: one that finds none free copies alone.
     ///
     /// Returns
     /// -------
