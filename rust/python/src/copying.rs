@@ -280,6 +280,14 @@ fn is_cold(mapping: &Mapping, places: &[Place], looks: usize) -> bool {
     numbers.any(|number| places.get(number).is_some_and(|place| mapping.is_absent(place.offset, place.bytes)))
 }
 
+/// One of so many places is looked at.
+const LOOK_EACH: usize = 16;
+
+/// Whether some places are not in memory, of which a few are looked at.
+pub(crate) fn are_cold(mapping: &Mapping, places: &[Place]) -> bool {
+    is_cold(mapping, places, LOOKS.max(places.len() / LOOK_EACH))
+}
+
 /// Has the system read places if some are not in memory, unless a signal handler raises.
 pub(crate) fn fetch_cold(mapping: &Mapping, places: &[Place]) -> Result<(), Failure> {
     if is_cold(mapping, places, LOOKS) { fetch(mapping, places) } else { Ok(()) }

@@ -4,6 +4,7 @@
 //! is copied, without the interpreter. What is not plain bytes behind each other, or becomes another dtype, NumPy copies.
 
 use std::fmt::Display;
+use std::path::Path;
 
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
 use pyo3::Borrowed;
@@ -14,6 +15,7 @@ use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyEllipsis, PyInt, PyList, PySlic
 use crate::array::{self, Layout};
 use crate::copying::{self, Copying, Place};
 use crate::detach::detached;
+use crate::mapping::Mapping;
 use crate::reader::Lookup;
 
 /// So many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for anything
@@ -657,4 +659,29 @@ pub(crate) fn prefetch(lookup: &Lookup<'_>, part: &Part<'_>) -> PyResult<()> {
     }
     let result = detached(py, || copying::fetch(map, &places));
     result.map_err(|failure| failure.into_err(py, lookup.path()))
+}
+
+/// Where the items of an array are in a map, and how many bytes they have, if all of them are in it.
+pub(crate) fn place_of(map: &Mapping, array: &Bound<'_, PyAny>) -> Option<(Place, usize)> {
+    let (extent, bytes) = array::extent(array)?;
+    let offset = extent.start.checked_sub(map.start().addr())?;
+    let place = Place { offset, bytes: extent.len() };
+    (offset.checked_add(place.bytes)? <= map.bytes().len()).then_some((place, bytes))
+}
+
+/// Items that are further apart than this many times their size are not worth what is between them.
+const SPARSE: usize = 4;
+
+/// Has the system read the items of arrays that lie in the map, if some are not in memory.
+pub(crate) fn fetch(map: &Mapping, path: &Path, arrays: &Bound<'_, PyList>) -> PyResult<()> {
+    let py = arrays.py();
+    let places = arrays.iter().filter_map(|array| place_of(map, &array));
+    let places = places.filter(|(place, bytes)| place.bytes / SPARSE <= *bytes).map(|(place, _)| place);
+    let places = places.collect::<Vec<_>>();
+    // To look takes a microsecond, and to get the interpreter back from others can take milliseconds.
+    if !copying::are_cold(map, &places) {
+        return Ok(());
+    }
+    let result = detached(py, || copying::fetch(map, &places));
+    result.map_err(|failure| failure.into_err(py, path))
 }

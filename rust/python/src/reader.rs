@@ -865,6 +865,21 @@ impl Reader {
         position.ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
     }
 
+    /// Whether the items of an array are those of the file.
+    fn _holds(&self, py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<bool> {
+        // Nothing of Python runs in there: the array keeps the dtype that is looked at.
+        self.state.read(py, |state| {
+            let handle = state.handle.as_ref().ok_or_else(closed)?;
+            Ok(gather::place_of(handle.archive.mapping.get(), array).is_some())
+        })
+    }
+
+    /// Has the system read the items of those arrays that lie in the file, if they are not in memory.
+    fn _fetch(&self, arrays: &Bound<'_, PyList>) -> PyResult<()> {
+        let archive = self.archive(arrays.py())?;
+        gather::fetch(archive.mapping.get(), &archive.path, arrays)
+    }
+
     /// The memory map of the whole file (memmap of uint8); gone once the reader is closed.
     #[getter]
     fn mmap<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
