@@ -51,6 +51,8 @@ class Reader:
     def _share(self, other: Reader, own_views: bool) -> None: ...
     def _name(self, number: int) -> str: ...
     def _number(self, name: str) -> int: ...
+    def _holds(self, array: NDArray[Any]) -> bool: ...
+    def _fetch(self, arrays: list[NDArray[Any]]) -> None: ...
     def __getitem__(self, key: str, /) -> NDArray[Any]: ...
     def __contains__(self, key: object, /) -> bool: ...
     def __len__(self) -> int: ...
@@ -60,7 +62,7 @@ class Reader:
 
     def gather(
         self,
-        names: Iterable[str],
+        names: Iterable[str] | Iterable[SupportsIndex],
         starts: SupportsIndex | Iterable[SupportsIndex] | None = None,
         stops: SupportsIndex | Iterable[SupportsIndex] | None = None,
         *,
@@ -74,7 +76,7 @@ class Reader:
 
     def prefetch(
         self,
-        names: Iterable[str],
+        names: Iterable[str] | Iterable[SupportsIndex],
         starts: SupportsIndex | Iterable[SupportsIndex] | None = None,
         stops: SupportsIndex | Iterable[SupportsIndex] | None = None,
         *,

@@ -79,6 +79,10 @@ class NpzDataset(Dataset[Any]):
     A tensor owns its memory: a writable, contiguous copy in native byte order. It cannot share the memory of
     the file, because that is mapped for reading only, and PyTorch has no tensors that cannot be written to.
 
+    A batch that is not in memory is asked for as a whole, so that the disk reads many samples at a time. For
+    that `excerpt` is called for all samples of a batch before the first is copied. With both `excerpt` and
+    `transform`, which may draw from the same random numbers, samples are made, and read, one after the other.
+
     A worker costs next to no memory for each array. A file that is given by its path is opened with
     ``cache=False``, so that views do not pile up, and `names` are kept as numbers.
 
@@ -135,7 +139,21 @@ class NpzDataset(Dataset[Any]):
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Any]:
         """Return the samples of a batch."""
         reader = self._reader()
-        return [self._sample(reader, index) for index in indices]
+        if self._excerpt is not None and self._transform is not None:
+            # One after the other, as both may draw from the same random numbers.
+            return [self._sample(reader, index) for index in indices]
+        # A slice of a view reads nothing. So the system can be told of all parts before the first is copied.
+        excerpt, holds, indices = self._excerpt, reader._holds, list(indices)
+        parts = []
+        for index in indices:
+            part = reader[reader._name(self._number(index))]
+            if excerpt is not None:
+                part = np.asarray(excerpt(part))
+                if not holds(part):
+                    part = np.array(part)  # it may be a buffer that is used again
+            parts.append(part)
+        reader._fetch(parts)
+        return [self._finish(reader, index, part) for index, part in zip(indices, parts, strict=True)]
 
     def name(self, index: SupportsIndex) -> str:
         """
@@ -183,16 +201,19 @@ class NpzDataset(Dataset[Any]):
         return position if self._numbers is None else self._numbers.item(position)
 
     def _sample(self, reader: NpzReader, index: SupportsIndex) -> Any:
-        name = reader._name(self._number(index))
-        view = reader[name]
-        part = np.asarray(view if self._excerpt is None else self._excerpt(view))
+        view = reader[reader._name(self._number(index))]
+        part = view if self._excerpt is None else np.asarray(self._excerpt(view))
+        return self._finish(reader, index, part)
+
+    def _finish(self, reader: NpzReader, index: SupportsIndex, part: "NDArray[Any]") -> Any:
+        """Return the sample that is made from a part of an array."""
         # The one copy, laid out as torch wants it. Of the view itself torch would make a tensor too, with a
         # warning, and writing to that one would end the process with SIGSEGV.
         array = np.array(part, dtype=part.dtype.newbyteorder("="), order="C")
         try:
             tensor = torch.from_numpy(array)
         except TypeError as error:
-            path = os.fspath(dict(reader._origin[0])["filename"])
+            path, name = os.fspath(dict(reader._origin[0])["filename"]), reader._name(self._number(index))
             raise TypeError(f'{path}: member "{name}": PyTorch has no dtype {part.dtype}') from error
         return tensor if self._transform is None else self._transform(tensor)
 

@@ -143,7 +143,7 @@ def test_numbers_of_names_and_rows_must_agree(recordings: Path) -> None:
         data.gather(NAMES, 0, np.arange(13))
 
 
-@pytest.mark.parametrize("name", ["nothing", "r1.npz", "\ud800", 3, None, b"r1"])
+@pytest.mark.parametrize("name", ["nothing", "r1.npz", "\ud800", 3.0, None, b"r1"])
 def test_unknown_names(recordings: Path, name: Any) -> None:
     data = mmnpz.load(recordings)
     out = np.full((3, 2, 3, 2), 7, np.float32)
@@ -152,7 +152,7 @@ def test_unknown_names(recordings: Path, name: Any) -> None:
             data.gather(["r1", name, "r2"], length=2, out=out)
         assert info.value.args == (name,)
     with pytest.raises(TypeError, match="hash"):
-        data.gather(["r1", ["r2"]], length=2)  # type: ignore[list-item]
+        data.gather(["r1", ["r2"]], length=2)  # type: ignore[arg-type]
     assert (out == 7).all()
 
 

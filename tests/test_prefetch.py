@@ -118,6 +118,50 @@ def test_prefetching_reads_what_was_named_and_no_more(archive: Path) -> None:
 
 @linux
 @pytest.mark.thread_unsafe(reason="looks at the page cache")
+@pytest.mark.parametrize("backwards", [False, True])
+def test_parts_of_views_are_read_and_no_more(archive: Path, backwards: bool) -> None:
+    """What NpzDataset asks for."""
+    drop(archive)
+    with resident(archive) as share:
+        if share(0, archive.stat().st_size) > 0.5:
+            pytest.skip("this file system keeps its files in memory")
+        data = mmnpz.load(archive)
+        data.advise("random")
+        part = data["3"][1500:1000:-1, 1:] if backwards else data["3"][1000:1500]
+        sparse = data["2"][::100, :1]
+        data._fetch([np.zeros(5), sparse, part, data["empty"], data["5"][:500]])
+        begin = place(data, "3")
+        wait_until(lambda: share(begin + 260_000, begin + 384_000) == 1)
+        wait_until(lambda: share(place(data, "5"), place(data, "5") + 128_000) == 1)
+        for at in (begin + 400_000, place(data, "1"), place(data, "2")):
+            assert share(at, at + 600_000) < 0.1
+
+
+def test_what_an_array_holds_of_a_file(archive: Path) -> None:
+    data: Any = mmnpz.load(archive)
+    for part in (
+        data["3"],
+        data["3"][5:7, ::-2],
+        data["fortran"][::-1],
+        data["scalar"],
+        data["3"][4, 5:6],
+        data.mmap,
+    ):
+        assert data._holds(part)
+    beyond = np.lib.stride_tricks.as_strided(data.mmap[-8:], (9,))
+    before = np.lib.stride_tricks.as_strided(data.mmap[:8], (9,), (-1,))
+    for part in (np.zeros(3), np.array(data["3"]), data["3"][:0], beyond, before, [1], "text", None):
+        assert not data._holds(part)
+    data._fetch([beyond, before, "text", None])
+    data.close()
+    with pytest.raises(ValueError, match="closed"):
+        data._holds(np.zeros(3))
+    with pytest.raises(ValueError, match="closed"):
+        data._fetch([])
+
+
+@linux
+@pytest.mark.thread_unsafe(reason="looks at the page cache")
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [None, "f8"])
 def test_a_cold_batch_is_what_a_warm_one_is(archive: Path, threads: int, dtype: Any) -> None:

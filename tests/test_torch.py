@@ -172,6 +172,58 @@ def test_an_excerpt_that_is_kept_is_copied(path: Path) -> None:
     assert buffer[0] == 0
 
 
+def test_an_excerpt_of_a_batch_that_is_overwritten_by_the_next(path: Path) -> None:
+    buffer: Any = np.zeros(3, np.float32)
+    read_only = buffer.view()
+    read_only.flags.writeable = False
+
+    def excerpt(view: Any) -> Any:
+        buffer[:] = view[2:5]
+        return buffer if len(view) % 2 else read_only
+
+    samples = NpzDataset(path, excerpt=excerpt).__getitems__([0, 1, 2, 3, 4])
+    for sample, name in zip(samples, NAMES, strict=True):
+        assert_same(sample, ARRAYS[name][2:5])
+
+
+def test_calls_alternate_where_both_may_draw_random_numbers(path: Path) -> None:
+    calls: list[str] = []
+
+    def excerpt(view: Any) -> Any:
+        calls.append("excerpt")
+        return view
+
+    def transform(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append("transform")
+        return tensor
+
+    NpzDataset(path, excerpt=excerpt, transform=transform).__getitems__([0, 1, 2])
+    assert calls == ["excerpt", "transform"] * 3
+
+
+@pytest.mark.parametrize("source", ["path", "reader"])
+def test_a_batch_of_any_excerpts_is_that_of_single_samples(numbered: Path, source: str) -> None:
+    excerpts: list[Any] = [
+        None,
+        lambda view: view[5:20],
+        lambda view: view[::-3],
+        lambda view: view[:0],
+        lambda view: view[3],
+        lambda view: view[[1, 3]],
+        lambda view: view.reshape(5, 10).T[::2, ::-1],
+        lambda view: np.broadcast_to(view[:3], (2, 3)),
+        lambda view: view[:4].tolist(),
+        lambda view: torch.arange(int(view[0])),
+    ]
+    for excerpt in excerpts:
+        given: Any = numbered if source == "path" else mmnpz.load(numbered)
+        dataset = NpzDataset(given, excerpt=excerpt)
+        for indices in ([5, -1, 5, 120], iter(range(300))):
+            indices = list(indices)
+            for sample, index in zip(dataset.__getitems__(iter(indices)), indices, strict=True):
+                assert torch.equal(sample, dataset[index])
+
+
 def test_transform_makes_the_sample(path: Path) -> None:
     tensors: list[Any] = []
 

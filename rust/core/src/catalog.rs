@@ -112,10 +112,16 @@ impl Catalog {
 
     /// The number of arrays.
     pub fn len(&self) -> usize {
+        self.numbers().len()
+    }
+
+    /// The numbers of all members, in archive order: these, one after the other.
+    fn numbers(&self) -> Range<u32> {
         match (self.walked.get(), &self.stored) {
-            (Some(walked), _) => walked.index.len(),
-            // It is used only if it counts less than 2**32.
-            (None, stored) => stored.as_ref().map_or(0, |seal| seal.members() as usize),
+            // Both count less than 2**31 where there is a base.
+            (Some(walked), _) => walked.base..walked.base + walked.index.len() as u32,
+            // It is used only if it counts less than 2**31.
+            (None, stored) => 0..stored.as_ref().map_or(0, |seal| seal.members() as u32),
         }
     }
 
@@ -273,9 +279,7 @@ impl Catalog {
 
     /// The number that a member of this position in archive order has.
     pub fn id(&self, position: usize) -> Option<MemberId> {
-        let base = self.walked.get().map_or(0, |walked| walked.base);
-        let number = u32::try_from(position).ok().filter(|_| position < self.len())?;
-        Some(MemberId(number + base))
+        self.numbers().nth(position).map(MemberId)
     }
 
     /// The position in archive order of a member that was found.
@@ -293,10 +297,25 @@ impl Catalog {
         {
             return walked.index.name(bytes, MemberId(id.0 - walked.base));
         }
+        self.listed_at(bytes, id.0).map(|(_, name)| name)
+    }
+
+    /// The array at a position in archive order, and its name, once it is settled which that is.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be told any more.
+    pub fn at(&self, bytes: &[u8], position: usize) -> Result<(Member, String)> {
+        let number = u32::try_from(position).map_err(|_| ErrorKind::DirectoryTruncated)?;
+        let Some(walked) = self.walked.get() else { return self.listed_at(bytes, number) };
+        // Without the base, which is added by `get`.
+        let member = walked.get(MemberId(number)).ok_or(ErrorKind::DirectoryTruncated)?;
+        Ok((member, walked.index.name(bytes, MemberId(number))?))
+    }
+
+    fn listed_at(&self, bytes: &[u8], number: u32) -> Result<(Member, String)> {
         let records = self.records(bytes);
-        let record = self.table(bytes).and_then(|table| table.record(records, id.0));
-        let record = record.ok_or(ErrorKind::DirectoryTruncated)?;
-        self.listed(bytes, &record, id.0).map(|(_, name)| name)
+        let record = self.table(bytes).and_then(|table| table.record(records, number));
+        self.listed(bytes, &record.ok_or(ErrorKind::DirectoryTruncated)?, number)
     }
 
     /// The array of a member whose name is `name`: by what the directory says of it if that can be believed, else by

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::ops::Range;
 use std::ptr;
 use std::sync::{PoisonError, RwLock};
 
@@ -314,6 +315,29 @@ pub(crate) fn layout<'a>(array: &'a Bound<'_, PyAny>) -> Option<Layout<'a>> {
             dtype: descr,
         })
     }
+}
+
+/// From which address to which the items of an array lie, and how many bytes they have; or nothing for another object, and
+/// for an array of no items.
+#[inline]
+pub(crate) fn extent(array: &Bound<'_, PyAny>) -> Option<(Range<usize>, usize)> {
+    let layout = layout(array)?;
+    let itemsize = itemsize(&layout.dtype(array.py()));
+    let bytes = layout.shape.iter().map(|&number| number.unsigned_abs()).product::<usize>() * itemsize;
+    let start = layout.start.addr();
+    if bytes == 0 {
+        return None;
+    }
+    if layout.in_order {
+        return Some((start..start.checked_add(bytes)?, bytes));
+    }
+    let array = array.cast::<PyUntypedArray>().ok()?;
+    let (mut first, mut last) = (start, start);
+    for (&number, &stride) in array.shape().iter().zip(array.strides()) {
+        let far = stride.checked_mul(isize::try_from(number - 1).ok()?)?;
+        if far < 0 { first = first.checked_add_signed(far)? } else { last = last.checked_add_signed(far)? }
+    }
+    Some((first..last.checked_add(itemsize)?, bytes))
 }
 
 impl Layout<'_> {

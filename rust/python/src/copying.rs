@@ -8,11 +8,12 @@
 
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::advice::Advice;
 use crate::error::{Failure, check_signals};
+use crate::fork;
+use crate::helpers;
 use crate::mapping::Mapping;
 
 /// Threads take so many bytes at a time, or a bit less, for whole excerpts.
@@ -28,9 +29,6 @@ const LOOK_EVERY: usize = 1 << 18;
 
 /// Copying a unit does not take longer, unless it has to be read: a disk needs 80 µs for one page.
 const SLOW: Duration = Duration::from_micros(200);
-
-/// What a thread needs of stack for copying.
-const STACK: usize = 1 << 16;
 
 /// If so many units were slow, they had to be read, even if the system says otherwise.
 const SUSPECT: usize = 3;
@@ -121,20 +119,20 @@ impl<'a> Copying<'a> {
         }
         let threads = threads.min(self.total().div_ceil(self.unit)).max(1);
         self.parts = (0..threads).map(|part| self.part(part, threads).start.into()).collect();
-        let this = &self;
         if threads == 1 {
-            return this.work(0);
+            return self.work(0);
         }
-        thread::scope(|scope| {
-            for number in 1..threads {
-                let builder = thread::Builder::new().stack_size(STACK);
-                // It stops when the main thread says so, and sees no signals.
-                if builder.spawn_scoped(scope, move || drop(this.work(number))).is_err() {
-                    break; // there are no more threads to be had, and others do its part
-                }
+        let forks = fork::count();
+        // They stop when the main thread says so, and see no signals.
+        helpers::together(threads - 1, &|number| drop(self.work(number)), || self.work(0))?;
+        if forks != fork::count() {
+            // A signal handler has forked, and this is the child: what others had begun is not done here.
+            for number in 0..threads {
+                self.parts[number].store(self.part(number, threads).start, Ordering::Relaxed);
             }
-            this.work(0)
-        })
+            self.work(0)?;
+        }
+        Ok(())
     }
 
     /// One of so many parts of the batch, in whole units.
@@ -280,6 +278,14 @@ fn is_cold(mapping: &Mapping, places: &[Place], looks: usize) -> bool {
     let last = places.len().saturating_sub(1);
     let mut numbers = (0..looks).map(|look| last * look / looks.saturating_sub(1).max(1));
     numbers.any(|number| places.get(number).is_some_and(|place| mapping.is_absent(place.offset, place.bytes)))
+}
+
+/// One of so many places is looked at.
+const LOOK_EACH: usize = 16;
+
+/// Whether some places are not in memory, of which a few are looked at.
+pub(crate) fn are_cold(mapping: &Mapping, places: &[Place]) -> bool {
+    is_cold(mapping, places, LOOKS.max(places.len() / LOOK_EACH))
 }
 
 /// Has the system read places if some are not in memory, unless a signal handler raises.

@@ -117,7 +117,8 @@ fn bad_zip_file(py: Python<'_>, message: String) -> PyErr {
 
 /// For work outside the interpreter: lets pending signal handlers run, and says whether to go on.
 pub(crate) fn check_signals() -> Result<(), Failure> {
-    Python::attach(|py| py.check_signals().map_err(Failure::Raised))
+    // A daemon thread may come here when the interpreter has ended; then there are no more handlers.
+    Python::try_attach(|py| py.check_signals().map_err(Failure::Raised)).unwrap_or(Ok(()))
 }
 
 /// Runs work of the core that asks whether to go on, and lets pending signal handlers run whenever it asks.

@@ -13,10 +13,11 @@ pub(crate) fn count() -> u64 {
         extern "C" fn in_child() {
             FORKS.fetch_add(1, Ordering::Relaxed);
             crate::lock::give_up();
+            crate::helpers::give_up();
         }
         REGISTER.call_once(|| {
             // SAFETY: the handler is a function of this library, which is never unloaded (Python keeps extension
-            // modules). It counts and closes descriptors, without a lock or memory of the heap: that is safe in a
+            // modules). It counts, closes descriptors and forgets threads, without a lock or memory of the heap: that is safe in a
             // child of a process with many threads.
             let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         });

@@ -4,24 +4,42 @@
 //! is copied, without the interpreter. What is not plain bytes behind each other, or becomes another dtype, NumPy copies.
 
 use std::fmt::Display;
+use std::path::Path;
 
-use numpy::PyArrayDescr;
-use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use numpy::{PyArrayDescr, PyArrayDescrMethods};
+use pyo3::Borrowed;
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyBytes, PyEllipsis, PyList, PySlice, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyEllipsis, PyInt, PyList, PySlice, PyString, PyTuple};
 
 use crate::array::{self, Layout};
 use crate::copying::{self, Copying, Place};
 use crate::detach::detached;
+use crate::mapping::Mapping;
 use crate::reader::Lookup;
 
 /// So many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for anything
 /// else, while to get it back from them can take milliseconds.
 const DETACH_FROM: usize = 1 << 14;
 
+/// A member that is asked for.
+#[derive(Clone, Copy)]
+pub(crate) enum Key<'a, 'py> {
+    Name(Borrowed<'a, 'py, PyAny>),
+    /// In archive order, less than the number of members.
+    Position(usize),
+}
+
+/// The members that are asked for: the first of these two, or the second if that is empty.
+struct Keys<'py> {
+    /// A tuple, which nobody changes meanwhile.
+    names: Bound<'py, PyTuple>,
+    positions: Vec<usize>,
+}
+
 /// Which rows of which members.
 pub(crate) struct Part<'py> {
-    names: Bound<'py, PyTuple>,
+    keys: Keys<'py>,
     starts: Option<Numbers>,
     stops: Option<Numbers>,
     length: Option<usize>,
@@ -68,18 +86,19 @@ impl Numbers {
 
 impl<'py> Part<'py> {
     pub(crate) fn new(
+        lookup: &Lookup<'py>,
         names: &Bound<'py, PyAny>,
         starts: Option<&Bound<'py, PyAny>>,
         stops: Option<&Bound<'py, PyAny>>,
         length: Option<i64>,
     ) -> PyResult<Self> {
-        let names = names_of(names)?;
+        let keys = Keys::new(lookup, names)?;
         let numbers = |numbers: Option<&Bound<'py, PyAny>>, what| {
-            numbers.map(|numbers| Numbers::new(numbers, what, names.len())).transpose()
+            numbers.map(|numbers| Numbers::new(numbers, what, keys.len())).transpose()
         };
         let length = length.map(usize::try_from).transpose();
         let length = length.map_err(|_| PyValueError::new_err("length must not be negative"))?;
-        Ok(Part { starts: numbers(starts, "starts")?, stops: numbers(stops, "stops")?, length, names })
+        Ok(Part { starts: numbers(starts, "starts")?, stops: numbers(stops, "stops")?, length, keys })
     }
 
     /// Whether nothing is said of rows.
@@ -111,18 +130,142 @@ impl<'py> Part<'py> {
     }
 }
 
-/// The names as a tuple, which nobody changes meanwhile.
-fn names_of<'py>(names: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
-    if let Ok(list) = names.cast::<PyList>() {
-        return Ok(list.to_tuple());
+impl<'py> Keys<'py> {
+    fn new(lookup: &Lookup<'py>, names: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let py = names.py();
+        if let Some(layout) = array::layout(names) {
+            let (kind, dimensions) = (layout.dtype(py).kind(), layout.shape.len());
+            if dimensions != 1 {
+                let message =
+                    format!("names must be one-dimensional, got an array of {dimensions} dimensions");
+                return Err(PyTypeError::new_err(message));
+            }
+            return match kind {
+                b'i' | b'u' => Self::of_array(lookup, names),
+                b'b' => Err(a_mask()),
+                // Strings of Python are looked up faster than those of NumPy.
+                _ => {
+                    Self::of_items(lookup, py.get_type::<PyTuple>().call1((names.call_method0("tolist")?,))?)
+                }
+            };
+        }
+        if let Ok(list) = names.cast::<PyList>() {
+            return Self::of_items(lookup, list.to_tuple().into_any());
+        }
+        if names.is_instance_of::<PyString>() || names.is_instance_of::<PyBytes>() {
+            let message = format!("names must be a sequence of names, got the string {}", names.repr()?);
+            return Err(PyTypeError::new_err(message));
+        }
+        Self::of_items(lookup, py.get_type::<PyTuple>().call1((names,))?)
     }
-    if names.is_instance_of::<PyString>() || names.is_instance_of::<PyBytes>() {
-        let message = format!("names must be a sequence of names, got the string {}", names.repr()?);
-        return Err(PyTypeError::new_err(message));
+
+    /// Of an array of integers of any kind.
+    fn of_array(lookup: &Lookup<'py>, array: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let py = array.py();
+        // Numbers that int64 does not have become negative ones: the unsigned ones that there are too many of.
+        let positions = match array::integers(array) {
+            None => array::integers(&array.call_method1("astype", ("int64",))?),
+            positions => positions,
+        };
+        let positions = positions.ok_or_else(|| PyTypeError::new_err("names cannot be made integers"))?;
+        let count = lookup.count()?;
+        let unsigned = array::layout(array).is_some_and(|layout| layout.dtype(py).kind() == b'u');
+        let positions = positions.into_iter().enumerate().map(|(number, given)| {
+            let position = if unsigned { usize::try_from(given).ok() } else { from_start(given, count) };
+            match position.filter(|&position| position < count) {
+                Some(position) => Ok(position),
+                None => Err(out_of_range(lookup, &array.get_item(number)?, count)),
+            }
+        });
+        Ok(Keys { names: PyTuple::empty(py), positions: positions.collect::<PyResult<_>>()? })
     }
-    // Strings of Python are looked up faster than those of NumPy.
-    let list = if array::layout(names).is_some() { names.call_method0("tolist")? } else { names.clone() };
-    Ok(names.py().get_type::<PyTuple>().call1((list,))?.cast_into()?)
+
+    /// Of the items of a tuple: positions if the first one is an integer.
+    fn of_items(lookup: &Lookup<'py>, items: Bound<'py, PyAny>) -> PyResult<Self> {
+        let names = items.cast_into::<PyTuple>()?;
+        let is_name = names.iter_borrowed().next().is_none_or(|first| !is_integer(&first));
+        if is_name {
+            return Ok(Keys { names, positions: Vec::new() });
+        }
+        let count = lookup.count()?;
+        let positions = names.iter_borrowed().map(|item| {
+            if item.is_instance_of::<PyBool>() {
+                return Err(a_mask());
+            }
+            let given = item.extract::<i64>().map_err(|error| {
+                if error.is_instance_of::<PyOverflowError>(lookup.py()) {
+                    out_of_range(lookup, &item, count)
+                } else if error.is_instance_of::<PyTypeError>(lookup.py()) {
+                    not_a_position(&item)
+                } else {
+                    error
+                }
+            })?;
+            from_start(given, count).ok_or_else(|| out_of_range(lookup, &item, count))
+        });
+        let positions = positions.collect::<PyResult<_>>()?;
+        Ok(Keys { names: PyTuple::empty(lookup.py()), positions })
+    }
+
+    fn len(&self) -> usize {
+        self.names.len() + self.positions.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Key<'_, 'py>> {
+        let positions = self.positions.iter().copied().map(Key::Position);
+        self.names.iter_borrowed().map(Key::Name).chain(positions)
+    }
+}
+
+/// The position that is given, counted from the start; or nothing if it is out of range.
+fn from_start(given: i64, count: usize) -> Option<usize> {
+    let behind = if given < 0 { count } else { 0 };
+    let position = usize::try_from(given.checked_add(i64::try_from(behind).ok()?)?).ok()?;
+    (position < count).then_some(position)
+}
+
+/// Whether Python takes an object for an integer.
+fn is_integer(object: &Bound<'_, PyAny>) -> bool {
+    let has_index = || object.get_type().hasattr("__index__").unwrap_or(false);
+    object.is_instance_of::<PyInt>() || (!object.is_instance_of::<PyString>() && has_index())
+}
+
+/// The error for an integer, or a truth value, among names.
+#[cold]
+pub(crate) fn not_a_name(given: &Bound<'_, PyAny>) -> Option<PyErr> {
+    if is_truth(given) {
+        return Some(a_mask());
+    }
+    let mixed = || PyTypeError::new_err(format!("names cannot be mixed with positions, got {given}"));
+    is_integer(given).then(mixed)
+}
+
+/// The error for what is no integer, among positions.
+#[cold]
+fn not_a_position(given: &Bound<'_, PyAny>) -> PyErr {
+    if is_truth(given) {
+        return a_mask();
+    }
+    let given = given.repr().map_or_else(|_| String::new(), |text| text.to_string());
+    PyTypeError::new_err(format!("positions cannot be mixed with others, got {given}"))
+}
+
+/// Whether it is a truth value of Python or of NumPy, whose type has one name in version 1 and the other in version 2.
+fn is_truth(object: &Bound<'_, PyAny>) -> bool {
+    object.get_type().name().is_ok_and(|name| name == "bool" || name == "bool_")
+}
+
+#[cold]
+fn a_mask() -> PyErr {
+    PyTypeError::new_err(
+        "names must be names or positions, got booleans; numpy.flatnonzero gives the positions of a mask",
+    )
+}
+
+#[cold]
+fn out_of_range(lookup: &Lookup<'_>, given: &Bound<'_, PyAny>, count: usize) -> PyErr {
+    let path = lookup.path().to_string_lossy();
+    PyIndexError::new_err(format!("{path}: position {given} is out of range for {count} members"))
 }
 
 /// What a batch consists of.
@@ -158,7 +301,7 @@ impl<'a, 'py> Batch<'a, 'py> {
         wanted: Option<Bound<'py, PyArrayDescr>>,
         padded: bool,
     ) -> PyResult<Self> {
-        let count = part.names.len();
+        let count = part.keys.len();
         let mut batch = Batch {
             lookup,
             part,
@@ -170,43 +313,43 @@ impl<'a, 'py> Batch<'a, 'py> {
             rows: Vec::with_capacity(count),
             odd: false,
         };
-        for (number, name) in part.names.iter_borrowed().enumerate() {
-            with_view(lookup, &name, |_, layout| batch.add(number, &name, layout))?;
+        for (number, key) in part.keys.iter().enumerate() {
+            with_view(lookup, key, |_, layout| batch.add(number, key, layout))?;
         }
         Ok(batch)
     }
 
     fn py(&self) -> Python<'py> {
-        self.part.names.py()
+        self.lookup.py()
     }
 
     /// Adds an excerpt of an array, if it fits to those before.
     #[inline]
-    fn add(&mut self, number: usize, name: &Bound<'py, PyAny>, layout: &Layout<'_>) -> PyResult<()> {
+    fn add(&mut self, number: usize, key: Key<'_, 'py>, layout: &Layout<'_>) -> PyResult<()> {
         // A whole member is one row, of any shape.
         let (rows, shape) = match layout.shape.split_first() {
             _ if self.whole => (1, layout.shape),
             Some((rows, shape)) => (usize::try_from(*rows).unwrap_or(0), shape),
-            None => return Err(self.value_error(name, "it is of no dimensions, and has no rows")),
+            None => return Err(self.value_error(key, "it is of no dimensions, and has no rows")),
         };
         let range = if self.whole { Ok((0, 1)) } else { self.part.rows(number, rows, self.padded) };
         let (start, stop) = match range {
             Ok(range) => range,
-            Err(what) => return Err(PyIndexError::new_err(message(self.lookup, name, what))),
+            Err(what) => return Err(PyIndexError::new_err(message(self.lookup, key, what))),
         };
         if self.common.is_none() {
-            self.begin(name, layout, shape, stop - start)?;
+            self.begin(key, layout, shape, stop - start)?;
         }
         let Some(common) = &mut self.common else { return Ok(()) };
         if shape != common.shape {
-            return Err(self.differs(name, "shape", show(layout.shape), |layout| show(layout.shape)));
+            return Err(self.differs(key, "shape", show(layout.shape), |layout| show(layout.shape)));
         }
         let mut is_plain = layout.in_order;
         if !layout.is_of(&common.dtype) {
-            let dtype = layout.dtype(name.py());
-            let Some(wanted) = &self.wanted else { return Err(self.differs_in_dtype(name, &dtype)) };
+            let dtype = layout.dtype(self.lookup.py());
+            let Some(wanted) = &self.wanted else { return Err(self.differs_in_dtype(key, &dtype)) };
             if !array::can_become(&dtype, wanted) {
-                return Err(cannot_become(self.lookup, name, &dtype, wanted));
+                return Err(cannot_become(self.lookup, key, &dtype, wanted));
             }
             is_plain = false;
         }
@@ -214,7 +357,7 @@ impl<'a, 'py> Batch<'a, 'py> {
             common.length = common.length.max(stop - start);
         } else if stop - start > common.length || (!self.padded && stop - start != common.length) {
             let what = format!("rows {start} to {stop} are not the {} that all excerpts have", common.length);
-            return Err(self.value_error(name, &what));
+            return Err(self.value_error(key, &what));
         }
         let map = self.lookup.mapping();
         let place = Place {
@@ -232,16 +375,16 @@ impl<'a, 'py> Batch<'a, 'py> {
     #[cold]
     fn begin(
         &mut self,
-        name: &Bound<'py, PyAny>,
+        key: Key<'_, 'py>,
         layout: &Layout<'_>,
         shape: &[isize],
         length: usize,
     ) -> PyResult<()> {
-        let dtype = layout.dtype(name.py());
+        let dtype = layout.dtype(self.py());
         if let Some(wanted) = self.wanted.as_ref().filter(|wanted| !layout.is_of(wanted)) {
             self.odd = true;
             if !array::can_become(&dtype, wanted) {
-                return Err(cannot_become(self.lookup, name, &dtype, wanted));
+                return Err(cannot_become(self.lookup, key, &dtype, wanted));
             }
         }
         let row_bytes = shape.iter().map(|&number| number.unsigned_abs()).product::<usize>();
@@ -252,45 +395,44 @@ impl<'a, 'py> Batch<'a, 'py> {
     }
 
     #[cold]
-    fn value_error(&self, name: &Bound<'py, PyAny>, what: &str) -> PyErr {
-        PyValueError::new_err(message(self.lookup, name, what))
+    fn value_error(&self, key: Key<'_, 'py>, what: &str) -> PyErr {
+        PyValueError::new_err(message(self.lookup, key, what))
     }
 
     /// The error for a member that differs from the first.
     #[cold]
     fn differs(
         &self,
-        name: &Bound<'py, PyAny>,
+        key: Key<'_, 'py>,
         what: &str,
         mine: String,
         other: impl FnOnce(&Layout<'_>) -> String,
     ) -> PyErr {
-        let first = || {
-            let first = self.part.names.get_item(0)?;
-            with_view(self.lookup, &first, |_, layout| Ok((quoted(&first), other(layout))))
-        };
-        match first() {
+        let first = self.part.keys.iter().next().map(|first| {
+            with_view(self.lookup, first, |_, layout| Ok((quoted(self.lookup, first), other(layout))))
+        });
+        match first.unwrap_or_else(|| Ok(Default::default())) {
             Ok((first, theirs)) => {
                 let hint = if self.whole { "" } else { ", apart from the first axis" };
                 let text = format!("its {what} {mine} does not fit {theirs} of member {first}{hint}");
-                self.value_error(name, &text)
+                self.value_error(key, &text)
             }
             Err(error) => error,
         }
     }
 
     #[cold]
-    fn differs_in_dtype(&self, name: &Bound<'py, PyAny>, dtype: &Bound<'py, PyArrayDescr>) -> PyErr {
-        let first = self.part.names.get_item(0).map(|first| quoted(&first));
+    fn differs_in_dtype(&self, key: Key<'_, 'py>, dtype: &Bound<'py, PyArrayDescr>) -> PyErr {
+        let first = self.part.keys.iter().next().map(|first| quoted(self.lookup, first));
         let (first, theirs) = (first.unwrap_or_default(), self.common.as_ref().map(|common| &common.dtype));
         let theirs = theirs.map_or_else(String::new, ToString::to_string);
         let what = format!("its dtype {dtype} is not {theirs}, that of member {first}; dtype= converts");
-        PyTypeError::new_err(message(self.lookup, name, what))
+        PyTypeError::new_err(message(self.lookup, key, what))
     }
 
     /// The shape of the batch.
     fn shape(&self) -> Vec<usize> {
-        let mut shape = vec![self.part.names.len()];
+        let mut shape = vec![self.part.keys.len()];
         if let Some(common) = &self.common {
             if !self.whole {
                 shape.push(common.length);
@@ -381,8 +523,8 @@ impl<'a, 'py> Batch<'a, 'py> {
     fn copy_by_numpy(&self, out: &Bound<'py, PyAny>, pad_row: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
         let py = self.py();
         let slice = |start: usize, stop: usize| PySlice::new(py, start as isize, stop as isize, 1);
-        let excerpts = self.part.names.iter_borrowed().zip(&self.rows).map(|(name, &(start, stop))| {
-            with_view(self.lookup, &name, |view, _| {
+        let excerpts = self.part.keys.iter().zip(&self.rows).map(|(key, &(start, stop))| {
+            with_view(self.lookup, key, |view, _| {
                 if self.whole { Ok(view.clone()) } else { view.get_item(slice(start, stop)) }
             })
         });
@@ -414,14 +556,14 @@ impl<'a, 'py> Batch<'a, 'py> {
     }
 }
 
-/// Calls `read` with the view of a name and its layout. What somebody else put in the dict of views is not believed.
+/// Calls `read` with the view of a member and its layout. What somebody else put in the dict of views is not believed.
 #[inline]
 fn with_view<'py, R>(
     lookup: &Lookup<'py>,
-    name: &Bound<'py, PyAny>,
+    key: Key<'_, 'py>,
     read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
 ) -> PyResult<R> {
-    lookup.with(name, |view| {
+    lookup.with(key, |view| {
         let map = lookup.mapping().bytes().as_ptr_range();
         if let Some(layout) = array::layout(view)
             && map.start <= layout.start
@@ -429,19 +571,24 @@ fn with_view<'py, R>(
         {
             return read(view, &layout);
         }
-        let view = lookup.fresh(name)?;
+        let view = lookup.fresh(key)?;
         let layout = array::layout(&view).ok_or_else(|| PyTypeError::new_err("a view is not an array"))?;
         read(&view, &layout)
     })
 }
 
-fn message(lookup: &Lookup<'_>, name: &Bound<'_, PyAny>, what: impl Display) -> String {
-    format!("{}: member {}: {what}", lookup.path().to_string_lossy(), quoted(name))
+fn message(lookup: &Lookup<'_>, key: Key<'_, '_>, what: impl Display) -> String {
+    format!("{}: member {}: {what}", lookup.path().to_string_lossy(), quoted(lookup, key))
 }
 
-/// A name in quotes, as in all other errors.
-fn quoted(name: &Bound<'_, PyAny>) -> String {
-    format!("{:?}", name.to_string())
+/// The name of a member in quotes, as in all other errors.
+fn quoted(lookup: &Lookup<'_>, key: Key<'_, '_>) -> String {
+    match key {
+        Key::Name(name) => format!("{:?}", name.to_string()),
+        Key::Position(position) => lookup
+            .name_at(position)
+            .map_or_else(|_| format!("at position {position}"), |name| format!("{name:?}")),
+    }
 }
 
 /// A shape as Python shows it.
@@ -455,12 +602,12 @@ fn show<T: Display>(shape: &[T]) -> String {
 #[cold]
 fn cannot_become(
     lookup: &Lookup<'_>,
-    name: &Bound<'_, PyAny>,
+    key: Key<'_, '_>,
     from: &Bound<'_, PyArrayDescr>,
     to: &Bound<'_, PyArrayDescr>,
 ) -> PyErr {
     let what = format!("items of dtype {from} cannot become {to}, by the rule \"same_kind\"");
-    PyTypeError::new_err(message(lookup, name, what))
+    PyTypeError::new_err(message(lookup, key, what))
 }
 
 /// How a batch is to be made of a part of an archive.
@@ -490,17 +637,17 @@ pub(crate) fn gather<'py>(
 
 /// Has the system read a part of an archive.
 pub(crate) fn prefetch(lookup: &Lookup<'_>, part: &Part<'_>) -> PyResult<()> {
-    let py = part.names.py();
+    let py = lookup.py();
     let map = lookup.mapping();
-    let mut places = Vec::with_capacity(part.names.len());
-    for (number, name) in part.names.iter_borrowed().enumerate() {
-        with_view(lookup, &name, |_, layout| {
+    let mut places = Vec::with_capacity(part.keys.len());
+    for (number, key) in part.keys.iter().enumerate() {
+        with_view(lookup, key, |_, layout| {
             let bytes = layout.shape.iter().map(|&number| number.unsigned_abs()).product::<usize>();
             let bytes = bytes * array::itemsize(&layout.dtype(py));
             let rows = layout.shape.first().map_or(1, |rows| rows.unsigned_abs());
             let range = if part.is_whole() { Ok((0, rows)) } else { part.rows(number, rows, true) };
             let (mut start, mut stop) =
-                range.map_err(|what| PyIndexError::new_err(message(lookup, &name, what)))?;
+                range.map_err(|what| PyIndexError::new_err(message(lookup, key, what)))?;
             if !layout.in_order && start < stop {
                 (start, stop) = (0, rows); // the rows are all over the array
             }
@@ -512,4 +659,29 @@ pub(crate) fn prefetch(lookup: &Lookup<'_>, part: &Part<'_>) -> PyResult<()> {
     }
     let result = detached(py, || copying::fetch(map, &places));
     result.map_err(|failure| failure.into_err(py, lookup.path()))
+}
+
+/// Where the items of an array are in a map, and how many bytes they have, if all of them are in it.
+pub(crate) fn place_of(map: &Mapping, array: &Bound<'_, PyAny>) -> Option<(Place, usize)> {
+    let (extent, bytes) = array::extent(array)?;
+    let offset = extent.start.checked_sub(map.start().addr())?;
+    let place = Place { offset, bytes: extent.len() };
+    (offset.checked_add(place.bytes)? <= map.bytes().len()).then_some((place, bytes))
+}
+
+/// Items that are further apart than this many times their size are not worth what is between them.
+const SPARSE: usize = 4;
+
+/// Has the system read the items of arrays that lie in the map, if some are not in memory.
+pub(crate) fn fetch(map: &Mapping, path: &Path, arrays: &Bound<'_, PyList>) -> PyResult<()> {
+    let py = arrays.py();
+    let places = arrays.iter().filter_map(|array| place_of(map, &array));
+    let places = places.filter(|(place, bytes)| place.bytes / SPARSE <= *bytes).map(|(place, _)| place);
+    let places = places.collect::<Vec<_>>();
+    // To look takes a microsecond, and to get the interpreter back from others can take milliseconds.
+    if !copying::are_cold(map, &places) {
+        return Ok(());
+    }
+    let result = detached(py, || copying::fetch(map, &places));
+    result.map_err(|failure| failure.into_err(py, path))
 }

@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod fork;
 mod gather;
+mod helpers;
 mod lock;
 mod mapping;
 mod memmap;

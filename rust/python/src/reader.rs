@@ -20,7 +20,7 @@ use crate::array;
 use crate::detach::detached;
 use crate::error::{Failure, polled};
 use crate::fork;
-use crate::gather::{self, Making, Part};
+use crate::gather::{self, Key, Making, Part};
 use crate::lock;
 use crate::mapping::{self, Identity, Mapping};
 use crate::shared::Shared;
@@ -210,12 +210,22 @@ impl Archive {
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
+        self.settled(py, || self.catalog.name(self.bytes(), member))
+    }
+
+    /// The member at a position in archive order, and its name.
+    fn at(&self, py: Python<'_>, position: usize) -> PyResult<(Member, String)> {
+        self.settled(py, || self.catalog.at(self.bytes(), position))
+    }
+
+    /// What `read` tells of the members once that is settled.
+    fn settled<T>(&self, py: Python<'_>, read: impl Fn() -> mmnpz_core::error::Result<T>) -> PyResult<T> {
         loop {
             self.settle(py)?;
-            let name = self.catalog.name(self.bytes(), member);
+            let found = read();
             // A writer can have overwritten the directory meanwhile.
             if self.catalog.is_settled(self.bytes()) {
-                return name.map_err(|error| Failure::from(error).into_err(py, &self.path));
+                return found.map_err(|error| Failure::from(error).into_err(py, &self.path));
             }
         }
     }
@@ -263,6 +273,19 @@ impl Handle {
         }
         let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
         self.keep(member.id, &key, view)
+    }
+
+    /// The same for the member at a position in archive order.
+    #[cold]
+    fn first_access_at<'py>(
+        &self,
+        py: Python<'py>,
+        position: usize,
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (member, name) = self.archive.at(py, position)?;
+        let view = self.view(py, &member, &name)?;
+        if keep { self.keep(member.id, &PyString::new(py, &name), view) } else { Ok(view) }
     }
 
     /// The view of a member that counts from now on, entered in the dict of views where it must be.
@@ -449,23 +472,28 @@ impl Reader {
         handle.first_access(name, cache && !fresh)
     }
 
-    /// What looks many names up.
+    /// What looks many members up.
     fn lookup<'py>(&self, py: Python<'py>) -> PyResult<Lookup<'py>> {
         let (handle, cache) = self.handle(py)?;
         let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.bind(py).clone());
-        Ok(Lookup { handle, cache, first })
+        Ok(Lookup { py, handle, cache, first })
     }
 }
 
-/// The views of many names, of an archive that stays as it is when the reader is closed meanwhile.
+/// The views of many members, of an archive that stays as it is when the reader is closed meanwhile.
 pub(crate) struct Lookup<'py> {
+    py: Python<'py>,
     handle: Arc<Handle>,
     cache: bool,
-    /// The dict to ask first, if there is such.
+    /// The dict to ask first for a name, if there is such.
     first: Option<Bound<'py, PyDict>>,
 }
 
 impl<'py> Lookup<'py> {
+    pub(crate) fn py(&self) -> Python<'py> {
+        self.py
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.handle.archive.path
     }
@@ -474,31 +502,67 @@ impl<'py> Lookup<'py> {
         self.handle.archive.mapping.get()
     }
 
-    /// Calls `read` with what the reader gives for a name.
+    /// How many members there are: only then is known what a position means.
+    pub(crate) fn count(&self) -> PyResult<usize> {
+        self.handle.archive.settle(self.py)?;
+        Ok(self.handle.archive.catalog.len())
+    }
+
+    /// The name of the member at a position.
+    pub(crate) fn name_at(&self, position: usize) -> PyResult<String> {
+        self.handle.archive.at(self.py, position).map(|(_, name)| name)
+    }
+
+    /// Calls `read` with what the reader gives for a member.
     #[inline]
     pub(crate) fn with<R>(
         &self,
-        name: &Bound<'py, PyAny>,
+        key: Key<'_, 'py>,
         read: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
     ) -> PyResult<R> {
-        if let Some(dict) = &self.first {
-            if let Some(view) = dict.get_item(name)? {
-                return read(&view);
+        let archive = &self.handle.archive;
+        match (key, &self.first) {
+            (Key::Name(name), Some(dict)) => {
+                if let Some(view) = dict.get_item(name)? {
+                    return read(&view);
+                }
             }
-        } else if self.cache {
-            let archive = &self.handle.archive;
-            let text = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok());
-            let member = text.and_then(|text| archive.catalog.find_again(archive.bytes(), text).member());
-            if let Some(view) = member.and_then(|member| self.handle.views.peek(name.py(), member.id)) {
-                return read(&view);
+            _ if self.cache => {
+                let member = match key {
+                    Key::Name(name) => {
+                        let name = name.cast::<PyString>().ok();
+                        let text = name.as_ref().and_then(|name| name.to_str().ok());
+                        let found = text.map(|text| archive.catalog.find_again(archive.bytes(), text));
+                        found.and_then(Found::member).map(|member| member.id)
+                    }
+                    Key::Position(position) => archive.catalog.id(position),
+                };
+                if let Some(view) = member.and_then(|member| self.handle.views.peek(self.py, member)) {
+                    return read(&view);
+                }
             }
+            _ => {}
         }
-        read(&self.handle.first_access(name, self.cache)?)
+        read(&self.access(key, self.cache)?)
     }
 
     /// A new view, whatever is kept.
-    pub(crate) fn fresh(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        self.handle.first_access(name, false)
+    pub(crate) fn fresh(&self, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.access(key, false)
+    }
+
+    #[cold]
+    fn access(&self, key: Key<'_, 'py>, keep: bool) -> PyResult<Bound<'py, PyAny>> {
+        match key {
+            Key::Name(name) => {
+                let view = self.handle.first_access(&name, keep);
+                view.map_err(|error| {
+                    let is_unknown = error.is_instance_of::<PyKeyError>(self.py);
+                    is_unknown.then(|| gather::not_a_name(&name)).flatten().unwrap_or(error)
+                })
+            }
+            Key::Position(position) => self.handle.first_access_at(self.py, position, keep),
+        }
     }
 }
 
@@ -603,8 +667,9 @@ impl Reader {
     ///
     /// Parameters
     /// ----------
-    /// names : sequence of str
-    ///     The names of the arrays; one may occur more than once.
+    /// names : sequence of str or of int
+    ///     The names of the arrays, or their positions in archive order, as in ``data.files[position]``. A negative one
+    ///     counts from the end. One may occur more than once.
     /// starts : int or sequence of int, optional
     ///     The first row of each excerpt, counted from the start of its array: 0 by default.
     /// stops : int or sequence of int, optional
@@ -623,7 +688,8 @@ impl Reader {
     ///     What is put in place of rows that an array does not have, or that an excerpt has less than `length`: a
     ///     value, or a row. By default such excerpts are refused.
     /// threads : int, optional
-    ///     How many threads copy: 1 by default. To start one takes as long as copying some hundred kilobytes.
+    ///     How many threads copy, this one included: 1 by default, at most 64. Those that help stay for later batches, and
+    ///     are shared by all callers: one that finds none free copies alone.
     ///
     /// Returns
     /// -------
@@ -636,9 +702,11 @@ impl Reader {
     /// KeyError
     ///     If there is no array of a name.
     /// IndexError
-    ///     If an excerpt starts before its array, stops before it starts or, without `pad`, does not lie in its array.
+    ///     If there is no array at a position, or an excerpt starts before its array, stops before it starts or, without
+    ///     `pad`, does not lie in its array.
     /// TypeError
-    ///     If the dtypes of the arrays, or that of `out`, do not fit, or an argument is of a wrong type.
+    ///     If the dtypes of the arrays, or that of `out`, do not fit, or an argument is of a wrong type: `names` must
+    ///     not be booleans, nor both names and positions.
     /// ValueError
     ///     If the shapes of the arrays, or that of `out`, do not fit, an array cannot be read (see `load`), there are no
     ///     names and no `out`, or the reader is closed.
@@ -651,7 +719,8 @@ impl Reader {
     /// -----
     /// Errors name the file and the array, and are raised before anything is written to `out`.
     ///
-    /// Views are kept as by ``data[name]``, if `cache` is true. Arrays in Fortran order, and those that are converted, are
+    /// Views are kept as by ``data[name]``, if `cache` is true, also where positions are given. `files` is not made for
+    /// those; the first time, the file's directory is checked. Arrays in Fortran order, and those that are converted, are
     /// copied by NumPy, one after the other.
     ///
     /// Examples
@@ -664,6 +733,9 @@ impl Reader {
     /// array([[ 0,  1,  2],
     ///        [11, 12, 13],
     ///        [ 3,  4,  5]])
+    /// >>> data.gather([0, -1], starts=1, length=2)
+    /// array([[ 1,  2],
+    ///        [11, 12]])
     /// >>> data.gather(["a", "b"], pad=-1, dtype=np.float32)
     /// array([[ 0.,  1.,  2.,  3.,  4.,  5.],
     ///        [10., 11., 12., 13., -1., -1.]], dtype=float32)
@@ -684,16 +756,17 @@ impl Reader {
         pad: Option<&Bound<'py, PyAny>>,
         threads: Option<i64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let part = Part::new(names, starts, stops, length)?;
-        gather::gather(&self.lookup(names.py())?, &part, &Making { out, dtype, pad, threads })
+        let lookup = self.lookup(names.py())?;
+        let part = Part::new(&lookup, names, starts, stops, length)?;
+        gather::gather(&lookup, &part, &Making { out, dtype, pad, threads })
     }
 
     /// Has the operating system read excerpts, or whole arrays, into memory. Does not wait until they are there.
     ///
     /// Parameters
     /// ----------
-    /// names : sequence of str
-    ///     The names of the arrays.
+    /// names : sequence of str or of int
+    ///     The names of the arrays, or their positions in archive order.
     /// starts, stops, length
     ///     Which rows of them, as for `gather`; by default all. Rows behind the end of an array are left aside.
     ///
@@ -725,8 +798,9 @@ impl Reader {
         stops: Option<&Bound<'py, PyAny>>,
         length: Option<i64>,
     ) -> PyResult<()> {
-        let part = Part::new(names, starts, stops, length)?;
-        gather::prefetch(&self.lookup(names.py())?, &part)
+        let lookup = self.lookup(names.py())?;
+        let part = Part::new(&lookup, names, starts, stops, length)?;
+        gather::prefetch(&lookup, &part)
     }
 
     /// Tells the operating system how the map of the file will be used, by all who share it in this process.
@@ -811,6 +885,21 @@ impl Reader {
         let found = name.to_str().map_or(Ok(None), |text| archive.find(name.py(), text, true))?;
         let position = found.map(|member| archive.catalog.position(member.id));
         position.ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
+    }
+
+    /// Whether the items of an array are those of the file.
+    fn _holds(&self, py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<bool> {
+        // Nothing of Python runs in there: the array keeps the dtype that is looked at.
+        self.state.read(py, |state| {
+            let handle = state.handle.as_ref().ok_or_else(closed)?;
+            Ok(gather::place_of(handle.archive.mapping.get(), array).is_some())
+        })
+    }
+
+    /// Has the system read the items of those arrays that lie in the file, if they are not in memory.
+    fn _fetch(&self, arrays: &Bound<'_, PyList>) -> PyResult<()> {
+        let archive = self.archive(arrays.py())?;
+        gather::fetch(archive.mapping.get(), &archive.path, arrays)
     }
 
     /// The memory map of the whole file (memmap of uint8); gone once the reader is closed.

@@ -1,0 +1,244 @@
+//! Threads that help with work for as long as a call lasts, and wait for the next one.
+//!
+//! To start a thread takes as long as copying some hundred kilobytes. So those that were started stay, and look for more
+//! work for a while before they sleep. A call never waits for one that has not begun: it takes its offer back when there
+//! is nothing more to do, so that a helper that wakes up late, or never, costs nothing.
+//!
+//! They hold nothing of Python, and are not waited for when the process ends. A forked child has none of them, and
+//! starts its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use crate::fork;
+
+/// There are never more.
+const MOST: usize = 63;
+
+/// What a thread needs of stack for copying.
+const STACK: usize = 1 << 16;
+
+/// So long a helper looks for more work, and a caller for the end of what a helper has begun, before they sleep. To
+/// wake up takes about as long.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+/// Between two looks at the clock.
+const TURNS: u32 = 32;
+
+/// The helpers that there are. None of them is ever freed, so that whoever finds one may use it.
+static HELPERS: [AtomicPtr<Helper>; MOST] = [const { AtomicPtr::new(ptr::null_mut()) }; MOST];
+
+/// Nobody needs the helper.
+const FREE: u8 = 0;
+/// A caller has it, and will offer work to it.
+const CLAIMED: u8 = 1;
+/// There is work that it has not begun.
+const OFFERED: u8 = 2;
+/// It works.
+const BUSY: u8 = 3;
+/// It has done its work and will not touch it any more. The caller still has it.
+const DONE: u8 = 4;
+
+/// A thread that helps.
+struct Helper {
+    state: AtomicU8,
+    /// What to do, while the state is `OFFERED` or `BUSY`; and the helper's number in that.
+    job: AtomicPtr<Job<'static>>,
+    number: AtomicUsize,
+    thread: OnceLock<Thread>,
+}
+
+/// What a caller has to be done.
+struct Job<'a> {
+    help: &'a (dyn Fn(usize) + Sync),
+    caller: Thread,
+    panicked: AtomicBool,
+}
+
+/// Calls `work` here, and `help` in up to `count` other threads at the same time, with numbers from 1 on. Returns when
+/// those that have begun are done. It may be that none has: `work` must not rely on any.
+///
+/// In a child that `work` forks off, nothing helps any more: what helpers had begun is not done there.
+pub(crate) fn together<T>(count: usize, help: &(dyn Fn(usize) + Sync), work: impl FnOnce() -> T) -> T {
+    let job = Job { help, caller: thread::current(), panicked: AtomicBool::new(false) };
+    let crew = Crew::call(count, &job);
+    let result = work();
+    drop(crew);
+    if job.panicked.load(Ordering::Relaxed) {
+        resume_unwind(Box::new("a helper panicked"));
+    }
+    result
+}
+
+/// The helpers of a call, which are let go when it is dropped, also by a panic.
+struct Crew {
+    helpers: Vec<&'static Helper>,
+    /// How often this process was forked off.
+    forks: u64,
+}
+
+impl Crew {
+    fn call(count: usize, job: &Job<'_>) -> Self {
+        let most = MOST.min(count.max(processors() - 1));
+        let mut crew = Crew { helpers: Vec::with_capacity(count.min(most)), forks: fork::count() };
+        for number in 1..=count {
+            let Some(helper) = claim(&HELPERS[..most]) else { break };
+            helper.number.store(number, Ordering::Relaxed);
+            helper.job.store(ptr::from_ref(job).cast_mut().cast(), Ordering::Relaxed);
+            crew.helpers.push(helper);
+            helper.state.store(OFFERED, Ordering::Release);
+            if let Some(thread) = helper.thread.get() {
+                thread.unpark();
+            }
+        }
+        crew
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        // In a child there are no such threads, and what they were to do is not theirs any more.
+        if self.forks != fork::count() {
+            return;
+        }
+        for helper in &self.helpers {
+            helper.let_go();
+        }
+    }
+}
+
+/// A helper that is free, or a new one.
+fn claim(helpers: &[AtomicPtr<Helper>]) -> Option<&'static Helper> {
+    let known = helpers.iter().filter_map(find);
+    let is_mine = |helper: &&Helper| {
+        helper.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    };
+    known.clone().find(is_mine).or_else(|| {
+        let place = helpers.iter().find(|place| place.load(Ordering::Relaxed).is_null())?;
+        Helper::start(place)
+    })
+}
+
+/// The helper that is entered in a place.
+fn find(place: &AtomicPtr<Helper>) -> Option<&'static Helper> {
+    // SAFETY: null, or a helper that was leaked, see `start`. It was made before it was entered with `Release`.
+    unsafe { place.load(Ordering::Acquire).as_ref() }
+}
+
+/// Forgets all helpers, in a forked child, which has none of these threads. Takes no lock and no memory.
+pub(crate) fn give_up() {
+    for place in &HELPERS {
+        place.store(ptr::null_mut(), Ordering::Relaxed);
+    }
+}
+
+impl Helper {
+    /// Starts a helper, claimed by the caller, if there is another thread to be had and the place is still empty.
+    #[cold]
+    fn start(place: &AtomicPtr<Helper>) -> Option<&'static Helper> {
+        let helper: &'static Helper = Box::leak(Box::new(Helper {
+            state: AtomicU8::new(CLAIMED),
+            job: AtomicPtr::new(ptr::null_mut()),
+            number: AtomicUsize::new(0),
+            thread: OnceLock::new(),
+        }));
+        // Claimed, so that nobody uses it before it is complete. If another caller was faster, its bytes are lost.
+        let entered = ptr::from_ref(helper).cast_mut();
+        place.compare_exchange(ptr::null_mut(), entered, Ordering::Release, Ordering::Relaxed).ok()?;
+        let builder = thread::Builder::new().name("mmnpz".to_owned()).stack_size(STACK);
+        if let Ok(started) = builder.spawn(move || helper.live()) {
+            let _ = helper.thread.set(started.thread().clone());
+            return Some(helper);
+        }
+        place.store(ptr::null_mut(), Ordering::Relaxed);
+        None
+    }
+
+    /// What its thread does, for ever.
+    fn live(&self) {
+        ignore_signals();
+        let is_alone = processors() == 1;
+        loop {
+            let since = Instant::now();
+            while !self.try_work() {
+                if is_alone || since.elapsed() > PATIENCE {
+                    thread::park();
+                    break;
+                }
+                for _ in 0..TURNS {
+                    std::hint::spin_loop();
+                }
+            }
+        }
+    }
+
+    /// Does what is offered, if something is.
+    fn try_work(&self) -> bool {
+        if self.state.load(Ordering::Relaxed) != OFFERED
+            || self.state.compare_exchange(OFFERED, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err()
+        {
+            return false;
+        }
+        // SAFETY: the job was entered before it was offered, and lives until its `Crew` has let go of this helper.
+        // That takes the offer back, which did not happen, as the exchange above succeeded and only one of both can;
+        // or it waits for `DONE`, behind which nothing of the job is used here.
+        let job = unsafe { &*self.job.load(Ordering::Relaxed) };
+        let number = self.number.load(Ordering::Relaxed);
+        let caller = job.caller.clone();
+        if catch_unwind(AssertUnwindSafe(|| (job.help)(number))).is_err() {
+            job.panicked.store(true, Ordering::Relaxed);
+        }
+        self.state.store(DONE, Ordering::Release);
+        caller.unpark();
+        true
+    }
+
+    /// Lets the helper go: it has not begun, or is done.
+    fn let_go(&self) {
+        if self.state.compare_exchange(OFFERED, FREE, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            return;
+        }
+        let since = Instant::now();
+        while self.state.load(Ordering::Acquire) != DONE {
+            if since.elapsed() > PATIENCE {
+                thread::park();
+            }
+            std::hint::spin_loop();
+        }
+        self.state.store(FREE, Ordering::Release);
+    }
+}
+
+/// How many threads can run at once. Asked once: that reads files.
+fn processors() -> usize {
+    static KNOWN: AtomicUsize = AtomicUsize::new(0);
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known > 0 {
+        return known;
+    }
+    let count = thread::available_parallelism().map_or(1, usize::from);
+    KNOWN.store(count, Ordering::Relaxed);
+    count
+}
+
+/// Leaves the signals of the process to its other threads, which may have blocked one to wait for it. Those that say what
+/// this thread did wrong stay.
+#[cfg(unix)]
+fn ignore_signals() {
+    // SAFETY: a set of signals of our own, which the first call fills.
+    unsafe {
+        let mut signals = std::mem::zeroed();
+        libc::sigfillset(&raw mut signals);
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
+            libc::sigdelset(&raw mut signals, fault);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, ptr::null_mut());
+    }
+}
+
+#[cfg(not(unix))]
+fn ignore_signals() {}
