@@ -21,7 +21,7 @@ use crate::hint::Hint;
 use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
-use crate::survey::{Origin, Survey};
+use crate::survey::{Origin, State, Survey};
 use crate::table::Names;
 use crate::zip::{EndRecord, LocalHeader};
 
@@ -130,7 +130,9 @@ impl Appender {
     /// If the directory cannot be read to its end.
     pub fn resume(file: &Held, survey: &Survey, alignment: Alignment) -> Result<Self> {
         let bytes = (**file).as_ref();
-        if let (true, Some(seal), Some(directory)) = (survey.can_grow, survey.seal, &survey.directory) {
+        if let (State::CanGrow, Some(seal), Some(directory)) = (survey.state, survey.seal, &survey.directory)
+            && survey.is_whole()
+        {
             let growing = Growing::new(file, directory, seal);
             return Ok(Appender {
                 next: survey.end,
@@ -147,7 +149,7 @@ impl Appender {
         }
         let directory = survey.directory.as_ref();
         let part = |range| slice(bytes, range).unwrap_or_default();
-        let holds = survey.seal.filter(|_| survey.holds);
+        let holds = survey.seal.filter(|_| survey.state == State::Sound);
         let old = OldDirectory {
             records: directory.map_or(&[][..], |directory| part(&directory.range)),
             comment: directory.map_or(&[][..], |directory| part(&directory.comment)),
@@ -373,7 +375,7 @@ impl Appender {
         // An empty archive is an end record and nothing else: that is how NumPy knows it.
         let is_empty = self.length == 0 && self.next == 0;
         let at = if is_empty { 0 } else { self.place_directory(publish) };
-        let is_sealed = !is_empty && !(self.is_edited && publish == Publish::Last);
+        let is_sealed = !is_empty && (!self.is_edited || publish != Publish::Last);
         let new = self.new_directory(at, is_sealed, publish);
         if new.overwritten.is_some() || self.limit.is_none() {
             // Members that are reserved while it is being written stay in front of it.

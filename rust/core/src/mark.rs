@@ -565,9 +565,9 @@ mod tests {
             Seal::new(1000, &sealed)
         };
         let seal = of(&records, &index, 1, b"end");
-        let changes = BTreeMap::from([(0, vec![1; 12]), (24, vec![2; 12]), (200, vec![0; 8])]);
+        let patches = BTreeMap::from([(0, vec![1; 12]), (24, vec![2; 12]), (200, vec![0; 8])]);
         let mut changed = index;
-        for (at, change) in &changes {
+        for (at, change) in &patches {
             changed[*at..at + change.len()].copy_from_slice(change);
         }
         let added = Added {
@@ -575,7 +575,7 @@ mod tests {
             next: 7,
             records: &more,
             members: 3,
-            index: &changes,
+            index: &patches,
             end_records: b"the end",
         };
         let whole = [&records[..], &more[..]].concat();
@@ -591,7 +591,7 @@ mod tests {
             let mut damaged = index;
             damaged[at] ^= 1;
             let grown = seal.grown(&added, &damaged);
-            for (at, change) in &changes {
+            for (at, change) in &patches {
                 damaged[*at..at + change.len()].copy_from_slice(change);
             }
             assert_ne!(crc32fast::hash(&damaged), grown.index_crc.get(), "byte {at}");

@@ -52,6 +52,18 @@ pub enum Origin {
     Members,
 }
 
+/// What is known of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum State {
+    /// Not whether it is what a seal says; who only reads does not ask.
+    #[default]
+    Unknown,
+    /// It is what its seal says.
+    Sound,
+    /// Nobody looked, as members can be added to it where it is.
+    CanGrow,
+}
+
 /// What was found in a file.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
@@ -59,10 +71,8 @@ pub struct Survey {
     pub directory: Option<Directory>,
     /// The seal in front of it, if it is ours.
     pub seal: Option<Seal>,
-    /// The directory is known to be what its seal says; who only reads does not ask.
-    pub holds: bool,
-    /// Nobody looked at what is in the directory, as members can be added to it where it is.
-    pub can_grow: bool,
+    /// What is known of what is in the directory.
+    pub state: State,
     /// Finished members that it does not list, in the order in which they lie in the file.
     pub found: Vec<Local>,
     /// Members that were begun and not finished.
@@ -98,22 +108,22 @@ impl Survey {
         let located = Directory::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
             let seal = directory.seal(bytes);
-            let can_grow = effort == Effort::Append && seal.is_some_and(|seal| seal.can_grow(bytes));
-            let is_read = effort == Effort::Read || can_grow;
-            // Its checksum is checked in less time than its records.
-            let holds = !is_read && seal.is_some_and(|seal| seal.holds(bytes));
-            if !is_read && !holds {
-                directory.is_readable(bytes)?;
-            }
-            Ok((directory, holds, can_grow))
+            let state = match effort {
+                Effort::Read => State::Unknown,
+                Effort::Append if seal.is_some_and(|seal| seal.can_grow(bytes)) => State::CanGrow,
+                // Its checksum is checked in less time than its records.
+                _ if seal.is_some_and(|seal| seal.holds(bytes)) => State::Sound,
+                _ => {
+                    directory.is_readable(bytes)?;
+                    State::Unknown
+                }
+            };
+            Ok((directory, state))
         });
         let error = match located {
-            Ok((directory, holds, can_grow)) => {
-                match Self::with_directory(bytes, directory, holds, effort, &mut go_on)? {
-                    Some(survey) => {
-                        let can_grow = can_grow && survey.is_whole();
-                        return Ok(Survey { can_grow, ..survey });
-                    }
+            Ok((directory, state)) => {
+                match Self::with_directory(bytes, directory, state, effort, &mut go_on)? {
+                    Some(survey) => return Ok(survey),
                     // Its end record is not the one that belongs to it.
                     None => ErrorKind::NoEndRecord.into(),
                 }
@@ -151,7 +161,7 @@ impl Survey {
     fn with_directory(
         bytes: &[u8],
         directory: Directory,
-        holds: bool,
+        state: State,
         effort: Effort,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Self>> {
@@ -175,8 +185,8 @@ impl Survey {
             }
         }
         let seal = seal.filter(|seal| seal.ends(bytes) || !seal.is_last());
-        let holds = holds && seal.is_some();
-        let mut survey = Survey { seal, holds, is_clean: true, ..Survey::default() };
+        let state = if seal.is_some() { state } else { State::Unknown };
+        let mut survey = Survey { seal, state, is_clean: true, ..Survey::default() };
         // Behind the end record there can be members that were appended to another program's archive, and a part of
         // a directory of ours: at most 64 KiB, or the end record would not have been found.
         let behind = directory.comment.end..len;
@@ -387,7 +397,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         self.survey = Survey {
             directory: Some(directory),
             seal: Some(seal),
-            holds: !seal.is_growing() || seal.holds(bytes),
+            state: if seal.holds(bytes) { State::Sound } else { State::Unknown },
             found,
             unfinished: std::mem::take(&mut self.survey.unfinished),
             end,
