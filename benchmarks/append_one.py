@@ -47,7 +47,7 @@ def cases(plan: Plan) -> list[Case]:
             "members": members,
             "repeat": max(1, min(5, 300_000 // members)),
         }
-        bars = (Bar("≥ 50 × 1.0", 50, V1),) if members == 10**6 else ()
+        bars = (Bar("≥ 100 × 1.0", 100, V1),)
         label = f"append one array to {members:,} members (open, write, close)"
         rows.append(
             Case(

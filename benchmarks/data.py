@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from harness import ITEMS, member_name, small_array
 from numpy.typing import NDArray
-from peers import PEERS, Ours
+from peers import PEERS, NumPy, Ours
 
 Excerpt = Callable[[str, int, int], NDArray[Any]]
 """Gives the rows from one to another of the array with a name."""
@@ -75,7 +75,7 @@ def write_like_savez(path: Path, members: int) -> None:
         file.write(END.pack(b"PK\5\6", 0, 0, count, count, len(directory), offset, 0))
 
 
-OWN = "ours"
+OWN, SAVEZ = "ours", "numpy.savez"
 """The writer of our archives, and of those that read them."""
 
 
@@ -201,7 +201,8 @@ class Plan:
         def write(path: Path, members: int) -> None:
             make = CONTENTS[content]
             arrays = ((member_name(number), make(number)) for number in range(members))
-            (Ours() if writer == OWN else PEERS[writer]).write(path, arrays)
+            writers = {OWN: Ours(), SAVEZ: NumPy(), **PEERS}
+            writers[writer].write(path, arrays)
 
         return self._archive(writer, content, members, write, on_disk=on_disk)
 

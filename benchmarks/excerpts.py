@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from cold import drop
-from data import COLUMNS, OWN, Plan, files_of, rows_of, rows_of_recording
+from data import COLUMNS, OWN, SAVEZ, Plan, files_of, rows_of, rows_of_recording
 from harness import OURS, V1, Bar, Case, Contenders, member_name, require, run, timed
 from peers import LMDB, PEERS, Gather, NumPy, Ours, Peer, Store, Views
 
@@ -34,6 +34,8 @@ ONLY_COLD = ("LMDB (no read-ahead)",)
 
 READS_OURS = {OURS, GATHER, V1, VIEWS, "numpy.load", "spdl"}
 
+READS_SAVEZ = (OURS, GATHER, V1, "numpy.load")
+
 BATCHES_COLD = 8
 
 
@@ -57,6 +59,7 @@ def cases(plan: Plan) -> list[Case]:
         _case(plan, SHORT, "steady"),
         _case(plan, LONG, "cold"),
         _case(plan, SHORT, "cold"),
+        _case(plan, LONG, "cold, first"),
     ]
 
 
@@ -64,14 +67,19 @@ STATES = {
     "steady": "warm",
     "first": "warm, first epoch after opening",
     "cold": "page cache cold",
+    "cold, first": "page cache cold, first epoch of a file of numpy.savez",
 }
 
 
 def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Case:
-    cold = state == "cold"
+    cold = state.startswith("cold")
     members = plan.scaled(4096 if cold else 2048, 256)
     ways = [name for name in WAYS if cold or name not in ONLY_COLD]
-    archives = {name: str(plan.archive(_writer(name), "recording", members, on_disk=cold)) for name in ways}
+    if state == "cold, first":
+        # A file without anything of ours, whose directory does not say what its members are.
+        ways = [name for name in ways if name in READS_SAVEZ]
+    writer = {name: SAVEZ if state == "cold, first" else _writer(name) for name in ways}
+    archives = {name: str(plan.archive(writer[name], "recording", members, on_disk=cold)) for name in ways}
     label = f"{size.text}, {STATES[state]}"
     return Case(
         label,
@@ -141,8 +149,8 @@ def _measure(
     path = archives[name]
     open_store = partial(WAYS[name].open, path, (COLUMNS,))
     _check_arrays(open_store(), members)
-    if state == "cold":
-        return _cold(open_store, members, length, batch, Path(path), strict)
+    if state.startswith("cold"):
+        return _cold(open_store, members, length, batch, Path(path), strict, again=state == "cold")
     measure = _steady if state == "steady" else _first
     return measure(open_store, members, length, batch, repeat)
 
@@ -185,9 +193,11 @@ def _cold(
     batch: int,
     path: Path,
     strict: bool,
+    *,
+    again: bool,
 ) -> float:
     """
-    One batch at a time of members that were read before, as in an epoch of what is larger than memory.
+    One batch at a time, as of what is larger than memory; `again` of members that were read before.
 
     Between two batches, nothing of the files stays in the page cache, so that what one fetched too much does
     not help the next.
@@ -197,7 +207,7 @@ def _cold(
     batches = min(BATCHES_COLD, members // batch)
     numbers = random.Random(1).sample(range(members), batches * batch)
     parts = [numbers[first : first + batch] for first in range(0, len(numbers), batch)]
-    for part in parts:
+    for part in parts if again else []:
         Epoch(store, part, length, batch, 0).read(store)
     seconds = 0.0
     for part in parts:

@@ -144,9 +144,11 @@ class NpzDataset(Dataset[Any]):
             return [self._sample(reader, index) for index in indices]
         # A slice of a view reads nothing. So the system can be told of all parts before the first is copied.
         excerpt, holds, indices = self._excerpt, reader._holds, list(indices)
+        names = [reader._name(self._number(index)) for index in indices]
+        reader._fetch_headers(names)
         parts = []
-        for index in indices:
-            part = reader[reader._name(self._number(index))]
+        for name in names:
+            part = reader[name]
             if excerpt is not None:
                 part = np.asarray(excerpt(part))
                 if not holds(part):

@@ -5,6 +5,7 @@ import mmap
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -279,3 +280,48 @@ def test_any_range(
         with pytest.raises(IndexError):
             data.prefetch(["a", "b"], start, stop)
     data.prefetch(["a", "b"], start, length=step)
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A file that NumPy wrote, whose directory says nothing of what the members are."""
+    path = tmp_path / "theirs.npz"
+    np.savez(path, **{str(number): np.full((ROWS, 64), number, np.float32) for number in range(40)})
+    return path
+
+
+@linux
+@pytest.mark.thread_unsafe(reason="looks at the page cache")
+@pytest.mark.parametrize("by", ["name", "position"])
+def test_of_the_files_of_others_the_headers_are_read_at_once(theirs: Path, by: str) -> None:
+    with zipfile.ZipFile(theirs) as file:
+        headers = [info.header_offset for info in file.infolist()]
+    drop(theirs)
+    with resident(theirs) as share:
+        if share(0, theirs.stat().st_size) > 0.5:
+            pytest.skip("this file system keeps its files in memory")
+        data = mmnpz.load(theirs)
+        keys: list[Any] = list(range(40)) if by == "position" else [str(number) for number in range(40)]
+        data._fetch_headers(keys)
+        wait_until(lambda: all(share(at, at + 200) == 1 for at in headers))
+        # To find them by touching them, the system would have read ahead some megabytes each time.
+        assert share(0, headers[-1]) < 0.1
+
+
+@linux
+@pytest.mark.thread_unsafe(reason="looks at the page cache")
+@pytest.mark.parametrize("how", ["gather", "prefetch"])
+def test_batches_of_the_files_of_others_read_little_else(theirs: Path, how: str) -> None:
+    drop(theirs)
+    with resident(theirs) as share:
+        if share(0, theirs.stat().st_size) > 0.5:
+            pytest.skip("this file system keeps its files in memory")
+        data = mmnpz.load(theirs)
+        names = [str(number) for number in range(0, 40, 2)]
+        if how == "prefetch":
+            data.prefetch(names, 1000, length=100)
+        assert (data.gather(names, 1000, length=100)[:, 0, 0] == np.arange(0, 40, 2)).all()
+        assert share(0, theirs.stat().st_size) < 0.3
+    # What cannot be looked up says so as ever.
+    with pytest.raises(KeyError, match="nothing"):
+        data.gather(["1", "nothing"], 0, length=1)

@@ -344,6 +344,11 @@ impl Catalog {
         Ok(Located { header, offset, stored: end - offset })
     }
 
+    /// Whether the members' own headers are not needed, as the directory has what they say.
+    pub fn has_headers(&self) -> bool {
+        self.hinted.is_some()
+    }
+
     fn hint(&self, bytes: &[u8], member: &Member, name: &str) -> Option<Located<'static>> {
         let records = self.records(bytes);
         let at = member.record().filter(|&at| self.hinted.is_some_and(|from| at as u64 >= from))?;

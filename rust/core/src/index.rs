@@ -570,7 +570,7 @@ impl Member {
     }
 
     /// Where its local header is, and how many bytes are stored.
-    pub(crate) fn extent(&self) -> (u64, u64) {
+    pub fn extent(&self) -> (u64, u64) {
         (self.entry.local(), self.entry.size)
     }
 

@@ -629,6 +629,7 @@ pub(crate) fn gather<'py>(
         return Err(PyValueError::new_err("threads must be 1 or more"));
     }
     let wanted = making.dtype.map(array::dtype_given).transpose()?;
+    fetch_headers(lookup, &part.keys)?;
     let batch = Batch::new(lookup, part, wanted, making.pad.is_some())?;
     let out = batch.out(making.out)?;
     batch.copy(&out, making.pad, threads)?;
@@ -639,6 +640,7 @@ pub(crate) fn gather<'py>(
 pub(crate) fn prefetch(lookup: &Lookup<'_>, part: &Part<'_>) -> PyResult<()> {
     let py = lookup.py();
     let map = lookup.mapping();
+    fetch_headers(lookup, &part.keys)?;
     let mut places = Vec::with_capacity(part.keys.len());
     for (number, key) in part.keys.iter().enumerate() {
         with_view(lookup, key, |_, layout| {
@@ -659,6 +661,35 @@ pub(crate) fn prefetch(lookup: &Lookup<'_>, part: &Part<'_>) -> PyResult<()> {
     }
     let result = detached(py, || copying::fetch(map, &places));
     result.map_err(|failure| failure.into_err(py, lookup.path()))
+}
+
+/// An ordinary local header and `.npy` header have so many bytes together.
+const HEADERS: usize = 512;
+
+/// Has the system read the headers of members that views cannot be made without, if they are not in memory. To find them
+/// so one after the other would be to wait for the disk as often.
+fn fetch_headers(lookup: &Lookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
+    if !lookup.reads_headers() {
+        return Ok(());
+    }
+    let (py, map) = (lookup.py(), lookup.mapping());
+    let place = |key| {
+        let offset = lookup.headers_at(key)?;
+        Some(Place { offset, bytes: HEADERS.min(map.bytes().len() - offset) })
+    };
+    // Where they are in memory, to look for all of them would be half of the work.
+    let some = keys.iter().step_by((keys.len() / 2).max(1)).filter_map(place);
+    if !copying::are_cold(map, &some.collect::<Vec<_>>()) {
+        return Ok(());
+    }
+    let places = keys.iter().filter_map(place).collect::<Vec<_>>();
+    let result = detached(py, || copying::fetch(map, &places));
+    result.map_err(|failure| failure.into_err(py, lookup.path()))
+}
+
+/// The same for names that are going to be looked up one by one.
+pub(crate) fn fetch_headers_of(lookup: &Lookup<'_>, names: &Bound<'_, PyAny>) -> PyResult<()> {
+    if lookup.reads_headers() { fetch_headers(lookup, &Keys::new(lookup, names)?) } else { Ok(()) }
 }
 
 /// Where the items of an array are in a map, and how many bytes they have, if all of them are in it.

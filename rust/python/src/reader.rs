@@ -546,6 +546,25 @@ impl<'py> Lookup<'py> {
         read(&self.access(key, self.cache)?)
     }
 
+    /// Whether a view cannot be made without a look at the member's headers.
+    pub(crate) fn reads_headers(&self) -> bool {
+        !self.handle.archive.catalog.has_headers()
+    }
+
+    /// Where the headers of a member start, as far as that is known without a look at them.
+    pub(crate) fn headers_at(&self, key: Key<'_, 'py>) -> Option<usize> {
+        let archive = &self.handle.archive;
+        let member = match key {
+            Key::Name(name) => {
+                let name = name.cast::<PyString>().ok()?;
+                archive.catalog.find_again(archive.bytes(), name.to_str().ok()?).member()?
+            }
+            Key::Position(position) => archive.catalog.at(archive.bytes(), position).ok()?.0,
+        };
+        let at = usize::try_from(member.extent().0).ok()?;
+        (at < archive.bytes().len()).then_some(at)
+    }
+
     /// A new view, whatever is kept.
     pub(crate) fn fresh(&self, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         self.access(key, false)
@@ -900,6 +919,12 @@ impl Reader {
     fn _fetch(&self, arrays: &Bound<'_, PyList>) -> PyResult<()> {
         let archive = self.archive(arrays.py())?;
         gather::fetch(archive.mapping.get(), &archive.path, arrays)
+    }
+
+    /// Has the system read the headers of those arrays, given by their names, if they are needed and not in memory.
+    fn _fetch_headers(&self, names: &Bound<'_, PyAny>) -> PyResult<()> {
+        let lookup = self.lookup(names.py())?;
+        gather::fetch_headers_of(&lookup, names)
     }
 
     /// The memory map of the whole file (memmap of uint8); gone once the reader is closed.
