@@ -208,7 +208,7 @@ class Parts(NamedTuple):
 
     members: bytes
     room: int
-    index: bytes
+    table: bytes
     seal: bytes
     directory: bytes
     end: bytes

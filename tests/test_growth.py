@@ -32,7 +32,7 @@ def write_seal(path: Path, old: Parts, **changes: int) -> None:
     seal[88:92] = bytes(4)
     seal[88:92] = struct.pack("<I", zlib.crc32(seal))
     with path.open("r+b") as file:
-        file.seek(len(old.members) + old.room + len(old.index))
+        file.seek(len(old.members) + old.room + len(old.table))
         file.write(seal)
 
 
@@ -65,11 +65,11 @@ def test_nothing_moves(path: Path) -> None:
     assert after.members.startswith(before.members)
     assert after.directory.startswith(before.directory)
     assert after.room == before.room - (len(after.members) - len(before.members))
-    assert len(after.index) == len(before.index)
+    assert len(after.table) == len(before.table)
     # A slot, and the place of every sixteenth entry.
-    changed = sum(one != other for one, other in zip(before.index, after.index, strict=True))
+    changed = sum(one != other for one, other in zip(before.table, after.table, strict=True))
     assert 0 < changed <= 12 + 8
-    assert path.stat().st_size < sum(map(len, (before.members, before.index, before.directory))) + (
+    assert path.stat().st_size < sum(map(len, (before.members, before.table, before.directory))) + (
         before.room + 96 + 100 + 22
     )
     check(path, MANY + 1, {})
@@ -91,7 +91,7 @@ def test_sessions_make_the_file_that_one_would_have_made(tmp_path: Path, step: i
     assert 2 < moved < 50
     once = parts(write(tmp_path / "b.npz", members))
     now = parts(path)
-    assert (now.members, now.index, now.directory) == (once.members, once.index, once.directory)
+    assert (now.members, now.table, now.directory) == (once.members, once.table, once.directory)
     check(path, members, {})
 
 
@@ -168,9 +168,10 @@ def test_threads_and_flushes(path: Path) -> None:
             thread.join()
         writer.write("last", np.arange(4))
     data = mmnpz.load(path)
-    for thread in range(3):
+    for writer_number in range(3):
         for number in range(20):
-            assert same(data[f"{thread}/{number}"], np.full(number * 20, thread))
+            value = np.full(number * 20, writer_number)
+            assert same(data[f"{writer_number}/{number}"], value)
     assert len(data) == MANY + 62
     agree(path, [*(f"n{number}" for number in range(MANY)), "nothing"])
 

@@ -230,7 +230,7 @@ def test_an_ordinary_member_costs_forty_bytes_at_most(tmp_path: Path) -> None:
         for number in range(count):
             writer.write(f"{number:06}", np.zeros((100, 80), "<f4"))
     taken = parts(path)
-    size = len(taken.index) + len(taken.seal) + len(taken.directory) + len(taken.end)
+    size = len(taken.table) + len(taken.seal) + len(taken.directory) + len(taken.end)
     assert size < count * (46 + 10 + 40)
 
 

@@ -286,7 +286,8 @@ def test_any_range(
 def theirs(tmp_path: Path) -> Path:
     """A file that NumPy wrote, whose directory says nothing of what the members are."""
     path = tmp_path / "theirs.npz"
-    np.savez(path, **{str(number): np.full((ROWS, 64), number, np.float32) for number in range(40)})
+    arrays: dict[str, Any] = {str(number): np.full((ROWS, 64), number, np.float32) for number in range(40)}
+    np.savez(path, **arrays)
     return path
 
 
