@@ -145,7 +145,8 @@ impl<'a> Table<'a> {
     /// where they are in it. None if it would be made otherwise for so many members, or there may be one of the same name.
     pub(crate) fn additions(&self, added: &[(u64, u64)]) -> Option<BTreeMap<usize, Vec<u8>>> {
         let count = self.slots.len() as u64;
-        (slots_for(u64::from(self.members) + added.len() as u64) == count).then_some(())?;
+        let members = u64::from(self.members) + added.len() as u64;
+        (members < u64::from(u32::MAX) && slots_for(members) == count).then_some(())?;
         let mut changes = BTreeMap::new();
         let mut taken = HashMap::new();
         for (number, &(hash, place)) in (self.members..).zip(added) {
