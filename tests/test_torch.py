@@ -643,7 +643,7 @@ def test_parts_and_sums(path: Path) -> None:
 # Worker processes
 
 LOADERS = """
-import gc, multiprocessing, os, sys, time
+import multiprocessing, os, sys, time
 import numpy as np, mmnpz
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from mmnpz.torch import NpzDataset
@@ -655,9 +655,6 @@ def with_process(tensor):
     return os.getpid(), tensor
 
 if __name__ == "__main__":
-    # A semaphore of multiprocessing that is collected while another one is being made warns in CPython 3.13,
-    # "ResourceTracker called reentrantly". Each loader is freed when it is let go of.
-    gc.disable()
     path, method = sys.argv[1:]
     arrays = dict(np.load(path))
     names = [*reversed(arrays)] * 3
