@@ -102,6 +102,8 @@ pub struct Appender {
     is_unfinished: bool,
     /// The directory in the file does not list all that is there.
     has_unlisted: bool,
+    /// A directory may have been written in part: the file can be longer than is known.
+    was_published: bool,
 }
 
 impl Appender {
@@ -121,6 +123,7 @@ impl Appender {
             starts: Vec::new(),
             is_unfinished: true,
             has_unlisted: true,
+            was_published: false,
         }
     }
 
@@ -156,6 +159,7 @@ impl Appender {
             shift: directory.map_or(0, |directory| directory.shift),
             sound: holds.map(|seal| (seal.members(), seal.hinted())),
             index: holds.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
+            has_none: holds.is_some_and(|seal| seal.is_last() && seal.index(bytes).is_none()),
         };
         let mut appender = Appender {
             next: survey.end,
@@ -174,6 +178,8 @@ impl Appender {
                 appender.end_record = end_record.filter(|_| survey.is_at_end);
                 appender.is_unfinished = true;
                 appender.is_edited = holds.is_none();
+                // Nobody may take its records for whole once others are written over them.
+                appender.reopened = holds.filter(Seal::is_growing).map(Seal::reopened);
             }
             (Some(seal), _) if holds.is_some() => {
                 if seal.start() > seal.next() {
@@ -340,7 +346,7 @@ impl Appender {
             return None;
         }
         self.next = place.start();
-        self.limit.is_none().then_some(self.length.max(self.next))
+        (self.limit.is_none() && !self.was_published).then_some(self.length.max(self.next))
     }
 
     fn forget(&mut self, place: &Placement) {
@@ -365,6 +371,7 @@ impl Appender {
     /// If one that is added to where it is cannot grow any more, and cannot be read to its end.
     pub fn publish(&mut self, publish: Publish, length: u64) -> Result<NewDirectory> {
         self.length = self.length.max(length);
+        self.was_published = true;
         if publish == Publish::Last {
             self.directory.sort();
             if let Some(new) = self.grow() {
@@ -555,9 +562,9 @@ impl NewDirectory {
         self.count
     }
 
-    /// Whether it overwrites a directory that readers use.
+    /// Whether it overwrites a directory that readers use, or a seal.
     pub fn overwrites(&self) -> bool {
-        self.overwritten.is_some()
+        self.overwritten.is_some() || self.meanwhile.is_some()
     }
 
     /// What its index is made of, once.
@@ -600,6 +607,12 @@ impl NewDirectory {
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
         let records = [(&self.records[..], self.start)];
         meanwhile.into_iter().chain(blank).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+    }
+
+    /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it, or it is
+    /// found without its end record.
+    pub fn is_done_with_old(&self, at: u64) -> bool {
+        self.growth.is_some() || self.overwritten.is_none_or(|end_record| end_record == at)
     }
 
     /// What to write behind that, in whatever order.

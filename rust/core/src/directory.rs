@@ -68,6 +68,8 @@ pub struct OldDirectory<'a> {
     pub sound: Option<(u64, u64)>,
     /// Its stored index with their number, if there is one that is known to be sound.
     pub index: Option<(&'a [u8], u64)>,
+    /// It was found out before that there can be none.
+    pub has_none: bool,
 }
 
 impl Default for DirectoryWriter {
@@ -102,8 +104,7 @@ impl DirectoryWriter {
         // What another program has changed may lie elsewhere than its record says.
         let (mut count, hinted) = old.sound.unwrap_or((0, old.records.len() as u64));
         let mut stored = Names::resume(old.records.len(), old.index);
-        if old.sound.is_some() && old.index.is_none() {
-            // We have found out before that there can be none.
+        if old.has_none {
             stored.forgo();
         }
         let unread = if old.sound.is_some() { &[][..] } else { old.records };
@@ -369,7 +370,7 @@ mod tests {
     }
 
     fn old(records: &[u8]) -> OldDirectory<'_> {
-        OldDirectory { records, comment: &[], shift: 0, sound: None, index: None }
+        OldDirectory { records, comment: &[], shift: 0, sound: None, index: None, has_none: false }
     }
 
     fn finish(mut bytes: Vec<u8>, writer: &DirectoryWriter) -> Vec<u8> {

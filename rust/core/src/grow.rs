@@ -134,6 +134,7 @@ impl Growing {
             shift: self.directory.shift,
             sound: holds.map(|seal| (seal.members(), seal.hinted())),
             index: holds.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
+            has_none: holds.is_some_and(|seal| seal.is_last() && seal.index(bytes).is_none()),
         }
     }
 

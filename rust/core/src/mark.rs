@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::ErrorKind;
 use crate::index::slice;
-use crate::zip::{LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, extra_field, flags};
+use crate::zip::{CentralHeader, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, extra_field, flags};
 
 /// What all signatures here start with. Nothing in the standard does.
 const SIGNATURE: [u8; 4] = *b"PKmm";
@@ -344,7 +344,16 @@ impl Seal {
 
     /// The record at `at`, if there is one that is sound.
     pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
-        Self::read_at(bytes, at)
+        Self::read_at(bytes, at).filter(Self::is_possible)
+    }
+
+    /// Whether it can be one that was written: what it says is used to ask for memory, and for places in the file.
+    fn is_possible(&self) -> bool {
+        let least = self.members().checked_mul(CentralHeader::SIZE as u64);
+        least.is_some_and(|least| least <= self.size.get())
+            && self.index.get() <= self.at()
+            && self.listed() <= self.next()
+            && self.next() <= self.start()
     }
 
     /// Where it is.

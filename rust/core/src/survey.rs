@@ -368,8 +368,8 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Takes up a directory that a record at `at` vouches for; gives back what is behind it.
     fn take_directory(&mut self, at: u64) -> Option<u64> {
         let bytes = self.bytes;
-        if self.survey.seal.is_none()
-            && let Some(base) = Base::read(bytes, at)
+        if let Some(base) = Base::read(bytes, at)
+            && self.survey.seal.is_none_or(|known| base.end_record() >= known.directory_end())
         {
             let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
             self.can_read(&directory).then_some(())?;

@@ -329,8 +329,8 @@ impl Archive {
             write_all_at(self.file(), bytes, at)?;
             if sync || (*is_on_disk && new.overwrites()) {
                 self.file().sync_data()?;
-                // It is not to be found any more, and its members do not need it.
-                *is_on_disk = false;
+                // Once it is not to be found any more, its members do not need it.
+                *is_on_disk &= !new.is_done_with_old(at);
             }
             Ok::<_, Failure>(())
         };

@@ -191,6 +191,7 @@ proptest! {
             shift: directory.shift,
             sound: None,
             index: None,
+            has_none: false,
         };
         let mut writer = DirectoryWriter::resume(&old, &[]).unwrap();
         let mut seen = by_builder(&archive, &built);
