@@ -27,8 +27,8 @@ def run_python(code: str, *arguments: object, cwd: Path | None = None) -> str:
 def run_script(code: str, folder: Path, *arguments: object) -> str:
     """Runs code as run_python does, from a file: what it defines can be sent to processes that it spawns.
 
-    Nothing may be on its standard error: there are the warnings of processes that end after the script. One is not
-    ours: free-threaded CPython 3.13 may free a semaphore of multiprocessing while it makes another, and warns.
+    Nothing may be on its standard error: there are the warnings of processes that end after the script.
+    One is not ours: free-threaded CPython 3.13 can free a semaphore while it makes another, and warns.
     """
     script = folder / "script.py"
     script.write_text(textwrap.dedent(code), encoding="utf-8")

@@ -2,14 +2,23 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.explore import Explorer
 from tests.faults.recorder import Recorder, compile_shim, why_not
-from tests.faults.scenarios import BASES, FRESH, append, append_large, append_once, append_sessions, replace
+from tests.faults.scenarios import (
+    BASES,
+    FRESH,
+    append,
+    append_and_flush,
+    append_large,
+    append_once,
+    append_sessions,
+    replace,
+)
 
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
@@ -83,8 +92,11 @@ def test_power_failures_while_appending_again_and_again(explorer: Explorer, base
 
 
 @pytest.mark.parametrize("base", ["ours", "ours, with room"])
-def test_power_failures_without_sync_spare_what_was_on_the_disk(explorer: Explorer, base: str) -> None:
-    explorer.power(BASES[base](), append_once).conclude()
+@pytest.mark.parametrize("build", [append_once, append_and_flush])
+def test_power_failures_without_sync_spare_what_was_on_the_disk(
+    explorer: Explorer, build: Callable[..., None], base: str
+) -> None:
+    explorer.power(BASES[base](), build).conclude()
 
 
 @pytest.mark.parametrize("base", ["ours", "savez"])

@@ -15,6 +15,7 @@ import pytest
 
 import mmnpz
 from tests.archives import Parts, npy, parts, same
+from tests.processes import run_python
 from tests.test_index import agree, array, is_stored_index_used, pages_in_memory, write
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -23,12 +24,24 @@ MANY = 1500
 """So many members have a directory that leaves room in front of it, for some ten of them."""
 
 
+FIELDS = {
+    "listed": (16, "<Q"),
+    "next": (24, "<Q"),
+    "size": (32, "<Q"),
+    "members": (48, "<Q"),
+    "hinted": (56, "<Q"),
+    "index": (64, "<Q"),
+    "state": (84, "<I"),
+    "indexed": (92, "<I"),
+}
+
+
 def write_seal(path: Path, old: Parts, **changes: int) -> None:
     """Change a seal, and its checksum."""
     seal = bytearray(old.seal)
     for name, value in changes.items():
-        offset = {"state": 84, "indexed": 92}[name]
-        seal[offset : offset + 4] = struct.pack("<I", value)
+        offset, form = FIELDS[name]
+        struct.pack_into(form, seal, offset, value)
     seal[88:92] = bytes(4)
     seal[88:92] = struct.pack("<I", zlib.crc32(seal))
     with path.open("r+b") as file:
@@ -344,3 +357,153 @@ def test_an_index_that_says_that_it_is_none_is_not_added_to(path: Path) -> None:
     write_seal(path, parts(path), indexed=0)
     write(path, 1, "a", MANY)
     check(path, MANY + 1, {})
+
+
+@pytest.mark.parametrize(
+    "value", [0, 1, MANY - 1, MANY + 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**63, 2**64 - 1]
+)
+@pytest.mark.parametrize("field", ["listed", "next", "size", "members", "hinted", "index"])
+def test_a_seal_that_lies(path: Path, field: str, value: int) -> None:
+    """Whoever makes the checksum right, too."""
+    before = path.stat().st_size
+    write_seal(path, parts(path), **{field: value})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write(path, 2, "a", MANY)
+    except (zipfile.BadZipFile, ValueError):
+        return
+    assert path.stat().st_size < 2 * before
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = mmnpz.load(path)
+    for number in range(0, MANY + 2, 7):
+        if f"n{number}.npy" in names and f"n{number}" in data:
+            assert same(data[f"n{number}"], array(number))
+
+
+# Killed, and out of space. What is in the file at a moment is what a kill would leave.
+
+
+def as_killed(path: Path, writer: mmnpz.NpzWriter) -> None:
+    raw = path.read_bytes()
+    writer.close()
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("moment", ["written", "flushed", "entered"])
+def test_an_index_that_was_not_finished_is_made_again(path: Path, moment: str) -> None:
+    old = parts(path)
+    writer = mmnpz.NpzWriter(path, "a")
+    writer["x"] = array(1)
+    if moment == "flushed":
+        writer.flush()
+    before = path.read_bytes()
+    as_killed(path, writer)
+    if moment == "entered":
+        # The new slot, and nothing else.
+        write(path.with_name("b.npz"), MANY)
+        with mmnpz.NpzWriter(path.with_name("b.npz"), "a") as other:
+            other["x"] = array(1)
+        start = len(old.members) + old.room
+        table = parts(path.with_name("b.npz")).table
+        path.write_bytes(before[:start] + table + before[start + len(table) :])
+    for number in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write(path, 1, "a", MANY + number)
+        assert is_stored_index_used(path)
+    check_names = mmnpz.load(path)
+    assert check_names.files == [*(f"n{number}" for number in range(MANY)), "x", f"n{MANY}", f"n{MANY + 1}"]
+    assert "nothing" not in check_names
+    assert is_stored_index_used(path)
+
+
+def test_what_another_program_added_behind_a_directory_that_had_been_edited(path: Path) -> None:
+    swap(path, b"n700.npy", b"x700.npy")
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer["new"] = np.ones(300_000, "u1")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("theirs.npy", npy(array(7)))
+    writer = mmnpz.NpzWriter(path, "a")
+    writer["x"] = np.ones(100_000, "u1")
+    as_killed(path, writer)
+    for repaired in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = mmnpz.load(path)
+        assert same(data["theirs"], array(7))
+        assert same(data["x700"], array(700))
+        assert {"new", "x"} < set(data)
+        if not repaired:
+            mmnpz.repair(path)
+
+
+LIMITED = """
+import os, resource, signal, sys
+import numpy as np, mmnpz
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+path = sys.argv[1]
+"""
+
+KILLED_AND_FULL = f"""{LIMITED}
+import warnings
+warnings.simplefilter("ignore")
+for size in range(3, 130):
+    with mmnpz.NpzWriter(path, "w", align=1) as writer:
+        for number in range(1500):
+            writer.write(f"n{{number:04}}", np.arange(3, dtype="u1"))
+    length = os.path.getsize(path)
+    writer = mmnpz.NpzWriter(path, "a", align=1)
+    writer.write("m0000", np.arange(size, dtype="u1"))
+    raw = open(path, "rb").read()  # what a kill would leave
+    writer.close()
+    open(path, "wb").write(raw)
+    limit(length)
+    writer = mmnpz.NpzWriter(path, "a", align=1)
+    try:
+        writer.close()
+    except OSError:
+        pass
+    raw = open(path, "rb").read()
+    limit(resource.RLIM_INFINITY)
+    writer.close()
+    open(path, "wb").write(raw)
+    names = mmnpz.load(path).files
+    assert sorted(names) == ["m0000", *(f"n{{number:04}}" for number in range(1500))], (size, len(names))
+"""
+
+FULL_AND_LARGE = f"""{LIMITED}
+with mmnpz.NpzWriter(path) as writer:
+    for number in range(1500):
+        writer.write(f"n{{number}}", np.arange(3))
+    writer.write("large", np.zeros(3_000_000, "u1"))
+writer = mmnpz.NpzWriter(path, "a")
+for number in range(60):
+    writer.write(f"x{{number:03}}" * 20, np.arange(3))
+limit(os.path.getsize(path) + 7000)
+for step in (writer.close, lambda: writer.write("big", np.zeros(4_000_000, "u1"))):
+    length = os.path.getsize(path)
+    try:
+        step()
+    except OSError:
+        assert os.path.getsize(path) >= length, "the file got shorter, which a reader may have mapped"
+    else:
+        raise AssertionError("there was room")
+limit(resource.RLIM_INFINITY)
+writer.close()
+data = mmnpz.load(path)
+assert len(data) == 1561 and data["n7"].tolist() == [0, 1, 2]
+assert np.load(path).files == data.files
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+@pytest.mark.parametrize("script", [KILLED_AND_FULL, FULL_AND_LARGE], ids=["killed", "large"])
+def test_out_of_space_while_it_grows(tmp_path: Path, script: str) -> None:
+    run_python(script, tmp_path / "a.npz")

@@ -157,6 +157,10 @@ def append_once(script: Script, **options: Any) -> None:
     script.open("a", **options).write("new", noise(200)).write("newer", noise(2000)).close()
 
 
+def append_and_flush(script: Script, **options: Any) -> None:
+    script.open("a", **options).write("new", noise(200)).flush()
+
+
 def append_sessions(script: Script, **options: Any) -> None:
     for number in range(6):
         script.open("a", **options).write(f"new{number}", noise(200, number)).close()
