@@ -2,10 +2,13 @@
 //! says now, or an error; and that a name is not there is only said if the directory does not have it.
 #![no_main]
 
+use std::sync::Arc;
+
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::catalog::{Catalog, Found};
+use mmnpz_core::grow::Held;
 use mmnpz_core::hint::{Described, Hint};
 use mmnpz_core::index::{Directory, Index};
 use mmnpz_core::layout::{Alignment, StoredName};
@@ -56,14 +59,47 @@ fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
         appender.finish(&place, &stored, crc, Hint::new(&array).as_ref());
     }
     let end = bytes.len();
-    let mut new = appender.publish(Publish::Last, end as u64).ok()?;
+    publish(&mut appender, &mut bytes)?;
+    Some((bytes, end, items))
+}
+
+fn put(bytes: &mut Vec<u8>, part: &[u8], at: u64) {
+    bytes.resize(bytes.len().max(at as usize + part.len()), 0);
+    bytes[at as usize..at as usize + part.len()].copy_from_slice(part);
+}
+
+fn publish(appender: &mut Appender, bytes: &mut Vec<u8>) -> Option<()> {
+    let mut new = appender.publish(Publish::Last, bytes.len() as u64).ok()?;
     let names = new.take_names();
     let head = new.head(names);
-    for (part, at) in new.first_writes().chain(new.last_writes(&head)) {
-        bytes.resize(bytes.len().max(at as usize + part.len()), 0);
-        bytes[at as usize..at as usize + part.len()].copy_from_slice(part);
+    for (part, at) in new.first_writes().chain(new.changes()).chain(new.last_writes(&head)) {
+        put(bytes, part, at);
     }
-    Some((bytes, end, items))
+    Some(())
+}
+
+/// The same after somebody added a member.
+fn appended(bytes: &[u8]) -> Option<Vec<u8>> {
+    let survey = Survey::new(bytes, Effort::Append, || true).ok()?;
+    let held: Held = Arc::new(bytes.to_vec());
+    let mut appender = Appender::resume(&held, &survey, Alignment::new(64).ok()?).ok()?;
+    let stored = StoredName::new("added").ok()?;
+    appender.prepare(&stored, 0, 64).ok()?;
+    let mut bytes = bytes.to_vec();
+    let prologue = appender.prologue();
+    for (at, part) in &prologue {
+        put(&mut bytes, part, *at);
+    }
+    if !prologue.is_empty() {
+        appender.prologue_is_written();
+    }
+    let Ok(Reserved::Place(place)) = appender.reserve(&stored, 0, 64) else { return None };
+    let member = [&place.local_header(&stored, 5)[..], &[7; 64], &place.end_mark(&stored, 5)].concat();
+    put(&mut bytes, &member, place.header);
+    appender.finish(&place, &stored, 5, None);
+    publish(&mut appender, &mut bytes)?;
+    assert!(bytes.len() >= held.as_ref().as_ref().len(), "the file got shorter");
+    Some(bytes)
 }
 
 fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bool) {
@@ -114,6 +150,9 @@ fuzz_target!(|data: &[u8]| {
     }
     bytes.truncate(bytes.len().saturating_sub(usize::from(plan.cut)).max(end));
     check(&bytes, &before, &items, false);
+    if let Some(bytes) = appended(&bytes) {
+        check(&bytes, &before, &items, false);
+    }
     // A writer takes the end record away before it overwrites anything.
     let mut appended = before.clone();
     if !plan.overwritten.is_empty() && appended.len() >= 22 && !items.is_empty() {

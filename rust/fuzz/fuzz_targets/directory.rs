@@ -32,8 +32,14 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
     let comment = cut(old, &directory.comment).to_vec();
     let records = cut(old, &directory.range).to_vec();
     let shift = directory.shift;
-    let old_directory =
-        OldDirectory { records: &records, comment: &comment, shift, sound: None, index: None };
+    let old_directory = OldDirectory {
+        records: &records,
+        comment: &comment,
+        shift,
+        sound: None,
+        index: None,
+        has_none: false,
+    };
     let resumed = DirectoryWriter::resume(&old_directory, &[]);
     // What can be read can be appended to, and nothing else.
     let readable = Index::build(old, directory.clone(), || true).is_ok();
@@ -101,7 +107,8 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     // The bytes themselves as a directory.
-    let old = OldDirectory { records: data, comment: &[], shift: 0, sound: None, index: None };
+    let old =
+        OldDirectory { records: data, comment: &[], shift: 0, sound: None, index: None, has_none: false };
     let _ = DirectoryWriter::resume(&old, &[])
         .map(|mut writer| StoredName::new("a").map(|name| writer.contains(&name)));
 });
