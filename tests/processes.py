@@ -33,9 +33,11 @@ def run_script(code: str, folder: Path, *arguments: object) -> str:
     script = folder / "script.py"
     script.write_text(textwrap.dedent(code), encoding="utf-8")
     command = [sys.executable, "-W", "error", str(script), *map(str, arguments)]
-    for _ in range(ATTEMPTS):
+    attempts = 0
+    while True:
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=folder)
-        if "ResourceTracker called reentrantly" not in done.stderr:
+        attempts += 1
+        if attempts == ATTEMPTS or "ResourceTracker called reentrantly" not in done.stderr:
             break
     assert (done.returncode, done.stderr) == (0, ""), f"exit code {done.returncode}: {done.stderr}"
     return done.stdout

@@ -84,6 +84,8 @@ pub struct Appender {
     limit: Option<u64>,
     /// How long the file is at least.
     length: u64,
+    /// Where the directories end that may be in it in part.
+    attempted: u64,
     /// What must be in the file before anything else is.
     prologue: Option<Prologue>,
     /// The end record of a directory that readers use.
@@ -102,8 +104,6 @@ pub struct Appender {
     is_unfinished: bool,
     /// The directory in the file does not list all that is there.
     has_unlisted: bool,
-    /// A directory may have been written in part: the file can be longer than is known.
-    was_published: bool,
 }
 
 impl Appender {
@@ -114,6 +114,7 @@ impl Appender {
             next: 0,
             limit: None,
             length: 0,
+            attempted: 0,
             prologue: None,
             end_record: None,
             directory: DirectoryWriter::default(),
@@ -123,7 +124,6 @@ impl Appender {
             starts: Vec::new(),
             is_unfinished: true,
             has_unlisted: true,
-            was_published: false,
         }
     }
 
@@ -346,7 +346,7 @@ impl Appender {
             return None;
         }
         self.next = place.start();
-        (self.limit.is_none() && !self.was_published).then_some(self.length.max(self.next))
+        self.limit.is_none().then_some(self.length.max(self.next).max(self.attempted))
     }
 
     fn forget(&mut self, place: &Placement) {
@@ -371,10 +371,10 @@ impl Appender {
     /// If one that is added to where it is cannot grow any more, and cannot be read to its end.
     pub fn publish(&mut self, publish: Publish, length: u64) -> Result<NewDirectory> {
         self.length = self.length.max(length);
-        self.was_published = true;
         if publish == Publish::Last {
             self.directory.sort();
             if let Some(new) = self.grow() {
+                self.attempted = self.attempted.max(new.end());
                 return Ok(new);
             }
         }
@@ -391,6 +391,8 @@ impl Appender {
         if new.overwritten.is_some() {
             self.end_record = None;
         }
+        // Whoever opens the file while it is there in part must not lose the end of it.
+        self.attempted = self.attempted.max(new.end());
         Ok(new)
     }
 

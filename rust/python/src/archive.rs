@@ -191,7 +191,9 @@ impl Archive {
         match &written {
             Ok(crc) => state.appender.finish(place, &member.name, *crc, member.header.hint.as_ref()),
             Err(_) => {
-                if let Some(length) = state.appender.abandon(place) {
+                if let Some(length) = state.appender.abandon(place)
+                    && self.file().metadata().is_ok_and(|metadata| metadata.len() > length)
+                {
                     // Under the lock, before anybody else gets the range. If it fails, the file is only longer.
                     let _ = self.file().set_len(length);
                 }
