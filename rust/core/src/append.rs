@@ -252,7 +252,8 @@ impl Appender {
             Some(Prologue::Seal(seal)) => vec![sealed(seal)],
             Some(Prologue::Blank(end_record)) => vec![(*end_record, BLANK.to_vec())],
             Some(Prologue::SealAndBlank(seal, end_record)) => {
-                vec![sealed(seal), (*end_record, BLANK.to_vec())]
+                // As long as there is an end record, members in the room are only found with a whole seal.
+                vec![(*end_record, BLANK.to_vec()), sealed(seal)]
             }
         }
     }
@@ -486,7 +487,7 @@ impl Appender {
             count: self.directory.count(),
             hinted: self.directory.hinted(),
             publish,
-            meanwhile: self.reopened,
+            meanwhile: self.reopened.filter(|_| at < self.length),
             growth: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
@@ -608,13 +609,17 @@ impl NewDirectory {
         let meanwhile = self.meanwhile.as_ref().map(|seal| (seal.as_bytes(), seal.at()));
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
         let records = [(&self.records[..], self.start)];
-        meanwhile.into_iter().chain(blank).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+        // One that grows is found without its end record, and its seal is the same as before. That of one that does not
+        // grow any more changes only when nobody looks for members by it.
+        let (first, then) = if self.growth.is_some() { (meanwhile, blank) } else { (blank, meanwhile) };
+        first.into_iter().chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
     }
 
     /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it, or it is
     /// found without its end record.
     pub fn is_done_with_old(&self, at: u64) -> bool {
-        self.growth.is_some() || self.overwritten.is_none_or(|end_record| end_record == at)
+        let last = self.meanwhile.as_ref().map(Seal::at).or(self.overwritten);
+        self.growth.is_some() || last.is_none_or(|last| last == at)
     }
 
     /// What to write behind that, in whatever order.

@@ -380,6 +380,15 @@ fn of_a_file_that_is_not_ours_nothing_is_believed() {
 }
 
 #[test]
+fn a_seal_is_torn_only_where_nobody_needs_it() {
+    // The next writer finds a member in the room of a directory that was to grow.
+    let mut sim = Sim::new(Vec::new(), 64);
+    for step in [Step::Small(209), Step::Flush, Step::Small(0), Step::Session, Step::Small(0)] {
+        sim.run(&step);
+    }
+}
+
+#[test]
 fn a_survey_can_be_interrupted() {
     let mut sim = Sim::new(Vec::new(), 1);
     for _ in 0..5000 {
