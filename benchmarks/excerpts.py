@@ -164,17 +164,10 @@ def _check_arrays(store: Store, members: int) -> None:
 
 
 def _steady(open_store: Callable[[], Store], members: int, length: int, batch: int, repeat: int) -> float:
-    """
-    Each time from other rows on: a peer may remember what it read last of an array.
-
-    All arrays were read once as a whole before, as after some epochs: that maps their pages, which takes
-    longer than to copy what is on them. What an epoch takes without that is another scenario.
-    """
+    """Each time from other rows on: a peer may remember what it read last of an array."""
     store = open_store()
     numbers = list(range(members))
     epochs = [Epoch(store, numbers, length, batch, seed) for seed in range(repeat + 1)]
-    for number in numbers:
-        np.asarray(store.array(store.key(member_name(number)))).sum()
     epochs[0].read(store)
     seconds = min(timed(partial(epoch.read, store)) for epoch in epochs[1:])
     epochs[-1].check(store)
