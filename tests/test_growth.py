@@ -18,7 +18,10 @@ from tests.archives import Parts, npy, parts, same
 from tests.processes import run_python
 from tests.test_index import agree, array, is_stored_index_used, pages_in_memory, write
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.thread_unsafe(reason="changes a file in place, which others would have mapped"),
+]
 
 MANY = 1500
 """So many members have a directory that leaves room in front of it, for some ten of them."""

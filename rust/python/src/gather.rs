@@ -189,7 +189,7 @@ impl<'py> Keys<'py> {
         }
         let count = lookup.count()?;
         let positions = names.iter_borrowed().map(|item| {
-            if item.is_instance_of::<PyBool>() {
+            if is_truth_value(&item) {
                 return Err(a_mask());
             }
             let given = item.extract::<i64>().map_err(|error| {
@@ -215,6 +215,15 @@ impl<'py> Keys<'py> {
         let positions = self.positions.iter().copied().map(Key::Position);
         self.names.iter_borrowed().map(Key::Name).chain(positions)
     }
+}
+
+/// Whether an object is `True` or `False`, of Python or of NumPy, whose old releases take theirs for integers.
+fn is_truth_value(object: &Bound<'_, PyAny>) -> bool {
+    let is_numpys = || {
+        let kind = object.getattr("dtype").and_then(|dtype| dtype.getattr("kind"));
+        kind.is_ok_and(|kind| kind.eq("b").unwrap_or(false))
+    };
+    object.is_instance_of::<PyBool>() || (!object.is_instance_of::<PyInt>() && is_numpys())
 }
 
 /// The position that is given, counted from the start; or nothing if it is out of range.
