@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import os
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -272,7 +273,10 @@ def test_any_range(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "ranges.npz"
     if not path.exists():
-        np.savez(path, a=np.zeros((4096, 5), "i2"), b=np.zeros((4096, 5), "i2", order="F"))
+        # Threads that run this at once must not see each other's half of it.
+        own = path.with_name(f"ranges-{threading.get_ident()}.npz")
+        np.savez(own, a=np.zeros((4096, 5), "i2"), b=np.zeros((4096, 5), "i2", order="F"))
+        own.replace(path)
     data = mmnpz.load(path, cache=number % 2 == 0)
     if start <= stop:
         data.prefetch(["a", "b"], start, stop)
