@@ -52,8 +52,8 @@ pub enum Publish {
 pub enum Reserved {
     /// Its place.
     Place(Placement),
-    /// There is no room in front of the directory that readers use. A new one must be published first, with so
-    /// much room.
+    /// There is no room in front of the directory that readers use. It must [make way](Appender::make_way), or a new one
+    /// be published first, with so much room.
     NoRoom(u64),
 }
 
@@ -273,25 +273,22 @@ impl Appender {
         (self.is_unfinished, self.has_unlisted) = (true, true);
     }
 
-    /// Makes ready for an `.npy` file of `size` bytes whose first `npy_header` bytes are its header: if there is no room
-    /// for it in front of a directory that is added to where it is, that will have to go. Then there is a
-    /// [prologue](Appender::prologue) to be written.
+    /// Makes way for what does not fit in front of a directory that is added to where it is: that is going to be
+    /// overwritten, for which there is a [prologue](Appender::prologue). Reads all of it, and says whether that was done:
+    /// not if it is not what we wrote.
     ///
     /// # Errors
-    /// As for [`Placement::new`], and if that directory cannot be read to its end.
-    pub fn prepare(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<()> {
-        if self.growing.is_none() {
-            return Ok(());
+    /// If it cannot be read to its end.
+    pub fn make_way(&mut self) -> Result<bool> {
+        if !self.read_old()? {
+            return Ok(false);
         }
-        let place = Placement::new(self.next, name, npy_header, size, self.alignment)?;
-        if self.limit.is_some_and(|limit| place.next() > limit) && self.read_old()? {
-            // Nobody relies on it as on one that was flushed.
-            self.limit = None;
-            let end_record = self.end_record.take();
-            self.prologue =
-                self.reopened.take().zip(end_record).map(|(seal, at)| Prologue::SealAndBlank(seal, at));
-        }
-        Ok(())
+        // Nobody relies on it as on one that was flushed.
+        self.limit = None;
+        let end_record = self.end_record.take();
+        self.prologue =
+            self.reopened.take().zip(end_record).map(|(seal, at)| Prologue::SealAndBlank(seal, at));
+        Ok(true)
     }
 
     /// Reads a directory that is added to where it is, so that it can be written elsewhere; says whether it is what its

@@ -84,16 +84,21 @@ fn appended(bytes: &[u8]) -> Option<Vec<u8>> {
     let held: Held = Arc::new(bytes.to_vec());
     let mut appender = Appender::resume(&held, &survey, Alignment::new(64).ok()?).ok()?;
     let stored = StoredName::new("added").ok()?;
-    appender.prepare(&stored, 0, 64).ok()?;
     let mut bytes = bytes.to_vec();
-    let prologue = appender.prologue();
-    for (at, part) in &prologue {
-        put(&mut bytes, part, *at);
-    }
-    if !prologue.is_empty() {
-        appender.prologue_is_written();
-    }
-    let Ok(Reserved::Place(place)) = appender.reserve(&stored, 0, 64) else { return None };
+    let place = loop {
+        let prologue = appender.prologue();
+        for (at, part) in &prologue {
+            put(&mut bytes, part, *at);
+        }
+        if !prologue.is_empty() {
+            appender.prologue_is_written();
+        }
+        match appender.reserve(&stored, 0, 64).ok()? {
+            Reserved::Place(place) => break place,
+            Reserved::NoRoom(_) if appender.make_way().ok()? => {}
+            Reserved::NoRoom(_) => return None,
+        }
+    };
     let member = [&place.local_header(&stored, 5)[..], &[7; 64], &place.end_mark(&stored, 5)].concat();
     put(&mut bytes, &member, place.header);
     appender.finish(&place, &stored, 5, None);

@@ -138,7 +138,7 @@ impl Archive {
         &self.locked.file
     }
 
-    fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
         self.state.lock().map_err(|_| Failure::Poisoned)
     }
 
@@ -151,7 +151,6 @@ impl Archive {
     pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
         let header = member.header.bytes.len() as u64;
         let size = header + member.items.len();
-        state.appender.prepare(&member.name, header, size)?;
         self.begin(state)?;
         let reserved = state.appender.reserve(&member.name, header, size)?;
         if let Reserved::Place(place) = &reserved
@@ -306,6 +305,9 @@ impl Archive {
 
     /// Makes room for a member of so many bytes.
     pub(crate) fn make_room(&self, size: u64) -> Result<(), Failure> {
+        if self.lock()?.appender.make_way()? {
+            return Ok(());
+        }
         self.publish(Publish::Room(size), self.sync)
     }
 

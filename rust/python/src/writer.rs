@@ -172,11 +172,9 @@ impl Writer {
     #[getter]
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
-        let names = {
-            let state = archive.lock_attached(py).map_err(|failure| failure.into_err(py, &archive.path))?;
-            state.appender.names()
-        };
-        let names = names.map_err(|error| Failure::from(error).into_err(py, &archive.path))?;
+        // Detached: of a large directory, all of it is read.
+        let names = detached(py, || Ok(archive.lock()?.appender.names()?));
+        let names = names.map_err(|failure: Failure| failure.into_err(py, &archive.path))?;
         // Each name once.
         let unique = PyDict::new(py);
         for name in names {
@@ -190,9 +188,8 @@ impl Writer {
         let name_of = |name: &Bound<'_, PyString>| StoredName::new(name.to_str().ok()?).ok();
         let Some(stored) = name.cast::<PyString>().ok().and_then(name_of) else { return Ok(false) };
         let py = name.py();
-        let fail = |failure: Failure| failure.into_err(py, &archive.path);
-        let found = archive.lock_attached(py).map_err(fail)?.appender.contains(&stored);
-        found.map_err(|error| fail(error.into()))
+        let found = detached(py, || Ok(archive.lock()?.appender.contains(&stored)?));
+        found.map_err(|failure: Failure| failure.into_err(py, &archive.path))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

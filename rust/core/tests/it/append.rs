@@ -180,18 +180,21 @@ impl Sim {
     }
 
     fn reserve(&mut self, name: &StoredName, size: usize) -> Placement {
-        self.appender.prepare(name, 0, size as u64).unwrap();
-        let prologue = self.appender.prologue();
-        for (at, bytes) in &prologue {
-            self.put(bytes, *at);
-        }
-        if !prologue.is_empty() {
-            self.appender.prologue_is_written();
-        }
         loop {
+            let prologue = self.appender.prologue();
+            for (at, bytes) in &prologue {
+                self.put(bytes, *at);
+            }
+            if !prologue.is_empty() {
+                self.appender.prologue_is_written();
+            }
             match self.appender.reserve(name, 0, size as u64).unwrap() {
                 Reserved::Place(place) => return place,
-                Reserved::NoRoom(room) => self.publish(Publish::Room(room)),
+                Reserved::NoRoom(room) => {
+                    if !self.appender.make_way().unwrap() {
+                        self.publish(Publish::Room(room));
+                    }
+                }
             }
         }
     }
