@@ -18,7 +18,6 @@ use crate::directory::{DirectoryWriter, OldDirectory};
 use crate::error::Result;
 use crate::grow::{Growing, Growth, Held};
 use crate::hint::Hint;
-use crate::index::slice;
 use crate::layout::{Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
 use crate::survey::{Origin, State, Survey};
@@ -151,16 +150,8 @@ impl Appender {
             });
         }
         let directory = survey.directory.as_ref();
-        let part = |range| slice(bytes, range).unwrap_or_default();
         let holds = survey.seal.filter(|_| survey.state == State::Sound);
-        let old = OldDirectory {
-            records: directory.map_or(&[][..], |directory| part(&directory.range)),
-            comment: directory.map_or(&[][..], |directory| part(&directory.comment)),
-            shift: directory.map_or(0, |directory| directory.shift),
-            sound: holds.map(|seal| (seal.members(), seal.hinted())),
-            index: holds.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
-            has_none: holds.is_some_and(|seal| seal.is_last() && seal.index(bytes).is_none()),
-        };
+        let old = OldDirectory::of(bytes, directory, holds.as_ref());
         let mut appender = Appender {
             next: survey.end,
             length: bytes.len() as u64,

@@ -8,8 +8,9 @@ use hashbrown::HashTable;
 
 use crate::error::{Error, Result};
 use crate::hint::Hint;
-use crate::index::{CentralRecord, Walk};
+use crate::index::{CentralRecord, Directory, Walk, slice};
 use crate::layout::{self, Placement, StoredName};
+use crate::mark::Seal;
 use crate::name;
 use crate::table::{self, Names};
 use crate::zip::{EndRecord, Extent};
@@ -70,6 +71,21 @@ pub struct OldDirectory<'a> {
     pub index: Option<(&'a [u8], u64)>,
     /// It was found out before that there can be none.
     pub has_none: bool,
+}
+
+impl<'a> OldDirectory<'a> {
+    /// That of a file, with its seal if it is what that says.
+    pub(crate) fn of(bytes: &'a [u8], directory: Option<&Directory>, sound: Option<&Seal>) -> Self {
+        let part = |range| slice(bytes, range).unwrap_or_default();
+        OldDirectory {
+            records: directory.map_or(&[][..], |directory| part(&directory.range)),
+            comment: directory.map_or(&[][..], |directory| part(&directory.comment)),
+            shift: directory.map_or(0, |directory| directory.shift),
+            sound: sound.map(|seal| (seal.members(), seal.hinted())),
+            index: sound.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
+            has_none: sound.is_some_and(|seal| seal.is_last() && seal.index(bytes).is_none()),
+        }
+    }
 }
 
 impl Default for DirectoryWriter {

@@ -126,16 +126,8 @@ impl Growing {
 
     /// The directory itself, to be written elsewhere.
     pub(crate) fn old(&self) -> OldDirectory<'_> {
-        let bytes = self.bytes();
-        let holds = Some(self.seal).filter(|seal| seal.holds(bytes));
-        OldDirectory {
-            records: self.records(),
-            comment: slice(bytes, &self.directory.comment).unwrap_or_default(),
-            shift: self.directory.shift,
-            sound: holds.map(|seal| (seal.members(), seal.hinted())),
-            index: holds.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
-            has_none: holds.is_some_and(|seal| seal.is_last() && seal.index(bytes).is_none()),
-        }
+        let holds = self.seal.holds(self.bytes()).then_some(&self.seal);
+        OldDirectory::of(self.bytes(), Some(&self.directory), holds)
     }
 
     /// The directory with what was added, if it can have that where it is.

@@ -17,8 +17,8 @@ pub(crate) fn count() -> u64 {
         }
         REGISTER.call_once(|| {
             // SAFETY: the handler is a function of this library, which is never unloaded (Python keeps extension
-            // modules). It counts, closes descriptors and forgets threads, without a lock or memory of the heap: that is safe in a
-            // child of a process with many threads.
+            // modules). It counts, closes descriptors and forgets threads, without a lock or memory of the heap: that is
+            // safe in a child of a process with many threads.
             let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         });
     }

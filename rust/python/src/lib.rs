@@ -22,6 +22,7 @@ mod reader;
 mod repair;
 mod shared;
 mod source;
+mod subclass;
 mod subscript;
 mod views;
 mod writer;

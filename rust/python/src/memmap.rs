@@ -14,9 +14,9 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::type_object::PyTypeInfo;
-use pyo3::types::PyTuple;
 
 use crate::mapping::Mapping;
+use crate::subclass;
 
 /// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are added by
 /// the package: a Python class on top of it would cost a level each time an array is made and freed.
@@ -32,24 +32,15 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         array: PyUntypedArray::type_object_raw(py),
         mapping: Mapping::type_object_raw(py),
     });
-    let memmap = py.import("numpy")?.getattr("memmap")?;
-    let bases = PyTuple::new(py, [memmap])?;
+    let memmap = py.import("numpy")?.getattr("memmap")?.cast_into()?;
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_sq_item, pfunc: item as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_setattro, pfunc: set_attribute as *mut c_void },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
-    let mut spec = ffi::PyType_Spec {
-        name: c"mmnpz.memmap".as_ptr(),
-        basicsize: 0, // inherited
-        itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as _,
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: spec and slots live through the call, which copies what it needs; the slot functions and the
-    // strings are static; `bases` is a tuple of one type. NULL comes with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpecWithBases(&raw mut spec, bases.as_ptr())) }
+    // SAFETY: functions of this module that have the types of their slots, and zero.
+    unsafe { subclass::make(&memmap, c"mmnpz.memmap", &mut slots) }
 }
 
 /// `ndarray`'s own function of this slot.

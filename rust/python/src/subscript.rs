@@ -11,9 +11,10 @@ use std::sync::OnceLock;
 use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::PyType;
 
 use crate::reader::Reader;
+use crate::subclass;
 use crate::views::DICT_FIRST;
 
 /// Makes the type `DirectReader`, which is `Reader` with this in place of its `__getitem__`.
@@ -26,21 +27,12 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         return Err(PySystemError::new_err("Reader cannot be indexed"));
     };
     SUBSCRIPT.get_or_init(|| function);
-    let bases = PyTuple::new(py, [reader])?;
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
-    let mut spec = ffi::PyType_Spec {
-        name: c"mmnpz._mmnpz.DirectReader".as_ptr(),
-        basicsize: 0, // inherited
-        itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as _,
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: spec and slots live through the call, which copies what it needs; the slot function and the name are
-    // static; `bases` is a tuple of one type. NULL comes with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpecWithBases(&raw mut spec, bases.as_ptr())) }
+    // SAFETY: functions of this module that have the types of their slots, and zero.
+    unsafe { subclass::make(&reader, c"mmnpz._mmnpz.DirectReader", &mut slots) }
 }
 
 /// The `__getitem__` of the binding.
