@@ -775,7 +775,8 @@ def test_a_long_gather_can_be_interrupted(tmp_path: Path, arguments: str) -> Non
             data.gather(names, out=out, {arguments})
             signal.pause()  # it was faster
         except Stopped:
-            if out[-1, -1] == 1:
+            # Each thread has a part of its own, and the last one may be done.
+            if out[:, -1].any():
                 break
     else:
         sys.exit("not interrupted")

@@ -757,7 +757,7 @@ def worker(dataset, method):
 
 if __name__ == "__main__":
     path, method = sys.argv[1:]
-    with mmnpz.NpzWriter(path) as writer:
+    with mmnpz.NpzWriter(path, "w") as writer:
         for number in range(MEMBERS):
             writer.write(f"member{number}", np.zeros(50, np.float32))
     reader = mmnpz.load(path)
