@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -127,6 +127,14 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         }
         self._open(tuple(options.items()), **options)
 
+    def values(self) -> ValuesView["NDArray[Any]"]:
+        """Return all views, in archive order, each made when it is its turn."""
+        return _Values(self)
+
+    def items(self) -> ItemsView[str, "NDArray[Any]"]:
+        """Return all names with their views, in archive order, each made when it is its turn."""
+        return _Items(self)
+
     def __copy__(self) -> Self:
         """Return another handle on the same archive, with the same views."""
         other = type(self).__new__(type(self))
@@ -164,6 +172,26 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Values(ValuesView["NDArray[Any]"]):
+    _mapping: NpzReader
+
+    def __iter__(self) -> Iterator["NDArray[Any]"]:
+        return self._mapping._walk(pairs=False) if _gives_views(self._mapping) else super().__iter__()
+
+
+class _Items(ItemsView[str, "NDArray[Any]"]):
+    _mapping: NpzReader
+
+    def __iter__(self) -> Iterator[tuple[str, "NDArray[Any]"]]:
+        return self._mapping._walk(pairs=True) if _gives_views(self._mapping) else super().__iter__()
+
+
+def _gives_views(reader: NpzReader) -> bool:
+    """Whether iteration gives what the compiled half would give: no subclass has another way."""
+    own = type(reader)
+    return own.__getitem__ is NpzReader.__getitem__ and own.__iter__ is NpzReader.__iter__
 
 
 def _reopen(

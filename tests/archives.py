@@ -268,3 +268,14 @@ def own_copy(path: Path, folder: Path) -> Path:
     copy = folder / f"own-{path.name}"
     copy.write_bytes(path.read_bytes())
     return copy
+
+
+def give_names(path: Path, names: dict[str, str]) -> None:
+    """Gives members other names of the same length where they stand, as `zipnote -w` does."""
+    raw = path.read_bytes()
+    for number, old in enumerate(names):
+        raw = raw.replace(f"{old}.npy".encode(), b"\0%*d\0" % (len(old) + 2, number))
+    for number, (old, new) in enumerate(names.items()):
+        raw = raw.replace(b"\0%*d\0" % (len(old) + 2, number), f"{new}.npy".encode())
+    with path.open("r+b") as file:
+        file.write(raw)

@@ -34,6 +34,7 @@ FIELDS = {
     "members": (48, "<Q"),
     "hinted": (56, "<Q"),
     "index": (64, "<Q"),
+    "crc": (72, "<I"),
     "state": (84, "<I"),
     "indexed": (92, "<I"),
 }

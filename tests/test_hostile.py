@@ -4,6 +4,7 @@ import ast
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import mmnpz
-from tests.archives import Entry, build_zip, npy, npy_with_header, put, same
+from tests.archives import Entry, build_zip, give_names, npy, npy_with_header, parts, put, same
+from tests.test_growth import write_seal
+from tests.test_index import write
 
 DOCUMENTED = (zipfile.BadZipFile, ValueError, KeyError, OSError)
 ARCHIVES = [
@@ -353,3 +356,23 @@ def test_every_shape_text(new_path: Callable[[], Path], shape: str) -> None:
     for descr in ("'<i2'", "'|V0'", "'<U0'", "'|S0'"):
         text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n"
         check_header(new_path(), npy_with_header(text, bytes(64)))
+
+
+@pytest.mark.thread_unsafe(reason="changes a file in place, which others would have mapped")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_sound_index_that_leads_to_other_members(tmp_path: Path, checked: bool) -> None:
+    """All checksums hold; only the names in the index are not those of the directory."""
+    path = write(tmp_path / "a.npz", 1500)
+    old = parts(path)
+    give_names(path, {"n7": "n8", "n8": "n7", "n9": "xx"})
+    write_seal(path, old, crc=zlib.crc32(parts(path).directory))
+    data = mmnpz.load(path)
+    assert data._index_memory == 0
+    if checked:
+        assert "nothing" not in data
+        assert data._index_memory == 0
+    with np.load(path) as theirs:
+        for name in ("n7", "n8", "xx", "n2"):
+            assert same(data[name], theirs[name])
+    assert "n9" not in data

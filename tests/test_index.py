@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import mmnpz
-from tests.archives import npy, parts, same
+from tests.archives import give_names, npy, parts, same
 from tests.test_interop import tool
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -349,6 +349,47 @@ def test_a_reader_whose_directory_is_overwritten(tmp_path: Path, members: int, s
         assert set(data.arrays) == set(names)
         assert all(data.arrays[name] is data[name] for name in names)
     writers[0].close()
+
+
+@pytest.mark.thread_unsafe(reason="changes a file in place, which others would have mapped")
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("members", [FEW, MANY])
+def test_members_that_another_program_renames_while_it_is_mapped(
+    tmp_path: Path, members: int, checked: bool, cache: bool
+) -> None:
+    path = write(tmp_path / "a.npz", members)
+    data = mmnpz.load(path, cache=cache)
+    if checked:
+        assert "nothing" not in data
+    give_names(path, {"n7": "n8", "n8": "n7", "n9": "xx"})
+    with np.load(path) as theirs:
+        assert not same(theirs["n7"], array(7))
+        for name in ("n7", "n8", "n2"):
+            assert same(data[name], theirs[name]), name
+        assert "n9" not in data
+        with pytest.raises(KeyError, match="n9"):
+            data["n9"]
+        assert same(data["xx"], array(9))
+        assert data.files == theirs.files
+
+
+@pytest.mark.thread_unsafe(reason="changes a file in place, which others would have mapped")
+def test_members_of_others_that_are_renamed_while_they_are_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **{f"n{number}": array(number) for number in range(FEW)})
+    data = mmnpz.load(path)
+    before = data["n9"]
+    give_names(path, {"n7": "n8", "n8": "n7", "n9": "xx", "n2": "yy"})
+    # A name that was there is not said to be unknown, and does not give the array of another.
+    for name in ("n7", "n8", "n2"):
+        with pytest.raises(zipfile.BadZipFile, match=rf"a\.npz: member \"{name}\": .*another name"):
+            data[name]
+    assert data["n9"] is before
+    assert same(data["n3"], array(3))
+    with pytest.raises(KeyError):
+        data["nothing"]
+    assert same(mmnpz.load(path)["xx"], array(9))
 
 
 def test_a_dataset_keeps_its_order_while_others_append(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ pub enum Found {
     Member(Member),
     /// There is none of this name.
     Nothing,
+    /// There was one, whose local header is here. Somebody has given it another name since.
+    Renamed(u64),
     /// None was found, and [`Catalog::settle`] has to say whether there is one.
     Unsure,
 }
@@ -45,7 +47,7 @@ impl Found {
     pub fn member(self) -> Option<Member> {
         match self {
             Found::Member(member) => Some(member),
-            Found::Nothing | Found::Unsure => None,
+            _ => None,
         }
     }
 }
@@ -79,6 +81,8 @@ pub struct Catalog {
     hinted: Option<u64>,
     /// The stored index and the directory have been found to be what they were.
     checked: AtomicBool,
+    /// One of both has changed, whatever was found before.
+    edited: AtomicBool,
     walked: OnceBox<Walked>,
 }
 
@@ -93,6 +97,7 @@ impl Catalog {
             stored: stored(bytes, survey),
             hinted: survey.seal.map(|seal| seal.hinted()),
             checked: AtomicBool::new(false),
+            edited: AtomicBool::new(false),
             walked: OnceBox::new(),
         };
         match catalog.stored {
@@ -175,7 +180,7 @@ impl Catalog {
     ) -> Found {
         if let Some(walked) = self.walked.get() {
             let found = find(&walked.index, bytes, name).and_then(|id| walked.get(id));
-            return found.map_or(Found::Nothing, Found::Member);
+            return found.map_or_else(|| walked.without(bytes, name), Found::Member);
         }
         match self.find_stored(bytes, name.as_bytes()) {
             Some(member) => Found::Member(member),
@@ -189,11 +194,13 @@ impl Catalog {
         let mut member = None;
         self.table(bytes)?.find(table::hash(name), |number, place| {
             let record = usize::try_from(place).ok().and_then(|at| CentralRecord::read(records, at));
-            let Some((record, _)) = record else { return false };
-            if record.array_name().ok().flatten().is_none_or(|other| *other != *name) {
-                return false;
+            let record = record.map(|(record, _)| record);
+            let record = record.filter(|record| is_named(record, name));
+            member = record.and_then(|record| Member::of(bytes, &record, self.directory.shift, number));
+            if member.is_none() {
+                // The index leads to something else than it was made for.
+                self.edited.store(true, Ordering::Release);
             }
-            member = Member::of(bytes, &record, self.directory.shift, number);
             member.is_some()
         })?;
         member
@@ -202,7 +209,8 @@ impl Catalog {
     /// Whether what is said of all members, and of those that are not there, is right.
     #[inline]
     pub fn is_settled(&self, bytes: &[u8]) -> bool {
-        self.walked.get().is_some() || (self.checked.load(Ordering::Acquire) && self.is_there(bytes))
+        let is_checked = self.checked.load(Ordering::Acquire) && !self.edited.load(Ordering::Acquire);
+        self.walked.get().is_some() || (is_checked && self.is_there(bytes))
     }
 
     /// Whether the directory has not been overwritten: a writer of ours takes its end record away first, and when that
@@ -230,7 +238,8 @@ impl Catalog {
         let Some(seal) = self.stored.filter(|_| !self.is_settled(bytes)) else { return Ok(()) };
         // Checked less than 2**32.
         let members = seal.members() as u32;
-        if seal.has_index(bytes) && seal.holds(bytes) && self.is_there(bytes) {
+        let is_edited = self.edited.load(Ordering::Acquire);
+        if !is_edited && seal.has_index(bytes) && seal.holds(bytes) && self.is_there(bytes) {
             self.checked.store(true, Ordering::Release);
             return Ok(());
         }
@@ -257,16 +266,42 @@ impl Catalog {
 
     /// All members with their names, in archive order, once that is settled.
     pub fn members<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = Result<(Member, String)>> + 'a {
+        self.members_from(bytes, 0)
+    }
+
+    /// The same from a position on.
+    pub fn members_from<'a>(
+        &'a self,
+        bytes: &'a [u8],
+        position: usize,
+    ) -> impl Iterator<Item = Result<(Member, String)>> + 'a {
         let walked = self.walked.get();
         let listed = walked.map(|walked| {
-            walked.index.ids().filter_map(move |id| {
+            walked.index.ids().skip(position).filter_map(move |id| {
                 let member = walked.get(id)?;
                 Some(walked.index.name(bytes, id).map(|name| (member, name)))
             })
         });
-        let records = if walked.is_some() { &[][..] } else { self.records(bytes) };
-        let stored = Walk::new(records).zip(0..).map(|(record, number)| self.listed(bytes, &record, number));
+        let walk = if walked.is_some() { None } else { self.walk_from(bytes, position) };
+        let stored = walk.into_iter().flatten().map(|(record, number)| self.listed(bytes, &record, number));
         listed.into_iter().flatten().chain(stored)
+    }
+
+    /// The records of the directory from a position on, with their numbers.
+    fn walk_from<'a>(
+        &self,
+        bytes: &'a [u8],
+        position: usize,
+    ) -> Option<impl Iterator<Item = (CentralRecord<'a>, u32)> + use<'a>> {
+        let records = self.records(bytes);
+        let number = u32::try_from(position).ok()?;
+        let at = if number == 0 { 0 } else { self.table(bytes)?.record(records, number)?.at };
+        Some(Walk::from(records, at).zip(number..))
+    }
+
+    /// The array at a position in archive order, if that is known without a look at the directory.
+    pub fn known(&self, position: usize) -> Option<Member> {
+        self.walked.get()?.get(MemberId(u32::try_from(position).ok()?))
     }
 
     fn listed(&self, bytes: &[u8], record: &CentralRecord<'_>, number: u32) -> Result<(Member, String)> {
@@ -366,7 +401,7 @@ impl Catalog {
         };
         let (record, _) = CentralRecord::read(whole, 0)?;
         let hint = hint::read(&record, whole)?;
-        let is_it = record.array_name().ok()?.is_some_and(|other| *other == *name.as_bytes());
+        let is_it = is_named(&record, name.as_bytes());
         let member = Member::of(bytes, &record, self.directory.shift, 0).filter(|_| is_it)?;
         member.check().ok()?;
         let (local, size) = member.extent();
@@ -382,6 +417,16 @@ impl Walked {
         let member = self.index.get(id)?;
         Some(member.numbered(MemberId(id.0 + self.base)))
     }
+
+    /// What it means that there is no member of this name.
+    #[cold]
+    fn without(&self, bytes: &[u8], name: &str) -> Found {
+        self.index.renamed(bytes, name).map_or(Found::Nothing, Found::Renamed)
+    }
+}
+
+fn is_named(record: &CentralRecord<'_>, name: &[u8]) -> bool {
+    record.array_name().is_ok_and(|other| other.is_some_and(|other| *other == *name))
 }
 
 /// The seal of a file that has a stored index, and nothing that this does not have.

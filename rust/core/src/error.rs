@@ -112,6 +112,9 @@ pub enum ErrorKind {
     /// Directory and local header name different members.
     #[error("the names in the central directory and in the local header differ")]
     NamesDiffer,
+    /// Another program changed the member's name where it stands.
+    #[error("the member was given another name while the file was open")]
+    Renamed,
     /// The member's bytes are said to reach past the end of the file.
     #[error("the member's {size} bytes reach past the end of the file")]
     DataOutside {
@@ -201,6 +204,7 @@ impl ErrorKind {
             | K::TooManyMembers
             | K::LocalOutside
             | K::NamesDiffer
+            | K::Renamed
             | K::DataOutside { .. }
             | K::Patched => Part::Archive,
             K::Encrypted

@@ -200,7 +200,12 @@ pub struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// Starts at the first record.
     pub fn new(directory: &'a [u8]) -> Self {
-        Walk { directory, at: 0, fetched: 0 }
+        Self::from(directory, 0)
+    }
+
+    /// Starts at the record at this byte of the directory.
+    pub(crate) fn from(directory: &'a [u8], at: usize) -> Self {
+        Walk { directory, at, fetched: at }
     }
 
     /// Whether the walk, once it gives no more records, has seen all of the directory.
@@ -495,6 +500,19 @@ impl Index {
             entry.has_hash(hash) && is_it(entry)
         };
         self.table.find(hash, same).copied().map(MemberId)
+    }
+
+    /// Where a member is that was of this name, if what was found to be of none is because that has another name now.
+    pub fn renamed(&self, bytes: &[u8], name: &str) -> Option<u64> {
+        let records = self.directory.bytes(bytes).unwrap_or_default();
+        let is_own = |entry: &Entry, other: Option<Cow<'_, [u8]>>| {
+            other.is_some_and(|other| entry.has_hash(self.hash(&other)))
+        };
+        let is_other = |entry: &Entry| {
+            !is_own(entry, record_name(records, entry)) && !is_own(entry, local_name(bytes, entry))
+        };
+        let id = self.find_by(name.as_bytes(), is_other)?;
+        Some(self.entries[id.0 as usize].local())
     }
 
     fn in_directory(&self, bytes: &[u8], entry: &Entry, name: &[u8]) -> bool {

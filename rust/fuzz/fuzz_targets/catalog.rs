@@ -138,6 +138,7 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
             // A reader that has had a file of ours open keeps all of it.
             _ if opened_before && number < items.len() => panic!("{name:?} was lost"),
             Some(Found::Nothing) => assert_eq!(listed, None, "{name:?} is there"),
+            Some(Found::Renamed(_)) => panic!("nobody renamed {name:?}"),
             Some(Found::Unsure) | None => {}
         }
     }

@@ -288,11 +288,6 @@ pub(crate) fn are_cold(mapping: &Mapping, places: &[Place]) -> bool {
     is_cold(mapping, places, LOOKS.max(places.len() / LOOK_EACH))
 }
 
-/// Has the system read places if some are not in memory, unless a signal handler raises.
-pub(crate) fn fetch_cold(mapping: &Mapping, places: &[Place]) -> Result<(), Failure> {
-    if is_cold(mapping, places, LOOKS) { fetch(mapping, places) } else { Ok(()) }
-}
-
 /// Has the system read places, unless a signal handler raises.
 pub(crate) fn fetch(mapping: &Mapping, places: &[Place]) -> Result<(), Failure> {
     let mut polled = Instant::now();

@@ -538,7 +538,8 @@ impl<'a, 'py> Batch<'a, 'py> {
             })
         });
         let excerpts = excerpts.collect::<PyResult<Vec<_>>>()?;
-        self.read_ahead()?;
+        // All excerpts at once, not one after the other.
+        fetch_cold(py, self.lookup.mapping(), self.lookup.path(), &self.places)?;
         let copy = py.import("numpy")?.getattr("copyto")?;
         let casting = [("casting", "same_kind")].into_py_dict(py)?;
         let length = self.common.as_ref().map_or(0, |common| common.length);
@@ -555,13 +556,6 @@ impl<'a, 'py> Batch<'a, 'py> {
             py.check_signals()?;
         }
         Ok(())
-    }
-
-    /// Has the system read all excerpts, if they are not in memory.
-    fn read_ahead(&self) -> PyResult<()> {
-        let (mapping, places) = (self.lookup.mapping(), &self.places[..]);
-        let result = detached(self.py(), || copying::fetch_cold(mapping, places));
-        result.map_err(|failure| failure.into_err(self.py(), self.lookup.path()))
     }
 }
 
@@ -672,8 +666,13 @@ pub(crate) fn prefetch(lookup: &Lookup<'_>, part: &Part<'_>) -> PyResult<()> {
     result.map_err(|failure| failure.into_err(py, lookup.path()))
 }
 
-/// An ordinary local header and `.npy` header have so many bytes together.
-const HEADERS: usize = 512;
+/// The headers of a member whose local header is at this byte: with an ordinary `.npy` header they have so many bytes.
+fn headers_at(map: &Mapping, at: u64) -> Option<Place> {
+    const HEADERS: usize = 512;
+    let offset = usize::try_from(at).ok()?;
+    let left = map.bytes().len().checked_sub(offset).filter(|&left| left > 0)?;
+    Some(Place { offset, bytes: HEADERS.min(left) })
+}
 
 /// Has the system read the headers of members that views cannot be made without, if they are not in memory. To find them
 /// so one after the other would be to wait for the disk as often.
@@ -682,10 +681,7 @@ fn fetch_headers(lookup: &Lookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
         return Ok(());
     }
     let (py, map) = (lookup.py(), lookup.mapping());
-    let place = |key| {
-        let offset = lookup.headers_at(key)?;
-        Some(Place { offset, bytes: HEADERS.min(map.bytes().len() - offset) })
-    };
+    let place = |key| headers_at(map, lookup.headers_at(key)?);
     // Where they are in memory, to look for all of them would be half of the work.
     let some = keys.iter().step_by((keys.len() / 2).max(1)).filter_map(place);
     if !copying::are_cold(map, &some.collect::<Vec<_>>()) {
@@ -694,6 +690,16 @@ fn fetch_headers(lookup: &Lookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
     let places = keys.iter().filter_map(place).collect::<Vec<_>>();
     let result = detached(py, || copying::fetch(map, &places));
     result.map_err(|failure| failure.into_err(py, lookup.path()))
+}
+
+/// The same for members whose local headers are at these bytes.
+pub(crate) fn fetch_headers_at(
+    py: Python<'_>,
+    map: &Mapping,
+    path: &Path,
+    local_headers: impl Iterator<Item = u64>,
+) -> PyResult<()> {
+    fetch_cold(py, map, path, &local_headers.filter_map(|at| headers_at(map, at)).collect::<Vec<_>>())
 }
 
 /// The same for names that are going to be looked up one by one.
@@ -714,14 +720,17 @@ const SPARSE: usize = 4;
 
 /// Has the system read the items of arrays that lie in the map, if some are not in memory.
 pub(crate) fn fetch(map: &Mapping, path: &Path, arrays: &Bound<'_, PyList>) -> PyResult<()> {
-    let py = arrays.py();
     let places = arrays.iter().filter_map(|array| place_of(map, &array));
     let places = places.filter(|(place, bytes)| place.bytes / SPARSE <= *bytes).map(|(place, _)| place);
-    let places = places.collect::<Vec<_>>();
+    fetch_cold(arrays.py(), map, path, &places.collect::<Vec<_>>())
+}
+
+/// Has the system read places, if some are not in memory.
+fn fetch_cold(py: Python<'_>, map: &Mapping, path: &Path, places: &[Place]) -> PyResult<()> {
     // To look takes a microsecond, and to get the interpreter back from others can take milliseconds.
-    if !copying::are_cold(map, &places) {
+    if !copying::are_cold(map, places) {
         return Ok(());
     }
-    let result = detached(py, || copying::fetch(map, &places));
+    let result = detached(py, || copying::fetch(map, places));
     result.map_err(|failure| failure.into_err(py, path))
 }

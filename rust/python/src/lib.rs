@@ -25,6 +25,7 @@ mod source;
 mod subclass;
 mod subscript;
 mod views;
+mod walk;
 mod writer;
 
 /// The compiled half of mmnpz; use the names that the package exports.

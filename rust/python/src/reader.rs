@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mmnpz_core::ErrorKind;
 use mmnpz_core::catalog::{Catalog, Found, Located};
+use mmnpz_core::error::{Error, ErrorKind};
 use mmnpz_core::index::{Directory, Member, MemberId};
 use mmnpz_core::survey::{Effort, Survey};
 use pyo3::PyTraverseError;
@@ -25,9 +25,13 @@ use crate::lock;
 use crate::mapping::{self, Identity, Mapping};
 use crate::shared::Shared;
 use crate::views::{DICT_FIRST, Views};
+use crate::walk::Walk;
 
 /// So many members are taken up between two looks at pending signals.
 const POLL_INTERVAL: usize = 4096;
+
+/// So many members are looked at together where views are made of one after the other.
+const SOME: usize = 128;
 
 /// An open archive: what all handles on it share, and what a view needs to be made.
 struct Archive {
@@ -116,6 +120,10 @@ impl Archive {
             match found {
                 Found::Member(member) => return Ok(Some(member)),
                 Found::Nothing => return Ok(None),
+                Found::Renamed(at) => {
+                    let failure = Failure::Format(Error::at(ErrorKind::Renamed, at));
+                    return Err(self.describe(py, failure, name));
+                }
                 Found::Unsure => self.settle(py)?,
             }
         }
@@ -218,6 +226,22 @@ impl Archive {
         self.settled(py, || self.catalog.at(self.bytes(), position))
     }
 
+    /// Some members from a position in archive order on, whose views are going to be made, and their names.
+    fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
+        let read = || self.catalog.members_from(self.bytes(), from).take(SOME).collect();
+        let some: Vec<(Member, String)> = self.settled(py, read)?;
+        self.fetch_headers(py, some.iter().map(|(member, _)| *member))?;
+        Ok(some)
+    }
+
+    /// Has the system read the headers of members whose views are going to be made, if they are needed and not in memory.
+    fn fetch_headers(&self, py: Python<'_>, members: impl Iterator<Item = Member>) -> PyResult<()> {
+        if self.catalog.has_headers() {
+            return Ok(());
+        }
+        gather::fetch_headers_at(py, self.mapping.get(), &self.path, members.map(|member| member.extent().0))
+    }
+
     /// What `read` tells of the members once that is settled.
     fn settled<T>(&self, py: Python<'_>, read: impl Fn() -> mmnpz_core::error::Result<T>) -> PyResult<T> {
         loop {
@@ -232,7 +256,7 @@ impl Archive {
 }
 
 /// An archive and views into it, which any number of readers share.
-struct Handle {
+pub(crate) struct Handle {
     archive: Arc<Archive>,
     views: Views,
 }
@@ -255,7 +279,11 @@ impl Handle {
 
     /// The view of a name, which is made and, if it is to be, kept.
     #[cold]
-    fn first_access<'py>(&self, name: &Bound<'py, PyAny>, keep: bool) -> PyResult<Bound<'py, PyAny>> {
+    pub(crate) fn first_access<'py>(
+        &self,
+        name: &Bound<'py, PyAny>,
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let py = name.py();
         let archive = &self.archive;
         let key = name.cast::<PyString>().ok();
@@ -273,6 +301,31 @@ impl Handle {
         }
         let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
         self.keep(member.id, &key, view)
+    }
+
+    /// The names of all arrays, the same list each time.
+    pub(crate) fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.archive.files(py)
+    }
+
+    /// See [`Archive::some`].
+    pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
+        self.archive.some(py, from)
+    }
+
+    /// The view of a member, whose name is looked up nowhere.
+    pub(crate) fn view_of<'py>(
+        &self,
+        member: &Member,
+        name: &Bound<'py, PyString>,
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        if keep && let Some(view) = self.views.get(py, member.id) {
+            return Ok(view);
+        }
+        let view = self.view(py, member, name.to_str()?)?;
+        if keep { self.keep(member.id, name, view) } else { Ok(view) }
     }
 
     /// The same for the member at a position in archive order.
@@ -305,7 +358,11 @@ impl Handle {
 
     /// Makes and keeps all views.
     fn preload(&self, py: Python<'_>) -> PyResult<()> {
-        self.archive.for_each(py, |_, member, name| {
+        self.archive.for_each(py, |number, member, name| {
+            if number % SOME == 0 {
+                let next = (number..number + SOME).map_while(|at| self.archive.catalog.known(at));
+                self.archive.fetch_headers(py, next)?;
+            }
             let view = self.view(py, member, name.to_str()?)?;
             self.keep(member.id, name, view).map(drop)
         })
@@ -436,9 +493,13 @@ pub(crate) struct Reader {
 impl Reader {
     /// The handle as it is now, and whether views are kept: the reader can be closed, or opened anew, by another
     /// thread at any time.
-    fn handle(&self, py: Python<'_>) -> PyResult<(Arc<Handle>, bool)> {
+    pub(crate) fn handle(&self, py: Python<'_>) -> PyResult<(Arc<Handle>, bool)> {
         let (handle, cache) = self.state.read(py, |state| (state.handle.clone(), state.cache));
         handle.map(|handle| (handle, cache)).ok_or_else(closed)
+    }
+
+    pub(crate) fn check_open(&self, py: Python<'_>) -> PyResult<()> {
+        if self.state.read(py, |state| state.handle.is_some()) { Ok(()) } else { Err(closed()) }
     }
 
     fn archive(&self, py: Python<'_>) -> PyResult<Arc<Archive>> {
@@ -552,7 +613,7 @@ impl<'py> Lookup<'py> {
     }
 
     /// Where the headers of a member start, as far as that is known without a look at them.
-    pub(crate) fn headers_at(&self, key: Key<'_, 'py>) -> Option<usize> {
+    pub(crate) fn headers_at(&self, key: Key<'_, 'py>) -> Option<u64> {
         let archive = &self.handle.archive;
         let member = match key {
             Key::Name(name) => {
@@ -561,8 +622,7 @@ impl<'py> Lookup<'py> {
             }
             Key::Position(position) => archive.catalog.at(archive.bytes(), position).ok()?.0,
         };
-        let at = usize::try_from(member.extent().0).ok()?;
-        (at < archive.bytes().len()).then_some(at)
+        Some(member.extent().0)
     }
 
     /// A new view, whatever is kept.
@@ -879,6 +939,11 @@ impl Reader {
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
         self.archive(py)?.files(py)?.try_iter()
+    }
+
+    /// The views of all arrays in archive order, with their names if `pairs`.
+    fn _walk(slf: &Bound<'_, Self>, pairs: bool) -> PyResult<Walk> {
+        Walk::new(slf, pairs)
     }
 
     /// The names of all arrays, in archive order, without their ``.npy`` extension (list of str).

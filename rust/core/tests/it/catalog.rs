@@ -48,7 +48,7 @@ fn found(catalog: &Catalog, bytes: &[u8], number: usize) -> Option<u32> {
     match catalog.find(bytes, &name(number)) {
         Found::Member(member) => Some(member.id.0),
         Found::Nothing => None,
-        Found::Unsure => panic!("settled"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -103,4 +103,33 @@ fn a_directory_of_others_is_not_taken_for_the_one_that_there_was() {
     for number in 0..MEMBERS {
         assert_eq!(found(&catalog, &bytes, number), Some(number as u32));
     }
+}
+
+#[test]
+fn members_are_given_from_any_position_on() {
+    let (bytes, end) = archive();
+    let names = |catalog: &Catalog, bytes: &[u8], from| {
+        let members = catalog.members_from(bytes, from).map(Result::unwrap);
+        members.map(|(member, name)| (member.id.0, name)).collect::<Vec<_>>()
+    };
+    let check = |catalog: &Catalog, bytes: &[u8]| {
+        for from in 0..MEMBERS {
+            let expected = (from..MEMBERS).map(|number| (number as u32, name(number))).collect::<Vec<_>>();
+            assert_eq!(names(catalog, bytes, from), expected);
+        }
+        for from in [MEMBERS, MEMBERS + 1, 1 << 20, usize::MAX] {
+            assert_eq!(names(catalog, bytes, from), []);
+        }
+    };
+    let stored = catalog(&bytes);
+    check(&stored, &bytes);
+    assert!(stored.known(0).is_none(), "only a look at the directory tells");
+    // What takes the place of the stored index gives the same.
+    let changed = overwritten(&bytes, end);
+    stored.settle(&changed, None, false, || true).unwrap();
+    check(&stored, &changed);
+    for number in 0..MEMBERS {
+        assert_eq!(stored.known(number).map(|member| member.id.0), Some(number as u32));
+    }
+    assert!(stored.known(MEMBERS).is_none());
 }

@@ -1,0 +1,94 @@
+//! All arrays of an archive, one after the other: `data.values()` and `data.items()`.
+//!
+//! The next members are read from the directory some at a time, in its order. A lookup of each name would be a jump to
+//! another place of the index, and of the directory, for each of them.
+
+use std::sync::Arc;
+use std::vec;
+
+use mmnpz_core::index::Member;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::reader::{Handle, Reader};
+
+/// An iterator over the views of a reader.
+#[pyclass(module = "mmnpz._mmnpz")]
+pub(crate) struct Walk {
+    reader: Py<Reader>,
+    /// None once it has come to its end.
+    way: Option<Way>,
+    /// Whether names come with the views.
+    pairs: bool,
+}
+
+/// What is still to come.
+struct Way {
+    /// What the reader had open at first; it may be opened anew meanwhile.
+    handle: Arc<Handle>,
+    keep: bool,
+    /// The list that the reader hands out. Should somebody have put it in another order, it is that order.
+    names: Py<PyList>,
+    /// The position of the next name.
+    position: usize,
+    /// The members that are expected there.
+    ahead: vec::IntoIter<(Member, String)>,
+}
+
+impl Walk {
+    pub(crate) fn new(reader: &Bound<'_, Reader>, pairs: bool) -> PyResult<Self> {
+        let (handle, keep) = reader.get().handle(reader.py())?;
+        let names = handle.files(reader.py())?.unbind();
+        let way = Way { handle, keep, names, position: 0, ahead: Vec::new().into_iter() };
+        Ok(Walk { reader: reader.clone().unbind(), way: Some(way), pairs })
+    }
+}
+
+impl Way {
+    /// The next name.
+    fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let names = self.names.bind(py);
+        (self.position < names.len()).then(|| names.get_item(self.position)).transpose()
+    }
+
+    /// Its view. The one behind it is next then, even if that fails.
+    fn view<'py>(&mut self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        if self.ahead.len() == 0 {
+            py.check_signals()?;
+            self.ahead = self.handle.some(py, self.position)?.into_iter();
+        }
+        self.position += 1;
+        if let Some((member, expected)) = self.ahead.next()
+            && let Ok(name) = name.cast_exact::<PyString>()
+            && name.to_str().is_ok_and(|name| name == expected)
+        {
+            return self.handle.view_of(&member, name, self.keep);
+        }
+        self.handle.first_access(name, self.keep)
+    }
+}
+
+#[pymethods]
+impl Walk {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(way) = &mut self.way else { return Ok(None) };
+        let Some(name) = way.next(py)? else {
+            self.way = None;
+            return Ok(None);
+        };
+        self.reader.get().check_open(py)?;
+        let view = way.view(&name)?;
+        if self.pairs { Ok(Some(PyTuple::new(py, [name, view])?.into_any())) } else { Ok(Some(view)) }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.reader)?;
+        self.way.as_ref().map_or(Ok(()), |way| visit.call(&way.names))
+    }
+}
