@@ -1,6 +1,5 @@
 """A forked process can use an inherited reader at once, whatever other threads of its parent were doing."""
 
-import copy
 import gc
 import os
 import pickle
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 import mmnpz
-from tests.processes import fork, wait_for
+from tests.processes import copied, fork, wait_for
 from tests.threads import in_threads
 
 FORKS = int(os.environ.get("MMNPZ_FORKS", "100"))
@@ -53,16 +52,17 @@ def everything(reader: mmnpz.NpzReader, first: int, forks: int) -> None:
             assert arrays[name] is view
         assert reader.arrays is arrays
         assert all(view.tolist() == [int(name)] * 50 for name, view in list(arrays.items()))
+        assert all(reader[name] is view for name, view in reader.items())
 
     def copy_it() -> None:
-        handle = copy.copy(reader)
+        handle = copied(reader)
         check(handle, first)
         assert handle[names[1]] is reader[names[1]]
         assert handle.arrays is reader.arrays
         handle.close()
 
     def copy_deeply() -> None:
-        own = copy.deepcopy(reader)
+        own = copied(reader, deeply=True)
         check(own, first)
         assert own.arrays[names[2]] is own[names[2]]
         assert own[names[2]] is not reader[names[2]]
@@ -93,7 +93,7 @@ def fork_and_check(reader: mmnpz.NpzReader, first: int) -> int:
 
     def read() -> None:
         check(reader, first)
-        check(copy.copy(reader), first)
+        check(copied(reader), first)
         reader.close()
 
     return fork(read)
@@ -145,7 +145,11 @@ def test_children_use_everything_while_threads_of_the_parent_do(path: Path) -> N
             for number in range(2, MEMBERS, 7):
                 assert shared.arrays.get(str(number), shared[str(number)]) is shared[str(number)]
             assert len(list(shared.arrays.items())) <= MEMBERS
-            with copy.copy(shared) as handle, copy.deepcopy(reader) as own, copy.deepcopy(shared) as third:
+            with (
+                copied(shared) as handle,
+                copied(reader, deeply=True) as own,
+                copied(shared, deeply=True) as third,
+            ):
                 check(handle, 3)
                 check(own, 4)
                 assert len(own.arrays) == len(range(4, MEMBERS, 7))

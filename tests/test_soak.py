@@ -1,6 +1,5 @@
 """Everything at once, for as long as one likes: MMNPZ_SOAK_SECONDS=300 pytest tests/test_soak.py."""
 
-import copy
 import gc
 import os
 import pickle
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 import mmnpz
-from tests.processes import fork, wait_for
+from tests.processes import copied, fork, wait_for
 
 NAMES = tuple(str(number) for number in range(120))
 SECONDS = float(os.environ.get("MMNPZ_SOAK_SECONDS", "3"))
@@ -81,7 +80,7 @@ class Soak:
 
     def some(self, chance: random.Random) -> mmnpz.NpzReader:
         """A handle of a shared reader: that may be closed or opened anew by others meanwhile."""
-        return copy.copy(chance.choice(self.shared))
+        return copied(chance.choice(self.shared))
 
     def read(self, chance: random.Random) -> None:
         reader = self.some(chance)
@@ -103,14 +102,14 @@ class Soak:
         reader = self.some(chance)
         arrays = self.content_of(reader)
         assert tuple(reader.files) == tuple(reader) == NAMES
-        for name, view in dict(reader.arrays).items():
+        for name, view in [*dict(reader.arrays).items(), *reader.items()]:
             check(view, arrays[name])
             assert reader[name] is view
 
     def copy_deeply(self, chance: random.Random) -> None:
         reader = self.some(chance)
         arrays = self.content_of(reader)
-        own = copy.deepcopy(reader)
+        own = copied(reader, deeply=True)
         for name in chance.sample(NAMES, 20):
             check(own[name], arrays[name])
             assert own[name] is own.arrays[name] is not reader[name]
