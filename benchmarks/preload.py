@@ -1,4 +1,4 @@
-"""Opening with all views made, of a file that is in the page cache and of one that is not."""
+"""Opening with all views made, of a file in the page cache or not, and going through all of them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,16 @@ def cases(plan: Plan) -> list[Case]:
     members = plan.scaled(10**5, 10**3)
     label = f"open {members:,} members with preload=True: per member"
 
-    def parameters(*, cold: bool) -> dict[str, Any]:
+    def parameters(*, cold: bool, walk: bool = False) -> dict[str, Any]:
         archive = plan.archive("ours", "small", members, on_disk=cold)
         # A folder for temporary files in memory cannot be taken out of the page cache.
-        return {"archive": str(archive), "members": members, "cold": cold, "strict": not plan.quick}
+        return {
+            "archive": str(archive),
+            "members": members,
+            "cold": cold,
+            "strict": not plan.quick,
+            "walk": walk,
+        }
 
     return [
         Case(label, (OURS, V1), parameters(cold=False), duration),
@@ -28,10 +34,16 @@ def cases(plan: Plan) -> list[Case]:
             duration,
             (Bar("≥ 20 × 1.0", 20, V1),),
         ),
+        Case(
+            f"open {members:,} members and go through items(): per member",
+            (OURS, V1),
+            parameters(cold=False, walk=True),
+            duration,
+        ),
     ]
 
 
-def with_mmnpz(archive: str, members: int, cold: bool, strict: bool) -> float:
+def with_mmnpz(archive: str, members: int, cold: bool, strict: bool, walk: bool) -> float:
     def check(data: mmnpz.NpzReader) -> None:
         with data:
             require(len(data.arrays) == members, "members are missing")
@@ -41,7 +53,13 @@ def with_mmnpz(archive: str, members: int, cold: bool, strict: bool) -> float:
         if cold:
             left = drop([Path(archive)])
             require(left < 0.01 or not strict, f"{left:.0%} of {archive} stayed in the page cache")
-        return timed(lambda: mmnpz.load(archive, preload=True), check)
+        return timed(through if walk else lambda: mmnpz.load(archive, preload=True), check)
+
+    def through() -> mmnpz.NpzReader:
+        data = mmnpz.load(archive)
+        for _ in data.items():
+            pass
+        return data
 
     return best(once, 2) / members
 
