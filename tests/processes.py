@@ -17,9 +17,14 @@ import mmnpz
 ATTEMPTS = 6
 """So often a script is run before what is not ours counts, too."""
 
-NOT_OURS = ("ResourceTracker called reentrantly", "terminate called without an active exception")
-"""What free-threaded CPython 3.13 says of a semaphore that it frees while it makes another, and what the
-C++ library says of a thread that ends with its process. mmnpz has no C++; PyTorch has."""
+NOT_OURS = (
+    "ResourceTracker called reentrantly",
+    "UserWarning: resource_tracker: '/mp-",
+    "terminate called without an active exception",
+)
+"""What CPython says of a semaphore that it frees while it makes another (3.13, free-threaded), or that is
+gone when it wants to free it, and what the C++ library says of a thread that ends with its process. mmnpz has
+neither semaphores nor C++; PyTorch has."""
 
 
 def run_python(code: str, *arguments: object, cwd: Path | None = None) -> str:
