@@ -623,6 +623,47 @@ def test_views_are_kept_as_by_data_of_name(recordings: Path) -> None:
         assert equal(other.gather(NAMES, 1, length=2), data.gather(NAMES, 1, length=2))
 
 
+@pytest.mark.parametrize("options", [{}, {"cache": False}, {"preload": True}], ids=str)
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+@pytest.mark.parametrize("by", ["name", "position"])
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 128, 129, 300])
+def test_batches_of_any_number_of_members(
+    tmp_path: Path, count: int, by: str, whose: str, options: Any
+) -> None:
+    path = tmp_path / "a.npz"
+    arrays: dict[str, Any] = {f"r{number}": recording(number, 20) for number in range(100)}
+    if whose == "theirs":
+        np.savez(path, **arrays)
+    else:
+        with mmnpz.NpzWriter(path) as writer:
+            for name, array in arrays.items():
+                writer[name] = array
+    data = mmnpz.load(path, **options)
+    generator = np.random.default_rng(count)
+    # Some are kept already, and some come twice.
+    if data.cache:
+        kept = {name: data[name] for name in list(arrays)[::3]}
+    numbers = generator.integers(0, 100, count)
+    starts = generator.integers(0, 15, count)
+    names = [f"r{number}" for number in numbers]
+    batch = data.gather(numbers if by == "position" else names, starts, length=4)
+    assert equal(batch, stacked(arrays, names, starts, 4))
+    if data.cache:
+        assert all(data[name] is view for name, view in kept.items())
+        assert {*kept, *names} <= set(data.arrays)
+
+
+def test_of_several_errors_the_first_is_raised(recordings: Path) -> None:
+    data = mmnpz.load(recordings)
+    many = NAMES * 6
+    with pytest.raises(KeyError, match="nothing"):
+        data.gather([*many[:70], "nothing", [], "r1"], 0, length=1)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="unhashable"):
+        data.gather([*many[:70], [], "nothing"], 0, length=1)  # type: ignore[list-item]
+    with pytest.raises(IndexError, match='"r2"'):
+        data.gather([*many[:64], "r2", "nothing"], [0] * 64 + [1000, 0], length=1)
+
+
 def test_what_others_put_among_the_views_is_not_read(recordings: Path) -> None:
     data = mmnpz.load(recordings)
     arrays: dict[str, Any] = data.arrays

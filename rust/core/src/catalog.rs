@@ -206,6 +206,21 @@ impl Catalog {
         member
     }
 
+    /// The hash by which the stored index finds a name.
+    pub fn hash(name: &str) -> u64 {
+        table::hash(name.as_bytes())
+    }
+
+    /// Touches what [`Catalog::find_again`] looks at to find names with these hashes: in a few waits for memory, not in a
+    /// few for each of them.
+    pub fn touch(&self, bytes: &[u8], hashes: impl Iterator<Item = u64>) {
+        if self.walked.get().is_none()
+            && let Some(table) = self.table(bytes)
+        {
+            table.touch(self.records(bytes), hashes);
+        }
+    }
+
     /// Whether what is said of all members, and of those that are not there, is right.
     #[inline]
     pub fn is_settled(&self, bytes: &[u8]) -> bool {

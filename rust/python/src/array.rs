@@ -296,6 +296,9 @@ pub(crate) struct Layout<'a> {
     dtype: *mut PyArray_Descr,
 }
 
+/// The size of an array without its items and its shape.
+pub(crate) const HEADER: usize = size_of::<PyArrayObject>();
+
 /// The layout of an array, or nothing for another object. It counts until Python code runs, which may change it.
 #[inline]
 pub(crate) fn layout<'a>(array: &'a Bound<'_, PyAny>) -> Option<Layout<'a>> {

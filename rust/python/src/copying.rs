@@ -262,7 +262,7 @@ const HEAD: usize = 1024;
 /// Has the processor fetch the first bytes from an address on: each excerpt is somewhere else, and waiting for its
 /// first bytes takes a fifth of the time of copying one of 3 kB.
 #[cfg(target_arch = "x86_64")]
-fn soon(start: *const u8, length: usize) {
+pub(crate) fn soon(start: *const u8, length: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     for line in (0..length.min(HEAD)).step_by(64) {
         // SAFETY: a hint, without effect where nothing can be read.
@@ -271,7 +271,7 @@ fn soon(start: *const u8, length: usize) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn soon(_start: *const u8, _length: usize) {}
+pub(crate) fn soon(_start: *const u8, _length: usize) {}
 
 /// Whether some of the places, of which so many are looked at, are not in memory.
 fn is_cold(mapping: &Mapping, places: &[Place], looks: usize) -> bool {

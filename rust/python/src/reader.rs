@@ -1,5 +1,6 @@
 //! The reader: from names to views.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -9,6 +10,7 @@ use mmnpz_core::catalog::{Catalog, Found, Located};
 use mmnpz_core::error::{Error, ErrorKind};
 use mmnpz_core::index::{Directory, Member, MemberId};
 use mmnpz_core::survey::{Effort, Survey};
+use pyo3::Borrowed;
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyUserWarning, PyValueError};
@@ -550,6 +552,24 @@ pub(crate) struct Lookup<'py> {
     first: Option<Bound<'py, PyDict>>,
 }
 
+/// A view that is kept.
+pub(crate) enum Kept<'a, 'py> {
+    Own(Bound<'py, PyAny>),
+    /// Without a reference of its own, which threads would wait for each other to count.
+    Shared(Borrowed<'a, 'py, PyAny>),
+}
+
+impl<'py> Deref for Kept<'_, 'py> {
+    type Target = Bound<'py, PyAny>;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Kept::Own(view) => view,
+            Kept::Shared(view) => view,
+        }
+    }
+}
+
 impl<'py> Lookup<'py> {
     pub(crate) fn py(&self) -> Python<'py> {
         self.py
@@ -574,21 +594,13 @@ impl<'py> Lookup<'py> {
         self.handle.archive.at(self.py, position).map(|(_, name)| name)
     }
 
-    /// Calls `read` with what the reader gives for a member.
+    /// The view of a member, if it is kept.
     #[inline]
-    pub(crate) fn with<R>(
-        &self,
-        key: Key<'_, 'py>,
-        read: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
-    ) -> PyResult<R> {
-        let archive = &self.handle.archive;
+    pub(crate) fn kept(&self, key: Key<'_, 'py>) -> PyResult<Option<Kept<'_, 'py>>> {
         match (key, &self.first) {
-            (Key::Name(name), Some(dict)) => {
-                if let Some(view) = dict.get_item(name)? {
-                    return read(&view);
-                }
-            }
+            (Key::Name(name), Some(dict)) => Ok(dict.get_item(name)?.map(Kept::Own)),
             _ if self.cache => {
+                let archive = &self.handle.archive;
                 let member = match key {
                     Key::Name(name) => {
                         let name = name.cast::<PyString>().ok();
@@ -598,13 +610,35 @@ impl<'py> Lookup<'py> {
                     }
                     Key::Position(position) => archive.catalog.id(position),
                 };
-                if let Some(view) = member.and_then(|member| self.handle.views.peek(self.py, member)) {
-                    return read(&view);
-                }
+                Ok(member.and_then(|member| self.handle.views.peek(self.py, member)).map(Kept::Shared))
             }
-            _ => {}
+            _ => Ok(None),
         }
-        read(&self.access(key, self.cache)?)
+    }
+
+    /// Whether names are looked up by the index, as there is no dict to ask first.
+    pub(crate) fn asks_index_first(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Brings what the index and the directory say of members into the cache of the processor, of all of them at once.
+    #[inline]
+    pub(crate) fn touch<'a>(&self, keys: impl Iterator<Item = Key<'a, 'py>>)
+    where
+        'py: 'a,
+    {
+        let archive = &self.handle.archive;
+        let hashes = keys.filter_map(|key| {
+            let Key::Name(name) = key else { return None };
+            Some(Catalog::hash(name.cast::<PyString>().ok()?.to_str().ok()?))
+        });
+        archive.catalog.touch(archive.bytes(), hashes);
+    }
+
+    /// What the reader gives for a member of which no view is kept.
+    #[inline]
+    pub(crate) fn made(&self, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.access(key, self.cache)
     }
 
     /// Whether a view cannot be made without a look at the member's headers.
