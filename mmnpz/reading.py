@@ -128,11 +128,51 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         self._open(tuple(options.items()), **options)
 
     def values(self) -> ValuesView["NDArray[Any]"]:
-        """Return all views, in archive order, each made when it is its turn."""
+        """
+        Return all views, in archive order: those of `items`, without their names.
+
+        Returns
+        -------
+        collections.abc.ValuesView of memmap
+            A view of the reader, as `dict.values` gives one.
+
+        Raises
+        ------
+        ValueError, zipfile.BadZipFile
+            As for `items`.
+
+        Examples
+        --------
+        >>> np.savez("example.npz", a=np.zeros(2), b=np.ones((3, 2)))
+        >>> sum(view.size for view in mmnpz.load("example.npz").values())
+        8
+        """
         return _Values(self)
 
     def items(self) -> ItemsView[str, "NDArray[Any]"]:
-        """Return all names with their views, in archive order, each made when it is its turn."""
+        """
+        Return all names with their views, in archive order.
+
+        A view is made when it is its turn, and kept as that of ``data[name]`` is. No name is looked up: the directory
+        is read in its order. Of a file that another program wrote, the headers of many members are read at a time.
+
+        Returns
+        -------
+        collections.abc.ItemsView of (str, memmap)
+            A view of the reader, as `dict.items` gives one.
+
+        Raises
+        ------
+        ValueError, zipfile.BadZipFile
+            While it is gone through: if the reader is closed, or as for access to a bad member, see `load`. The
+            member behind that one comes next.
+
+        Examples
+        --------
+        >>> np.savez("example.npz", a=np.zeros(2), b=np.ones((3, 2)))
+        >>> [(name, view.shape) for name, view in mmnpz.load("example.npz").items()]
+        [('a', (2,)), ('b', (3, 2))]
+        """
         return _Items(self)
 
     def __copy__(self) -> Self:

@@ -224,8 +224,8 @@ impl Catalog {
     /// Whether what is said of all members, and of those that are not there, is right.
     #[inline]
     pub fn is_settled(&self, bytes: &[u8]) -> bool {
-        let is_checked = self.checked.load(Ordering::Acquire) && !self.edited.load(Ordering::Acquire);
-        self.walked.get().is_some() || (is_checked && self.is_there(bytes))
+        let is_checked = || self.checked.load(Ordering::Acquire) && !self.edited.load(Ordering::Acquire);
+        self.walked.get().is_some() || (is_checked() && self.is_there(bytes))
     }
 
     /// Whether the directory has not been overwritten: a writer of ours takes its end record away first, and when that
