@@ -167,8 +167,8 @@ def _steady(open_store: Callable[[], Store], members: int, length: int, batch: i
     """
     Each time from other rows on: a peer may remember what it read last of an array.
 
-    All of each array is read first, as many epochs would do in the end. Else most of what is measured of those
-    who map their files are the first accesses to pages: one epoch of short excerpts touches a tenth of them.
+    All of each array is read first, as many epochs would do in the end. Else most of what is measured of
+    those who map their files are the first accesses to pages: one epoch of short excerpts touches a tenth.
     """
     store = open_store()
     numbers = list(range(members))

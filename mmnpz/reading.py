@@ -153,8 +153,9 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         """
         Return all names with their views, in archive order.
 
-        A view is made when it is its turn, and kept as that of ``data[name]`` is. No name is looked up: the directory
-        is read in its order. Of a file that another program wrote, the headers of many members are read at a time.
+        A view is made when it is its turn, and kept as that of ``data[name]`` is. No name is looked up: the
+        directory is read in its order. Of a file that another program wrote, the headers of many members are
+        read at a time.
 
         Returns
         -------
@@ -164,8 +165,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         Raises
         ------
         ValueError, zipfile.BadZipFile
-            While it is gone through: if the reader is closed, or as for access to a bad member, see `load`. The
-            member behind that one comes next.
+            While it is gone through: if the reader is closed, or as for access to a bad member, see `load`.
+            The member behind that one comes next.
 
         Examples
         --------

@@ -664,6 +664,18 @@ def test_of_several_errors_the_first_is_raised(recordings: Path) -> None:
         data.gather([*many[:64], "r2", "nothing"], [0] * 64 + [1000, 0], length=1)
 
 
+def test_what_is_no_name_is_not_the_name_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        writer[""] = np.arange(5)
+        writer["a"] = np.arange(5, 10)
+    for data in (mmnpz.load(path), mmnpz.load(path, cache=False), mmnpz.load(path, preload=True)):
+        assert data.gather(["", "a"], 1, length=2).tolist() == [[1, 2], [6, 7]]
+        for other, error in (("\ud800", KeyError), (b"", KeyError), (None, KeyError), (1.5, KeyError)):
+            with pytest.raises(error):
+                data.gather(["a", other], 1, length=2)  # type: ignore[list-item]
+
+
 def test_what_others_put_among_the_views_is_not_read(recordings: Path) -> None:
     data = mmnpz.load(recordings)
     arrays: dict[str, Any] = data.arrays

@@ -29,6 +29,8 @@ const SMALL: u64 = 1 << 16;
 /// Records up to this size are copied without asking for memory.
 const ORDINARY_RECORD: usize = 256;
 
+const CACHE_LINE: usize = 64;
+
 /// What a lookup finds.
 #[derive(Debug, Clone, Copy)]
 pub enum Found {
@@ -190,13 +192,9 @@ impl Catalog {
     }
 
     fn find_stored(&self, bytes: &[u8], name: &[u8]) -> Option<Member> {
-        let records = self.records(bytes);
         let mut member = None;
         self.table(bytes)?.find(table::hash(name), |number, place| {
-            let record = usize::try_from(place).ok().and_then(|at| CentralRecord::read(records, at));
-            let record = record.map(|(record, _)| record);
-            let record = record.filter(|record| is_named(record, name));
-            member = record.and_then(|record| Member::of(bytes, &record, self.directory.shift, number));
+            member = self.led_to(bytes, name, number, place);
             if member.is_none() {
                 // The index leads to something else than it was made for.
                 self.edited.store(true, Ordering::Release);
@@ -206,19 +204,38 @@ impl Catalog {
         member
     }
 
-    /// The hash by which the stored index finds a name.
-    pub fn hash(name: &str) -> u64 {
-        table::hash(name.as_bytes())
+    /// The array that a slot of the stored index leads to, if it is of this name.
+    fn led_to(&self, bytes: &[u8], name: &[u8], number: u32, place: u64) -> Option<Member> {
+        let (record, _) = CentralRecord::read(self.records(bytes), usize::try_from(place).ok()?)?;
+        is_named(&record, name).then(|| Member::of(bytes, &record, self.directory.shift, number)).flatten()
     }
 
-    /// Touches what [`Catalog::find_again`] looks at to find names with these hashes: in a few waits for memory, not in a
-    /// few for each of them.
-    pub fn touch(&self, bytes: &[u8], hashes: impl Iterator<Item = u64>) {
-        if self.walked.get().is_none()
-            && let Some(table) = self.table(bytes)
-        {
-            table.touch(self.records(bytes), hashes);
-        }
+    /// The arrays of these names, one for each: those that are found at once. To read the index and the directory for one
+    /// name after the other would be to wait for memory as often; so each step is taken for all of them.
+    pub fn find_all<'n>(
+        &self,
+        bytes: &[u8],
+        names: impl Iterator<Item = Option<&'n str>>,
+    ) -> Vec<Option<MemberId>> {
+        let id = |member: Member| member.id;
+        let Some(table) = self.table(bytes).filter(|_| self.walked.get().is_none()) else {
+            return names.map(|name| self.find_again(bytes, name?).member().map(id)).collect();
+        };
+        let names: Vec<_> = names.map(|name| name.map(str::as_bytes)).collect();
+        let hashes: Vec<_> = names.iter().map(|name| table::hash(name.unwrap_or_default())).collect();
+        let slots = table.find_all(&hashes);
+        let records = self.records(bytes);
+        let read = slots.iter().flatten().filter_map(|&(_, place)| {
+            let record = records.get(usize::try_from(place).ok()?..)?;
+            Some(record.first()? ^ record.get(CACHE_LINE)?)
+        });
+        std::hint::black_box(read.fold(0, |all, byte| all ^ byte));
+        let found = names.into_iter().zip(slots).map(|(name, slot)| {
+            let (name, (number, place)) = (name?, slot?);
+            let member = self.led_to(bytes, name, number, place);
+            member.or_else(|| self.find_stored(bytes, name)).map(id)
+        });
+        found.collect()
     }
 
     /// Whether what is said of all members, and of those that are not there, is right.

@@ -141,19 +141,14 @@ impl<'a> Table<'a> {
         None
     }
 
-    /// Reads the slots where these hashes are looked for first, and then the records that they lead to.
-    pub(crate) fn touch(&self, records: &[u8], hashes: impl Iterator<Item = u64>) {
+    /// For each hash the number and the place of the first member whose name has it.
+    pub(crate) fn find_all(&self, hashes: &[u64]) -> Vec<Option<(u32, u64)>> {
         let count = self.slots.len() as u64;
-        // Where they are first, so that as many as possible are being read at a time.
-        let slots: Vec<_> = hashes.map(|hash| (hash, home(hash, count))).collect();
-        let slots =
-            slots.iter().filter_map(|&(hash, at)| Some((hash, self.slots.get(usize::try_from(at).ok()?)?)));
-        let places: Vec<_> = slots.map(|(hash, slot)| slot.of(hash).map_or(0, |(_, place)| place)).collect();
-        let read = places.iter().filter_map(|&place| {
-            let record = records.get(usize::try_from(place).ok()?..)?;
-            Some(record.first()? ^ record.get(64)?)
-        });
-        std::hint::black_box(read.fold(0, |all, byte| all ^ byte));
+        // None of these waits for the one before it, as one search would for another.
+        let homes =
+            hashes.iter().filter_map(|&hash| self.slots.get(usize::try_from(home(hash, count)).ok()?));
+        std::hint::black_box(homes.fold(0, |all, slot| all ^ slot.number_plus_one.get()));
+        hashes.iter().map(|&hash| self.find(hash, |_, _| true)).collect()
     }
 
     /// What changes in the index when members with these hashes, whose records are at these places, are added: bytes by

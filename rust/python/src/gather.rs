@@ -602,30 +602,22 @@ fn with_all<'py>(
 ) -> PyResult<()> {
     let mut some = Vec::with_capacity(TOGETHER);
     let mut kept = Vec::with_capacity(TOGETHER);
-    let mut keys = keys.iter().enumerate();
+    let mut keys = keys.iter();
+    let mut numbers = 0..;
     loop {
         some.clear();
         some.extend(keys.by_ref().take(TOGETHER));
         if some.is_empty() {
             return Ok(());
         }
-        if lookup.asks_index_first() {
-            lookup.touch(some.iter().map(|(_, key)| *key));
-        }
-        kept.extend(some.iter().map(|(_, key)| {
-            // An error is found again when it is this one's turn.
-            let view = lookup.kept(*key).unwrap_or_default()?;
+        lookup.kept_of(&some, &mut kept);
+        for view in kept.iter().flatten() {
             copying::soon(view.as_ptr().cast_const().cast(), array::HEADER);
-            Some(view)
-        }));
-        if !lookup.asks_index_first() {
-            let missing = some.iter().zip(&kept).filter(|(_, view)| view.is_none());
-            lookup.touch(missing.map(|((_, key), _)| *key));
         }
         for layout in kept.iter().flatten().filter_map(|view| array::layout(view)) {
             copying::soon(layout.shape.as_ptr().cast(), size_of_val(layout.shape));
         }
-        for (&(number, key), view) in some.iter().zip(kept.drain(..)) {
+        for ((&key, view), number) in some.iter().zip(kept.drain(..)).zip(&mut numbers) {
             with_kept(lookup, key, view, |_, layout| read(number, key, layout))?;
         }
     }

@@ -616,23 +616,23 @@ impl<'py> Lookup<'py> {
         }
     }
 
-    /// Whether names are looked up by the index, as there is no dict to ask first.
-    pub(crate) fn asks_index_first(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// Brings what the index and the directory say of members into the cache of the processor, of all of them at once.
-    #[inline]
-    pub(crate) fn touch<'a>(&self, keys: impl Iterator<Item = Key<'a, 'py>>)
-    where
-        'py: 'a,
-    {
+    /// The same of many members; an error is left for whoever asks for that one. What is to be read to make the others
+    /// is in the cache of the processor then.
+    pub(crate) fn kept_of<'a>(&'a self, keys: &[Key<'_, 'py>], kept: &mut Vec<Option<Kept<'a, 'py>>>) {
         let archive = &self.handle.archive;
-        let hashes = keys.filter_map(|key| {
-            let Key::Name(name) = key else { return None };
-            Some(Catalog::hash(name.cast::<PyString>().ok()?.to_str().ok()?))
-        });
-        archive.catalog.touch(archive.bytes(), hashes);
+        if self.cache && self.first.is_none() {
+            let found = archive.catalog.find_all(archive.bytes(), keys.iter().map(text_of));
+            kept.extend(keys.iter().zip(found).map(|(key, found)| {
+                let member = if let Key::Position(at) = *key { archive.catalog.id(at) } else { found };
+                self.handle.views.peek(self.py, member?).map(Kept::Shared)
+            }));
+            return;
+        }
+        kept.extend(keys.iter().map(|key| self.kept(*key).unwrap_or_default()));
+        if kept.iter().any(Option::is_none) {
+            let missing = keys.iter().zip(&*kept).filter(|(_, view)| view.is_none());
+            archive.catalog.find_all(archive.bytes(), missing.map(|(key, _)| text_of(key)));
+        }
     }
 
     /// What the reader gives for a member of which no view is kept.
@@ -677,6 +677,14 @@ impl<'py> Lookup<'py> {
             Key::Position(position) => self.handle.first_access_at(self.py, position, keep),
         }
     }
+}
+
+/// The name that a member is asked for by.
+fn text_of<'a>(key: &'a Key<'_, '_>) -> Option<&'a str> {
+    let Key::Name(name) = key else { return None };
+    // Not by a reference of its own, which would go before the text does.
+    let name: &Bound<'_, PyAny> = name;
+    name.cast::<PyString>().ok()?.to_str().ok()
 }
 
 fn closed() -> PyErr {

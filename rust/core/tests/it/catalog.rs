@@ -133,3 +133,25 @@ fn members_are_given_from_any_position_on() {
     }
     assert!(stored.known(MEMBERS).is_none());
 }
+
+#[test]
+fn many_names_are_found_as_one_is() {
+    let (bytes, end) = archive();
+    let names: Vec<_> = (0..2 * MEMBERS).map(name).collect();
+    let asked = || names.iter().map(|name| Some(&**name)).chain([None, Some(""), Some("n1.npy"), Some("n3")]);
+    let check = |catalog: &Catalog, bytes: &[u8]| {
+        let found = catalog.find_all(bytes, asked());
+        let expected = asked().map(|name| Some(catalog.find_again(bytes, name?).member()?.id.0));
+        assert_eq!(
+            found.iter().map(|id| id.map(|id| id.0)).collect::<Vec<_>>(),
+            expected.collect::<Vec<_>>()
+        );
+        assert_eq!(found.iter().flatten().count(), MEMBERS + 1);
+        assert!(catalog.find_all(bytes, std::iter::empty()).is_empty());
+    };
+    let stored = catalog(&bytes);
+    check(&stored, &bytes);
+    let changed = overwritten(&bytes, end);
+    stored.settle(&changed, None, false, || true).unwrap();
+    check(&stored, &changed);
+}
