@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from cold import drop
 from data import COLUMNS, OWN, SAVEZ, Plan, files_of, rows_of, rows_of_recording
-from harness import OURS, V1, Bar, Case, Contenders, member_name, require, run, timed
+from harness import OURS, V1, Bar, Case, Contenders, digits, member_name, require, run, timed
 from peers import LMDB, PEERS, Gather, NumPy, Ours, Peer, Store, Views
 
 import mmnpz
@@ -94,7 +94,7 @@ def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Cas
             # A folder for temporary files in memory cannot be taken out of the page cache.
             "strict": not plan.quick,
         },
-        lambda rate: f"{rate / 1e3:.3g} k/s",
+        lambda rate: f"{digits(rate / 1e3)} k/s",
         bars,
         more_is_better=True,
         headline=label,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from data import COLUMNS, Plan, recording
-from harness import OURS, V1, Bar, Case, Contenders, best, member_name, require, run, timed
+from harness import OURS, V1, Bar, Case, Contenders, best, digits, member_name, require, run, timed
 from numpy.typing import NDArray
 
 import mmnpz
@@ -125,7 +125,7 @@ def cases(plan: Plan) -> list[Case]:
 
 
 def _rate(rate: float) -> str:
-    return f"{rate / 1e3:.4g} k/s"
+    return f"{digits(rate / 1e3)} k/s"
 
 
 Gather = Callable[[list[str], NDArray[np.int64], NDArray[np.float32]], object]

@@ -281,19 +281,24 @@ def peak_anonymous_memory() -> Iterator[Peak]:
 # How figures are shown.
 
 
+def digits(number: float) -> str:
+    """Three of them, and all in front of the point."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
 def duration(seconds: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+            return f"{digits(seconds / size)} {unit}"
+    return f"{digits(seconds / 1e-9)} ns"
 
 
 def size(count: float) -> str:
     if count >= 1 << 20:
-        return f"{count / (1 << 20):.3g} MiB"
+        return f"{digits(count / (1 << 20))} MiB"
     if count >= 1 << 10:
-        return f"{count / (1 << 10):.3g} KiB"
-    return f"{count:.3g} B"
+        return f"{digits(count / (1 << 10))} KiB"
+    return f"{digits(count)} B"
 
 
 def percent(share: float) -> str:

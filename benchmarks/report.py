@@ -9,7 +9,7 @@ from typing import Any
 
 import plots
 from environment import is_peer
-from harness import OURS, V1, Bar, Case
+from harness import OURS, V1, Bar, Case, digits
 
 COLUMNS = ("scenario", "mmnpz", "1.0.0", "others", "ratio to 1.0.0", "ratio to the others", "bar", "met")
 
@@ -58,9 +58,9 @@ class Outcome:
 
     def shown_ratio(self, peer: str, ours: str = OURS) -> str:
         ratios = self.ratios(peer, ours)
-        text = f"{median(ratios):.3g}"
+        text = digits(median(ratios))
         if len(ratios) > 1:
-            text += f" ({min(ratios):.3g}–{max(ratios):.3g})"
+            text += f" ({digits(min(ratios))}–{digits(max(ratios))})"
         return text
 
     def meets(self, bar: Bar) -> bool:

@@ -28,6 +28,7 @@ from harness import (
     Contenders,
     Task,
     Threads,
+    digits,
     member_name,
     require,
     run,
@@ -113,7 +114,7 @@ def _case(plan: Plan, work: str, distinct: bool, sharing: str, free_threaded: bo
 
 
 def _shown(ratio: float, rate: float) -> str:
-    return f"{ratio:.3g} ({rate / 1e3:.4g} k/s)"
+    return f"{digits(ratio)} ({digits(rate / 1e3)} k/s)"
 
 
 # What is done with each member. Loops use no globals: threads would wait for each other to count references.
