@@ -204,6 +204,11 @@ impl Catalog {
         member
     }
 
+    /// Whether names are looked up in the index that is stored in the file.
+    pub fn uses_stored(&self) -> bool {
+        self.stored.is_some() && self.walked.get().is_none()
+    }
+
     /// The array that a slot of the stored index leads to, if it is of this name.
     fn led_to(&self, bytes: &[u8], name: &[u8], number: u32, place: u64) -> Option<Member> {
         let (record, _) = CentralRecord::read(self.records(bytes), usize::try_from(place).ok()?)?;
@@ -218,7 +223,7 @@ impl Catalog {
         names: impl Iterator<Item = Option<&'n str>>,
     ) -> Vec<Option<MemberId>> {
         let id = |member: Member| member.id;
-        let Some(table) = self.table(bytes).filter(|_| self.walked.get().is_none()) else {
+        let Some(table) = self.table(bytes).filter(|_| self.uses_stored()) else {
             return names.map(|name| self.find_again(bytes, name?).member().map(id)).collect();
         };
         let names: Vec<_> = names.map(|name| name.map(str::as_bytes)).collect();

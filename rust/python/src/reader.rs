@@ -629,7 +629,7 @@ impl<'py> Lookup<'py> {
             return;
         }
         kept.extend(keys.iter().map(|key| self.kept(*key).unwrap_or_default()));
-        if kept.iter().any(Option::is_none) {
+        if archive.catalog.uses_stored() && kept.iter().any(Option::is_none) {
             let missing = keys.iter().zip(&*kept).filter(|(_, view)| view.is_none());
             archive.catalog.find_all(archive.bytes(), missing.map(|(key, _)| text_of(key)));
         }
