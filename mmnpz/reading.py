@@ -143,6 +143,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import mmnpz
         >>> np.savez("example.npz", a=np.zeros(2), b=np.ones((3, 2)))
         >>> sum(view.size for view in mmnpz.load("example.npz").values())
         8
@@ -170,6 +172,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import mmnpz
         >>> np.savez("example.npz", a=np.zeros(2), b=np.ones((3, 2)))
         >>> [(name, view.shape) for name, view in mmnpz.load("example.npz").items()]
         [('a', (2,)), ('b', (3, 2))]
