@@ -657,9 +657,9 @@ def test_of_several_errors_the_first_is_raised(recordings: Path) -> None:
     data = mmnpz.load(recordings)
     many = NAMES * 6
     with pytest.raises(KeyError, match="nothing"):
-        data.gather([*many[:70], "nothing", [], "r1"], 0, length=1)  # type: ignore[list-item]
+        data.gather([*many[:70], "nothing", [], "r1"], 0, length=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unhashable"):
-        data.gather([*many[:70], [], "nothing"], 0, length=1)  # type: ignore[list-item]
+        data.gather([*many[:70], [], "nothing"], 0, length=1)  # type: ignore[arg-type]
     with pytest.raises(IndexError, match='"r2"'):
         data.gather([*many[:64], "r2", "nothing"], [0] * 64 + [1000, 0], length=1)
 
@@ -673,7 +673,7 @@ def test_what_is_no_name_is_not_the_name_of_nothing(tmp_path: Path) -> None:
         assert data.gather(["", "a"], 1, length=2).tolist() == [[1, 2], [6, 7]]
         for other, error in (("\ud800", KeyError), (b"", KeyError), (None, KeyError), (1.5, KeyError)):
             with pytest.raises(error):
-                data.gather(["a", other], 1, length=2)  # type: ignore[list-item]
+                data.gather(["a", other], 1, length=2)  # type: ignore[arg-type]
 
 
 def test_what_others_put_among_the_views_is_not_read(recordings: Path) -> None:
