@@ -38,7 +38,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 def recording(number: int, rows: int) -> Any:
-    return (np.arange(rows * 6, dtype=np.float32) + 1000 * number).reshape(rows, 3, 2)
+    return (np.arange(rows * 6, dtype=np.float32) + np.float32(1000 * number)).reshape(rows, 3, 2)
 
 
 NAMES = [f"r{number}" for number in range(RECORDINGS)]
