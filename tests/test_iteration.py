@@ -107,8 +107,22 @@ def test_nothing_is_given_once_the_reader_is_closed(path: Path, at: int) -> None
     data.close()
     with pytest.raises(ValueError, match="closed"):
         next(values)
+    assert list(values) == []
     with pytest.raises(ValueError, match="closed"):
         next(iter(data.items()))
+
+
+@pytest.mark.thread_unsafe(reason="looks at the maps of the process")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
+def test_an_iterator_does_not_keep_what_is_closed(path: Path) -> None:
+    data = mmnpz.load(path, cache=False)
+    values = iter(data.values())
+    next(values)
+    data.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(values)
+    gc.collect()
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_reader_that_is_opened_anew_meanwhile(path: Path, tmp_path: Path) -> None:
@@ -119,7 +133,7 @@ def test_a_reader_that_is_opened_anew_meanwhile(path: Path, tmp_path: Path) -> N
     with mmnpz.NpzWriter(tmp_path / "b.npz") as writer:
         for name in names_of():
             writer[name] = np.float64(-1)
-    data.__init__(tmp_path / "b.npz")  # type: ignore[misc]
+    mmnpz.NpzReader.__init__(data, tmp_path / "b.npz")
     assert all(same(view, array(int(name[1:]))) for name, view in items)
     assert {float(view) for view in data.values()} == {-1}
 

@@ -29,6 +29,7 @@ const SMALL: u64 = 1 << 16;
 /// Records up to this size are copied without asking for memory.
 const ORDINARY_RECORD: usize = 256;
 
+/// A processor reads so many bytes at once.
 const CACHE_LINE: usize = 64;
 
 /// What a lookup finds.
@@ -215,8 +216,8 @@ impl Catalog {
         is_named(&record, name).then(|| Member::of(bytes, &record, self.directory.shift, number)).flatten()
     }
 
-    /// The arrays of these names, one for each: those that are found at once. To read the index and the directory for one
-    /// name after the other would be to wait for memory as often; so each step is taken for all of them.
+    /// What [`Catalog::find_again`] finds for each of these names. To read the index and the directory for one name after
+    /// the other would be to wait for memory as often; so each step is taken for all of them.
     pub fn find_all<'n>(
         &self,
         bytes: &[u8],

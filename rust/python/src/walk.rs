@@ -54,12 +54,12 @@ impl Way {
 
     /// Its view. The one behind it is next then, even if that fails.
     fn view<'py>(&mut self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let py = name.py();
+        let (py, position) = (name.py(), self.position);
+        self.position += 1;
         if self.ahead.len() == 0 {
             py.check_signals()?;
-            self.ahead = self.handle.some(py, self.position)?.into_iter();
+            self.ahead = self.handle.some(py, position)?.into_iter();
         }
-        self.position += 1;
         if let Some((member, expected)) = self.ahead.next()
             && let Ok(name) = name.cast_exact::<PyString>()
             && name.to_str().is_ok_and(|name| name == expected)
@@ -82,7 +82,11 @@ impl Walk {
             self.way = None;
             return Ok(None);
         };
-        self.reader.get().check_open(py)?;
+        if let Err(closed) = self.reader.get().check_open(py) {
+            // It does not keep the map of a closed reader.
+            self.way = None;
+            return Err(closed);
+        }
         let view = way.view(&name)?;
         if self.pairs { Ok(Some(PyTuple::new(py, [name, view])?.into_any())) } else { Ok(Some(view)) }
     }
