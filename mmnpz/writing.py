@@ -8,7 +8,7 @@ from mmnpz._mmnpz import Writer
 
 __all__ = ["NpzWriter"]
 
-_LARGEST_ALIGNMENT = 65536
+_LARGEST_ALIGNMENT = 32768
 
 
 class NpzWriter(Writer):
@@ -28,7 +28,7 @@ class NpzWriter(Writer):
         there; readers that have that one mapped keep it. ``"a"`` appends to an archive, whoever wrote it, and
         creates the file if there is none.
     align : int, optional
-        The data of every array starts at a multiple of so many bytes in the file: a power of two up to 65536.
+        The data of every array starts at a multiple of so many bytes in the file: a power of two up to 32768.
     sync : bool, optional
         Whether an array also survives a power failure once `write` has returned. Each `write` waits for the
         disk then, twice.

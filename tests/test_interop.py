@@ -32,7 +32,7 @@ def tool(*names: str) -> str:
     pytest.skip(f"{names[0]} is not installed")
 
 
-@pytest.fixture(params=[1, 64, 4096, 65536])
+@pytest.fixture(params=[1, 64, 4096, 32768])
 def ours(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     path = tmp_path / "ours.npz"
     with mmnpz.NpzWriter(path, align=request.param) as writer:

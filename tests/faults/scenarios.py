@@ -112,11 +112,11 @@ def inner(script: Script, **options: Any) -> None:
 
 def aligned(script: Script, **options: Any) -> None:
     script.open("x", align=4096, **options).write("a", noise(10)).write("b", noise(5000)).flush()
-    script.write("c", noise(10)).close().open("a", align=65536, **options).write("d", noise(10)).close()
+    script.write("c", noise(10)).close().open("a", align=32768, **options).write("d", noise(10)).close()
 
 
 def aligned_widely(script: Script, **options: Any) -> None:
-    script.open("x", align=65536, **options).write("a", noise(10)).write("n" * 70, noise(10)).close()
+    script.open("x", align=32768, **options).write("a", noise(10)).write("n" * 70, noise(10)).close()
 
 
 def nothing(script: Script, **options: Any) -> None:

@@ -2,9 +2,10 @@
 //!
 //! The rules that keep an archive recoverable at every moment, for whoever does the writing:
 //!
-//! - A member counts once its end mark is in the file, so that goes there last. A directory is derived.
-//! - Behind an archive of another program, whose members have no end marks, a [`Base`] comes first. That archive's
-//!   directory is never overwritten.
+//! - Members follow one another without a byte in between. A member counts once all of it is in the file: of a large one,
+//!   its local header goes there once more, last ([`crate::mark`]). A directory is derived.
+//! - Behind an archive of another program, whose members have no marks, a [`Base`] comes first. That archive's directory is
+//!   never overwritten.
 //! - Members go into the room in front of a directory of ours, if it has some, and their records behind those that it
 //!   has ([`crate::grow`]). Where there is no room, it may be overwritten by members, unless it was written for readers
 //!   to use meanwhile ([`Publish::Room`]): then [`Appender::reserve`] says that there is no room.
@@ -16,13 +17,14 @@ use zerocopy::IntoBytes;
 
 use crate::directory::{DirectoryWriter, OldDirectory};
 use crate::error::Result;
+use crate::filler::Filler;
 use crate::grow::{Growing, Growth, Held};
 use crate::hint::Hint;
 use crate::layout::{Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
 use crate::survey::{Origin, State, Survey};
 use crate::table::Names;
-use crate::zip::{EndRecord, LocalHeader};
+use crate::zip::EndRecord;
 
 /// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
 /// the file. It is a hole in the file, which takes no space on the disk until something is written there. At least more
@@ -300,12 +302,12 @@ impl Appender {
     /// # Errors
     /// As for [`Placement::new`].
     pub fn reserve(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
-        let place = Placement::new(self.next, name, npy_header, size, self.alignment)?;
-        if self.limit.is_some_and(|limit| place.next() > limit) {
-            return Ok(Reserved::NoRoom(place.next() - self.next));
+        let place = Placement::new(self.next, name, npy_header, size, self.alignment, self.listed())?;
+        if self.limit.is_some_and(|limit| place.end > limit) {
+            return Ok(Reserved::NoRoom(place.end - self.next));
         }
-        self.next = place.next();
-        self.starts.push(place.start());
+        self.next = place.end;
+        self.starts.push(place.header);
         (self.is_unfinished, self.has_unlisted) = (true, true);
         Ok(Reserved::Place(place))
     }
@@ -320,26 +322,28 @@ impl Appender {
         !self.starts.is_empty()
     }
 
-    /// Enters a member that has been written, end mark and all, with what is known of its array.
+    /// Enters a member that has been written, with what is known of its array.
     pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, hint: Option<&Hint>) {
         self.forget(place);
         self.directory.push(place, name, crc, hint);
-        self.length = self.length.max(place.next());
+        self.length = self.length.max(place.end);
     }
 
-    /// Gives the range of a member back that could not be written. If nothing is behind it, it is used again, and
-    /// the file may be cut to the length that this returns: no reader has been told of anything there.
-    pub fn abandon(&mut self, place: &Placement) -> Option<u64> {
+    /// Gives the range of a member back that could not be written. If nothing is behind it, it is used again; else it is
+    /// a gap, for which this returns what fills it (see [`Filler`]).
+    ///
+    /// Whoever calls this has taken the signature of the member's local header away: a recovery scan must not follow it.
+    pub fn abandon(&mut self, place: &Placement) -> Option<Filler> {
         self.forget(place);
-        if self.next != place.next() {
+        if self.next == place.end {
+            self.next = place.header;
             return None;
         }
-        self.next = place.start();
-        self.limit.is_none().then_some(self.length.max(self.next).max(self.attempted))
+        Filler::new(place.header..place.end)
     }
 
     fn forget(&mut self, place: &Placement) {
-        let at = self.starts.iter().position(|&start| start == place.start());
+        let at = self.starts.iter().position(|&start| start == place.header);
         at.map(|at| self.starts.swap_remove(at));
     }
 
@@ -407,6 +411,7 @@ impl Appender {
             publish: Publish::Last,
             meanwhile: Some(growing.meanwhile()),
             growth: Some(growth),
+            filler: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         // The file does not get shorter than what failed writes have made it.
@@ -436,9 +441,9 @@ impl Appender {
             let end_records = self.directory.end_records(directory).len();
             directory + (self.directory.records().len() + end_records) as u64
         };
-        // So that it ends where the file does; behind what a killed writer left of the header of the first member, as
-        // NumPy knows an archive by its first bytes.
-        let least = if self.next == 0 { LocalHeader::SIZE as u64 } else { self.next };
+        // So that it ends where the file does; behind a filler where there is no member, as NumPy knows an archive by its
+        // first bytes.
+        let least = if self.next == 0 { Filler::LEAST } else { self.next };
         let growth = ends(0).min(self.next / GROWTH_SHARE);
         let can_grow = publish == Publish::Last && head > Seal::SIZE as u64 && ends(0) >= GROWTH_FROM;
         let least = least + if can_grow { growth } else { 0 };
@@ -477,8 +482,12 @@ impl Appender {
             publish,
             meanwhile: self.reopened.filter(|_| at < self.length),
             growth: None,
+            filler: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
+        if self.next == 0 && at > 0 {
+            new.filler = Filler::new(0..at).map(|filler| filler.head());
+        }
         new
     }
 
@@ -527,6 +536,8 @@ pub struct NewDirectory {
     meanwhile: Option<Seal>,
     /// If it stays where it is, and `records` are only those that are new.
     growth: Option<Growth>,
+    /// What the file starts with if it has no member, and failed writes have made it longer.
+    filler: Option<Vec<u8>>,
 }
 
 /// What vouches for a directory, and lets members of it be found by their names.
@@ -600,7 +611,8 @@ impl NewDirectory {
         // One that grows is found without its end record, and its seal is the same as before. That of one that does not
         // grow any more changes only when nobody looks for members by it.
         let (first, then) = if self.growth.is_some() { (meanwhile, blank) } else { (blank, meanwhile) };
-        first.into_iter().chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+        let filler = self.filler.iter().map(|filler| (&filler[..], 0));
+        filler.chain(first).chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
     }
 
     /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it, or it is

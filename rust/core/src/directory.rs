@@ -372,13 +372,14 @@ mod tests {
     use super::*;
     use crate::index::{Directory, Index};
     use crate::layout::Alignment;
+    use crate::mark::MemberState;
 
     fn archive(names: &[&str], writer: &mut DirectoryWriter, mut bytes: Vec<u8>) -> Vec<u8> {
         for name in names {
             let name = StoredName::new(name).unwrap();
-            let place =
-                Placement::new(bytes.len() as u64, &name, 0, 10, Alignment::new(64).unwrap()).unwrap();
-            bytes.extend(place.local_header(&name, 0));
+            let (at, align) = (bytes.len() as u64, Alignment::new(64).unwrap());
+            let place = Placement::new(at, &name, 0, 10, align, at).unwrap();
+            bytes.extend(place.local_header(&name, MemberState::Finished, 0));
             bytes.extend([7; 10]);
             writer.push(&place, &name, 0, None);
         }

@@ -178,7 +178,7 @@ pub enum ErrorKind {
     #[error("a member's name may not contain a NUL character")]
     NameWithNul,
     /// Not a power of two, or beyond what a padding field can reach.
-    #[error("align must be a power of two from 1 to 65536, got {0}")]
+    #[error("align must be a power of two from 1 to 32768, got {0}")]
     Alignment(u64),
     /// Sizes that add up to more than 2**64 bytes.
     #[error("the archive would be larger than 2**63 bytes")]

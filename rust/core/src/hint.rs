@@ -158,8 +158,8 @@ mod tests {
 
     fn record(array: &Described<'_>, size: u64) -> Vec<u8> {
         let name = StoredName::new("a name").unwrap();
-        let place =
-            Placement::new(1000, &name, array.header as u64, size, Alignment::new(64).unwrap()).unwrap();
+        let place = Placement::new(1000, &name, array.header as u64, size, Alignment::new(64).unwrap(), 1000)
+            .unwrap();
         let mut out = b"before".to_vec();
         place.write_central(&name, 77, 0, Hint::new(array).as_ref(), &mut out);
         out.split_off(6)

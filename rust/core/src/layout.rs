@@ -1,31 +1,25 @@
 //! Where a member goes, and the bytes of its headers.
 //!
-//! A member of ours is stored, has its size in the local header, and starts so that its *array* (not its `.npy`
-//! header) lies at a multiple of the alignment. The padding is an extra field of the local header: the resource
-//! alignment field of Commons Compress, which every zip tool skips. Sizes and offsets take zip64 fields only
-//! where 32 bits do not hold them (APPNOTE 4.3.9.2, 4.5.3).
+//! A member of mmnpz is stored, has its size in the local header, starts where the one before it ends, and has its
+//! *array* (not its `.npy` header) at a multiple of the alignment. The padding is part of the extra field with the
+//! member's mark ([`crate::mark`]), which every zip tool skips. Sizes and offsets take zip64 fields only where 32 bits
+//! do not hold them (APPNOTE 4.3.9.2, 4.5.3).
 
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hint::{self, Hint};
-use crate::mark::{self, END_MARK};
+use crate::mark::{LARGE, LowWater, MemberState};
 use crate::name::EXTENSION;
 use crate::zip::{
     CentralHeader, EndRecord, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, Zip64EndRecord,
     Zip64Locator, flags,
 };
 
-/// The extra field of Commons Compress for alignment: two bytes that tell it, then zeros.
-const ALIGNMENT_EXTRA: u16 = 0xa11e;
-/// Its smallest size with the four bytes of every extra field's head.
-const ALIGNMENT_EXTRA_MIN: u64 = 6;
 /// The local header's zip64 field always holds both sizes.
 const LOCAL_ZIP64_LEN: u64 = 20;
-/// What the length field of an extra field can say.
-const MAX_EXTRA: u64 = u16::MAX as u64;
-/// The largest alignment that is offered.
-const MAX_ALIGNMENT: u64 = 1 << 16;
+/// The largest alignment that is offered: an extra field can hold the padding for it, as it has at most 65535 bytes.
+const MAX_ALIGNMENT: u64 = 1 << 15;
 /// No offset in an archive may exceed what a file system's signed offsets hold.
 const MAX_OFFSET: u64 = i64::MAX as u64;
 
@@ -48,7 +42,7 @@ impl Alignment {
     /// Checks the number of bytes.
     ///
     /// # Errors
-    /// [`ErrorKind::Alignment`] unless it is a power of two up to 65536.
+    /// [`ErrorKind::Alignment`] unless it is a power of two up to 32768.
     pub fn new(bytes: u64) -> Result<Self> {
         if bytes.is_power_of_two() && bytes <= MAX_ALIGNMENT {
             Ok(Alignment(bytes))
@@ -102,63 +96,51 @@ impl StoredName {
 /// The place of a member in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
-    /// Zero bytes in front of the local header: none but where an extra field cannot hold the padding.
-    pub gap: u64,
     /// Where the local header starts.
     pub header: u64,
     /// Where the `.npy` file starts.
     pub file: u64,
-    /// Where it ends.
+    /// Where it ends, and the next member may start.
     pub end: u64,
-    padding: u64,
-    alignment: Alignment,
+    /// The length of the extra field with the mark, padding included.
+    mark_len: u64,
+    low_water: LowWater,
 }
 
 impl Placement {
-    /// Places, from byte `at` on, an `.npy` file of `size` bytes whose first `npy_header` bytes are its header.
+    /// Places, at byte `at`, an `.npy` file of `size` bytes whose first `npy_header` bytes are its header; all members
+    /// in front of byte `finished` are finished.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] if it would end beyond 2**63.
-    pub fn new(at: u64, name: &StoredName, npy_header: u64, size: u64, alignment: Alignment) -> Result<Self> {
+    pub fn new(
+        at: u64,
+        name: &StoredName,
+        npy_header: u64,
+        size: u64,
+        alignment: Alignment,
+        finished: u64,
+    ) -> Result<Self> {
+        let low_water = LowWater::new(at, finished);
         let fixed = LocalHeader::SIZE as u64 + u64::from(name.len());
         let fixed = if needs_zip64(size) { fixed + LOCAL_ZIP64_LEN } else { fixed };
         let too_large = || Error::from(ErrorKind::TooLarge);
-        let unpadded = at.checked_add(fixed + npy_header).ok_or_else(too_large)?;
-        let mut padding = unpadded.wrapping_neg() & (alignment.0 - 1);
-        let mut gap = 0;
-        if padding > 0 && padding < ALIGNMENT_EXTRA_MIN {
-            // Too little for a field; a whole number of steps more does.
-            padding += ALIGNMENT_EXTRA_MIN.next_multiple_of(alignment.0);
-        }
-        if padding + LOCAL_ZIP64_LEN > MAX_EXTRA {
-            gap = padding & (alignment.0 - 1);
-            padding = 0;
-        }
-        let header = at + gap;
-        let file = header.checked_add(fixed + padding).ok_or_else(too_large)?;
-        let end = file.checked_add(size).filter(|&end| end <= MAX_OFFSET - END_MARK as u64);
-        let end = end.ok_or_else(too_large)?;
-        Ok(Placement { gap, header, file, end, padding, alignment })
+        let least = low_water.field_len();
+        let unpadded = at.checked_add(fixed + least + npy_header).ok_or_else(too_large)?;
+        let mark_len = least + (unpadded.wrapping_neg() & (alignment.0 - 1));
+        let file = at.checked_add(fixed + mark_len).ok_or_else(too_large)?;
+        let end = file.checked_add(size).filter(|&end| end <= MAX_OFFSET).ok_or_else(too_large)?;
+        Ok(Placement { header: at, file, end, mark_len, low_water })
     }
 
-    /// Where the first byte is that is the member's: of the gap, if there is one.
-    pub fn start(&self) -> u64 {
-        self.header - self.gap
+    /// Whether the member is written in pieces, so that its local header says last that it is finished.
+    pub fn is_large(&self) -> bool {
+        self.end - self.header > LARGE
     }
 
-    /// Where the next member may start: behind the end mark.
-    pub fn next(&self) -> u64 {
-        self.end + END_MARK as u64
-    }
-
-    /// What is to be written at [`Placement::end`] once all else is.
-    pub fn end_mark(&self, name: &StoredName, crc: u32) -> [u8; END_MARK] {
-        mark::end_mark(self.header, self.file, self.end, crc, name.bytes())
-    }
-
-    /// What the local header has for a checksum as long as the member is not finished.
-    pub fn provisional_crc(&self, name: &StoredName) -> u32 {
-        mark::provisional_crc(self.header, self.file, self.end, name.bytes())
+    /// The checksum of its mark.
+    fn mark(&self, name: &StoredName, state: MemberState, crc: u32) -> u32 {
+        self.low_water.checksum(state, (self.header, self.file, self.end), crc, name.bytes())
     }
 
     fn size(&self) -> u64 {
@@ -166,10 +148,11 @@ impl Placement {
     }
 
     /// Writes the local header into `out`, which holds the bytes from [`Placement::header`] to
-    /// [`Placement::file`], zeroed.
-    pub fn write_local(&self, name: &StoredName, crc: u32, out: &mut [u8]) {
+    /// [`Placement::file`], zeroed. That of a member that is begun has no CRC-32 yet.
+    pub fn write_local(&self, name: &StoredName, state: MemberState, crc: u32, out: &mut [u8]) {
         let zip64 = needs_zip64(self.size());
         let zip64_len = if zip64 { LOCAL_ZIP64_LEN } else { 0 };
+        let crc = if state == MemberState::Begun { 0 } else { crc };
         let header = LocalHeader {
             signature: LocalHeader::SIGNATURE.into(),
             version_needed: version(zip64).into(),
@@ -181,34 +164,26 @@ impl Placement {
             compressed: saturating(self.size()).into(),
             uncompressed: saturating(self.size()).into(),
             name_len: name.len().into(),
-            // At most MAX_EXTRA, see Placement::new.
-            extra_len: ((self.padding + zip64_len) as u16).into(),
+            // Less than MAX_ALIGNMENT and a few bytes more.
+            extra_len: ((self.mark_len + zip64_len) as u16).into(),
         };
         let (fixed, rest) = out.split_at_mut(LocalHeader::SIZE);
         fixed.copy_from_slice(header.as_bytes());
         let (stored_name, extra) = rest.split_at_mut(name.bytes.len());
         stored_name.copy_from_slice(&name.bytes);
-        let (zip64_extra, padding) = extra.split_at_mut(zip64_len as usize);
+        let (zip64_extra, mark) = extra.split_at_mut(zip64_len as usize);
         if zip64 {
             let mut field = Vec::with_capacity(zip64_extra.len());
             write_zip64_extra(&[self.size(), self.size()], &mut field);
             zip64_extra.copy_from_slice(&field);
         }
-        if let Some(head) = padding.first_chunk_mut::<6>() {
-            let length = self.padding as u16 - 4;
-            // 15 bits tell the alignment (the 16th means something else); what is aligned to more than they
-            // can tell is aligned to 16384 too.
-            let alignment = self.alignment.0.min(1 << 14) as u16;
-            head[..2].copy_from_slice(&ALIGNMENT_EXTRA.to_le_bytes());
-            head[2..4].copy_from_slice(&length.to_le_bytes());
-            head[4..].copy_from_slice(&alignment.to_le_bytes());
-        }
+        self.low_water.write(self.mark(name, state, crc), mark);
     }
 
     /// The bytes of the local header, all of those from [`Placement::header`] to [`Placement::file`].
-    pub fn local_header(&self, name: &StoredName, crc: u32) -> Vec<u8> {
+    pub fn local_header(&self, name: &StoredName, state: MemberState, crc: u32) -> Vec<u8> {
         let mut bytes = vec![0; (self.file - self.header) as usize];
-        self.write_local(name, crc, &mut bytes);
+        self.write_local(name, state, crc, &mut bytes);
         bytes
     }
 
@@ -227,6 +202,36 @@ impl Placement {
             hint::append(hint, self.file - self.header, out, start);
         }
     }
+}
+
+/// How long the local header of a member is that has no other field than that for zip64, if all of it has `whole` bytes.
+pub(crate) fn local_len(name_len: usize, whole: u64) -> u64 {
+    let zip64_len = if needs_zip64(whole) { LOCAL_ZIP64_LEN } else { 0 };
+    LocalHeader::SIZE as u64 + name_len as u64 + zip64_len
+}
+
+/// The local header of such a member, of which `size` bytes are stored.
+pub(crate) fn plain_local(name: &[u8], size: u64, whole: u64, crc: u32) -> Vec<u8> {
+    let zip64 = needs_zip64(whole);
+    let stored = if zip64 { SATURATED } else { saturating(size) };
+    let header = LocalHeader {
+        signature: LocalHeader::SIGNATURE.into(),
+        version_needed: version(zip64).into(),
+        flags: 0.into(),
+        method: STORED.into(),
+        time: 0.into(),
+        date: DATE.into(),
+        crc: crc.into(),
+        compressed: stored.into(),
+        uncompressed: stored.into(),
+        name_len: (name.len() as u16).into(),
+        extra_len: if zip64 { LOCAL_ZIP64_LEN as u16 } else { 0 }.into(),
+    };
+    let mut out = [header.as_bytes(), name].concat();
+    if zip64 {
+        write_zip64_extra(&[size, size], &mut out);
+    }
+    out
 }
 
 /// Appends the central header of a stored member of `size` bytes whose local header is at byte `header` of the
@@ -348,11 +353,11 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn alignments_are_powers_of_two_up_to_65536() {
-        for bytes in (0..=16).map(|power| 1 << power) {
+    fn alignments_are_powers_of_two_up_to_32768() {
+        for bytes in (0..=15).map(|power| 1 << power) {
             assert!(Alignment::new(bytes).is_ok());
         }
-        for bytes in [0, 3, 63, 65, 1 << 17, u64::MAX] {
+        for bytes in [0, 3, 63, 65, 1 << 16, u64::MAX] {
             assert_eq!(Alignment::new(bytes).unwrap_err().kind, ErrorKind::Alignment(bytes));
         }
     }
@@ -372,7 +377,10 @@ mod tests {
         let name = StoredName::new("a").unwrap();
         let align = Alignment(64);
         for (at, size) in [(MAX_OFFSET, 128), (0, u64::MAX - 100), (u64::MAX, 128), (u64::MAX - 200, 128)] {
-            assert_eq!(Placement::new(at, &name, 128, size, align).unwrap_err().kind, ErrorKind::TooLarge);
+            assert_eq!(
+                Placement::new(at, &name, 128, size, align, at).unwrap_err().kind,
+                ErrorKind::TooLarge
+            );
         }
     }
 
@@ -381,15 +389,15 @@ mod tests {
         let name = StoredName::new("a").unwrap();
         let limit = u64::from(u32::MAX);
         for (size, local) in [(limit - 1, false), (limit, true)] {
-            let place = Placement::new(0, &name, 128, size, Alignment(1)).unwrap();
-            let mut bytes = place.local_header(&name, 0);
-            assert_eq!(bytes.len(), if local { 35 + 20 } else { 35 });
+            let place = Placement::new(0, &name, 128, size, Alignment(1), 0).unwrap();
+            let mut bytes = place.local_header(&name, MemberState::Finished, 0);
+            assert_eq!(bytes.len(), if local { 43 + 20 } else { 43 });
             bytes.clear();
             place.write_central(&name, 0, 0, None, &mut bytes);
             assert_eq!(bytes.len(), if local { 51 + 20 } else { 51 });
         }
         for (at, extra) in [(limit - 1, 0), (limit, 12)] {
-            let place = Placement::new(at, &name, 128, 128, Alignment(1)).unwrap();
+            let place = Placement::new(at, &name, 128, 128, Alignment(1), at).unwrap();
             let mut bytes = Vec::new();
             place.write_central(&name, 0, 0, None, &mut bytes);
             assert_eq!(bytes.len(), 51 + extra);
@@ -412,16 +420,18 @@ mod tests {
             name in "[a-zé]{0,80}",
             npy_header in (1..40u64).prop_map(|n| n * 16),
             size in prop_oneof![0..1u64 << 20, u64::from(u32::MAX) - 10..u64::from(u32::MAX) + 10],
-            power in 0..=16u32,
+            power in 0..=15u32,
+            behind in prop_oneof![Just(0), 1..1u64 << 36],
         ) {
             let name = StoredName::new(&name).unwrap();
             let align = 1u64 << power;
-            let place = Placement::new(at, &name, npy_header, size, Alignment(align)).unwrap();
+            let place = Placement::new(at, &name, npy_header, size, Alignment(align), at.saturating_sub(behind)).unwrap();
             prop_assert_eq!((place.file + npy_header) % align, 0);
-            prop_assert_eq!(place.header, at + place.gap);
+            prop_assert_eq!(place.header, at);
             prop_assert_eq!(place.end, place.file + size);
-            prop_assert!(place.file - at < 2 * align.max(8) + 200, "no more padding than needed");
-            let bytes = place.local_header(&name, 7);
+            let fixed = 30 + name.bytes.len() as u64 + if needs_zip64(size) { 20 } else { 0 };
+            prop_assert!(place.file - at < fixed + 9 + align, "no more padding than needed");
+            let bytes = place.local_header(&name, MemberState::Finished, 7);
             prop_assert_eq!(bytes.len() as u64, place.file - place.header);
             // The extra fields parse to their end.
             let mut extra = &bytes[30 + name.bytes.len()..];

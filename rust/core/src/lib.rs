@@ -10,7 +10,8 @@
 //! - [`catalog`]: the members of an archive as a reader looks them up, by the stored index where there is a sound one.
 //! - [`hint`]: the `.npy` headers in the directory.
 //! - [`append`]: the state of an archive that is written to; [`grow`]: adding to a directory where it is.
-//! - [`mark`]: the records of ours between members; [`survey`]: what is in a file, with or without a directory.
+//! - [`mark`]: what mmnpz adds to an archive; [`survey`]: what is in a file, with or without a directory.
+//! - [`filler`]: what stands where a member could not be written.
 //! - [`slots`]: a place for each member, for what was made of it.
 //! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
 //! - [`layout`]: where the next member goes, and the bytes of its headers; [`directory`]: the directory to write.
@@ -20,6 +21,7 @@ pub mod append;
 pub mod catalog;
 pub mod directory;
 pub mod error;
+pub mod filler;
 pub mod grow;
 pub mod hint;
 pub mod index;

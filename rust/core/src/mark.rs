@@ -1,50 +1,114 @@
-//! The records of ours between the members of an archive, which no other program looks at.
+//! What mmnpz adds to an archive so that its members are found again without a directory.
 //!
-//! A directory is derived from what is in front of it, and can be lost with a process that is killed. Three small
-//! records let all of it be found again. Each holds its own place in the file under a checksum, so that neither
-//! chance nor an archive inside of an array can pass for one:
+//! A directory is derived from what is in front of it, and can be lost with a process that is killed. Members follow
+//! one another without a byte in between, so that programs that go from local header to local header read all of them;
+//! what mmnpz adds is in an extra field of each local header, or behind the last member. Each addition holds its own
+//! place in the file under a checksum, so that neither chance nor an archive inside of an array can pass for one:
 //!
-//! - an *end mark* behind a member vouches for it: all of its bytes have been written;
+//! - a *mark* in the local header of a member says whether the member is begun or finished, and below which byte all
+//!   members were finished when this one was begun: the *low-water mark*;
 //! - a *base* behind an archive of another program says that its directory was whole when we began to append;
 //! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
 
 use std::collections::BTreeMap;
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::ErrorKind;
 use crate::index::slice;
-use crate::zip::{CentralHeader, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, extra_field, flags};
-
-/// What all signatures here start with. Nothing in the standard does.
-const SIGNATURE: [u8; 4] = *b"PKmm";
+use crate::zip::{
+    CentralHeader, EndRecord, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, Zip64EndRecord,
+    Zip64Locator, extra_field, flags,
+};
 
 /// An odd number without a pattern (2 to the 64th, divided by the golden ratio): multiplying by it spreads each bit of a
 /// word over those above.
 pub(crate) const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The size of an end mark.
-pub const END_MARK: usize = 8;
+/// The extra field with a mark. The central directory has another field under this number, see [`crate::hint`].
+pub const MARK_EXTRA: u16 = 0x6d6d;
 
-/// The end mark of a member whose local header starts at `header`, whose stored bytes are those from `file` to
-/// `end`, with this checksum.
-pub fn end_mark(header: u64, file: u64, end: u64, crc: u32, name: &[u8]) -> [u8; END_MARK] {
-    let mut mark = [0; END_MARK];
-    mark[..4].copy_from_slice(&SIGNATURE);
-    mark[4..].copy_from_slice(&checksum(header, file, end, crc, name).to_le_bytes());
-    mark
+/// What precedes the content of every extra field: its number and its length.
+const EXTRA_HEAD: u64 = 4;
+
+/// The smallest mark: the head of the field and the checksum.
+const MARK_MIN: u64 = EXTRA_HEAD + 4;
+
+/// A member of more than this many bytes, headers included, is *large*: its local header says that it is finished only
+/// once all of its bytes are in the file. A smaller one may be written in one piece, of which a kill can leave a part.
+pub const LARGE: u64 = 1 << 20;
+
+/// What a mark says of its member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberState {
+    /// Its range is reserved, and its bytes need not be there.
+    Begun,
+    /// Its checksum is in the header. If it is not large, its bytes need not all be there.
+    Finished,
 }
 
-/// What stands in place of the checksum in the local header of a member that is not finished.
-pub fn provisional_crc(header: u64, file: u64, end: u64, name: &[u8]) -> u32 {
-    checksum(header, file, end, u32::from_le_bytes(SIGNATURE), name)
+/// How far below a member's local header its low-water mark is: nothing, or a power of two. Rounding up only makes the
+/// mark say less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LowWater(u8);
+
+impl LowWater {
+    /// That of a member at `header`, if all members in front of `finished` are finished.
+    pub fn new(header: u64, finished: u64) -> Self {
+        match header.saturating_sub(finished) {
+            0 => LowWater(0),
+            // At most 2**63, which no file reaches: then it vouches for nothing.
+            distance => {
+                LowWater(distance.checked_next_power_of_two().map_or(63, u64::trailing_zeros).max(1) as u8)
+            }
+        }
+    }
+
+    /// The byte below which all members were finished when the one at `header` was begun.
+    fn below(self, header: u64) -> u64 {
+        match self.0 {
+            0 => header,
+            power => header.saturating_sub(1 << power.min(63)),
+        }
+    }
+
+    /// The least number of bytes of the extra field that holds it.
+    pub fn field_len(self) -> u64 {
+        MARK_MIN + u64::from(self.0 > 0)
+    }
+
+    /// Writes the extra field that marks a member into `out`, which is all of the field and zeroed: what the mark does
+    /// not need is padding.
+    pub fn write(self, checksum: u32, out: &mut [u8]) {
+        let length = out.len().saturating_sub(EXTRA_HEAD as usize) as u16;
+        let all = [&MARK_EXTRA.to_le_bytes()[..], &length.to_le_bytes(), &checksum.to_le_bytes(), &[self.0]]
+            .concat();
+        let length = all.len().min(out.len());
+        out[..length].copy_from_slice(&all[..length]);
+    }
+
+    /// The checksum of the mark of a member whose local header is at `header`, whose stored bytes are those from `file`
+    /// to `end`, with this CRC-32. Of a member that is begun, the CRC-32 does not count.
+    pub fn checksum(
+        self,
+        state: MemberState,
+        (header, file, end): (u64, u64, u64),
+        crc: u32,
+        name: &[u8],
+    ) -> u32 {
+        let (kind, crc) = match state {
+            MemberState::Begun => (1, 0),
+            MemberState::Finished => (2, crc),
+        };
+        checksum(u64::from(self.0) << 8 | kind, (header, file, end), crc, name)
+    }
 }
 
-/// A checksum of numbers and a name. One of these is made for every small array that is written, where a second
-/// CRC-32 cost 2 % of all that writing it takes: these few steps of a word each are a fifth of that.
-fn checksum(header: u64, file: u64, end: u64, crc: u32, name: &[u8]) -> u32 {
-    let numbers = [header, file, end, u64::from(crc), name.len() as u64];
+/// A checksum of numbers and a name. It is computed for every member. A second CRC-32 cost 2 % of writing a small array;
+/// this mixer costs 0.4 %.
+fn checksum(kind: u64, (header, file, end): (u64, u64, u64), crc: u32, name: &[u8]) -> u32 {
+    let numbers = [kind, header, file, end, u64::from(crc), name.len() as u64];
     let state = numbers.into_iter().fold(0, step);
     // The upper half: every bit of the words has reached it.
     (through(state, name) >> 32) as u32
@@ -91,6 +155,17 @@ pub struct Local {
     name_len: u16,
 }
 
+/// A member of mmnpz as its local header describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marked {
+    /// The member.
+    pub member: Local,
+    /// Whether it is finished.
+    pub state: MemberState,
+    /// All members below this byte of the file were finished when this one was begun.
+    pub low_water: u64,
+}
+
 impl Local {
     /// The member whose local header is at `at`, if that says how large it is. It may end behind the file.
     pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
@@ -112,7 +187,6 @@ impl Local {
             size = u64::from_le_bytes(*field.first_chunk()?);
         }
         let end = file.checked_add(size)?;
-        end.checked_add(END_MARK as u64)?;
         Some(Local {
             header: at,
             file,
@@ -123,20 +197,20 @@ impl Local {
         })
     }
 
-    /// The same, if an end mark vouches for it.
-    pub fn finished(bytes: &[u8], at: u64) -> Option<Self> {
-        let local = Self::read(bytes, at)?;
-        let mark = slice(bytes, &(local.end..local.end + END_MARK as u64))?;
-        // The signature first: it is nearly always enough to tell.
-        let vouched = mark.starts_with(&SIGNATURE)
-            && mark == end_mark(at, local.file, local.end, local.crc, local.name(bytes));
-        vouched.then_some(local)
-    }
-
-    /// Whether it is one of ours that was begun, by its provisional header.
-    pub fn is_begun(&self, bytes: &[u8]) -> bool {
-        let name = self.name(bytes);
-        !name.is_empty() && self.crc == provisional_crc(self.header, self.file, self.end, name)
+    /// The member of mmnpz whose local header is at `at`, if its mark is right. It may end behind the file.
+    pub fn marked(bytes: &[u8], at: u64) -> Option<Marked> {
+        let member = Self::read(bytes, at)?;
+        let name = member.name(bytes);
+        let extra_start = at + LocalHeader::SIZE as u64 + u64::from(member.name_len);
+        // Only the start of the padding may be in the file.
+        let extra = slice(bytes, &(extra_start..member.file.min(bytes.len() as u64)))?;
+        let field = mark_field(extra)?;
+        let found = u32::from_le_bytes(*field.first_chunk()?);
+        let low_water = LowWater(field.get(4).copied().unwrap_or_default());
+        let places = (at, member.file, member.end);
+        let is = |state: &MemberState| found == low_water.checksum(*state, places, member.crc, name);
+        let state = [MemberState::Finished, MemberState::Begun].into_iter().find(is)?;
+        Some(Marked { member, state, low_water: low_water.below(at) })
     }
 
     /// The name, as stored.
@@ -148,6 +222,23 @@ impl Local {
     /// Whether the stored bytes have the checksum that the header says.
     pub fn is_sound(&self, bytes: &[u8]) -> bool {
         slice(bytes, &(self.file..self.end)).is_some_and(|file| crc32fast::hash(file) == self.crc)
+    }
+
+    /// Whether the local header comes after all other bytes of the member, see [`LARGE`].
+    pub fn is_large(&self) -> bool {
+        self.end - self.header > LARGE
+    }
+}
+
+/// What there is of the content of the field with the mark, which is the last one.
+fn mark_field(mut extra: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (head, rest) = extra.split_first_chunk::<4>()?;
+        let length = usize::from(u16::from_le_bytes([head[2], head[3]]));
+        if head[..2] == MARK_EXTRA.to_le_bytes() {
+            return Some(&rest[..length.min(rest.len())]);
+        }
+        extra = rest.get(length..)?;
     }
 }
 
@@ -180,8 +271,12 @@ pub struct Seal {
     end_crc: U32,
     state: U32,
     check: U32,
-    indexed: U32,
+    indexed: U16,
+    version: U16,
 }
+
+/// The version of all that mmnpz adds to an archive. What has another version is read as another program's archive.
+const VERSION: u16 = 2;
 
 /// What a seal says of the directory behind it, apart from what is in it: there can be other members.
 const OPEN: u32 = 0;
@@ -315,6 +410,12 @@ impl Base {
     }
 }
 
+/// How many bytes the end records can have: an end record, those of zip64, and a comment.
+const END_RECORDS: std::ops::RangeInclusive<u64> = {
+    let end_record = EndRecord::SIZE as u64;
+    end_record..=end_record + (Zip64EndRecord::SIZE + Zip64Locator::SIZE) as u64 + u16::MAX as u64
+};
+
 impl Seal {
     /// The size of the record.
     pub const SIZE: usize = size_of::<Self>();
@@ -337,7 +438,8 @@ impl Seal {
             end_crc: crc32fast::hash(sealed.end_records).into(),
             state: if sealed.last { CLOSED } else { OPEN }.into(),
             check: 0.into(),
-            indexed: u32::from(sealed.indexed).into(),
+            indexed: u16::from(sealed.indexed).into(),
+            version: VERSION.into(),
         };
         seal.certified()
     }
@@ -350,7 +452,10 @@ impl Seal {
     /// Whether it can be one that was written: what it says is used to ask for memory, and for places in the file.
     fn is_possible(&self) -> bool {
         let least = self.members().checked_mul(CentralHeader::SIZE as u64);
-        least.is_some_and(|least| least <= self.size.get())
+        let end_records = self.file_len.get().checked_sub(self.directory_end());
+        self.version.get() == VERSION
+            && END_RECORDS.contains(&end_records.unwrap_or_default())
+            && least.is_some_and(|least| least <= self.size.get())
             && self.index.get() <= self.at()
             && self.listed() <= self.next()
             && self.next() <= self.start()
@@ -494,47 +599,59 @@ mod tests {
     use super::*;
     use crate::layout::{Alignment, Placement, StoredName};
 
-    fn member(at: usize, name: &str, data: &[u8], align: u64) -> Vec<u8> {
+    use MemberState::{Begun, Finished};
+
+    fn member(at: usize, name: &str, data: &[u8], align: u64, finished: u64) -> Vec<u8> {
         let name = StoredName::new(name).unwrap();
         let align = Alignment::new(align).unwrap();
-        let place = Placement::new(at as u64, &name, 0, data.len() as u64, align).unwrap();
-        let crc = crc32fast::hash(data);
-        let mut bytes = vec![0; place.gap as usize];
-        bytes.extend(place.local_header(&name, crc));
+        let place = Placement::new(at as u64, &name, 0, data.len() as u64, align, finished).unwrap();
+        let mut bytes = place.local_header(&name, Finished, crc32fast::hash(data));
         bytes.extend(data);
-        bytes.extend(place.end_mark(&name, crc));
-        assert_eq!(bytes.len() as u64, place.next() - at as u64);
+        assert_eq!(bytes.len() as u64, place.end - at as u64);
         bytes
     }
 
     #[test]
-    fn a_member_is_finished_only_where_and_as_it_was_written() {
-        for align in [1, 64, 65536] {
+    fn a_mark_holds_only_where_and_as_it_was_written() {
+        for (align, finished) in [(1, 100), (1, 3), (64, 100), (64, 0), (32768, 99)] {
             let mut bytes = vec![0; 100];
-            bytes.extend(member(100, "ä", &[7; 300], align));
-            let at = bytes.windows(4).position(|window| window == b"PK\x03\x04").unwrap() as u64;
-            let local = Local::finished(&bytes, at).unwrap();
+            bytes.extend(member(100, "ä", &[7; 300], align, finished));
+            let marked = Local::marked(&bytes, 100).unwrap();
+            let local = marked.member;
+            assert_eq!(marked.state, Finished);
+            assert!(marked.low_water <= finished, "{marked:?}");
+            assert_eq!(finished == 100, marked.low_water == 100);
             assert_eq!(local.name(&bytes), "ä.npy".as_bytes());
             assert_eq!(slice(&bytes, &(local.file..local.end)), Some(&[7; 300][..]));
             assert!(local.is_sound(&bytes));
-            assert_eq!(local.end + END_MARK as u64, bytes.len() as u64);
-            assert!(!local.is_begun(&bytes));
-            // Cut short by one byte, moved by one, or with any byte of header, name or mark changed.
-            assert_eq!(Local::finished(&bytes[..bytes.len() - 1], at), None);
-            assert_eq!(Local::finished(&bytes[1..], at - 1), None);
-            let name_end = at as usize + LocalHeader::SIZE + local.name(&bytes).len();
-            let crc_sizes_and_name = (at as usize + 14..name_end).chain(bytes.len() - END_MARK..bytes.len());
-            for changed in crc_sizes_and_name {
+            assert_eq!(local.end, bytes.len() as u64);
+            // Moved by one, or with any byte of the header, the name or the mark changed.
+            assert_eq!(Local::marked(&bytes[1..], 99), None);
+            let field = 100 + LocalHeader::SIZE + local.name(&bytes).len();
+            let mark = field + 4..field + 8 + usize::from(finished < 100);
+            for changed in (100..104).chain(114..field + 2).chain(mark) {
                 let mut bytes = bytes.clone();
                 bytes[changed] ^= 0x10;
-                assert_eq!(Local::finished(&bytes, at), None, "byte {changed}");
+                assert_eq!(Local::marked(&bytes, 100), None, "byte {changed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_low_water_mark_says_at_most_what_is_so() {
+        for header in [0, 1, 1000, 1 << 40, (1 << 62) + 1] {
+            for distance in [0, 1, 2, 3, 100, 1 << 33, (1 << 62) + 1, u64::MAX] {
+                let finished = header - distance.min(header);
+                let below = LowWater::new(header, finished).below(header);
+                assert!(below <= finished, "{header} {distance}");
+                assert!(header - below <= 2 * (header - finished), "{header} {distance}");
             }
         }
     }
 
     #[test]
     fn members_without_a_size_in_front_are_not_read() {
-        let mut bytes = member(0, "a", &[1; 20], 1);
+        let mut bytes = member(0, "a", &[1; 20], 1, 0);
         assert!(Local::read(&bytes, 0).is_some());
         for (at, value) in [(6, 8), (6, 1), (8, 8), (18, 0xff)] {
             let before = std::mem::replace(&mut bytes[at], value);
@@ -544,15 +661,15 @@ mod tests {
     }
 
     #[test]
-    fn a_provisional_header_is_known_by_its_first_bytes() {
+    fn a_member_that_is_begun_is_known_by_its_first_bytes() {
         for size in [100, 1 << 33] {
             let name = StoredName::new("a").unwrap();
-            let place = Placement::new(0, &name, 0, size, Alignment::new(65536).unwrap()).unwrap();
-            let bytes = place.local_header(&name, place.provisional_crc(&name));
-            let begun = |bytes: &[u8]| Local::read(bytes, 0).is_some_and(|local| local.is_begun(bytes));
-            assert!(begun(&bytes) && begun(&bytes[..100]));
-            assert!(!begun(&place.local_header(&name, 0)));
-            assert!(!begun(&bytes[..33]));
+            let place = Placement::new(0, &name, 0, size, Alignment::new(32768).unwrap(), 0).unwrap();
+            let bytes = place.local_header(&name, Begun, 5);
+            let state = |bytes: &[u8]| Local::marked(bytes, 0).map(|marked| marked.state);
+            assert_eq!((state(&bytes), state(&bytes[..100])), (Some(Begun), Some(Begun)));
+            assert_eq!(state(&place.local_header(&name, Finished, 0)), Some(Finished));
+            assert_eq!(state(&bytes[..33]), None);
         }
     }
 
@@ -618,7 +735,7 @@ mod tests {
             hinted: 0,
             index: &[9; 3],
             indexed: true,
-            end_records: b"end",
+            end_records: b"end records of 22 byte",
             last: true,
         };
         let seal = Seal::new(10, &sealed);
@@ -627,14 +744,14 @@ mod tests {
         bytes[10..10 + Seal::SIZE].copy_from_slice(seal.as_bytes());
         let behind = 10 + Seal::SIZE;
         bytes[behind..behind + 50].copy_from_slice(&directory);
-        bytes[behind + 50..behind + 53].copy_from_slice(b"end");
+        bytes[behind + 50..behind + 72].copy_from_slice(b"end records of 22 byte");
         bytes[300..300 + Base::SIZE].copy_from_slice(base.as_bytes());
         assert_eq!(Seal::read(&bytes, 10), Some(seal));
         bytes[7..10].copy_from_slice(&[9; 3]);
         assert!(seal.start() == 7 && seal.has_index(&bytes));
         assert_eq!(seal.index(&bytes), Some((&[9; 3][..], 1)));
         assert!(seal.holds(&bytes) && seal.is_last() && seal.has_end_records(&bytes));
-        assert!(seal.ends(&bytes[..behind + 53]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 52]));
+        assert!(seal.ends(&bytes[..behind + 72]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 71]));
         assert_eq!((seal.listed(), seal.next(), seal.directory()), (5, 7, behind as u64));
         assert_eq!(Base::read(&bytes, 300).unwrap().end_record(), 77);
         assert_eq!(Seal::read(&bytes[1..], 9), None);

@@ -1,10 +1,14 @@
 //! What members there are in a file, with or without a directory that lists them.
 //!
 //! A writer that was killed leaves members that no directory has: behind a directory that they have overwritten,
-//! behind the archive that was appended to, or in the room in front of the last directory that was flushed. All
-//! that is finished has an end mark, and every directory that was whole has a seal in front or a base behind it
+//! behind the archive that was appended to, or in the room in front of the last directory that was flushed. Each of
+//! them has a mark in its local header, and every directory that was whole has a seal in front or a base behind it
 //! ([`crate::mark`]). A survey goes through the file from member to member and believes nothing else, so that it
 //! neither misses a member nor takes something inside of an array for one.
+//!
+//! The highest low-water mark that it meets vouches for all members below. Of those above it, which were being written
+//! when the last one was begun, the large ones are finished if their local header says so, and the bytes of the others
+//! are compared with their checksum: about one for each thread that wrote, whatever the size of the archive.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,11 +16,12 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::filler::Filler;
 use crate::hint::{self, Described, Hint};
 use crate::index::{Directory, Walk, slice};
 use crate::layout;
 use crate::literal;
-use crate::mark::{Base, END_MARK, Local, Seal};
+use crate::mark::{Base, Local, Marked, MemberState, Seal};
 use crate::name;
 use crate::npy::{Header, MAX_HEADER_SIZE};
 use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
@@ -77,13 +82,15 @@ pub struct Survey {
     pub found: Vec<Local>,
     /// Members that were begun and not finished.
     pub unfinished: Vec<Unfinished>,
+    /// Ranges between members in which there is none, nor a filler.
+    pub gaps: Vec<Range<u64>>,
     /// Where further members can go: behind all that were found or are listed.
     pub end: u64,
     /// The directory is where zip readers look for it.
     pub is_at_end: bool,
     /// Behind the end record is nothing that an unfinished append left there.
     pub is_clean: bool,
-    /// What tells of the members that have no end marks.
+    /// What tells of the members that have no marks.
     pub origin: Origin,
 }
 
@@ -148,6 +155,7 @@ impl Survey {
         }
         let mut scan = Scan::new(bytes, Survey::default(), &mut go_on);
         scan.run(0..bytes.len() as u64)?;
+        scan.conclude()?;
         if scan.survey.is_empty() && effort == Effort::Full && !is_begun(bytes) {
             // Not one of ours; perhaps another program was killed before it wrote the directory.
             scan.chain()?;
@@ -176,6 +184,7 @@ impl Survey {
             // array that was being written, unless it was put behind it.
             let mut scan = Scan::new(bytes, Survey::default(), go_on);
             scan.run(0..len)?;
+            scan.conclude()?;
             let outer = scan.survey;
             let end = outer.directory.as_ref().map(|directory| directory.comment.end);
             let is_behind = outer.found.is_empty()
@@ -200,6 +209,7 @@ impl Survey {
         let mut scan = Scan::new(bytes, survey, go_on);
         scan.run(room)?;
         scan.run(behind)?;
+        scan.conclude()?;
         let mut survey = scan.survey;
         survey.is_at_end = is_at_end;
         survey.is_clean = seal.is_some_and(|seal| seal.ends(bytes)) || survey.end == len;
@@ -211,6 +221,41 @@ impl Survey {
     /// Whether the directory is where zip readers look for it, lists all there is, and is the end of the file.
     pub fn is_whole(&self) -> bool {
         self.is_at_end && self.is_clean && self.found.is_empty()
+    }
+
+    /// Takes found members out, as their bytes are not what was written. Their ranges are gaps, or at the end to be used
+    /// again.
+    pub fn drop_found(&mut self, mut is_sound: impl FnMut(&Local) -> bool) {
+        let gaps = &mut self.gaps;
+        self.found.retain(|member| {
+            let keep = is_sound(member);
+            if !keep {
+                gaps.push(member.header..member.end);
+            }
+            keep
+        });
+        gaps.sort_unstable_by_key(|gap| gap.start);
+        let mut merged: Vec<Range<u64>> = Vec::with_capacity(gaps.len());
+        for gap in gaps.drain(..) {
+            match merged.last_mut() {
+                Some(last) if last.end == gap.start => last.end = gap.end,
+                _ => merged.push(gap),
+            }
+        }
+        if let Some(last) = merged.pop_if(|last| last.end == self.end) {
+            self.end = last.start;
+        }
+        self.gaps = merged;
+    }
+
+    /// Where the local headers are that a later recovery scan must not follow: those of members that are not finished
+    /// where others will be written. Where a filler goes, that takes its place.
+    pub fn stale_headers(&self) -> impl Iterator<Item = u64> {
+        let in_gap = |gap: &Range<u64>, at: u64| {
+            gap.contains(&at) && (at != gap.start || gap.end - gap.start < Filler::LEAST)
+        };
+        let is_stale = move |at: &u64| *at >= self.end || self.gaps.iter().any(|gap| in_gap(gap, *at));
+        self.unfinished.iter().map(|member| member.header).filter(is_stale)
     }
 
     /// Whether there is nothing.
@@ -289,7 +334,11 @@ fn first_header(bytes: &[u8]) -> Option<u64> {
 /// Whether a file has what a file of ours has somewhere near its ends.
 fn could_be_ours(bytes: &[u8]) -> bool {
     let end = &bytes[bytes.len().saturating_sub(LAST_RECORD)..];
-    first_header(bytes).is_some() || memmem::find(end, b"PKmm").is_some()
+    let base = bytes.len() - end.len();
+    let is_marked = |at: usize| Local::marked(bytes, (base + at) as u64).is_some();
+    first_header(bytes).is_some()
+        || memmem::find(end, b"PKmm").is_some()
+        || memmem::find_iter(end, &LocalHeader::SIGNATURE.to_le_bytes()).any(is_marked)
 }
 
 /// Whether there is nothing at all in a file: no more than its size may be on the disk after a power failure.
@@ -297,10 +346,9 @@ pub fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| byte == 0)
 }
 
-/// Whether a file starts with a member that a writer of ours began.
+/// Whether a file starts with a member that a writer of ours began, or with what stands in the place of one.
 fn is_begun(bytes: &[u8]) -> bool {
-    let first = first_header(bytes).and_then(|at| Local::read(bytes, at));
-    first.is_some_and(|member| member.is_begun(bytes))
+    first_header(bytes).is_some_and(|at| Local::marked(bytes, at).is_some() || Filler::is_at(bytes, at))
 }
 
 struct Scan<'a, 'f> {
@@ -309,13 +357,32 @@ struct Scan<'a, 'f> {
     go_on: &'f mut dyn FnMut() -> bool,
     /// Where the local headers of the members are that the directory of the survey lists.
     listed: Option<HashSet<u64>>,
+    /// The members that it came across that the directory lists.
+    met: Vec<Range<u64>>,
+    /// Where members can be that the directory does not list: from here on, nothing must be between members.
+    first: u64,
+    /// Behind the members that the directory lists.
+    end: u64,
+    /// All members below this byte are finished.
+    low_water: u64,
     /// So many bytes of directories may still be read: real ones do not overlap, forged ones could.
     budget: u64,
 }
 
 impl<'a, 'f> Scan<'a, 'f> {
     fn new(bytes: &'a [u8], survey: Survey, go_on: &'f mut dyn FnMut() -> bool) -> Self {
-        Scan { bytes, survey, go_on, listed: None, budget: bytes.len() as u64 }
+        let seal = survey.seal;
+        Scan {
+            bytes,
+            go_on,
+            listed: None,
+            met: Vec::new(),
+            first: seal.map_or(survey.end, |seal| seal.listed()),
+            end: survey.end,
+            low_water: seal.map_or(0, |seal| seal.listed()),
+            budget: bytes.len() as u64,
+            survey,
+        }
     }
 
     /// Goes through a part of the file.
@@ -330,8 +397,9 @@ impl<'a, 'f> Scan<'a, 'f> {
             if steps % POLL_MEMBERS == 0 {
                 self.poll()?;
             }
-            if let Some(member) = Local::finished(self.bytes, at) {
-                at = self.take(member);
+            let marked = Local::marked(self.bytes, at);
+            if let Some(marked) = marked.filter(|marked| self.is_whole(marked)) {
+                at = self.take(&marked);
                 lost = false;
             } else if let Some(end) = self.take_directory(at) {
                 at = end;
@@ -350,19 +418,70 @@ impl<'a, 'f> Scan<'a, 'f> {
         Ok(())
     }
 
-    /// Takes up a finished member; gives back what is behind it.
-    fn take(&mut self, member: Local) -> u64 {
-        let next = member.end + END_MARK as u64;
+    /// Whether a member is finished, as far as its local header and the length of the file tell.
+    fn is_whole(&self, marked: &Marked) -> bool {
+        marked.state == MemberState::Finished && marked.member.end <= self.bytes.len() as u64
+    }
+
+    /// Takes up a member that its header says is finished; gives back what is behind it.
+    fn take(&mut self, marked: &Marked) -> u64 {
+        let member = marked.member;
+        self.low_water = self.low_water.max(marked.low_water);
         if self.survey.directory.is_some() {
             let listed =
                 self.listed.get_or_insert_with(|| listed(self.bytes, self.survey.directory.as_ref()));
             if listed.contains(&member.header) {
-                return next;
+                self.met.push(member.header..member.end);
+                return member.end;
             }
         }
         self.survey.found.push(member);
-        self.survey.end = self.survey.end.max(next);
-        next
+        member.end
+    }
+
+    /// Once all has been gone through: drops members that are not finished after all, and finds the gaps.
+    fn conclude(&mut self) -> Result<()> {
+        let found = std::mem::take(&mut self.survey.found);
+        let mut sound = Vec::with_capacity(found.len());
+        for member in found {
+            if member.is_large() || member.end <= self.low_water || self.is_sound(&member)? {
+                sound.push(member);
+            } else {
+                self.push_unfinished(member.header);
+            }
+        }
+        self.survey.end = sound.iter().map(|member| member.end).fold(self.end, u64::max);
+        self.survey.unfinished.sort_unstable_by_key(|member| member.header);
+        let mut ranges = std::mem::take(&mut self.met);
+        ranges.extend(sound.iter().map(|member| member.header..member.end));
+        ranges.sort_unstable_by_key(|range| range.start);
+        let mut reached = self.first;
+        for range in ranges {
+            let is_filled = Filler::is_at(self.bytes, reached)
+                && Local::read(self.bytes, reached).is_some_and(|filler| filler.end == range.start);
+            if range.start > reached && !is_filled {
+                self.survey.gaps.push(reached..range.start);
+            }
+            reached = reached.max(range.end);
+        }
+        self.survey.found = sound;
+        Ok(())
+    }
+
+    fn is_sound(&mut self, member: &Local) -> Result<bool> {
+        self.poll()?;
+        Ok(member.is_sound(self.bytes))
+    }
+
+    /// Reports what a local header says that was begun.
+    fn push_unfinished(&mut self, at: u64) {
+        let Ok(header) = LocalHeader::read(self.bytes, at, ErrorKind::LocalOutside) else { return };
+        let start = at + LocalHeader::SIZE as u64;
+        let raw = slice(self.bytes, &(start..start + u64::from(header.name_len.get())));
+        let name = raw.and_then(|raw| name::decode(raw, header.flags.get()).ok());
+        if let Some(name) = name.as_deref().and_then(|name| name.strip_suffix(name::EXTENSION)) {
+            self.survey.unfinished.push(Unfinished { header: at, name: name.to_owned() });
+        }
     }
 
     /// Takes up a directory that a record at `at` vouches for; gives back what is behind it.
@@ -373,13 +492,13 @@ impl<'a, 'f> Scan<'a, 'f> {
         {
             let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
             self.can_read(&directory).then_some(())?;
-            self.survey = Survey {
-                directory: Some(directory),
-                origin: Origin::Base,
-                end: at + Base::SIZE as u64,
-                ..Survey::default()
-            };
+            let end = at + Base::SIZE as u64;
+            self.survey =
+                Survey { directory: Some(directory), origin: Origin::Base, end, ..Survey::default() };
             self.listed = None;
+            self.met.clear();
+            (self.first, self.end) = (end, end);
+            self.low_water = self.low_water.max(end);
             return Some(self.survey.end);
         }
         let seal = Seal::read(bytes, at)?;
@@ -388,19 +507,21 @@ impl<'a, 'f> Scan<'a, 'f> {
         is_newer.then_some(())?;
         let (directory, behind) = self.sealed(&seal)?;
         let in_directory = listed(bytes, Some(&directory));
-        let found = std::mem::take(&mut self.survey.found);
-        let found: Vec<_> = found
-            .into_iter()
-            .filter(|member| member.header >= seal.listed() && !in_directory.contains(&member.header))
-            .collect();
-        let end = found.last().map_or(0, |last| last.end + END_MARK as u64).max(seal.next());
+        let mut found = std::mem::take(&mut self.survey.found);
+        found.retain(|member| member.header >= seal.listed());
+        let (in_directory_too, found): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|member| in_directory.contains(&member.header));
+        self.met.retain(|range| range.start >= seal.listed());
+        self.met.extend(in_directory_too.iter().map(|member| member.header..member.end));
+        (self.first, self.end) = (seal.listed(), seal.next());
+        self.low_water = self.low_water.max(seal.listed());
         self.survey = Survey {
             directory: Some(directory),
             seal: Some(seal),
             state: if seal.holds(bytes) { State::Sound } else { State::Unknown },
             found,
             unfinished: std::mem::take(&mut self.survey.unfinished),
-            end,
+            end: seal.next(),
             ..Survey::default()
         };
         self.listed = Some(in_directory);
@@ -445,26 +566,27 @@ impl<'a, 'f> Scan<'a, 'f> {
         directory.is_readable(self.bytes).is_ok()
     }
 
-    /// What a local header at `at` that nothing vouches for says where the next record is.
+    /// What a local header at `at` of no finished member says where the next record is.
     fn step_over(&mut self, at: u64, lost: &mut bool) -> Option<u64> {
-        let header = LocalHeader::read(self.bytes, at, ErrorKind::LocalOutside).ok()?;
-        if !*lost {
-            let start = at + LocalHeader::SIZE as u64;
-            let raw = slice(self.bytes, &(start..start + u64::from(header.name_len.get())));
-            let name = raw.and_then(|raw| name::decode(raw, header.flags.get()).ok());
-            if let Some(name) = name.as_deref().and_then(|name| name.strip_suffix(name::EXTENSION)) {
-                self.survey.unfinished.push(Unfinished { header: at, name: name.to_owned() });
-            }
+        let member = Local::read(self.bytes, at);
+        let marked = Local::marked(self.bytes, at);
+        if let Some(marked) = marked {
+            // When it was begun, the members below were finished, whatever became of it.
+            self.low_water = self.low_water.max(marked.low_water);
+        }
+        if (!*lost || marked.is_some()) && !Filler::is_at(self.bytes, at) {
+            LocalHeader::read(self.bytes, at, ErrorKind::LocalOutside).ok()?;
+            self.push_unfinished(at);
             *lost = true;
         }
         // This only saves going through the bytes of the member: where no record is, they are gone through.
-        let end = Local::read(self.bytes, at)?.end;
-        let behind_mark = end + END_MARK as u64;
-        if Local::finished(self.bytes, behind_mark).is_some() {
-            return Some(behind_mark);
+        let end = member?.end;
+        if Local::marked(self.bytes, end).is_some() {
+            return Some(end);
         }
         let record = slice(self.bytes, &(end..end.checked_add(4)?))?;
-        matches!(record, b"PK\x03\x04" | b"PK\x01\x02" | b"PK\x05\x06" | b"PK\x06\x06").then_some(end)
+        matches!(record, b"PK\x03\x04" | b"PK\x01\x02" | b"PK\x05\x06" | b"PK\x06\x06" | b"PKmm")
+            .then_some(end)
     }
 
     /// Where the next record starts that could be a member or vouch for a directory.
@@ -500,6 +622,7 @@ impl<'a, 'f> Scan<'a, 'f> {
             self.survey.origin = Origin::Members;
             self.survey.end = self.bytes.len() as u64;
             self.survey.unfinished.clear();
+            self.survey.gaps.clear();
             self.step_over(at, &mut false);
         }
         Ok(())

@@ -12,6 +12,7 @@ use mmnpz_core::grow::Held;
 use mmnpz_core::hint::{Described, Hint};
 use mmnpz_core::index::{Directory, Index};
 use mmnpz_core::layout::{Alignment, StoredName};
+use mmnpz_core::mark::MemberState;
 use mmnpz_core::npy::{MAX_HEADER_SIZE, encode};
 use mmnpz_core::survey::{Effort, Survey};
 
@@ -49,12 +50,10 @@ fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
         let Ok(Reserved::Place(place)) = appender.reserve(&stored, header as u64, file.len() as u64) else {
             return None;
         };
-        let crc = 1234;
-        bytes.resize(place.header as usize, 0);
-        bytes.extend(place.local_header(&stored, crc));
+        let crc = crc32fast::hash(&file);
+        bytes.extend(place.local_header(&stored, MemberState::Finished, crc));
         items.push((name, bytes.len() as u64 + header as u64));
         bytes.extend(file);
-        bytes.extend(place.end_mark(&stored, crc));
         let array = Described { descr: "'|u1'", fortran_order: false, shape: &shape, header };
         appender.finish(&place, &stored, crc, Hint::new(&array).as_ref());
     }
@@ -99,9 +98,10 @@ fn appended(bytes: &[u8]) -> Option<Vec<u8>> {
             Reserved::NoRoom(_) => return None,
         }
     };
-    let member = [&place.local_header(&stored, 5)[..], &[7; 64], &place.end_mark(&stored, 5)].concat();
+    let crc = crc32fast::hash(&[7; 64]);
+    let member = [&place.local_header(&stored, MemberState::Finished, crc)[..], &[7; 64]].concat();
     put(&mut bytes, &member, place.header);
-    appender.finish(&place, &stored, 5, None);
+    appender.finish(&place, &stored, crc, None);
     publish(&mut appender, &mut bytes)?;
     assert!(bytes.len() >= held.as_ref().as_ref().len(), "the file got shorter");
     Some(bytes)

@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use mmnpz_core::directory::{DirectoryWriter, OldDirectory};
 use mmnpz_core::index::{Directory, Index, Walk};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
+use mmnpz_core::mark::MemberState;
 use mmnpz_core::name;
 use mmnpz_fuzz::{Plan, check, cut, listed};
 
@@ -56,10 +57,10 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
         let Ok(name) = StoredName::new(new.name()) else { continue };
         let file = format!("{}.npy", new.name());
         assert_eq!(writer.contains(&name), known.contains(&file), "{file:?}");
-        let alignment = Alignment::new(1 << (new.alignment % 17)).unwrap();
-        let place = Placement::new(bytes.len() as u64, &name, 0, new.data.into(), alignment).unwrap();
-        bytes.resize(place.header as usize, 0);
-        bytes.extend(place.local_header(&name, 0));
+        let alignment = Alignment::new(1 << (new.alignment % 16)).unwrap();
+        let at = bytes.len() as u64;
+        let place = Placement::new(at, &name, 0, new.data.into(), alignment, at).unwrap();
+        bytes.extend(place.local_header(&name, MemberState::Finished, 0));
         assert_eq!(bytes.len() as u64, place.file);
         bytes.resize(place.end as usize, b'd');
         writer.push(&place, &name, 0, None);

@@ -1,7 +1,7 @@
 //! An archive that is open for writing: threads, and what they write to the file.
 //!
 //! Where things go is the core's to say ([`mmnpz_core::append`]). What is written here in which order, and what is
-//! synced, makes that come true: a member's end mark after all else of it, a directory after its members.
+//! synced, makes that come true: a large member's local header after all else of it, a directory after its members.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,8 +11,10 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use mmnpz_core::append::{Appender, Publish, Reserved};
+use mmnpz_core::filler::Filler;
 use mmnpz_core::grow::Held;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
+use mmnpz_core::mark::MemberState;
 use mmnpz_core::survey::{self, Effort, Survey};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -22,10 +24,7 @@ use crate::file::{self, Locked, write_all_at};
 use crate::source::{Items, NpyHeader};
 use crate::{fork, mapping, repair};
 
-/// Members up to this size are put together in memory and handed over in one system call.
-const SMALL: u64 = 1 << 20;
-
-/// Larger ones are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
+/// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
 /// blocks of 512 KiB the two threads wait more for each other.
 const BLOCK: u64 = 1 << 20;
 
@@ -70,6 +69,8 @@ pub(crate) struct Archive {
 /// written.
 pub(crate) struct State {
     pub(crate) appender: Appender,
+    /// Gaps that could not be filled yet, as writing failed.
+    gaps: Vec<Filler>,
     /// The threads that write a large member: these look at signals meanwhile.
     large: Vec<ThreadId>,
     pub(crate) closed: bool,
@@ -95,11 +96,6 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
     };
     repair::sort_out(file, map, &mut survey, |_| Ok(()))?;
     repair::resume(file, &held, &survey, alignment)
-}
-
-/// Whether a member is written in blocks.
-fn is_large(place: &Placement) -> bool {
-    place.end - place.start() > SMALL
 }
 
 impl Archive {
@@ -128,7 +124,7 @@ impl Archive {
             locked,
             sync,
             forks: fork::count(),
-            state: Mutex::new(State { appender, large: Vec::new(), closed: false }),
+            state: Mutex::new(State { appender, gaps: Vec::new(), large: Vec::new(), closed: false }),
             finished: Condvar::new(),
             publishing: Mutex::new(is_on_disk),
         }
@@ -154,7 +150,7 @@ impl Archive {
         self.begin(state)?;
         let reserved = state.appender.reserve(&member.name, header, size)?;
         if let Reserved::Place(place) = &reserved
-            && is_large(place)
+            && place.is_large()
         {
             state.large.push(thread::current().id());
         }
@@ -179,7 +175,7 @@ impl Archive {
 
     /// Writes a member into its range and enters it in the directory.
     pub(crate) fn write(&self, place: &Placement, member: &mut Member) -> Result<(), Failure> {
-        let large = is_large(place);
+        let large = place.is_large();
         let written = if large { self.write_large(place, member) } else { self.write_small(place, member) };
         let mut state = self.lock()?;
         if large {
@@ -190,12 +186,12 @@ impl Archive {
         match &written {
             Ok(crc) => state.appender.finish(place, &member.name, *crc, member.header.hint.as_ref()),
             Err(_) => {
-                if let Some(length) = state.appender.abandon(place)
-                    && self.file().metadata().is_ok_and(|metadata| metadata.len() > length)
-                {
-                    // Under the lock, before anybody else gets the range. If it fails, the file is only longer.
-                    let _ = self.file().set_len(length);
-                }
+                // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may have
+                // mapped it. What cannot be done here only leaves bytes that nobody reads.
+                let _ = file::release(self.file(), place.header..place.end);
+                let gap = state.appender.abandon(place);
+                state.gaps.extend(gap);
+                self.fill_gaps(&mut state);
             }
         }
         if state.closed {
@@ -206,30 +202,34 @@ impl Archive {
         written.map(|_| ())
     }
 
+    /// Fills gaps, so that members follow one another. Where that fails, the next directory tries again: until then, only
+    /// programs that read without a directory miss what is behind.
+    fn fill_gaps(&self, state: &mut State) {
+        state.gaps.retain(|filler| file::fill(self.file(), filler).is_err());
+    }
+
     /// One buffer, one system call.
     fn write_small(&self, place: &Placement, member: &mut Member) -> Result<u32, Failure> {
-        let head = (place.file - place.start()) as usize;
-        let mut bytes = Vec::with_capacity((place.next() - place.start()) as usize);
+        let head = (place.file - place.header) as usize;
+        let mut bytes = Vec::with_capacity((place.end - place.header) as usize);
         // The local header needs the checksum of what follows it.
         bytes.resize(head, 0);
         bytes.extend_from_slice(&member.header.bytes);
         member.items.read(member.items.len() as usize, &mut bytes);
         let crc = crc32fast::hash(&bytes[head..]);
-        if self.sync || place.start() == 0 {
+        if self.sync || place.header == 0 {
             // A new file shows that it is ours, however little of its first member is there.
             self.begin_member(place, &member.name)?;
             write_all_at(self.file(), &bytes[head..], place.file)?;
             self.complete(place, &member.name, crc)?;
         } else {
-            place.write_local(&member.name, crc, &mut bytes[place.gap as usize..head]);
-            // In this order in the file, and so in memory: the mark is there last, wherever the system call ends.
-            bytes.extend_from_slice(&place.end_mark(&member.name, crc));
-            write_all_at(self.file(), &bytes, place.start())?;
+            place.write_local(&member.name, MemberState::Finished, crc, &mut bytes[..head]);
+            write_all_at(self.file(), &bytes, place.header)?;
         }
         Ok(crc)
     }
 
-    /// Block by block, and the end mark and the local header last, when the checksum is known.
+    /// Block by block, and the local header once more at the end, when the checksum is known.
     ///
     /// A second thread takes every other block: while one copies and checksums, the other is in the system call,
     /// so that the bytes which are stored are those that were checksummed, whatever happens to the array, and
@@ -260,8 +260,8 @@ impl Archive {
 
     /// Writes a header that says that the member is being written.
     fn begin_member(&self, place: &Placement, name: &StoredName) -> Result<(), Failure> {
-        self.write_head(place, name, place.provisional_crc(name))?;
-        if self.sync && place.start() == 0 {
+        self.write_head(place, name, MemberState::Begun, 0)?;
+        if self.sync && place.header == 0 {
             // What is in a file without this could be anybody's.
             self.file().sync_data()?;
         }
@@ -269,10 +269,14 @@ impl Archive {
     }
 
     /// Writes what is in front of a member's `.npy` file.
-    fn write_head(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
-        let mut head = vec![0; (place.file - place.start()) as usize];
-        place.write_local(name, crc, &mut head[place.gap as usize..]);
-        Ok(write_all_at(self.file(), &head, place.start())?)
+    fn write_head(
+        &self,
+        place: &Placement,
+        name: &StoredName,
+        state: MemberState,
+        crc: u32,
+    ) -> Result<(), Failure> {
+        Ok(write_all_at(self.file(), &place.local_header(name, state, crc), place.header)?)
     }
 
     /// Makes a member count whose bytes are all there. The header comes last: until then, it says that the member
@@ -281,12 +285,7 @@ impl Archive {
         if self.sync {
             self.file().sync_data()?;
         }
-        write_all_at(self.file(), &place.end_mark(name, crc), place.end)?;
-        if self.sync && place.start() == 0 {
-            // Without the one, the other would say that the file is not ours.
-            self.file().sync_data()?;
-        }
-        self.write_head(place, name, crc)?;
+        self.write_head(place, name, MemberState::Finished, crc)?;
         if self.sync {
             self.file().sync_data()?;
         }
@@ -324,6 +323,7 @@ impl Archive {
             if !state.appender.needs(publish) {
                 return Ok(());
             }
+            self.fill_gaps(&mut state);
             self.begin(&mut state)?;
             state.appender.publish(publish, length)?
         };

@@ -2,8 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use mmnpz_core::filler::Filler;
 
 use crate::error::Failure;
 use crate::lock::{self, WriteLock};
@@ -149,6 +152,64 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
+}
+
+/// The length of the signature of a local header; without it, nobody finds one.
+pub(crate) const SIGNATURE: usize = 4;
+
+/// Bytes that are written at once where a range cannot be cleared otherwise.
+const BLOCK: u64 = 1 << 20;
+
+/// Fills a range of the file that has no member.
+pub(crate) fn fill(file: &File, filler: &Filler) -> io::Result<()> {
+    clear(file, filler.zeros..filler.range.end)?;
+    write_all_at(file, &filler.head(), filler.range.start)
+}
+
+/// Gives a range up in which there is no member, as far as the file reaches: nobody finds one there any more, and its space
+/// goes back to the disk where the file system can do that.
+pub(crate) fn release(file: &File, range: Range<u64>) -> io::Result<()> {
+    let range = range.start..range.end.min(file.metadata()?.len());
+    if range.is_empty() {
+        return Ok(());
+    }
+    let count = (SIGNATURE as u64).min(range.end - range.start);
+    let cleared = write_all_at(file, &[0; SIGNATURE][..count as usize], range.start);
+    if punch(file, &range) { Ok(()) } else { cleared }
+}
+
+/// Puts zeros in a range, as far as the file reaches, and gives its space back to the disk where the file system can.
+pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
+    let range = range.start..range.end.min(file.metadata()?.len());
+    if range.is_empty() || punch(file, &range) {
+        return Ok(());
+    }
+    let zeros = vec![0; BLOCK.min(range.end - range.start) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let count = BLOCK.min(range.end - at);
+        write_all_at(file, &zeros[..count as usize], at)?;
+        at += count;
+    }
+    Ok(())
+}
+
+/// Makes a range a hole; says whether that was done.
+#[cfg(target_os = "linux")]
+fn punch(file: &File, range: &Range<u64>) -> bool {
+    use std::os::fd::AsRawFd;
+
+    let (Ok(start), Ok(length)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else {
+        return false;
+    };
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes no memory of ours.
+    unsafe { libc::fallocate64(file.as_raw_fd(), mode, start, length) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn punch(_file: &File, _range: &Range<u64>) -> bool {
+    false
 }
 
 #[cfg(unix)]

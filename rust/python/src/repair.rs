@@ -1,13 +1,15 @@
 //! Bringing back what a killed writer left: checking it, and writing the directory that lists it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mmnpz_core::append::Appender;
+use mmnpz_core::filler::Filler;
 use mmnpz_core::grow::Held;
 use mmnpz_core::layout::Alignment;
-use mmnpz_core::mark::{END_MARK, Local};
+use mmnpz_core::mark::Local;
 use mmnpz_core::name;
 use mmnpz_core::survey::{self, Effort, Origin, Survey};
 use mmnpz_core::zip::{LocalHeader, Record};
@@ -25,27 +27,30 @@ const BLOCK: usize = 1 << 24;
 pub(crate) type Dropped = (String, u64, &'static str);
 
 /// Checks the members that no directory lists, and drops those whose bytes are not what was written: after a power
-/// failure, a member can have an end mark and not its data. `progress` gets the number of bytes that were checked.
+/// failure, a member can have its local header and not its data. `progress` gets the number of bytes that were checked.
 pub(crate) fn sort_out(
     file: &File,
     bytes: &[u8],
     survey: &mut Survey,
     mut progress: impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Vec<Dropped>, Failure> {
+    if survey.origin == Origin::Members {
+        return Ok(Vec::new());
+    }
     let mut dropped = Vec::new();
-    let mut sound = Vec::with_capacity(survey.found.len());
-    for member in std::mem::take(&mut survey.found) {
-        if survey.origin == Origin::Members || is_sound(bytes, &member, &mut progress)? {
-            sound.push(member);
+    let mut torn = HashSet::new();
+    for member in &survey.found {
+        if is_sound(bytes, member, &mut progress)? {
             continue;
         }
+        torn.insert(member.header);
         // So that it is not found again.
-        file::write_all_at(file, &[0; END_MARK], member.end)?;
+        file::write_all_at(file, &[0; file::SIGNATURE], member.header)?;
         let name = name::decode(member.name(bytes), member.flags).unwrap_or_default();
         let name = name.strip_suffix(name::EXTENSION).unwrap_or(&name).to_owned();
         dropped.push((name, member.header, "its bytes do not have its checksum"));
     }
-    survey.found = sound;
+    survey.drop_found(|member| !torn.contains(&member.header));
     Ok(dropped)
 }
 
@@ -56,10 +61,18 @@ pub(crate) fn resume(
     survey: &Survey,
     alignment: Alignment,
 ) -> Result<Appender, Failure> {
+    // Where nothing was ever finished, the first header is all that tells that the file is ours: it stays until a member
+    // takes its place.
+    let kept = usize::from(survey.is_empty());
+    for at in survey.stale_headers().skip(kept) {
+        file::write_all_at(file, &[0; file::SIGNATURE], at)?;
+    }
     if survey.is_empty() {
-        // Nothing was ever finished here: no reader could open it.
-        file.set_len(0)?;
+        // The file stays as long as it is: a reader may just be looking at it.
         return Ok(Appender::new(alignment));
+    }
+    for filler in survey.gaps.iter().cloned().filter_map(Filler::new) {
+        file::fill(file, &filler)?;
     }
     mend_start(file, (**held).as_ref(), survey)?;
     Ok(Appender::resume(held, survey, alignment)?)

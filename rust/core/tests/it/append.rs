@@ -12,6 +12,7 @@ use mmnpz_core::error::ErrorKind;
 use mmnpz_core::grow::Held;
 use mmnpz_core::index::{Directory, Index};
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
+use mmnpz_core::mark::MemberState::{Begun, Finished};
 use mmnpz_core::survey::{Effort, Origin, Survey};
 use proptest::prelude::*;
 
@@ -24,11 +25,11 @@ const PAGE: u64 = 64;
 enum Step {
     /// A member in one write.
     Small(usize),
-    /// A member whose header comes first, then its data in pieces, then its end mark and its header;
+    /// A member whose header comes first, then its data in pieces, then its header once more;
     /// meanwhile a small one of another thread is written behind it.
     Large(usize, Option<usize>),
-    /// A member that fails half way, and whether its end is reached by the file.
-    Failed(usize),
+    /// A member that fails half way, and whether another thread has written one behind it.
+    Failed(usize, bool),
     Flush,
     /// Closes the archive and opens it again.
     Session,
@@ -40,7 +41,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (0..400usize).prop_map(Step::Small),
         2 => (0..700usize, proptest::option::of(0..200usize)).prop_map(|(size, other)| Step::Large(size, other)),
-        1 => (0..500usize).prop_map(Step::Failed),
+        1 => (0..500usize, any::<bool>()).prop_map(|(size, behind)| Step::Failed(size, behind)),
         1 => (60_000..200_000usize).prop_map(Step::Small),
         3 => Just(Step::Flush),
         1 => Just(Step::Session),
@@ -204,7 +205,7 @@ impl Sim {
         self.number += 1;
         let name = format!("m{}", self.number);
         // No .npy file is smaller.
-        let size = size + 64;
+        let size = size + 128;
         // What another archive has inside may look like anything of this one.
         let mut data = Archive::of(vec![Member::stored("inner.npy", b"inner")]).build().bytes;
         data.resize(size, self.number as u8);
@@ -222,14 +223,14 @@ impl Sim {
         let (stored, name, data) = self.member(size);
         let place = self.reserve(&stored, data.len());
         let crc = crc32fast::hash(&data);
-        let (head, mark) = (head_of(&place, &stored, crc), place.end_mark(&stored, crc));
-        if place.start() == 0 {
-            let provisional = head_of(&place, &stored, place.provisional_crc(&stored));
-            self.put(&provisional, 0);
-            self.put(&[&data[..], &mark].concat(), place.file);
+        let head = place.local_header(&stored, Finished, crc);
+        if place.header == 0 {
+            let begun = place.local_header(&stored, Begun, 0);
+            self.put(&begun, 0);
+            self.put(&data, place.file);
             self.put(&head, 0);
         } else {
-            self.put(&[&head[..], &data, &mark].concat(), place.start());
+            self.put(&[&head[..], &data].concat(), place.header);
         }
         self.finish(&place, &stored, &name);
     }
@@ -238,8 +239,8 @@ impl Sim {
         let (stored, name, data) = self.member(size);
         let place = self.reserve(&stored, data.len());
         let crc = crc32fast::hash(&data);
-        let head = head_of(&place, &stored, place.provisional_crc(&stored));
-        self.put(&head, place.start());
+        let head = place.local_header(&stored, Begun, 0);
+        self.put(&head, place.header);
         let (first, second) = data.split_at(data.len() / 2);
         // The blocks come in any order.
         self.put(second, place.file + first.len() as u64);
@@ -248,20 +249,26 @@ impl Sim {
             self.publish(Publish::Room(0));
         }
         self.put(first, place.file);
-        self.put(&place.end_mark(&stored, crc), place.end);
-        let head = head_of(&place, &stored, crc);
-        self.put(&head, place.start());
+        let head = place.local_header(&stored, Finished, crc);
+        self.put(&head, place.header);
         self.finish(&place, &stored, &name);
     }
 
-    fn failed(&mut self, size: usize) {
+    fn failed(&mut self, size: usize, behind: bool) {
         let (stored, name, data) = self.member(size);
         let place = self.reserve(&stored, data.len());
-        let head = head_of(&place, &stored, place.provisional_crc(&stored));
-        self.put(&head, place.start());
+        let head = place.local_header(&stored, Begun, 0);
+        self.put(&head, place.header);
         self.put(&data[..data.len() / 2], place.file);
-        if let Some(length) = self.appender.abandon(&place) {
-            self.bytes.truncate(length as usize);
+        let other = behind.then(|| {
+            self.small(20);
+        });
+        let end = place.end.min(self.bytes.len() as u64);
+        self.bytes[place.header as usize..end as usize].fill(0);
+        let filler = self.appender.abandon(&place);
+        assert_eq!(filler.is_some(), other.is_some());
+        if let Some(filler) = filler {
+            self.put(&filler.head(), filler.range.start);
         }
         self.begun.remove(&name);
         self.check();
@@ -314,7 +321,7 @@ impl Sim {
         match *step {
             Step::Small(size) => self.small(size),
             Step::Large(size, other) => self.large(size, other),
-            Step::Failed(size) => self.failed(size),
+            Step::Failed(size, behind) => self.failed(size, behind),
             Step::Flush => self.publish(Publish::Room(0)),
             Step::Session => {
                 self.publish(Publish::Last);
@@ -328,11 +335,6 @@ impl Sim {
         }
         self.check_going_on();
     }
-}
-
-/// What is in front of a member's data.
-fn head_of(place: &Placement, name: &StoredName, crc: u32) -> Vec<u8> {
-    [vec![0; place.gap as usize], place.local_header(name, crc)].concat()
 }
 
 /// Archives to begin with.
@@ -396,10 +398,10 @@ fn a_survey_can_be_interrupted() {
     let mut sim = Sim::new(Vec::new(), 1);
     for _ in 0..5000 {
         let (stored, name, data) = sim.member(0);
-        let place = sim.reserve(&stored, 0);
+        let place = sim.reserve(&stored, data.len());
         let crc = crc32fast::hash(&data);
-        let all = [head_of(&place, &stored, crc), place.end_mark(&stored, crc).to_vec()].concat();
-        sim.bytes.resize(place.start() as usize, 0);
+        let all = [&place.local_header(&stored, Finished, crc)[..], &data].concat();
+        sim.bytes.resize(place.header as usize, 0);
         sim.bytes.extend(all);
         sim.finish(&place, &stored, &name);
     }

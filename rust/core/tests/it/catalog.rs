@@ -4,6 +4,7 @@ use mmnpz_core::append::{Appender, Publish, Reserved};
 use mmnpz_core::catalog::{Catalog, Found};
 use mmnpz_core::error::ErrorKind;
 use mmnpz_core::layout::{Alignment, StoredName};
+use mmnpz_core::mark::MemberState;
 use mmnpz_core::survey::{Effort, Survey};
 
 const MEMBERS: usize = 20;
@@ -21,10 +22,11 @@ fn archive() -> (Vec<u8>, usize) {
         let stored = StoredName::new(&name(number)).unwrap();
         let Reserved::Place(place) = appender.reserve(&stored, 0, 80).unwrap() else { panic!() };
         bytes.resize(place.header as usize, 0);
-        bytes.extend(place.local_header(&stored, 7));
-        bytes.extend([number as u8; 80]);
-        bytes.extend(place.end_mark(&stored, 7));
-        appender.finish(&place, &stored, 7, None);
+        let data = [number as u8; 80];
+        let crc = crc32fast::hash(&data);
+        bytes.extend(place.local_header(&stored, MemberState::Finished, crc));
+        bytes.extend(data);
+        appender.finish(&place, &stored, crc, None);
     }
     let end = bytes.len();
     let mut new = appender.publish(Publish::Last, end as u64).unwrap();

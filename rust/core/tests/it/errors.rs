@@ -406,18 +406,17 @@ fn name_with_nul() {
 #[test]
 fn alignment() {
     let error = Alignment::new(0).unwrap_err();
-    let words = ["power of two", "1 to 65536", "got 0"];
+    let words = ["power of two", "1 to 32768", "got 0"];
     assert_error(&error, &ErrorKind::Alignment(0).into(), Part::Request, &words);
 }
 
 #[test]
 fn too_large() {
     let (name, align) = (StoredName::new("a").unwrap(), Alignment::new(1).unwrap());
-    // Local header and name take 35 bytes, and from 4 GiB on the zip64 field takes 20.
-    // The end mark takes 8 behind it.
+    // Local header and name take 35 bytes, from 4 GiB on the zip64 field takes 20, and the mark takes 8.
     let largest = i64::MAX as u64 - 55 - 8;
-    assert_eq!(Placement::new(0, &name, 128, largest, align).unwrap().next(), i64::MAX as u64);
-    let error = Placement::new(0, &name, 128, largest + 1, align).unwrap_err();
+    assert_eq!(Placement::new(0, &name, 128, largest, align, 0).unwrap().end, i64::MAX as u64);
+    let error = Placement::new(0, &name, 128, largest + 1, align, 0).unwrap_err();
     assert_error(&error, &ErrorKind::TooLarge.into(), Part::Request, &["larger than 2**63 bytes"]);
 }
 

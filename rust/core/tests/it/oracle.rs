@@ -5,6 +5,7 @@ use std::ops::Range;
 use mmnpz_core::directory::{DirectoryWriter, OldDirectory};
 use mmnpz_core::index::Directory;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
+use mmnpz_core::mark::MemberState;
 use proptest::prelude::*;
 use rawzip::{CompressionMethod, ZipArchive};
 
@@ -119,10 +120,10 @@ fn append(
     for (name, length, power) in requests {
         let stored = StoredName::new(name).unwrap();
         let alignment = Alignment::new(1 << power).unwrap();
-        let place = Placement::new(bytes.len() as u64, &stored, 0, *length as u64, alignment).unwrap();
-        bytes.resize(place.header as usize, 0);
+        let at = bytes.len() as u64;
+        let place = Placement::new(at, &stored, 0, *length as u64, alignment, at).unwrap();
         let data = vec![b'd'; *length];
-        bytes.extend(place.local_header(&stored, crc32fast::hash(&data)));
+        bytes.extend(place.local_header(&stored, MemberState::Finished, crc32fast::hash(&data)));
         assert_eq!(bytes.len() as u64, place.file);
         bytes.extend(&data);
         writer.push(&place, &stored, crc32fast::hash(&data), None);
