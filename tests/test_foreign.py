@@ -288,3 +288,25 @@ def test_end_records_whose_counts_are_wrong(tmp_path: Path) -> None:
         struct.pack_into("<2H", raw, len(raw) - END.size + 8, count, count)
         path = put(tmp_path / f"{count}.npz", bytes(raw))
         assert mmnpz.load(path).files == listed_by_zipfile(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("disk", "directory_disk"), [(1, 1), (1, 0), (0, 1)])
+@pytest.mark.parametrize("zip64", [False, True])
+def test_a_part_of_a_split_archive_is_refused(
+    tmp_path: Path, disk: int, directory_disk: int, zip64: bool
+) -> None:
+    """Its members are in other files, and with ours in it the parts could not be joined any more."""
+    raw = bytearray(build_zip(Entry("a.npy", npy(A)), zip64_end=zip64))
+    end = raw.rindex(b"PK\5\6")
+    raw[end + 4 : end + 8] = struct.pack("<2H", disk, directory_disk)
+    path = tmp_path / "a.npz"
+    path.write_bytes(raw)
+    calls: list[Callable[[], Any]] = [
+        lambda: mmnpz.load(path),
+        lambda: mmnpz.NpzWriter(path, "a"),
+        lambda: mmnpz.repair(path),
+    ]
+    for call in calls:
+        with pytest.raises(zipfile.BadZipFile, match="several disks"):
+            call()
+    assert path.read_bytes() == raw

@@ -69,6 +69,13 @@ impl Directory {
         while let Some(found) = rfind(tail, EndRecord::SIGNATURE.to_le_bytes()) {
             match Self::from_end_record(bytes, (tail_start + found) as u64) {
                 Ok(directory) => return Ok(directory),
+                // A part of an archive must not be taken for a whole one, whatever it holds.
+                Err(error)
+                    if error.kind == ErrorKind::MultiDisk
+                        && ends_file(bytes, (tail_start + found) as u64) =>
+                {
+                    return Err(error);
+                }
                 Err(error) => first_error = first_error.or(Some(error)),
             }
             tail = &tail[..found];
@@ -90,7 +97,13 @@ impl Directory {
         let mut offset = u64::from(end_record.directory_offset.get());
         let mut count = u64::from(end_record.entries.get());
         let mut end = at;
-        if let Some((zip64_at, zip64)) = zip64_end_record(bytes, at)? {
+        let zip64 = zip64_end_record(bytes, at)?;
+        let other_disk = |disk: u16| disk != 0 && (zip64.is_none() || disk != u16::MAX);
+        // Sections 4.4.19 and 4.4.20.
+        if other_disk(end_record.disk.get()) || other_disk(end_record.directory_disk.get()) {
+            return Err(Error::at(ErrorKind::MultiDisk, at));
+        }
+        if let Some((zip64_at, zip64)) = zip64 {
             (size, offset, end) = (zip64.directory_size.get(), zip64.directory_offset.get(), zip64_at);
             count = zip64.entries.get();
         }
@@ -113,6 +126,13 @@ impl Directory {
     fn bytes<'a>(&self, archive: &'a [u8]) -> Result<&'a [u8]> {
         slice(archive, &self.range).ok_or_else(|| ErrorKind::DirectoryTruncated.into())
     }
+}
+
+/// Whether the end record at `at`, with its comment, ends the file: others may be a part of a comment.
+fn ends_file(bytes: &[u8], at: u64) -> bool {
+    EndRecord::read(bytes, at, ErrorKind::NoEndRecord).is_ok_and(|record| {
+        at + EndRecord::SIZE as u64 + u64::from(record.comment_len.get()) == bytes.len() as u64
+    })
 }
 
 /// The zip64 end record that belongs to the end record at `at`, with its place, if there is one.

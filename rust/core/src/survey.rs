@@ -135,6 +135,7 @@ impl Survey {
                     None => ErrorKind::NoEndRecord.into(),
                 }
             }
+            Err(error) if error.kind == ErrorKind::MultiDisk => return Err(error),
             Err(error) => error,
         };
         Self::without_directory(bytes, error, effort, go_on)
@@ -218,9 +219,11 @@ impl Survey {
 }
 
 impl Survey {
-    /// Whether the directory is where zip readers look for it, lists all there is, and is the end of the file.
+    /// Whether the directory is where zip readers look for it, lists all there is, and is the end of the file; and those
+    /// that read without it come across nothing else.
     pub fn is_whole(&self) -> bool {
-        self.is_at_end && self.is_clean && self.found.is_empty()
+        let is_walkable = || self.gaps.is_empty() && self.stale_headers().next().is_none();
+        self.is_at_end && self.is_clean && self.found.is_empty() && is_walkable()
     }
 
     /// Takes found members out, as their bytes are not what was written. Their ranges are gaps, or at the end to be used
