@@ -73,8 +73,7 @@ def repair(
     finish, the stored members from the start of the file are taken, as far as their checksums are right.
 
     Nothing is done to an archive that is whole. A process that is killed while it repairs loses nothing:
-    repair again. The file does not get shorter, so that readers which have it mapped are not hurt, unless
-    nothing was ever finished in it.
+    repair again. The file does not get shorter, so that readers which have it mapped are not hurt.
 
     Parameters
     ----------

@@ -76,7 +76,8 @@ def check(path: Path, members: int, new: dict[str, Any]) -> None:
 def test_nothing_moves(path: Path) -> None:
     before = parts(path)
     assert before.room > 1000
-    assert not any(path.read_bytes()[len(before.members) :][: before.room])
+    # A fence, and nothing behind it.
+    assert not any(path.read_bytes()[len(before.members) :][46 : before.room])
     write(path, 1, "a", MANY)
     after = parts(path)
     assert after.members.startswith(before.members)
@@ -122,8 +123,8 @@ def test_the_room_is_small_and_a_hole(tmp_path: Path) -> None:
     assert 90_000 < room < size // 128
     if sys.platform == "linux":
         assert path.stat().st_blocks * 512 < size - room + 20_000
-    # None where the directory is moved in no time.
-    assert parts(write(tmp_path / "b.npz", 500)).room == 0
+    # None but a fence where the directory is moved in no time.
+    assert parts(write(tmp_path / "b.npz", 500)).room == 46
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its page cache")
@@ -314,7 +315,10 @@ def test_a_damaged_index_or_directory(path: Path, seed: int) -> None:
             writer.write(f"n{MANY + 1}", array(MANY + 1))
     except (zipfile.BadZipFile, ValueError):
         return
-    agree(path, [f"n{number}" for number in range(MANY + 3)])
+    with warnings.catch_warnings():
+        # Where the directory cannot be read, the members are found without it.
+        warnings.filterwarnings("ignore", message=".*directory is damaged")
+        agree(path, [f"n{number}" for number in range(MANY + 3)])
 
 
 @pytest.mark.parametrize("cut", ["behind", "in front", "end record"])

@@ -55,7 +55,9 @@ def test_the_default_is_64(new_path: Callable[[], Path]) -> None:
     assert all(member.data_offset(raw) % 64 == 0 for member in parse_zip(raw))
 
 
-@pytest.mark.parametrize("align", [0, -1, -64, 3, 63, 65, 1 << 16, 1 << 17, 1 << 40, 1 << 64, 2.5, "64", None])
+@pytest.mark.parametrize(
+    "align", [0, -1, -64, 3, 63, 65, 1 << 16, 1 << 17, 1 << 40, 1 << 64, 2.5, "64", None]
+)
 def test_other_alignments_are_refused(new_path: Callable[[], Path], align: Any) -> None:
     path = new_path()
     expected = ValueError if isinstance(align, int) else (ValueError, TypeError)

@@ -11,6 +11,7 @@
 //!   to use meanwhile ([`Publish::Room`]): then [`Appender::reserve`] says that there is no room.
 //! - The file never gets shorter than it was when somebody could open it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use zerocopy::IntoBytes;
@@ -20,7 +21,7 @@ use crate::error::Result;
 use crate::filler::Filler;
 use crate::grow::{Growing, Growth, Held};
 use crate::hint::Hint;
-use crate::layout::{Alignment, Placement, StoredName};
+use crate::layout::{self, Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
 use crate::survey::{Origin, State, Survey};
 use crate::table::Names;
@@ -175,7 +176,7 @@ impl Appender {
                 appender.reopened = holds.filter(Seal::is_growing).map(Seal::reopened);
             }
             (Some(seal), _) if holds.is_some() => {
-                if seal.start() > seal.next() {
+                if seal.has_room() {
                     // An earlier writer has left room.
                     appender.limit = Some(seal.start());
                     appender.end_record = end_record.filter(|_| survey.is_at_end);
@@ -289,8 +290,15 @@ impl Appender {
     fn read_old(&mut self) -> Result<bool> {
         let Some(growing) = &self.growing else { return Ok(false) };
         let old = growing.old();
-        self.directory.put_behind(&old)?;
-        let is_sound = old.sound.is_some();
+        let is_sound = match self.directory.put_behind(&old, &[]) {
+            Ok(()) => old.sound.is_some(),
+            Err(error) => {
+                // Torn by a power failure: the members are found without it.
+                let (old, found) = growing.recovered(error)?;
+                self.directory.put_behind(&old, &found)?;
+                true
+            }
+        };
         self.is_edited = !is_sound;
         self.reopened = is_sound.then(|| growing.reopened());
         self.growing = None;
@@ -411,7 +419,8 @@ impl Appender {
             publish: Publish::Last,
             meanwhile: Some(growing.meanwhile()),
             growth: Some(growth),
-            filler: None,
+            before: layout::fences(next, at, start),
+            cleared: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         // The file does not get shorter than what failed writes have made it.
@@ -443,7 +452,8 @@ impl Appender {
         };
         // So that it ends where the file does; behind a filler where there is no member, as NumPy knows an archive by its
         // first bytes.
-        let least = if self.next == 0 { Filler::LEAST } else { self.next };
+        let fence = if publish == Publish::Last { layout::FENCE } else { 0 };
+        let least = if self.next == 0 { Filler::LEAST } else { self.next + fence };
         let growth = ends(0).min(self.next / GROWTH_SHARE);
         let can_grow = publish == Publish::Last && head > Seal::SIZE as u64 && ends(0) >= GROWTH_FROM;
         let least = least + if can_grow { growth } else { 0 };
@@ -482,11 +492,17 @@ impl Appender {
             publish,
             meanwhile: self.reopened.filter(|_| at < self.length),
             growth: None,
-            filler: None,
+            before: Vec::new(),
+            cleared: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         if self.next == 0 && at > 0 {
-            new.filler = Filler::new(0..at).map(|filler| filler.head());
+            if let Some(filler) = Filler::new(0..at) {
+                new.before.push((filler.head(), 0));
+                new.cleared = Some(filler.zeros..at);
+            }
+        } else if sealed && publish == Publish::Last {
+            new.before = layout::fences(self.next, at, start);
         }
         new
     }
@@ -536,8 +552,11 @@ pub struct NewDirectory {
     meanwhile: Option<Seal>,
     /// If it stays where it is, and `records` are only those that are new.
     growth: Option<Growth>,
-    /// What the file starts with if it has no member, and failed writes have made it longer.
-    filler: Option<Vec<u8>>,
+    /// What stands where members end, and its place: fences; or a filler, if there is no member, and failed writes have
+    /// made the file longer.
+    before: Vec<(Vec<u8>, u64)>,
+    /// Where there must be zeros for that filler.
+    cleared: Option<Range<u64>>,
 }
 
 /// What vouches for a directory, and lets members of it be found by their names.
@@ -567,6 +586,11 @@ impl NewDirectory {
     /// Whether it overwrites a directory that readers use, or a seal.
     pub fn overwrites(&self) -> bool {
         self.overwritten.is_some() || self.meanwhile.is_some()
+    }
+
+    /// A range that must hold zeros before any of it is written: in an archive without a member.
+    pub fn cleared(&self) -> Option<Range<u64>> {
+        self.cleared.clone()
     }
 
     /// What its index is made of, once.
@@ -611,8 +635,7 @@ impl NewDirectory {
         // One that grows is found without its end record, and its seal is the same as before. That of one that does not
         // grow any more changes only when nobody looks for members by it.
         let (first, then) = if self.growth.is_some() { (meanwhile, blank) } else { (blank, meanwhile) };
-        let filler = self.filler.iter().map(|filler| (&filler[..], 0));
-        filler.chain(first).chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+        first.into_iter().chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
     }
 
     /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it, or it is
@@ -640,7 +663,9 @@ impl NewDirectory {
         // The seal of one that has grown only once the new end record is there: until then the old seal, which says that
         // it grows, lets the old records be found without any.
         let (before, after) = if self.growth.is_some() { (None, Some(seal)) } else { (Some(seal), None) };
+        let fence = self.before.iter().map(|(bytes, at)| (&bytes[..], *at));
         let head = std::iter::once((&head.index[..], index_at)).chain(before.into_iter().flatten());
+        let head = fence.chain(head);
         let all = head.chain(end_records).chain(after.into_iter().flatten());
         all.filter(|(bytes, _)| !bytes.is_empty())
     }

@@ -171,12 +171,13 @@ impl DirectoryWriter {
         }
     }
 
-    /// Puts what was added behind the directory behind which it belongs.
+    /// Puts what was added behind the directory behind which it belongs; `unlisted` are the records of members that
+    /// that one does not list.
     ///
     /// # Errors
     /// As for [`DirectoryWriter::resume`].
-    pub(crate) fn put_behind(&mut self, old: &OldDirectory<'_>) -> Result<()> {
-        let mut all = Self::resume(old, &[])?;
+    pub(crate) fn put_behind(&mut self, old: &OldDirectory<'_>, unlisted: &[u8]) -> Result<()> {
+        let mut all = Self::resume(old, unlisted)?;
         let count = all.count + Walk::new(&self.records).count() as u64;
         Arc::make_mut(&mut all.records).extend_from_slice(&self.records);
         let added = std::mem::take(self);

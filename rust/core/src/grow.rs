@@ -10,11 +10,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::directory::{DirectoryWriter, OldDirectory};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::{CentralRecord, Directory, Walk, slice};
 use crate::layout::StoredName;
 use crate::mark::{Added, Seal};
 use crate::name;
+use crate::survey::{Effort, Survey};
 use crate::table::{self, Table};
 use crate::zip::EndRecord;
 
@@ -128,6 +129,17 @@ impl Growing {
     pub(crate) fn old(&self) -> OldDirectory<'_> {
         let holds = self.seal.holds(self.bytes()).then_some(&self.seal);
         OldDirectory::of(self.bytes(), Some(&self.directory), holds)
+    }
+
+    /// What takes the place of a directory that cannot be read to its end, with the error that tells why: another one that is
+    /// whole, and the records of the members that it does not list.
+    pub(crate) fn recovered(&self, error: Error) -> Result<(OldDirectory<'_>, Vec<u8>)> {
+        let bytes = self.bytes();
+        let mut survey = Survey::without_directory(bytes, error, Effort::Append, || true)?;
+        // Those behind were written since.
+        survey.found.retain(|member| member.header < self.seal.next());
+        let records = survey.found_records(bytes);
+        Ok((OldDirectory::of(bytes, survey.directory.as_ref(), None), records))
     }
 
     /// The directory with what was added, if it can have that where it is.

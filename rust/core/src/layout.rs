@@ -281,6 +281,64 @@ pub fn write_central(
     }
 }
 
+/// The length of a fence without its extra field.
+pub(crate) const FENCE: u64 = CentralHeader::SIZE as u64;
+
+/// Over a longer way to the directory there is one fence only, as each of them takes a page of a hole.
+const MOST_FENCED: u64 = 1 << 20;
+
+/// What stands behind the last member, which ends at `next`, if a directory follows at `directory` and what vouches for that
+/// begins at `head`; with the places. None where there is no room for it.
+///
+/// Programs that go through an archive without its directory want the header of an entry there, and some complain of
+/// anything else. A fence is one of an entry that has no name, and whose extra field is what is between the last member and
+/// the directory. If one extra field cannot be that long, fences follow one another, as far as they can.
+pub(crate) fn fences(next: u64, head: u64, directory: u64) -> Vec<(Vec<u8>, u64)> {
+    let most = FENCE + u64::from(u16::MAX);
+    let mut fences = Vec::new();
+    let mut at = next;
+    while at < directory {
+        let Some(free) = head.checked_sub(at).filter(|free| *free >= FENCE) else {
+            // What vouches for the directory is too long to be in an extra field.
+            fences.truncate(1);
+            break;
+        };
+        let left = directory - at;
+        let length = if left <= most { left } else { most.min(free - FENCE) };
+        if length < FENCE || directory - next > MOST_FENCED {
+            fences.truncate(0);
+            fences.push((fence(0), next));
+            break;
+        }
+        fences.push((fence((length - FENCE) as u16), at));
+        at += length;
+    }
+    fences
+}
+
+fn fence(extra_len: u16) -> Vec<u8> {
+    let header = CentralHeader {
+        signature: CentralHeader::SIGNATURE.into(),
+        version_made_by: (MADE_BY_UNIX | VERSION).into(),
+        version_needed: VERSION.into(),
+        flags: 0.into(),
+        method: STORED.into(),
+        time: 0.into(),
+        date: DATE.into(),
+        crc: 0.into(),
+        compressed: 0.into(),
+        uncompressed: 0.into(),
+        name_len: 0.into(),
+        extra_len: extra_len.into(),
+        comment_len: 0.into(),
+        disk: 0.into(),
+        internal_attributes: 0.into(),
+        external_attributes: 0.into(),
+        local_offset: 0.into(),
+    };
+    header.as_bytes().to_vec()
+}
+
 /// The records behind a directory of `count` entries at archive offset `offset`: the zip64 ones where they are
 /// needed, then the end record and the archive comment.
 pub fn end_records(count: u64, size: u64, offset: u64, comment: &[u8]) -> Vec<u8> {
@@ -381,6 +439,33 @@ mod tests {
                 Placement::new(at, &name, 128, size, align, at).unwrap_err().kind,
                 ErrorKind::TooLarge
             );
+        }
+    }
+
+    #[test]
+    fn fences_lead_to_the_directory_if_they_can() {
+        for (room, head, is_led) in [
+            (0, 100, false),
+            (45, 100, false),
+            (46, 100, true),
+            (46, 70_000, false),
+            (1000, 65_535, true),
+            (65_600, 100, true),
+            (65_581, 65_535, true),
+            (65_580, 65_535, true),
+            (131_000, 1000, true),
+            (131_162, 65_535, true),
+            (1 << 20, 300, false),
+        ] {
+            let (next, directory) = (500, 500 + room + head);
+            let fences = fences(next, next + room, directory);
+            assert_eq!(fences.is_empty(), room < FENCE, "{room}");
+            let mut at = next;
+            for (fence, place) in &fences {
+                assert!(*place == at && place + FENCE <= next + room, "{room} {head}");
+                at += FENCE + u64::from(u16::from_le_bytes([fence[30], fence[31]]));
+            }
+            assert_eq!(at == directory, is_led, "{room} {head}: {at}");
         }
     }
 

@@ -17,6 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::ErrorKind;
 use crate::index::slice;
+use crate::layout::FENCE;
 use crate::zip::{
     CentralHeader, EndRecord, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, Zip64EndRecord,
     Zip64Locator, extra_field, flags,
@@ -503,6 +504,11 @@ impl Seal {
         self.next.get()
     }
 
+    /// Whether there is more than a fence between the last member and what vouches for the directory.
+    pub(crate) fn has_room(&self) -> bool {
+        self.next().saturating_add(FENCE) < self.start()
+    }
+
     /// Where the directory starts.
     pub fn directory(&self) -> u64 {
         self.at.get() + Self::SIZE as u64
@@ -549,7 +555,7 @@ impl Seal {
     /// Whether members can be added to the directory where it is, as long as there is room in front of it. It is the
     /// last one and ends the file; what is in it is not looked at.
     pub(crate) fn can_grow(&self, bytes: &[u8]) -> bool {
-        self.is_last() && self.ends(bytes) && self.next() < self.start() && self.index(bytes).is_some()
+        self.is_last() && self.ends(bytes) && self.has_room() && self.index(bytes).is_some()
     }
 
     /// The seal of the directory with what was added to it. The checksums are those that it would have had from the

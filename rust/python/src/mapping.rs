@@ -76,7 +76,7 @@ pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
     // that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
     // interpreted without a check against the map's own length at that moment, no check relies on two reads of
     // the same byte being equal, and no `str` or reference made from the map outlives the call that made it
-    // and was not validated in it. mmnpz's own writer never makes a file shorter that can be mapped: it
+    // and was not validated in it. mmnpz's own writer never makes a file shorter: it
     // overwrites what is behind the last member, and appends. A file that others cut short ends the process with SIGBUS,
     // which is not undefined behaviour.
     Ok(unsafe { Mmap::map(file) }?)

@@ -1,0 +1,34 @@
+"""A strict reader that goes from local header to local header and never looks at the directory."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.archives import LOCAL, SATURATED
+
+
+def read(path: Path, start: int = 0) -> dict[str, Any]:
+    """The arrays in stored members from `start` on, up to the first bytes that are no local header."""
+    raw, place, arrays = path.read_bytes(), start, {}
+    while raw[place : place + 4] == b"PK\3\4":
+        _, _, flags, method, _, _, crc, size, full, name_length, extra_length = LOCAL.unpack_from(raw, place)
+        assert method == 0, "not stored"
+        assert not flags & 8, "the size is behind the member"
+        behind = place + LOCAL.size + name_length
+        name, extra = raw[place + LOCAL.size : behind], raw[behind : behind + extra_length]
+        while len(extra) >= 4:
+            kind, length = struct.unpack_from("<2H", extra)
+            if kind == 1 and SATURATED in (size, full):
+                full, size = struct.unpack_from("<2Q", extra, 4)
+            extra = extra[4 + length :]
+        place = behind + extra_length + size
+        data = raw[behind + extra_length : place]
+        assert len(data) == size == full, "cut short"
+        assert zlib.crc32(data) == crc, f"the CRC-32 of {name!r} is wrong"
+        if name.endswith(b".npy"):
+            arrays[name.decode()[:-4]] = np.load(io.BytesIO(data), allow_pickle=False)
+    return arrays

@@ -1,0 +1,176 @@
+"""Readers that go from local header to local header find exactly the arrays that numpy.load finds."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+import mmnpz
+from tests import sequential
+from tests.archives import npy, same
+
+pytestmark = pytest.mark.thread_unsafe(reason="works in processes of their own")
+
+SOURCES = Path(__file__).parent / "data" / "readers"
+NPM = Path(__file__).parent.parent / ".tools" / "npm" / "node_modules"
+
+
+def missing(name: str) -> NoReturn:
+    """Where all readers were installed, none may be missing; elsewhere people go without."""
+    if os.environ.get("MMNPZ_READERS"):
+        pytest.fail(f"{name} is not installed")
+    pytest.skip(f"{name} is not installed")
+
+
+def run(*command: Any, stdin: Path | None = None) -> str:
+    if not shutil.which(str(command[0])):
+        missing(command[0])
+    # A pipe, in which a program cannot seek to the directory, as it can in a file that is its standard input.
+    piped = stdin.read_bytes() if stdin else b""
+    done = subprocess.run([*map(str, command)], input=piped, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    return done.stdout.decode()
+
+
+def printed(text: str) -> dict[str, str]:
+    return {name: digest for digest, name in (line.split(" ", 1) for line in text.splitlines())}
+
+
+def unpacked(folder: Path) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def java(path: Path, scratch: Path) -> dict[str, str]:
+    run("javac", "-d", scratch, SOURCES / "Sequential.java")
+    return printed(run("java", "-cp", scratch, "Sequential", path))
+
+
+def perl(path: Path, scratch: Path) -> dict[str, str]:
+    return printed(run("perl", SOURCES / "sequential.pl", path))
+
+
+def npm(package: str) -> Callable[[Path, Path], dict[str, str]]:
+    def read(path: Path, scratch: Path) -> dict[str, str]:
+        if not (NPM / package).exists():
+            missing(f"npm {package}")
+        return printed(run("node", SOURCES / "sequential.js", NPM / package, path))
+
+    return read
+
+
+def stream_unzip(path: Path, scratch: Path) -> dict[str, str]:
+    try:
+        from stream_unzip import stream_unzip as members
+    except ImportError:
+        missing("stream-unzip")
+    with path.open("rb") as file:
+        return {
+            name.decode(): hashlib.sha256(b"".join(parts)).hexdigest()
+            for name, _, parts in members(iter(lambda: file.read(65536), b""))
+        }
+
+
+def bsdtar(path: Path, scratch: Path) -> dict[str, str]:
+    run("bsdtar", "-xf", "-", "-C", scratch, stdin=path)
+    return unpacked(scratch)
+
+
+def busybox(path: Path, scratch: Path) -> dict[str, str]:
+    run("busybox", "unzip", "-q", "-", "-d", scratch, stdin=path)
+    return unpacked(scratch)
+
+
+READERS = {
+    "java": java,
+    "perl": perl,
+    "stream-unzip": stream_unzip,
+    "unzipper": npm("unzipper"),
+    "unzip-stream": npm("unzip-stream"),
+    "bsdtar": bsdtar,
+    "busybox": busybox,
+}
+
+
+def array(number: int) -> Any:
+    return np.arange(3 + 50 * number, dtype=("<i4", "<f8", "u1")[number % 3])
+
+
+def write(path: Path, mode: Any, numbers: range, align: int) -> None:
+    with mmnpz.NpzWriter(path, mode, align=align) as writer:
+        for number in numbers:
+            writer.write(f"k{number}", array(number))
+
+
+def numpy_file(path: Path, align: int) -> None:
+    np.savez(path, **{f"k{number}": array(number) for number in range(5)})
+
+
+def by_hand(path: Path, align: int) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(5):
+            file.writestr(f"k{number}.npy", npy(array(number)))
+
+
+def new(path: Path, align: int) -> None:
+    write(path, "x", range(8), align)
+
+
+def sessions(path: Path, align: int) -> None:
+    for first in range(0, 9, 3):
+        write(path, "a", range(first, first + 3), align)
+
+
+def flushes(path: Path, align: int) -> None:
+    with mmnpz.NpzWriter(path, align=align) as writer:
+        for number in range(6):
+            writer.write(f"k{number}", array(number))
+            writer.flush()
+
+
+def threads(path: Path, align: int) -> None:
+    with mmnpz.NpzWriter(path, align=align) as writer, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: writer.write(f"k{number}", array(number)), range(40)))
+
+
+OTHERS = [numpy_file, by_hand]
+OURS = [new, sessions, flushes, threads]
+CASES = [(make, 1) for make in OTHERS] + [(make, align) for make in OURS for align in (1, 64, 4096, 32768)]
+cases = pytest.mark.parametrize(("make", "align"), CASES, ids=[f"{m.__name__}-{a}" for m, a in CASES])
+
+
+@cases
+def test_the_strict_reader(make: Any, align: int, tmp_path: Path) -> None:
+    make(tmp_path / "a.npz", align)
+    found = sequential.read(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as data:
+        assert sorted(found) == sorted(data.files)
+        assert all(same(found[name], data[name]) for name in data.files)
+
+
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="the files are those of the other build, whose tests run these programs",
+)
+@cases
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_of_others(reader: str, make: Any, align: int, tmp_path: Path) -> None:
+    if reader == "busybox" and make is numpy_file:
+        pytest.skip("busybox cannot read the zip64 local headers of numpy.savez")
+    make(tmp_path / "a.npz", align)
+    (tmp_path / "scratch").mkdir()
+    with np.load(tmp_path / "a.npz") as data:
+        expected = {f"{name}.npy": hashlib.sha256(npy(data[name])).hexdigest() for name in data.files}
+    assert READERS[reader](tmp_path / "a.npz", tmp_path / "scratch") == expected
