@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -720,3 +721,37 @@ def test_zeros_in_place_of_the_index(tmp_path: Path) -> None:
     assert "nothing" not in data
     assert all(same(data[f"n{number}"], array(number)) for number in range(MANY))
     assert data.files == [f"n{number}" for number in range(MANY)]
+
+
+@pytest.mark.parametrize("repaired", ["not", "before", "after"])
+def test_a_directory_that_a_power_failure_tore(tmp_path: Path, repaired: str) -> None:
+    """It is only looked at when it is needed as a whole; then the members are found without it."""
+    path = write(tmp_path / "a.npz", MANY)
+    raw = bytearray(path.read_bytes())
+    middle = (raw.rindex(b"PKmmseal") + len(raw)) // 2 // 4096 * 4096
+    raw[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(raw)
+    names = [f"n{number}" for number in range(MANY)]
+    data = mmnpz.load(path)
+    with pytest.warns(UserWarning, match=f"directory is damaged; {MANY} arrays"):
+        assert "nothing" not in data
+    assert data.files == names
+    with pytest.warns(UserWarning, match="directory is damaged"):
+        found = dict(mmnpz.load(path).items())
+    assert all(same(found[name], array(number)) for number, name in enumerate(names))
+    data = mmnpz.load(path)
+    with pytest.warns(UserWarning, match="directory is damaged"):
+        assert same(data.gather([MANY - 1]), array(MANY - 1)[None])
+    if repaired == "before":
+        mmnpz.repair(path)
+    write(path, 3, "a", MANY)
+    if repaired == "after":
+        mmnpz.repair(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if repaired == "not" else "error")
+        data = mmnpz.load(path)
+        assert data.files == [f"n{number}" for number in range(MANY + 3)]
+        assert all(same(data[f"n{number}"], array(number)) for number in range(MANY + 3))
+    if repaired != "not":
+        with np.load(path) as theirs:
+            assert theirs.files == data.files

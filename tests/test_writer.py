@@ -416,3 +416,23 @@ def test_closing_while_an_array_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="closed"):
         writer.write("x", Closing())
     assert np.load(path).files == []
+
+
+@pytest.mark.thread_unsafe(reason="changes the working folder")
+def test_a_writer_syncs_its_folder_wherever_that_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    monkeypatch.chdir(first)
+    with mmnpz.NpzWriter("a.npz") as writer:
+        writer["a"] = np.arange(3)
+        monkeypatch.chdir(tmp_path)
+        writer.flush(sync=True)
+        first.rename(second)
+        writer["b"] = np.arange(4)
+        writer.flush(sync=True)
+        (second / "a.npz").rename(second / "b.npz")
+        writer["c"] = np.arange(5)
+        writer.flush(sync=True)
+        (second / "b.npz").unlink()
+        writer["d"] = np.arange(6)
+        writer.flush(sync=True)

@@ -86,6 +86,8 @@ pub struct Catalog {
     checked: AtomicBool,
     /// One of both has changed, whatever was found before.
     edited: AtomicBool,
+    /// The directory cannot be read, and the members were found without it.
+    recovered: AtomicBool,
     walked: OnceBox<Walked>,
 }
 
@@ -101,6 +103,7 @@ impl Catalog {
             hinted: survey.seal.map(|seal| seal.hinted()),
             checked: AtomicBool::new(false),
             edited: AtomicBool::new(false),
+            recovered: AtomicBool::new(false),
             walked: OnceBox::new(),
         };
         match catalog.stored {
@@ -259,6 +262,11 @@ impl Catalog {
             && self.stored.is_none_or(|seal| seal.is_there(bytes))
     }
 
+    /// Whether the directory turned out to be one that cannot be read, so that members were found without it.
+    pub fn is_recovered(&self) -> bool {
+        self.recovered.load(Ordering::Acquire)
+    }
+
     /// Finds out whether the stored index and the directory are what they were when the file was closed, and if not,
     /// puts an index in their place. `newer` is the same file as it is now, if it has grown. `is_quiet` says that
     /// nobody writes to it: then there is no more to be had than is found.
@@ -282,8 +290,15 @@ impl Catalog {
             return Ok(());
         }
         let index = if self.is_there(bytes) {
-            // Edited in place.
-            let index = Index::build(bytes, self.directory.clone(), &mut go_on)?;
+            // Edited in place, or torn by a power failure.
+            let index = match Index::build(bytes, self.directory.clone(), &mut go_on) {
+                Err(error) if error.kind != ErrorKind::Interrupted => {
+                    let index = recover(bytes, error, &mut go_on)?;
+                    self.recovered.store(self.is_there(bytes), Ordering::Release);
+                    index
+                }
+                index => index?,
+            };
             if !self.is_there(bytes) {
                 return Err(ErrorKind::NoEndRecord.into());
             }
@@ -484,6 +499,12 @@ fn successor(newer: &[u8], seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Opti
     let index = Index::build(newer, directory, go_on).ok()?;
     // The next append may have begun to overwrite it while it was read.
     seal.is_of(slice(newer, &range)?).then(|| index.without_directory())
+}
+
+/// The members of an archive whose directory cannot be read to its end, with the error that tells why.
+fn recover(bytes: &[u8], error: Error, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
+    let survey = Survey::without_directory(bytes, error, Effort::Read, &mut *go_on)?;
+    Index::of_survey(bytes, &survey, go_on).map(Index::without_directory)
 }
 
 /// The members of an archive without its directory.

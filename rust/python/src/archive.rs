@@ -50,7 +50,10 @@ pub(crate) enum Mode {
 
 /// An archive that is open for writing.
 pub(crate) struct Archive {
+    /// As it was given.
     pub(crate) path: PathBuf,
+    /// The same, whatever the working folder is.
+    absolute: PathBuf,
     locked: Locked,
     /// Whether all that is said to be written survives a power failure.
     sync: bool,
@@ -107,7 +110,7 @@ impl Archive {
         };
         if sync && locked.is_new {
             locked.file.sync_all()?;
-            file::sync_folder(&path)?;
+            file::sync_folder(&locked.file, &path)?;
         }
         let appender = match mode {
             Mode::Append => resume(&locked.file, alignment)?,
@@ -119,8 +122,10 @@ impl Archive {
     pub(crate) fn new(path: PathBuf, locked: Locked, appender: Appender, sync: bool) -> Self {
         // One that was there before may have been there for long.
         let is_on_disk = appender.count() > 0;
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         Archive {
             path,
+            absolute,
             locked,
             sync,
             forks: fork::count(),
@@ -183,16 +188,15 @@ impl Archive {
             let found = state.large.iter().position(|&thread| thread == this);
             found.map(|at| state.large.swap_remove(at));
         }
-        match &written {
-            Ok(crc) => state.appender.finish(place, &member.name, *crc, member.header.hint.as_ref()),
-            Err(_) => {
-                // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may have
-                // mapped it. What cannot be done here only leaves bytes that nobody reads.
-                let _ = file::release(self.file(), place.header..place.end);
-                let gap = state.appender.abandon(place);
-                state.gaps.extend(gap);
-                self.fill_gaps(&mut state);
-            }
+        if let Ok(crc) = &written {
+            state.appender.finish(place, &member.name, *crc, member.header.hint.as_ref());
+        } else {
+            // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may have
+            // mapped it. What cannot be done here only leaves bytes that nobody reads.
+            let _ = file::release(self.file(), place.header..place.end);
+            let gap = state.appender.abandon(place);
+            state.gaps.extend(gap);
+            self.fill_gaps(&mut state);
         }
         if state.closed {
             // Somebody waits in `close`. Telling nobody would cost a system call too.
@@ -297,7 +301,7 @@ impl Archive {
         self.publish(Publish::Room(0), sync || self.sync)?;
         if sync && !self.sync {
             // Otherwise done when the file was opened.
-            file::sync_folder(&self.path)?;
+            file::sync_folder(self.file(), &self.absolute)?;
         }
         Ok(())
     }
@@ -329,6 +333,9 @@ impl Archive {
         };
         let names = new.take_names();
         let new = new;
+        if let Some(range) = new.cleared() {
+            file::clear(self.file(), range)?;
+        }
         let mut write = |bytes: &[u8], at| {
             write_all_at(self.file(), bytes, at)?;
             if sync || (*is_on_disk && new.overwrites()) {

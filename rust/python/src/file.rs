@@ -141,16 +141,27 @@ pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
     }
 }
 
-/// Makes sure that the name of a new file survives a power failure.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+/// Makes sure that the name of a file survives a power failure. `path` is where the file was when it was opened.
+///
+/// The file, its folder and the working folder may have been renamed or changed since: where the system says by which path an
+/// open file is found now, that counts.
+pub(crate) fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
-        let target = fs::canonicalize(path)?;
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::MetadataExt;
+
+        if file.metadata()?.nlink() == 0 {
+            // It was deleted: there is no name.
+            return Ok(());
+        }
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let target = fs::read_link(link).or_else(|_| fs::canonicalize(path))?;
         let folder = target.parent().unwrap_or(Path::new("/"));
         File::open(folder)?.sync_all()?;
     }
     #[cfg(not(unix))]
-    let _ = path;
+    let _ = (file, path);
     Ok(())
 }
 

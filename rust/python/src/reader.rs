@@ -2,9 +2,10 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mmnpz_core::catalog::{Catalog, Found, Located};
 use mmnpz_core::error::{Error, ErrorKind};
@@ -48,6 +49,8 @@ struct Archive {
     view_type: Py<PyType>,
     max_header_size: usize,
     catalog: Catalog,
+    /// It was said that the directory is damaged.
+    warned: AtomicBool,
     /// The list of all names, and how often this process was forked off when it was made. Locked for moments, by
     /// threads that stay attached meanwhile.
     files: Mutex<Option<(u64, Py<PyList>)>>,
@@ -140,17 +143,38 @@ impl Archive {
         let settled = detached(py, || {
             let give_up = Instant::now() + PATIENCE;
             while Instant::now() < give_up {
+                let before = state_of(&self.path);
                 let is_quiet = !lock::is_taken(&self.path);
                 match self.try_to_settle(is_quiet) {
-                    // A writer can overwrite whatever was found, and is done with it in a moment.
-                    Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && !is_quiet => {}
+                    // A writer can overwrite whatever was found, and is done with it in a moment. That none was there before
+                    // says nothing: one can have come, and gone again.
+                    Err(Failure::Format(error))
+                        if error.kind != ErrorKind::Interrupted
+                            && (!is_quiet
+                                || lock::is_taken(&self.path)
+                                || state_of(&self.path) != before) => {}
                     done => return done,
                 }
                 thread::sleep(PAUSE);
             }
             self.try_to_settle(true)
         });
-        settled.map_err(|failure| failure.into_err(py, &self.path))
+        settled.map_err(|failure| failure.into_err(py, &self.path))?;
+        if self.catalog.is_recovered()
+            && !lock::is_taken(&self.path)
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            let path = self.path.to_string_lossy();
+            let message = format!(
+                "{path}: the archive's directory is damaged; {} arrays were found without it; mmnpz.repair checks them and \
+                 writes a directory",
+                self.catalog.len()
+            );
+            // A path cannot have a NUL in it.
+            let message = std::ffi::CString::new(message)?;
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)?;
+        }
+        Ok(())
     }
 
     fn try_to_settle(&self, is_quiet: bool) -> Result<(), Failure> {
@@ -376,6 +400,12 @@ impl Handle {
     }
 }
 
+/// What a writer changes of a file: its length and the time of the last change.
+fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
+}
+
 /// An archive that was opened, and what its users should know of how.
 struct Opened {
     map: memmap2::Mmap,
@@ -430,8 +460,12 @@ impl Opened {
             }
             Err(failure) => return Err(failure),
         };
-        let has_all = survey.is_at_end && survey.found.is_empty();
-        let unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
+        // Where the last end record is torn, an earlier one counts, and nothing but what is behind it tells.
+        let has_all = survey.is_at_end && survey.is_clean && survey.found.is_empty();
+        let mut unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
+        if catalog.is_recovered() {
+            unlisted = Some((catalog.len(), true));
+        }
         // Its end record is taken away before anything of it is overwritten. One that was found without stays as long as
         // nobody writes to the file.
         let is_same = if survey.is_at_end {
@@ -729,6 +763,7 @@ impl Reader {
             view_type: view_type.unbind(),
             max_header_size,
             catalog,
+            warned: AtomicBool::new(false),
             files: Mutex::default(),
         };
         let handle = Handle::new(py, Arc::new(archive), preload)?;
