@@ -36,6 +36,9 @@ const LAST_RECORD: usize = 1 << 21;
 const POLL_BYTES: u64 = 1 << 26;
 const POLL_MEMBERS: usize = 1 << 12;
 
+/// The signature of an end record.
+const END_RECORD: [u8; 4] = EndRecord::SIGNATURE.to_le_bytes();
+
 /// A member that was begun and not finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
@@ -208,12 +211,17 @@ impl Survey {
             return Ok(Some(survey));
         }
         let mut scan = Scan::new(bytes, survey, go_on);
+        let behind_end = behind.clone();
         scan.run(room)?;
         scan.run(behind)?;
         scan.conclude()?;
         let mut survey = scan.survey;
         survey.is_at_end = is_at_end;
-        survey.is_clean = seal.is_some_and(|seal| seal.ends(bytes)) || survey.end == len;
+        // Other programs take the last end record. If it is torn, so that an earlier one counts here, that is no state to
+        // leave a file in.
+        let end_record = memmem::find(slice(bytes, &behind_end).unwrap_or_default(), &END_RECORD);
+        survey.is_clean =
+            end_record.is_none() && (seal.is_some_and(|seal| seal.ends(bytes)) || survey.end == len);
         Ok(Some(survey))
     }
 }
