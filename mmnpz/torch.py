@@ -83,6 +83,9 @@ class NpzDataset(Dataset[Any]):
     that `excerpt` is called for all samples of a batch before the first is copied. With both `excerpt` and
     `transform`, which may draw from the same random numbers, samples are made, and read, one after the other.
 
+    If a subclass overrides `__getitem__`, its batches are made of its own samples, one after the other. To
+    read batches as a whole, it overrides `__getitems__` too, and adds to the list that this class returns.
+
     A worker costs next to no memory for each array. A file that is given by its path is opened with
     ``cache=False``, so that views do not pile up, and `names` are kept as numbers.
 
@@ -138,6 +141,11 @@ class NpzDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Any]:
         """Return the samples of a batch."""
+        kind = type(self)
+        if kind.__getitem__ is not NpzDataset.__getitem__ and kind.__getitems__ is NpzDataset.__getitems__:
+            # Only the subclass knows what its samples are. A subclass that overrides both and calls this
+            # method asks for the samples of this class.
+            return [self[index] for index in indices]
         reader = self._reader()
         if self._excerpt is not None and self._transform is not None:
             # One after the other, as both may draw from the same random numbers.

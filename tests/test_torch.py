@@ -138,6 +138,63 @@ def test_a_batch_at_once(path: Path) -> None:
     assert dataset.__getitems__([]) == []
 
 
+class Labelled(NpzDataset):
+    """Samples with labels."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(index), f"label of {self.name(index)}"
+
+
+class LabelledBatches(Labelled):
+    """The same, with a method of its own for batches."""
+
+    def __getitems__(self, indices: Any) -> list[Any]:
+        indices = list(indices)
+        samples = super().__getitems__(indices)
+        return [(sample, self.name(index)) for sample, index in zip(samples, indices, strict=True)]
+
+
+class Plain(NpzDataset):
+    """A subclass that changes neither."""
+
+
+@pytest.mark.parametrize("part", [None, [0, 2, 4]])
+def test_a_batch_of_a_subclass_has_the_samples_of_its_own_method(path: Path, part: list[int] | None) -> None:
+    dataset: Any = Labelled(path, excerpt=head)
+    names = NAMES if part is None else [NAMES[index] for index in part]
+    if part is not None:
+        dataset = Subset(dataset, part)
+    loader: Any = DataLoader(dataset, batch_size=2, collate_fn=list)
+    found = [sample for batch in loader for sample in batch]
+    assert [label for _, label in found] == [f"label of {name}" for name in names]
+    for (sample, _), name in zip(found, names, strict=True):
+        assert_same(sample, ARRAYS[name][:3])
+    # That of an iterator, too, which can be read once.
+    assert len(dataset.__getitems__(iter([1, 0, 1]))) == 3
+
+
+def test_a_subclass_can_have_a_method_for_batches(path: Path) -> None:
+    loader: Any = DataLoader(LabelledBatches(path), batch_size=5, collate_fn=list)
+    (batch,) = loader
+    assert_samples([sample for sample, _ in batch], NAMES)
+    assert [label for _, label in batch] == NAMES
+
+
+def test_a_subclass_that_changes_no_sample_reads_batches_as_a_whole(path: Path) -> None:
+    calls: list[str] = []
+
+    def excerpt(view: Any) -> Any:
+        calls.append("excerpt")
+        return view
+
+    for kind in [Plain, NpzDataset]:
+        dataset = kind(path, excerpt=excerpt)
+        dataset._finish = lambda *_: calls.append("finish")  # type: ignore[method-assign]
+        dataset.__getitems__([0, 1])
+        assert calls == ["excerpt", "excerpt", "finish", "finish"]
+        calls.clear()
+
+
 def test_excerpt_takes_the_read_only_view(path: Path) -> None:
     views: list[Any] = []
 
