@@ -259,6 +259,46 @@ def test_the_collector_frees_cycles_through_a_reader(archive: Path) -> None:
     assert not is_mapped(archive)
 
 
+def replace_dict(view: Any) -> None:
+    view.__dict__ = {"me": view}
+
+
+CYCLES: dict[str, Callable[[Any], Any]] = {
+    "attribute": lambda view: setattr(view, "me", view),
+    "__dict__": lambda view: view.__dict__.update(me=view),
+    "vars": lambda view: vars(view).update(me=view),
+    "getattr": lambda view: object.__getattribute__(view, "__dict__").update(me=view),
+    "another __dict__": replace_dict,
+    "descriptor": lambda view: mmnpz.memmap.__dict__["__dict__"].__set__(view, {"me": view}),
+    "slice": lambda view: vars(view[1:]).update(me=view),
+}
+
+
+@linux
+@pytest.mark.parametrize("make", CYCLES)
+def test_the_collector_frees_cycles_through_attributes_of_a_view(archive: Path, make: str) -> None:
+    data: Any = mmnpz.load(archive)
+    for view in [data["matrix"], data.load("fortran"), data.mmap]:
+        CYCLES[make](view)
+    del view
+    data.close()
+    del data
+    # NumPy does not show the collector the base of an array, so the base is found once the views are gone.
+    gc.collect()
+    gc.collect()
+    assert not is_mapped(archive)
+
+
+def test_a_view_with_no_attributes_is_left_out_by_the_collector(archive: Path) -> None:
+    data = mmnpz.load(archive)
+    view = data["matrix"]
+    assert not gc.is_tracked(view)
+    assert vars(view) == {}
+    assert gc.is_tracked(view)
+    assert vars(view) == {}
+    assert gc.is_tracked(view)
+
+
 def test_deleting_and_replacing_the_file_leaves_views_alone(archive: Path, arrays: dict[str, Any]) -> None:
     data = mmnpz.load(archive)
     archive.unlink()

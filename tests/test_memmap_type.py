@@ -406,6 +406,32 @@ def test_attributes_are_those_of_a_slice_of_a_map_of_the_file(archive: Path, as_
         assert get(data.mmap).offset is get(theirs).offset is None
 
 
+def test_the_dict_of_a_view_is_that_of_any_object(archive: Path) -> None:
+    ours: Any = mmnpz.load(archive)["matrix"]
+    theirs: Any = np.zeros((3, 4)).view(np.memmap)
+    theirs.__dict__ = {}
+    wrongs: list[Any] = [1, None, []]
+    found = []
+    for array in (ours, theirs):
+        array.note = 1
+        attributes = array.__dict__
+        assert vars(array) is attributes
+        attributes["other"] = 2
+        seen = [array.other, dict(attributes)]
+        array.__dict__ = {"new": 3}
+        seen += [array.new, hasattr(array, "note"), vars(array)]
+        del array.__dict__
+        seen += [hasattr(array, "new"), dict(vars(array))]
+        array.again = 4
+        seen.append(vars(array))
+        for wrong in wrongs:
+            with pytest.raises(TypeError) as raised:
+                array.__dict__ = wrong
+            seen.append(str(raised.value))
+        found.append(seen)
+    assert found[0] == found[1]
+
+
 def test_a_relative_path_gives_an_absolute_filename(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(archive.parent)
     ours: Any = mmnpz.load(archive.name).mmap

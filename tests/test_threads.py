@@ -360,7 +360,10 @@ def test_attributes_of_one_view_are_set_by_many_threads(many: Path) -> None:
 
     def use(number: int) -> None:
         for turn in range(turns):
-            view.tag = turn
+            if number % 2:
+                vars(view)["tag"] = turn
+            else:
+                view.tag = turn
 
     in_threads(use, 4)
     assert view.tag == turns - 1

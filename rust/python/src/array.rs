@@ -277,7 +277,7 @@ unsafe fn new_view<'py>(
         }
         // A view refers to its dtype and its base, neither of which refers back: the collector need not look at
         // it. With a million views that saves it a second each time, and a fifth of the time to make them. When
-        // an attribute is set, the view is put back under its eyes, see `memmap::set_attribute`.
+        // an attribute is set, or its `__dict__` is asked for, the view is put back under its eyes, see `memmap::track`.
         if ffi::PyType_GetFlags(array_type.as_type_ptr()) & ffi::Py_TPFLAGS_HAVE_GC != 0 {
             ffi::PyObject_GC_UnTrack(array.as_ptr().cast());
         }

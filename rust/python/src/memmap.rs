@@ -33,13 +33,26 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         mapping: Mapping::type_object_raw(py),
     });
     let memmap = py.import("numpy")?.getattr("memmap")?.cast_into()?;
+    // The type keeps pointers to them. It is made once, and lives as long as the process.
+    let attributes = Box::leak(Box::new([
+        ffi::PyGetSetDef {
+            name: c"__dict__".as_ptr(),
+            get: Some(dict),
+            set: Some(set_dict),
+            doc: c"dictionary for instance variables".as_ptr(),
+            closure: ptr::null_mut(),
+        },
+        ffi::PyGetSetDef::default(),
+    ]));
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_sq_item, pfunc: item as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_setattro, pfunc: set_attribute as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: attributes.as_mut_ptr().cast() },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
-    // SAFETY: functions of this module that have the types of their slots, and zero.
+    // SAFETY: functions of this module that have the types of their slots, attributes that end with an empty one and
+    // are never freed, and zero.
     unsafe { subclass::make(&memmap, c"mmnpz.memmap", &mut slots) }
 }
 
@@ -91,21 +104,61 @@ unsafe extern "C" fn item(array: *mut ffi::PyObject, index: ffi::Py_ssize_t) -> 
     unsafe { settle(types, array, (types.item)(array, index)) }
 }
 
-/// Views are made without the garbage collector's tracking, as long as they cannot be part of a cycle.
-unsafe extern "C" fn set_attribute(
-    array: *mut ffi::PyObject,
-    name: *mut ffi::PyObject,
-    value: *mut ffi::PyObject,
-) -> c_int {
-    // SAFETY: the arguments are those that Python gave us. Instances of the type are made by the collector's
-    // allocator, as it has a __dict__; untracking is allowed whatever the state, and tracking after that: the
-    // section keeps two threads from doing so at once.
+/// Has the garbage collector look at an array. Views are made without its tracking, as long as they cannot be part of a
+/// cycle: whatever gives access to the attributes of one calls this first.
+///
+/// # Safety
+/// Must be called with the interpreter attached; `array` must be a live instance of the type.
+unsafe fn track(array: *mut ffi::PyObject) {
+    // SAFETY: attached, and a live array by contract. Instances of the type are made by the collector's allocator, as
+    // it has a __dict__; untracking is allowed whatever the state, and tracking after that: the section keeps two
+    // threads from doing so at once.
     unsafe {
         with_critical_section(&Borrowed::from_ptr(Python::assume_attached(), array), || {
             ffi::PyObject_GC_UnTrack(array.cast());
             ffi::PyObject_GC_Track(array.cast());
         });
+    }
+}
+
+unsafe extern "C" fn set_attribute(
+    array: *mut ffi::PyObject,
+    name: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+) -> c_int {
+    // SAFETY: the arguments are those that Python gave us.
+    unsafe {
+        track(array);
         ffi::PyObject_GenericSetAttr(array, name, value)
+    }
+}
+
+/// `view.__dict__`, through which attributes are set that `set_attribute` never sees.
+unsafe extern "C" fn dict(array: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    // SAFETY: Python calls this with a live instance of the type, which has a __dict__.
+    unsafe {
+        track(array);
+        ffi::PyObject_GenericGetDict(array, ptr::null_mut())
+    }
+}
+
+/// `view.__dict__ = value`, and its deletion if `value` is NULL: as in a class that Python code defines, that leaves
+/// no attributes.
+unsafe extern "C" fn set_dict(array: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
+    // SAFETY: Python calls this with a live instance of the type, which has a __dict__, and a live object or NULL. A
+    // dict that is made here is given up after the call, which takes a reference of its own.
+    unsafe {
+        track(array);
+        if !value.is_null() {
+            return ffi::PyObject_GenericSetDict(array, value, ptr::null_mut());
+        }
+        let empty = ffi::PyDict_New();
+        if empty.is_null() {
+            return -1;
+        }
+        let result = ffi::PyObject_GenericSetDict(array, empty, ptr::null_mut());
+        ffi::Py_DECREF(empty);
+        result
     }
 }
 
