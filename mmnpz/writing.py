@@ -50,6 +50,8 @@ class NpzWriter(Writer):
         If the file cannot be created or opened.
     zipfile.BadZipFile
         In mode ``"a"``, if the file is not empty and not a zip archive.
+    MemoryError
+        In mode ``"a"``, if there is no memory for a copy of the archive's directory.
     ValueError
         If `mode` or `align` is another.
 

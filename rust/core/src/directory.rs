@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 
 use crate::error::{Error, Result};
 use crate::hint::Hint;
-use crate::index::{CentralRecord, Directory, Walk, slice};
+use crate::index::{CentralRecord, Directory, Walk, copied, slice};
 use crate::layout::{self, Placement, StoredName};
 use crate::mark::Seal;
 use crate::name;
@@ -115,11 +115,12 @@ impl DirectoryWriter {
     /// Goes on behind the directory of an archive; `unlisted` are the records of members that it does not list.
     ///
     /// # Errors
-    /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to.
+    /// As for [`Index::build`](crate::index::Index::build): what cannot be read is not appended to; and
+    /// [`ErrorKind::NoMemory`](crate::ErrorKind::NoMemory).
     pub fn resume(old: &OldDirectory<'_>, unlisted: &[u8]) -> Result<Self> {
         // What another program has changed may lie elsewhere than its record says.
         let (mut count, hinted) = old.sound.unwrap_or((0, old.records.len() as u64));
-        let mut stored = Names::resume(old.records.len(), old.index);
+        let mut stored = Names::resume(old.records.len(), old.index)?;
         if old.has_none {
             stored.forgo();
         }
@@ -136,8 +137,7 @@ impl DirectoryWriter {
             walk.finish()?;
         }
         // Copied only now that all of it is known to be records: a file can claim more than memory holds.
-        let mut all = Vec::with_capacity(old.records.len() + unlisted.len() + ROOM);
-        all.extend_from_slice(old.records);
+        let mut all = copied(old.records, unlisted.len() + ROOM)?;
         all.extend_from_slice(unlisted);
         for record in Walk::new(&all[old.records.len()..]) {
             stored.push_record(&record, old.records.len());
@@ -316,7 +316,7 @@ impl DirectoryWriter {
 
     /// What the stored index is made of. If members are added later, the next one is made of their records.
     pub(crate) fn take_stored(&mut self) -> Names {
-        let next = Names::resume(self.size(), None);
+        let next = Names::of_records(self.size());
         std::mem::replace(&mut self.stored, next)
     }
 

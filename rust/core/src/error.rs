@@ -58,6 +58,8 @@ pub enum Part {
     Member,
     /// What the caller asked to be written cannot be put into a ZIP archive.
     Request,
+    /// Nothing is wrong with the archive, but there is too little memory.
+    Memory,
     /// Nothing is wrong; the caller asked to stop.
     Interrupted,
 }
@@ -183,6 +185,12 @@ pub enum ErrorKind {
     /// Sizes that add up to more than 2**64 bytes.
     #[error("the archive would be larger than 2**63 bytes")]
     TooLarge,
+    /// A size that the archive gives is larger than the memory that can be had.
+    #[error("no memory for a directory of {size} bytes")]
+    NoMemory {
+        /// The size of what was to be copied.
+        size: usize,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -216,6 +224,7 @@ impl ErrorKind {
             | K::NpyHeader(_)
             | K::ShapeMismatch { .. } => Part::Member,
             K::NameTooLong { .. } | K::NameWithNul | K::Alignment(_) | K::TooLarge => Part::Request,
+            K::NoMemory { .. } => Part::Memory,
             K::Interrupted => Part::Interrupted,
         }
     }

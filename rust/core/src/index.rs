@@ -32,7 +32,7 @@ const MAX_COMMENT: usize = u16::MAX as usize;
 /// So many bytes behind it can be what is left of a writer of ours that had just begun to append when the power failed.
 const BEGUN: usize = 64;
 
-/// Memory for so many members is taken on the word of the end record; for more, only as they are found.
+/// Memory for so many members is taken on the word of the end record, if there is as much; for more, only as they are found.
 const TRUSTED_COUNT: usize = 1 << 22;
 
 /// The caller is asked whether to go on each time this many members have been read.
@@ -357,12 +357,11 @@ impl Index {
         }
         let most = records.len() / CentralHeader::SIZE;
         let count = usize::try_from(directory.count).unwrap_or(most).min(most).min(TRUSTED_COUNT);
-        let mut index = Index {
-            directory,
-            entries: Vec::with_capacity(count),
-            table: HashTable::with_capacity(count),
-            hasher: RandomState::default(),
-        };
+        let mut index =
+            Index { directory, entries: Vec::new(), table: HashTable::new(), hasher: RandomState::default() };
+        // What was claimed and cannot be had is not needed either: both grow with the members that are there.
+        let _ = index.entries.try_reserve_exact(count);
+        let _ = index.table.try_reserve(count, |_| 0);
         let mut gone = false;
         let mut walk = Walk::new(records);
         for (number, record) in walk.by_ref().enumerate() {
@@ -693,6 +692,15 @@ fn fetch_headers(bytes: &[u8], local: u64) {
 /// The bytes of a range of the file, if they are all there.
 pub fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]> {
     bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+}
+
+/// The same bytes in memory of their own, with room for so many more. An archive can claim more than there is memory for.
+pub(crate) fn copied(bytes: &[u8], room: usize) -> Result2<Vec<u8>> {
+    let mut copy = Vec::new();
+    let size = bytes.len().saturating_add(room);
+    copy.try_reserve_exact(size).map_err(|_| ErrorKind::NoMemory { size })?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
 }
 
 /// Errors of the walk count from the start of the directory; users want a place in the file.

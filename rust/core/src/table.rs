@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::index::{CentralRecord, Walk};
+use crate::error::ErrorKind;
+use crate::index::{CentralRecord, Walk, copied};
 use crate::mark::{self, MULTIPLIER};
 use crate::zip::STORED;
 
@@ -221,13 +222,21 @@ impl Names {
 
     /// Of an archive with so many bytes of records, of which the first are those of `members` members with this
     /// index, if there is one that is known to be sound.
-    pub(crate) fn resume(records: usize, old: Option<(&[u8], u64)>) -> Self {
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoMemory`].
+    pub(crate) fn resume(records: usize, old: Option<(&[u8], u64)>) -> Result<Self, ErrorKind> {
         let old = old.filter(|(bytes, members)| {
             Table::new(bytes, *members).is_some_and(|table| table.slots.len() as u64 == slots_for(*members))
         });
-        let old = old.map(|(bytes, members)| Old { bytes: bytes.to_vec(), members });
-        let unread = if old.is_some() { 0 } else { records };
-        Names { old, unread, ..Self::new() }
+        let Some((bytes, members)) = old else { return Ok(Self::of_records(records)) };
+        let old = Old { bytes: copied(bytes, 0)?, members };
+        Ok(Names { old: Some(old), ..Self::new() })
+    }
+
+    /// Of an archive with so many bytes of records and no index.
+    pub(crate) fn of_records(records: usize) -> Self {
+        Names { unread: records, ..Self::new() }
     }
 
     /// A member of this name was added, whose record is at `place`.
@@ -297,6 +306,8 @@ impl Names {
                 Vec::new()
             }
         };
+        // Without the memory for an index, there is none.
+        bytes.try_reserve_exact(size.saturating_sub(bytes.len())).ok()?;
         bytes.resize(size, 0);
         let (slots, places) = bytes.split_at_mut(split(size)?);
         let slots = <[Slot]>::mut_from_bytes(slots).ok()?;
@@ -406,7 +417,7 @@ mod tests {
             let (old_records, made) = written(names(0..before));
             let old = made.build(&old_records, before).unwrap();
             for old in [Some((&old[..], before)), None] {
-                let mut made = Names::resume(old_records.len(), old);
+                let mut made = Names::resume(old_records.len(), old).unwrap();
                 for record in Walk::new(&records).skip(before as usize) {
                     made.push_record(&record, 0);
                 }

@@ -8,13 +8,17 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 
 use mmnpz_core::index::MemberId;
-use mmnpz_core::slots::Slots;
+use mmnpz_core::slots::{Refused, Slots};
 
 const THREADS: usize = 4;
 const PLACES: u32 = if cfg!(miri) { 8 } else { 500 };
+/// Places lie so far from each other that some are in the chunks that are allocated when they are used: of 65,536 places, and
+/// of 4 under Miri.
+const STRIDE: u32 = if cfg!(miri) { 2 } else { 1009 };
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 40 };
 
 /// What is put in: its owner, its place, and bytes that were written right before.
+#[derive(Debug)]
 struct Item {
     owner: usize,
     member: u32,
@@ -42,13 +46,21 @@ fn look(item: NonNull<Item>, member: MemberId) -> usize {
     item.owner
 }
 
+/// What was put in first.
+fn taken(refused: &Refused<Item>) -> NonNull<Item> {
+    match refused {
+        Refused::Taken(first) => *first,
+        Refused::NoMemory => unreachable!(),
+    }
+}
+
 fn free_all(slots: &Slots<Item>) {
     slots.iter().for_each(|(_, item)| free(item));
 }
 
 /// The order in which a thread goes through the places: two forwards, two backwards, so that they meet.
 fn order(thread: usize) -> Vec<MemberId> {
-    let mut members: Vec<_> = (0..PLACES).map(MemberId).collect();
+    let mut members: Vec<_> = (0..PLACES).map(|place| MemberId(place * STRIDE)).collect();
     if thread % 2 == 1 {
         members.reverse();
     }
@@ -58,7 +70,7 @@ fn order(thread: usize) -> Vec<MemberId> {
 #[test]
 fn all_threads_get_what_the_first_put_in() {
     for _ in 0..ROUNDS {
-        let slots = Slots::new(PLACES as usize);
+        let slots = Slots::new((PLACES * STRIDE) as usize).unwrap();
         let barrier = Barrier::new(THREADS);
         let firsts = AtomicUsize::new(0);
         let seen: Vec<BTreeMap<u32, usize>> = thread::scope(|scope| {
@@ -78,9 +90,9 @@ fn all_threads_get_what_the_first_put_in() {
                                         firsts.fetch_add(1, Ordering::Relaxed);
                                         mine
                                     }
-                                    Err(first) => {
+                                    Err(refused) => {
                                         free(mine);
-                                        first
+                                        taken(&refused)
                                     }
                                 }
                             });
@@ -103,11 +115,11 @@ fn all_threads_get_what_the_first_put_in() {
 #[test]
 fn what_is_found_is_on_a_list_that_is_begun_meanwhile() {
     for round in 0..ROUNDS {
-        let slots = Slots::new(PLACES as usize);
+        let slots = Slots::new((PLACES * STRIDE) as usize).unwrap();
         let list = Mutex::new(vec![false; PLACES as usize]);
         let complete = AtomicBool::new(false);
         let barrier = Barrier::new(THREADS);
-        let add = |member: MemberId| list.lock().unwrap()[member.0 as usize] = true;
+        let add = |member: MemberId| list.lock().unwrap()[(member.0 / STRIDE) as usize] = true;
         let ask = || {
             if !complete.load(Ordering::Acquire) {
                 slots.begin_list();
@@ -134,7 +146,10 @@ fn what_is_found_is_on_a_list_that_is_begun_meanwhile() {
                         // Nobody asks for the list at first, then all do.
                         if at >= round * PLACES as usize / (2 * ROUNDS) {
                             ask();
-                            assert!(list.lock().unwrap()[member.0 as usize], "round {round}: {member:?}");
+                            assert!(
+                                list.lock().unwrap()[(member.0 / STRIDE) as usize],
+                                "round {round}: {member:?}"
+                            );
                         }
                     }
                 });
@@ -148,17 +163,17 @@ fn what_is_found_is_on_a_list_that_is_begun_meanwhile() {
 #[test]
 fn a_place_that_its_thread_left_unsettled_is_settled_by_the_next() {
     // As in a child that was forked in the middle.
-    let slots = Slots::new(1);
-    let member = MemberId(0);
-    let first = Item::leak(0, 0);
+    let member = MemberId(STRIDE * (PLACES - 1));
+    let slots = Slots::new(member.0 as usize + 1).unwrap();
+    let first = Item::leak(0, member.0);
     slots.put(member, first).unwrap();
     assert_eq!(slots.get(member), None);
     thread::scope(|scope| {
         for number in 1..=THREADS {
             let slots = &slots;
             scope.spawn(move || {
-                let late = Item::leak(number, 0);
-                let kept = slots.put(member, late).unwrap_err();
+                let late = Item::leak(number, member.0);
+                let kept = taken(&slots.put(member, late).unwrap_err());
                 free(late);
                 assert_eq!(look(kept, member), 0);
                 slots.settle(member);
@@ -171,11 +186,14 @@ fn a_place_that_its_thread_left_unsettled_is_settled_by_the_next() {
 
 #[test]
 fn there_is_room_for_as_many_as_were_asked_for() {
-    let slots = Slots::<u64>::new(3);
+    let slots = Slots::<u64>::new(3).unwrap();
     assert_eq!(slots.get(MemberId(3)), None);
-    assert_eq!(Slots::<u64>::new(0).iter().count(), 0);
+    assert_eq!(Slots::<u64>::new(0).unwrap().iter().count(), 0);
     let mut number = 0;
     let pointer = NonNull::from(&mut number);
-    assert!(std::panic::catch_unwind(|| Slots::<u64>::new(3).put(MemberId(3), NonNull::dangling())).is_err());
+    assert!(
+        std::panic::catch_unwind(|| Slots::<u64>::new(3).unwrap().put(MemberId(3), NonNull::dangling()))
+            .is_err()
+    );
     assert_eq!(slots.put(MemberId(2), pointer), Ok(()));
 }

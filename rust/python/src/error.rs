@@ -6,7 +6,9 @@ use std::path::Path;
 
 use mmnpz_core::Error;
 use mmnpz_core::error::{ErrorKind, Part};
-use pyo3::exceptions::{PyBlockingIOError, PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{
+    PyBlockingIOError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyValueError,
+};
 use pyo3::prelude::*;
 
 /// What can go wrong outside Python, with the file it happened to.
@@ -82,6 +84,7 @@ impl Failure {
                     bad_zip_file(py, format!("{path}: {error}; open it with np.load(…, mmap_mode=\"r\")"))
                 }
                 Part::Archive => bad_zip_file(py, format!("{path}: {error}")),
+                Part::Memory => PyMemoryError::new_err(format!("{path}: {error}")),
                 Part::Member | Part::Request => PyValueError::new_err(format!("{path}: {error}")),
             },
         }

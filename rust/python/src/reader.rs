@@ -374,7 +374,7 @@ impl Handle {
         name: &Bound<'py, PyString>,
         view: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (view, listed) = self.views.publish(member, view);
+        let (view, listed) = self.views.publish(member, view)?;
         if listed {
             self.views.enter(name, &view)?;
         }

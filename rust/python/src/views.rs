@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mmnpz_core::index::MemberId;
-use mmnpz_core::slots::Slots;
+use mmnpz_core::slots::{NoMemory, Refused, Slots};
 use once_cell::race::OnceBox;
 use pyo3::Borrowed;
+use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -60,8 +61,9 @@ impl Views {
         Views { count, mmap, slots: OnceBox::new(), listing: Mutex::new(listing), first }
     }
 
-    fn slots(&self) -> &Slots<ffi::PyObject> {
-        self.slots.get_or_init(|| Box::new(Slots::new(self.count)))
+    fn slots(&self) -> PyResult<&Slots<ffi::PyObject>> {
+        let made = self.slots.get_or_try_init(|| Slots::new(self.count).map(Box::new));
+        made.map_err(|NoMemory| no_memory())
     }
 
     /// The view that was published for a member.
@@ -86,32 +88,35 @@ impl Views {
 
     /// Offers a view for a member and gives back the one that counts, the first that was offered. Says also
     /// whether that must be entered in the dict. It is looked up by others after the call of [`Views::settle`]
-    /// that follows.
+    /// that follows. An archive may claim more members than there is memory for: that is a `MemoryError`.
     pub(crate) fn publish<'py>(
         &self,
         member: MemberId,
         view: Bound<'py, PyAny>,
-    ) -> (Bound<'py, PyAny>, bool) {
+    ) -> PyResult<(Bound<'py, PyAny>, bool)> {
         let py = view.py();
-        let slots = self.slots();
+        let slots = self.slots()?;
         // The slot gets a reference of its own.
         let offered = view.clone().into_ptr();
         let result = NonNull::new(offered).map_or(Ok(()), |offered| slots.put(member, offered));
         let counts = match result {
             Ok(()) => view,
-            Err(first) => {
+            Err(refused) => {
                 // SAFETY: the reference that was made above, and that the slot did not take.
                 drop(unsafe { Bound::from_owned_ptr(py, offered) });
+                let Refused::Taken(first) = refused else { return Err(no_memory()) };
                 // SAFETY: as in `get`.
                 unsafe { Bound::from_borrowed_ptr(py, first.as_ptr()) }
             }
         };
-        (counts, DICT_FIRST || slots.is_listed())
+        Ok((counts, DICT_FIRST || slots.is_listed()))
     }
 
     /// Lets the view of a member be looked up: it is in the dict if it must be.
     pub(crate) fn settle(&self, member: MemberId) {
-        self.slots().settle(member);
+        if let Some(slots) = self.slots.get() {
+            slots.settle(member);
+        }
     }
 
     /// Enters a view in the dict of the views as it is.
@@ -149,7 +154,7 @@ impl Views {
         let listing = self.listing(py);
         let dict = listing.dict.bind(py);
         if !listing.complete.load(Ordering::Acquire) {
-            let slots = self.slots();
+            let slots = self.slots()?;
             // From here on, who publishes a view enters it.
             slots.begin_list();
             for (member, view) in slots.iter() {
@@ -180,6 +185,11 @@ impl Views {
             visit.call(&*view)
         })
     }
+}
+
+#[cold]
+fn no_memory() -> PyErr {
+    PyMemoryError::new_err("no memory for the views of so many members")
 }
 
 /// A reference that is owned by whoever calls this.
