@@ -17,6 +17,7 @@ mod gather;
 mod helpers;
 mod lock;
 mod mapping;
+mod maps;
 mod memmap;
 mod reader;
 mod repair;

@@ -8,6 +8,7 @@ use memmap2::Mmap;
 use pyo3::prelude::*;
 
 use crate::error::Failure;
+use crate::maps::Claim;
 
 /// Keeps an archive mapped: the last owner in the chain of bases of every view.
 ///
@@ -15,14 +16,16 @@ use crate::error::Failure;
 #[pyclass(frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Mapping {
     map: Mmap,
+    /// Given back once the map is gone.
+    _claim: Claim,
     /// The path of the mapped file, absolute, in the type it was given in.
     #[pyo3(get)]
     filename: Py<PyAny>,
 }
 
 impl Mapping {
-    pub(crate) fn new(map: Mmap, filename: Py<PyAny>) -> Self {
-        Mapping { map, filename }
+    pub(crate) fn new(map: Mmap, claim: Claim, filename: Py<PyAny>) -> Self {
+        Mapping { map, _claim: claim, filename }
     }
 
     /// The bytes of the archive.

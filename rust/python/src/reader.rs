@@ -26,6 +26,7 @@ use crate::fork;
 use crate::gather::{self, Key, Making, Part};
 use crate::lock;
 use crate::mapping::{self, Identity, Mapping};
+use crate::maps::Claim;
 use crate::shared::Shared;
 use crate::views::{DICT_FIRST, Views};
 use crate::walk::Walk;
@@ -750,15 +751,15 @@ impl Reader {
         max_header_size: usize,
         identity: Option<Identity>,
     ) -> PyResult<()> {
-        let opened =
-            detached(py, || Opened::new(&path, identity)).map_err(|failure| failure.into_err(py, &path))?;
+        let opened = detached(py, || Ok((Claim::new()?, Opened::new(&path, identity)?)));
+        let (claim, opened) = opened.map_err(|failure: Failure| failure.into_err(py, &path))?;
         opened.warn(py, &path)?;
         let Opened { map, catalog, identity, .. } = opened;
         let archive = Archive {
             path,
             options,
             identity,
-            mapping: Bound::new(py, Mapping::new(map, filename))?.unbind(),
+            mapping: Bound::new(py, Mapping::new(map, claim, filename))?.unbind(),
             map_type: map_type.unbind(),
             view_type: view_type.unbind(),
             max_header_size,
