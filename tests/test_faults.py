@@ -3,18 +3,23 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.faults.explore import Explorer
+from tests.faults.explore import LARGE_STATES, THOROUGH, Explorer
 from tests.faults.recorder import Recorder, compile_shim, why_not
 from tests.faults.scenarios import (
     BASES,
     FRESH,
+    LARGE,
     append,
     append_and_flush,
+    append_and_move,
+    append_and_move_at_once,
     append_large,
+    append_many,
     append_once,
     append_sessions,
     replace,
@@ -71,7 +76,9 @@ def test_killed_while_replacing(explorer: Explorer, base: str) -> None:
 
 @pytest.mark.parametrize("name", FRESH)
 def test_power_failures_while_writing_a_new_file(explorer: Explorer, name: str) -> None:
-    explorer.power(None, FRESH[name], sync=True).conclude()
+    # In these, each state has megabytes.
+    most = 60 * THOROUGH if "large" in name else None
+    explorer.power(None, FRESH[name], sync=True, most=most).conclude()
 
 
 @pytest.mark.parametrize("name", ["flushes"])
@@ -102,3 +109,33 @@ def test_power_failures_without_sync_spare_what_was_on_the_disk(
 @pytest.mark.parametrize("base", ["ours", "savez"])
 def test_power_failures_while_replacing(explorer: Explorer, base: str) -> None:
     explorer.power(BASES[base](), replace, sync=True).conclude()
+
+
+# Programs that append to an archive with a directory of more than 64 KiB, of which mmnpz reads only parts.
+# mmnpz adds to that directory in place, or moves it.
+INTO_LARGE = [
+    append_once, append_sessions, append_and_flush, append_many, append_and_move, append_and_move_at_once,
+]  # fmt: skip
+
+
+@cache
+def large(base: str) -> bytes:
+    return LARGE[base]()
+
+
+@pytest.mark.parametrize("base", LARGE)
+@pytest.mark.parametrize("build", INTO_LARGE)
+def test_killed_while_appending_to_a_large_archive(
+    explorer: Explorer, build: Callable[..., None], base: str
+) -> None:
+    explorer.kill(large(base), build, second=THOROUGH > 1, most=LARGE_STATES).conclude()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("base", LARGE)
+@pytest.mark.parametrize("build", INTO_LARGE)
+def test_power_failures_while_appending_to_a_large_archive(
+    explorer: Explorer, build: Callable[..., None], base: str, sync: bool
+) -> None:
+    """Without a sync, what was on the disk before must be spared."""
+    explorer.power(large(base), build, sync=sync, most=LARGE_STATES).conclude()

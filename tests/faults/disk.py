@@ -273,10 +273,24 @@ def power_states(disk: Disk, path: Path, each: int, count: int, chance: random.R
         yield State(
             torn(disk.inodes[inode], kind, block, chance), count, f"{moment}{kind}, blocks of {block} B"
         )
+    inode = disk.names.get(str(path))
+    if inode is None or disk.pending_names:
+        return
+    file = disk.inodes[inode]
+    writes = [pending.start for pending in file.pending if pending.start.operation is Operation.WRITE]
+    if len(writes) > 1:
+        # Chance seldom leaves out only the few bytes on which the meaning of the others depends.
+        for lost in (min(writes, key=lambda write: len(write.data)), chance.choice(writes)):
+            block = chance.choice([512, PAGE])
+            content = torn(file, "random", block, chance, lost)
+            yield State(content, count, f"{moment}without write {lost.number}, blocks of {block} B")
 
 
-def torn(file: Inode, kind: str, block: int, chance: random.Random) -> bytes:
-    """The content of a file with only some of the blocks that were written since the last sync."""
+def torn(file: Inode, kind: str, block: int, chance: random.Random, lost: Event | None = None) -> bytes:
+    """The content of a file with only some of the blocks that were written since the last sync.
+
+    Of a write that is said to be lost, nothing is there.
+    """
     content = bytearray(file.durable)
     writes: list[Event] = []
     sizes = [len(content)]
@@ -310,6 +324,9 @@ def torn(file: Inode, kind: str, block: int, chance: random.Random) -> bytes:
                 keep = len(events) - (newest in events)
             case _:
                 keep = len(events) if chance.random() < share else chance.randrange(len(events))
+        if lost is not None and lost in events:
+            # What was written over it later is not there either: blocks go to the disk as they are in memory.
+            keep = min(keep, events.index(lost))
         start = number * block
         for event in events[:keep]:
             low, high = max(start, event.offset), min(start + block, event.offset + len(event.data))

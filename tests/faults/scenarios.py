@@ -18,6 +18,10 @@ from tests.faults.recorder import Step
 
 OLD = np.arange(300, dtype="<i4")
 
+# So many members have a directory of more than 64 KiB. mmnpz opens such an archive without reading all of the
+# directory, leaves room in front of it, and adds to it in place.
+MANY = 1500
+
 
 @dataclass
 class Script:
@@ -166,6 +170,24 @@ def append_sessions(script: Script, **options: Any) -> None:
         script.open("a", **options).write(f"new{number}", noise(200, number)).close()
 
 
+def append_many(script: Script, **options: Any) -> None:
+    """Add so many entries to the directory that some blocks have new ones only."""
+    script.open("a", **options)
+    for number in range(60):
+        script.write(f"new{number}", np.arange(number % 5))
+    script.close()
+
+
+def append_and_move(script: Script, **options: Any) -> None:
+    """Append what fits in front of the directory, and then what is written over it."""
+    script.open("a", **options).write("new", noise(200)).close()
+    script.open("a", **options).write("large", noise(150_000)).close()
+
+
+def append_and_move_at_once(script: Script, **options: Any) -> None:
+    script.open("a", **options).write("new", noise(200)).write("large", noise(150_000)).close()
+
+
 def replace(script: Script, **options: Any) -> None:
     script.open("w", **options).write("new", noise(3000)).flush().write("newer", noise(20)).close()
 
@@ -198,6 +220,29 @@ def with_room() -> bytes:
             writer.flush()
             writer.write("folder/ä", OLD[:7])
         return path.read_bytes()
+
+
+def many(*, flush: bool = False, append: bool = False) -> bytes:
+    """One with a directory of more than 64 KiB; after a flush, it has more room than closing would leave."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ours.npz")
+        with mmnpz.NpzWriter(path) as writer:
+            for number in range(MANY):
+                writer.write(f"old{number}", np.arange(number % 7, dtype=np.uint8))
+            if flush:
+                writer.flush()
+        if append:
+            place = directory_at(path)
+            with mmnpz.NpzWriter(path, "a") as writer:
+                writer.write("appended", np.arange(9))
+            assert directory_at(path) == place, "this directory was to be added to in place"
+        return path.read_bytes()
+
+
+def directory_at(path: Path) -> int:
+    """Give the place of an archive's directory."""
+    with zipfile.ZipFile(path) as file:
+        return file.start_dir
 
 
 def renamed() -> bytes:
@@ -272,6 +317,12 @@ BASES: dict[str, Callable[[], bytes]] = {
     "zip64": lambda: build_zip(Entry("old.npy", npy(OLD), zip64=True), zip64_end=True),
     "gap": lambda: build_zip(Entry("old.npy", npy(OLD)), gap=b"\0" * 300),
     "no members": build_zip,
+}
+# The same for archives that take long to look through: they are for tests of their own.
+LARGE: dict[str, Callable[[], bytes]] = {
+    "ours, large": many,
+    "ours, large, with room": lambda: many(flush=True),
+    "ours, large, appended once in place": lambda: many(flush=True, append=True),
 }
 if shutil.which("zip"):
     BASES["Info-ZIP"] = lambda: by_tool("zip", "-0")
