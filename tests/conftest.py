@@ -2,8 +2,12 @@
 
 import itertools
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +60,25 @@ def archive(tmp_path: Path, arrays: dict[str, Any]) -> Path:
         for name, array in arrays.items():
             file.writestr(name + ".npy", npy(array))
     return path
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A file system of two megabytes in memory."""
+    folder = Path(tempfile.mkdtemp())
+    problem = "there is no mount"
+    if shutil.which("mount"):
+        command = ["mount", "-t", "tmpfs", "-o", "size=2m", "mmnpz-test", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        problem = done.stderr if done.returncode else ""
+    if problem:
+        folder.rmdir()
+        if sys.platform == "linux" and os.environ.get("CI") == "true" and os.geteuid() == 0:
+            pytest.fail(f"a small file system cannot be mounted: {problem}")
+        pytest.skip(f"a small file system cannot be mounted: {problem}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+    folder.rmdir()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,12 +1,9 @@
 """A full file system in memory: whoever reads a hole through a map needs a page, and there is none."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,6 @@ import pytest
 import mmnpz
 
 pytestmark = pytest.mark.thread_unsafe(reason="has processes of its own, and fills a file system")
-
-SIZE = 2 << 20
 
 # A writer that is killed after a flush leaves room in the file, which is a hole.
 FLUSHED = """
@@ -70,25 +65,6 @@ except OSError as error:
     # The file stays as it is: nothing closes the writer.
     os._exit(0)
 """
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A file system of two megabytes in memory."""
-    folder = Path(tempfile.mkdtemp())
-    problem = "there is no mount"
-    if shutil.which("mount"):
-        command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "mmnpz-test", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        problem = done.stderr if done.returncode else ""
-    if problem:
-        folder.rmdir()
-        if sys.platform == "linux" and os.environ.get("CI") == "true" and os.geteuid() == 0:
-            pytest.fail(f"a small file system cannot be mounted: {problem}")
-        pytest.skip(f"a small file system cannot be mounted: {problem}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-    folder.rmdir()
 
 
 def fill(folder: Path) -> None:

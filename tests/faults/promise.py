@@ -157,8 +157,8 @@ def unzip_status(path: Path) -> int:
 def summary() -> list[str]:
     """What was tried, and how much of it broke the promise."""
     order = (
-        "states after kills", "states after power failures", "writers killed", "unzip -t",
-        "members looked for", "states that break the promise",
+        "states after kills", "states after power failures", "writers killed", "openings beside writers",
+        "unzip -t", "members looked for", "states that break the promise",
     )  # fmt: skip
     return [f"{TRIED[what]:>9,}  {what}" for what in order]
 
