@@ -755,3 +755,29 @@ def test_a_directory_that_a_power_failure_tore(tmp_path: Path, repaired: str) ->
     if repaired != "not":
         with np.load(path) as theirs:
             assert theirs.files == data.files
+
+
+def test_a_torn_directory_is_written_anew_by_the_next_writer_after_a_restart(tmp_path: Path) -> None:
+    """What is older than the running system may be torn, and is checked before a directory grows where it is."""
+    path = write(tmp_path / "a.npz", MANY)
+    raw = bytearray(path.read_bytes())
+    middle = (raw.rindex(b"PKmmseal") + len(raw)) // 2 // 4096 * 4096
+    raw[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(raw)
+    os.utime(path, (0, 1_000_000_000))
+    write(path, 3, "a", MANY)
+    with np.load(path) as theirs:
+        assert theirs.files == [f"n{number}" for number in range(MANY + 3)]
+    agree(path, ["n0", f"n{MANY + 2}", "nothing"])
+
+
+def test_an_index_that_is_torn_is_made_anew_after_a_restart(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", MANY)
+    raw = bytearray(path.read_bytes())
+    seal = raw.rindex(b"PKmmseal")
+    raw[seal - 4096 : seal] = bytes(4096)
+    path.write_bytes(raw)
+    os.utime(path, (0, 1_000_000_000))
+    write(path, 3, "a", MANY)
+    assert is_stored_index_used(path)
+    agree(path, ["n0", f"n{MANY + 2}", "nothing"])

@@ -19,6 +19,7 @@ from typing import IO, cast
 import pytest
 
 import mmnpz
+from tests import sequential
 from tests.archives import npy, same
 from tests.faults import promise
 from tests.faults.victim import array_of
@@ -98,6 +99,8 @@ def check_whole(path: Path, names: list[str]) -> None:
         there = file.namelist()
         for name in names:
             assert file.read(f"{name}.npy") == npy(array_of(name)), f"{name} is wrong"
+    # Programs that do without a directory find the same.
+    assert {f"{name}.npy" for name in sequential.read(path)} == set(there)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sorted(f"{name}.npy" for name in mmnpz.load(path).files) == sorted(there)

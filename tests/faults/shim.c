@@ -64,6 +64,9 @@ static struct {
     uint64_t bytes;
 } plan;
 
+/* A larger hole is refused, and the zeros are written: a recording holds all of its data. */
+#define MOST_PUNCHED (64 << 20)
+
 #define REAL(name) \
     static __typeof__(&name) real; \
     if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
@@ -211,6 +214,30 @@ static ssize_t plain_write(int descriptor, const void *data, size_t size, off64_
 ssize_t write(int descriptor, const void *data, size_t size) {
     off64_t offset = log_file >= 0 ? lseek64(descriptor, 0, SEEK_CUR) : 0;
     return write_at(plain_write, descriptor, data, size, offset);
+}
+
+/* A hole reads as zeros: for whoever looks at the file, punching one is a write of zeros. */
+static ssize_t punch(int descriptor, const void *data, size_t size, off64_t offset) {
+    (void)data;
+    REAL(fallocate64);
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    return real(descriptor, mode, offset, (off64_t)size) == 0 ? (ssize_t)size : -1;
+}
+
+int fallocate64(int descriptor, int mode, off64_t offset, off64_t length) {
+    REAL(fallocate64);
+    char path[PATH_MAX];
+    uint64_t inode;
+    if (!(mode & FALLOC_FL_PUNCH_HOLE) || !is_file_below(descriptor, path, &inode))
+        return real(descriptor, mode, offset, length);
+    void *zeros = length <= MOST_PUNCHED ? calloc(1, (size_t)length) : NULL;
+    if (!zeros) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    ssize_t result = write_at(punch, descriptor, zeros, (size_t)length, offset);
+    free(zeros);
+    return result < 0 ? -1 : 0;
 }
 
 static int on_descriptor(enum operation operation, int descriptor, int64_t size, int (*real)(int, int64_t)) {

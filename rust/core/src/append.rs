@@ -252,10 +252,11 @@ impl Appender {
         }
     }
 
-    /// Whether that must be on the disk first: without it, what is behind an archive of another program could hide
-    /// that from whoever looks for its end record.
+    /// Whether that must be on the disk first, also if nothing else is synced. Without it, what is behind an archive of
+    /// another program could hide that from whoever looks for its end record; and the end record of a large directory, which
+    /// is not read as a whole when the file is opened, could be there when members have overwritten that.
     pub fn must_sync_prologue(&self) -> bool {
-        matches!(self.prologue, Some(Prologue::Base(_)))
+        matches!(self.prologue, Some(Prologue::Base(_) | Prologue::SealAndBlank(..)))
     }
 
     /// It is written.

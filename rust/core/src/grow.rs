@@ -105,8 +105,7 @@ impl Growing {
 
     /// Whether directory and index are what their seal says.
     pub(crate) fn is_sound(&mut self) -> bool {
-        self.was_sound =
-            self.was_sound || (self.seal.holds(self.bytes()) && self.seal.has_index(self.bytes()));
+        self.was_sound = self.was_sound || self.seal.is_right(self.bytes());
         self.was_sound
     }
 
@@ -114,8 +113,10 @@ impl Growing {
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let mut walk = Walk::new(self.records());
         let names = walk.by_ref().filter_map(|record| record.name_of_array()).collect();
-        walk.finish()?;
-        Ok(names)
+        let Err(error) = walk.finish() else { return Ok(names) };
+        let (old, found) = self.recovered(error)?;
+        let records = Walk::new(old.records).chain(Walk::new(&found));
+        Ok(records.filter_map(|record| record.name_of_array()).collect())
     }
 
     /// The state of a writer that only has what comes behind it.

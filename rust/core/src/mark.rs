@@ -589,6 +589,11 @@ impl Seal {
         Self::read(bytes, self.at()).is_some_and(|found| found.reopened() == self.reopened())
     }
 
+    /// Whether the directory and its stored index still are what they were.
+    pub(crate) fn is_right(&self, bytes: &[u8]) -> bool {
+        self.holds(bytes) && self.has_index(bytes)
+    }
+
     /// Whether the directory still is what it was.
     pub fn holds(&self, bytes: &[u8]) -> bool {
         slice(bytes, &(self.directory()..self.directory_end())).is_some_and(|directory| self.is_of(directory))

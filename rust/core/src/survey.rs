@@ -105,6 +105,8 @@ pub enum Effort {
     Read,
     /// The same, and the directory is read to its end, unless it can be added to where it is.
     Append,
+    /// The same, and it is only added to where it is if it is what its seal says: a power failure may have torn it.
+    AppendChecked,
     /// Everywhere, and if there is nothing of ours, for members of other programs, too.
     Full,
 }
@@ -121,6 +123,11 @@ impl Survey {
             let state = match effort {
                 Effort::Read => State::Unknown,
                 Effort::Append if seal.is_some_and(|seal| seal.can_grow(bytes)) => State::CanGrow,
+                Effort::AppendChecked
+                    if seal.is_some_and(|seal| seal.can_grow(bytes) && seal.is_right(bytes)) =>
+                {
+                    State::CanGrow
+                }
                 // Its checksum is checked in less time than its records.
                 _ if seal.is_some_and(|seal| seal.holds(bytes)) => State::Sound,
                 _ => {
@@ -461,7 +468,6 @@ impl<'a, 'f> Scan<'a, 'f> {
                 self.push_unfinished(member.header);
             }
         }
-        self.survey.end = sound.iter().map(|member| member.end).fold(self.end, u64::max);
         self.survey.unfinished.sort_unstable_by_key(|member| member.header);
         let mut ranges = std::mem::take(&mut self.met);
         ranges.extend(sound.iter().map(|member| member.header..member.end));
@@ -475,8 +481,23 @@ impl<'a, 'f> Scan<'a, 'f> {
             }
             reached = reached.max(range.end);
         }
+        // Behind the members that a directory lists can be others that were reserved before it was written, and never
+        // finished.
+        self.survey.end = if reached < self.end { self.end_of_listed().max(reached) } else { reached };
         self.survey.found = sound;
         Ok(())
+    }
+
+    /// Where the last member ends that the directory lists, if all of them can be read; else what its seal says.
+    fn end_of_listed(&mut self) -> u64 {
+        let bytes = self.bytes;
+        if self.survey.seal.is_none() {
+            return self.end;
+        }
+        let listed = self.listed.get_or_insert_with(|| listed(bytes, self.survey.directory.as_ref()));
+        let behind = listed.iter().filter(|&&header| header >= self.first);
+        let ends = behind.map(|&header| Local::read(bytes, header).map(|member| member.end));
+        ends.map(|end| end.unwrap_or(self.end)).fold(self.first, u64::max)
     }
 
     fn is_sound(&mut self, member: &Local) -> Result<bool> {

@@ -22,7 +22,7 @@ use pyo3::sync::MutexExt;
 use crate::error::{Failure, check_signals, polled};
 use crate::file::{self, Locked, write_all_at};
 use crate::source::{Items, NpyHeader};
-use crate::{fork, mapping, repair};
+use crate::{boot, fork, mapping, repair};
 
 /// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
 /// blocks of 512 KiB the two threads wait more for each other.
@@ -88,12 +88,16 @@ pub(crate) struct Member {
 
 /// What is in a file, to go on behind it. Members that no directory lists are taken up if their checksums are right.
 fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
-    if file.metadata()?.len() == 0 {
+    let metadata = file.metadata()?;
+    if metadata.len() == 0 {
         return Ok(Appender::new(alignment));
     }
+    // What was written since the system started is as it was written; of what is older, a power failure can have kept a
+    // part from the disk.
+    let effort = if boot::is_older(&metadata) { Effort::AppendChecked } else { Effort::Append };
     let held: Held = Arc::new(mapping::map(file)?);
     let map = (*held).as_ref();
-    let mut survey = match polled(|go_on| Survey::new(map, Effort::Append, go_on)) {
+    let mut survey = match polled(|go_on| Survey::new(map, effort, go_on)) {
         Err(Failure::Format(_)) if survey::is_blank(map) => Survey::default(),
         survey => survey?,
     };
@@ -170,7 +174,8 @@ impl Archive {
             write_all_at(self.file(), bytes, *at)?;
         }
         if !prologue.is_empty() {
-            if state.appender.must_sync_prologue() {
+            // A writer that syncs never has a member on the disk in a room that a seal says to be empty, either.
+            if self.sync || state.appender.must_sync_prologue() {
                 self.file().sync_data()?;
             }
             state.appender.prologue_is_written();

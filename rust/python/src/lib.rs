@@ -8,6 +8,7 @@ use pyo3::pymodule;
 mod advice;
 mod archive;
 mod array;
+mod boot;
 mod copying;
 mod detach;
 mod error;
