@@ -108,12 +108,40 @@ def grown(path: Path) -> int:
     return count
 
 
+def give_back_holes(path: Path) -> None:
+    """Make holes of what has space and was never written to, as programs do that copy files."""
+    with path.open("r+b") as file:
+        start = end = 0
+        while (start := os.lseek(file.fileno(), end, os.SEEK_HOLE)) < path.stat().st_size:
+            try:
+                end = os.lseek(file.fileno(), start, os.SEEK_DATA)
+            except OSError:
+                end = path.stat().st_size
+            places = ["--offset", str(start), "--length", str(end - start)]
+            subprocess.run(["fallocate", "--punch-hole", *places, path], check=True)
+
+
+def space_of_holes(path: Path) -> int:
+    return path.stat().st_size - path.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("leave", [closed, grown])
+def test_a_closed_file_in_memory_has_no_hole(memory: Path, leave: Any) -> None:
+    """Whoever looks at all of its bytes through a map would need pages for one."""
+    path = memory / "a.npz"
+    leave(path)
+    assert space_of_holes(path) <= 0
+    fill(memory)
+    assert python("import mmnpz, sys\nassert len(bytes(mmnpz.load(sys.argv[1]).mmap)) > 0", path) == ""
+
+
 @pytest.mark.parametrize("leave", [flushed, closed, grown])
 def test_a_full_file_system_in_memory(memory: Path, leave: Any) -> None:
     path = memory / "a.npz"
     count = leave(path)
-    sparse = path.stat().st_size - path.stat().st_blocks * 512
-    assert sparse > 4096, "this file was to have a hole"
+    if space_of_holes(path) <= 4096:
+        give_back_holes(path)
+    assert space_of_holes(path) > 4096, "this file was to have a hole"
     fill(memory)
     assert python(BY_NUMPY, path) == ""
     problems = {}

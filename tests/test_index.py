@@ -758,7 +758,7 @@ def test_a_directory_that_a_power_failure_tore(tmp_path: Path, repaired: str) ->
 
 
 def test_a_torn_directory_is_written_anew_by_the_next_writer_after_a_restart(tmp_path: Path) -> None:
-    """What is older than the running system may be torn, and is checked before a directory grows where it is."""
+    """What is older than the running system is checked before a directory grows where it is."""
     path = write(tmp_path / "a.npz", MANY)
     raw = bytearray(path.read_bytes())
     middle = (raw.rindex(b"PKmmseal") + len(raw)) // 2 // 4096 * 4096

@@ -589,6 +589,11 @@ impl NewDirectory {
         self.overwritten.is_some() || self.meanwhile.is_some()
     }
 
+    /// The room that a closed writer leaves in front of it.
+    pub fn room(&self) -> Option<Range<u64>> {
+        (self.publish == Publish::Last && self.next < self.at).then_some(self.next..self.at)
+    }
+
     /// A range that must hold zeros before any of it is written: in an archive without a member.
     pub fn cleared(&self) -> Option<Range<u64>> {
         self.cleared.clone()

@@ -18,6 +18,7 @@ use crate::hint;
 use crate::index::{CentralRecord, Directory, Index, Member, MemberId, Walk, slice};
 use crate::mark::Seal;
 use crate::npy::{Header, MAX_HEADER_SIZE};
+use crate::sparse::Sparse;
 use crate::survey::{Effort, Survey};
 use crate::table::{self, Table};
 use crate::zip::{EndRecord, Record};
@@ -96,7 +97,13 @@ impl Catalog {
     ///
     /// # Errors
     /// As for [`Index::build`].
-    pub fn new(bytes: &[u8], survey: &Survey, go_on: impl FnMut() -> bool) -> Result<Self> {
+    pub fn new<'a>(
+        file: impl Into<Sparse<'a>>,
+        survey: &Survey,
+        go_on: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        let file = file.into();
+        let bytes = file.bytes;
         let catalog = Catalog {
             directory: survey.directory.clone().unwrap_or_else(Directory::none),
             stored: stored(bytes, survey),
@@ -108,7 +115,7 @@ impl Catalog {
         };
         match catalog.stored {
             Some(seal) if catalog.directory.range.end - seal.start() <= SMALL => {
-                catalog.settle(bytes, None, true, go_on)?;
+                catalog.settle(file, None, true, go_on)?;
             }
             Some(_) => {}
             None => catalog.take_over(Index::of_survey(bytes, survey, go_on)?, 0),
@@ -274,18 +281,20 @@ impl Catalog {
     /// # Errors
     /// If they are not, and what members there are cannot be told, or was overwritten meanwhile; and
     /// [`ErrorKind::Interrupted`].
-    pub fn settle(
+    pub fn settle<'a>(
         &self,
-        bytes: &[u8],
-        newer: Option<&[u8]>,
+        file: impl Into<Sparse<'a>>,
+        newer: Option<Sparse<'_>>,
         is_quiet: bool,
         mut go_on: impl FnMut() -> bool,
     ) -> Result<()> {
+        let file = file.into();
+        let bytes = file.bytes;
         let Some(seal) = self.stored.filter(|_| !self.is_settled(bytes)) else { return Ok(()) };
         // Checked less than 2**32.
         let members = seal.members() as u32;
         let is_edited = self.edited.load(Ordering::Acquire);
-        if !is_edited && seal.has_index(bytes) && seal.holds(bytes) && self.is_there(bytes) {
+        if !is_edited && seal.is_right(file, &mut go_on)? && self.is_there(bytes) {
             self.checked.store(true, Ordering::Release);
             return Ok(());
         }
@@ -293,7 +302,7 @@ impl Catalog {
             // Edited in place, or torn by a power failure.
             let index = match Index::build(bytes, self.directory.clone(), &mut go_on) {
                 Err(error) if error.kind != ErrorKind::Interrupted => {
-                    let index = recover(bytes, error, &mut go_on)?;
+                    let index = recover(file, error, &mut go_on)?;
                     self.recovered.store(self.is_there(bytes), Ordering::Release);
                     index
                 }
@@ -306,7 +315,7 @@ impl Catalog {
         } else if let Some(index) = newer.and_then(|newer| successor(newer, &seal, &mut go_on)) {
             index
         } else {
-            search(bytes, &seal, &mut go_on)?
+            search(file, &seal, &mut go_on)?
         };
         if index.len() > members as usize || (index.len() < members as usize && !is_quiet) {
             return Err(ErrorKind::DirectoryTruncated.into());
@@ -492,8 +501,9 @@ fn stored(bytes: &[u8], survey: &Survey) -> Option<Seal> {
 }
 
 /// The members of an archive from the file as it is after an append, whose directory begins with what was there.
-fn successor(newer: &[u8], seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Option<Index> {
+fn successor(newer: Sparse<'_>, seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Option<Index> {
     let mut directory = Survey::new(newer, Effort::Read, &mut *go_on).ok()?.directory?;
+    let newer = newer.bytes;
     cut(newer, &mut directory, seal).then_some(())?;
     let range = directory.range.clone();
     let index = Index::build(newer, directory, go_on).ok()?;
@@ -502,15 +512,15 @@ fn successor(newer: &[u8], seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Opti
 }
 
 /// The members of an archive whose directory cannot be read to its end, with the error that tells why.
-fn recover(bytes: &[u8], error: Error, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
-    let survey = Survey::without_directory(bytes, error, Effort::Read, &mut *go_on)?;
-    Index::of_survey(bytes, &survey, go_on).map(Index::without_directory)
+fn recover(file: Sparse<'_>, error: Error, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
+    let survey = Survey::without_directory(file, error, Effort::Read, &mut *go_on)?;
+    Index::of_survey(file.bytes, &survey, go_on).map(Index::without_directory)
 }
 
 /// The members of an archive without its directory.
-fn search(bytes: &[u8], seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
-    let error = ErrorKind::NoEndRecord.into();
-    let mut survey = Survey::without_directory(bytes, error, Effort::Read, &mut *go_on)?;
+fn search(file: Sparse<'_>, seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
+    let (bytes, error) = (file.bytes, ErrorKind::NoEndRecord.into());
+    let mut survey = Survey::without_directory(file, error, Effort::Read, &mut *go_on)?;
     survey.found.retain(|member| member.header < seal.next());
     // That of another program stays; one of ours can have been overwritten as soon as it was read.
     let mut ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());

@@ -10,6 +10,7 @@ use std::ops::Range;
 use zerocopy::IntoBytes;
 
 use crate::layout;
+use crate::sparse::of_zeros;
 use crate::zip::{LocalHeader, Record};
 
 /// The name of a filler.
@@ -69,21 +70,6 @@ impl Filler {
             && has(start + 26, (NAME.len() as u16).as_bytes())
             && has(name_at, NAME)
     }
-}
-
-/// The CRC-32 of so many zeros, in as many steps as their number has bits.
-fn of_zeros(mut count: u64) -> crc32fast::Hasher {
-    let mut all = crc32fast::Hasher::new();
-    let mut power = crc32fast::Hasher::new();
-    power.update(&[0]);
-    while count > 0 {
-        if count & 1 == 1 {
-            all.combine(&power);
-        }
-        power.combine(&power.clone());
-        count >>= 1;
-    }
-    all
 }
 
 #[cfg(test)]

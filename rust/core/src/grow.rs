@@ -105,7 +105,8 @@ impl Growing {
 
     /// Whether directory and index are what their seal says.
     pub(crate) fn is_sound(&mut self) -> bool {
-        self.was_sound = self.was_sound || self.seal.is_right(self.bytes());
+        let bytes = self.bytes();
+        self.was_sound = self.was_sound || (self.seal.holds(bytes) && self.seal.has_index(bytes));
         self.was_sound
     }
 

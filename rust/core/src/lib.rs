@@ -11,6 +11,7 @@
 //! - [`hint`]: the `.npy` headers in the directory.
 //! - [`append`]: the state of an archive that is written to; [`grow`]: adding to a directory where it is.
 //! - [`mark`]: what mmnpz adds to an archive; [`survey`]: what is in a file, with or without a directory.
+//! - [`sparse`]: the bytes of a file that has holes.
 //! - [`filler`]: what stands where a member could not be written.
 //! - [`slots`]: a place for each member, for what was made of it.
 //! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
@@ -31,6 +32,7 @@ pub mod mark;
 pub mod name;
 pub mod npy;
 pub mod slots;
+pub mod sparse;
 pub mod survey;
 mod table;
 pub mod zip;

@@ -15,9 +15,10 @@ use std::collections::BTreeMap;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::index::slice;
 use crate::layout::FENCE;
+use crate::sparse::Sparse;
 use crate::zip::{
     CentralHeader, EndRecord, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, Zip64EndRecord,
     Zip64Locator, extra_field, flags,
@@ -276,8 +277,9 @@ pub struct Seal {
     version: U16,
 }
 
-/// The version of all that mmnpz adds to an archive. What has another version is read as another program's archive.
-const VERSION: u16 = 2;
+/// The version of all that mmnpz adds to an archive, the first that was published. What has another version is read as
+/// another program's archive.
+const VERSION: u16 = 0;
 
 /// What a seal says of the directory behind it, apart from what is in it: there can be other members.
 const OPEN: u32 = 0;
@@ -590,8 +592,22 @@ impl Seal {
     }
 
     /// Whether the directory and its stored index still are what they were.
-    pub(crate) fn is_right(&self, bytes: &[u8]) -> bool {
-        self.holds(bytes) && self.has_index(bytes)
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`].
+    pub(crate) fn is_right(&self, file: Sparse<'_>, go_on: &mut dyn FnMut() -> bool) -> Result<bool> {
+        let index = file.crc(&(self.start()..self.at()), &mut *go_on)?;
+        let has_index = self.indexed.get() == 1 && index == Some(self.index_crc.get());
+        Ok(has_index && self.is_whole(file, go_on)?)
+    }
+
+    /// Whether the directory still is what it was, as [`Seal::holds`] says of a file without holes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`].
+    pub(crate) fn is_whole(&self, file: Sparse<'_>, go_on: &mut dyn FnMut() -> bool) -> Result<bool> {
+        let directory = file.crc(&(self.directory()..self.directory_end()), go_on)?;
+        Ok(directory == Some(self.crc.get()))
     }
 
     /// Whether the directory still is what it was.

@@ -24,6 +24,7 @@ use crate::literal;
 use crate::mark::{Base, Local, Marked, MemberState, Seal};
 use crate::name;
 use crate::npy::{Header, MAX_HEADER_SIZE};
+use crate::sparse::Sparse;
 use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
 
 /// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its padding.
@@ -31,10 +32,13 @@ const FIRST_MEMBER: usize = 1 << 17;
 /// So many zeros in front of it are skipped.
 const MOST_ZEROS: usize = 1 << 30;
 /// How far from the end of the file a record of ours is looked for to tell whether the file could be ours.
-const LAST_RECORD: usize = 1 << 21;
+const LAST_RECORD: u64 = 1 << 21;
 /// The caller is asked whether to go on each time so many bytes were searched or members were found.
 const POLL_BYTES: u64 = 1 << 26;
 const POLL_MEMBERS: usize = 1 << 12;
+
+/// The signature of a local header.
+const LOCAL_HEADER: [u8; 4] = LocalHeader::SIGNATURE.to_le_bytes();
 
 /// The signature of an end record.
 const END_RECORD: [u8; 4] = EndRecord::SIGNATURE.to_le_bytes();
@@ -112,95 +116,107 @@ pub enum Effort {
 }
 
 impl Survey {
-    /// Surveys a file; `go_on` is asked from time to time.
+    /// Surveys a file, without a look at its holes; `go_on` is asked from time to time.
     ///
     /// # Errors
     /// Those of [`Directory::locate`] if there is nothing that could be read, and [`ErrorKind::Interrupted`].
-    pub fn new(bytes: &[u8], effort: Effort, mut go_on: impl FnMut() -> bool) -> Result<Self> {
+    pub fn new<'a>(
+        file: impl Into<Sparse<'a>>,
+        effort: Effort,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        let file = file.into();
+        let bytes = file.bytes;
         let located = Directory::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
             let seal = directory.seal(bytes);
+            let can_grow = seal.filter(|seal| seal.can_grow(bytes));
             let state = match effort {
                 Effort::Read => State::Unknown,
-                Effort::Append if seal.is_some_and(|seal| seal.can_grow(bytes)) => State::CanGrow,
-                Effort::AppendChecked
-                    if seal.is_some_and(|seal| seal.can_grow(bytes) && seal.is_right(bytes)) =>
-                {
-                    State::CanGrow
-                }
-                // Its checksum is checked in less time than its records.
-                _ if seal.is_some_and(|seal| seal.holds(bytes)) => State::Sound,
-                _ => {
-                    directory.is_readable(bytes)?;
-                    State::Unknown
-                }
+                Effort::Append if can_grow.is_some() => State::CanGrow,
+                _ => match (can_grow, seal) {
+                    (Some(seal), _)
+                        if effort == Effort::AppendChecked && seal.is_right(file, &mut go_on)? =>
+                    {
+                        State::CanGrow
+                    }
+                    // Its checksum is checked in less time than its records.
+                    (_, Some(seal)) if seal.is_whole(file, &mut go_on)? => State::Sound,
+                    _ => {
+                        directory.is_readable(bytes)?;
+                        State::Unknown
+                    }
+                },
             };
             Ok((directory, state))
         });
         let error = match located {
             Ok((directory, state)) => {
-                match Self::with_directory(bytes, directory, state, effort, &mut go_on)? {
+                match Self::with_directory(file, directory, state, effort, &mut go_on)? {
                     Some(survey) => return Ok(survey),
                     // Its end record is not the one that belongs to it.
                     None => ErrorKind::NoEndRecord.into(),
                 }
             }
-            Err(error) if error.kind == ErrorKind::MultiDisk => return Err(error),
+            Err(error) if matches!(error.kind, ErrorKind::MultiDisk | ErrorKind::Interrupted) => {
+                return Err(error);
+            }
             Err(error) => error,
         };
-        Self::without_directory(bytes, error, effort, go_on)
+        Self::without_directory(file, error, effort, go_on)
     }
 
     /// Surveys a file whose directory cannot be read, with the error that tells why.
     ///
     /// # Errors
     /// That error if there is nothing else, and [`ErrorKind::Interrupted`].
-    pub fn without_directory(
-        bytes: &[u8],
+    pub fn without_directory<'a>(
+        file: impl Into<Sparse<'a>>,
         error: Error,
         effort: Effort,
         mut go_on: impl FnMut() -> bool,
     ) -> Result<Self> {
-        if effort != Effort::Full && !could_be_ours(bytes) {
+        let file = file.into();
+        if effort != Effort::Full && !could_be_ours(file) {
             return Err(error);
         }
-        let mut scan = Scan::new(bytes, Survey::default(), &mut go_on);
-        scan.run(0..bytes.len() as u64)?;
+        let mut scan = Scan::new(file, Survey::default(), &mut go_on);
+        scan.run(0..file.len())?;
         scan.conclude()?;
-        if scan.survey.is_empty() && effort == Effort::Full && !is_begun(bytes) {
+        if scan.survey.is_empty() && effort == Effort::Full && !is_begun(file) {
             // Not one of ours; perhaps another program was killed before it wrote the directory.
             scan.chain()?;
         }
         // A file in which there is nothing is what the first look says that it is, unless a writer of ours began
         // it, and was killed before its first member was finished.
-        if scan.survey.is_empty() && !is_begun(bytes) { Err(error) } else { Ok(scan.survey) }
+        if scan.survey.is_empty() && !is_begun(file) { Err(error) } else { Ok(scan.survey) }
     }
 
     /// There is a directory at the end: what could it not list?
     fn with_directory(
-        bytes: &[u8],
+        file: Sparse<'_>,
         directory: Directory,
         state: State,
         effort: Effort,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Self>> {
-        let len = bytes.len() as u64;
+        let (bytes, len) = (file.bytes, file.len());
         let seal = directory.seal(bytes);
         if seal.is_some_and(|seal| !seal.has_end_records(bytes)) {
             return Ok(None);
         }
         let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.start());
-        if seal.is_none() && directory.shift != 0 && (effort == Effort::Full || could_be_ours(bytes)) {
+        if seal.is_none() && directory.shift != 0 && (effort == Effort::Full || could_be_ours(file)) {
             // Something stands in front of this archive. If that is an archive of ours, this one is inside of an
             // array that was being written, unless it was put behind it.
-            let mut scan = Scan::new(bytes, Survey::default(), go_on);
+            let mut scan = Scan::new(file, Survey::default(), go_on);
             scan.run(0..len)?;
             scan.conclude()?;
             let outer = scan.survey;
             let end = outer.directory.as_ref().map(|directory| directory.comment.end);
             let is_behind = outer.found.is_empty()
                 && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.shift);
-            if !is_behind && (!outer.is_empty() || is_begun(bytes)) {
+            if !is_behind && (!outer.is_empty() || is_begun(file)) {
                 return Ok(Some(outer));
             }
         }
@@ -217,7 +233,7 @@ impl Survey {
         if room.is_empty() && behind.is_empty() {
             return Ok(Some(survey));
         }
-        let mut scan = Scan::new(bytes, survey, go_on);
+        let mut scan = Scan::new(file, survey, go_on);
         let behind_end = behind.clone();
         scan.run(room)?;
         scan.run(behind)?;
@@ -343,33 +359,43 @@ impl Directory {
 
 /// The first local header near the start of a file; or near where it is not zero any more, if a writer was killed
 /// before it wrote anything of its first member, while another thread had begun to write behind it.
-fn first_header(bytes: &[u8]) -> Option<u64> {
-    let zeros = bytes.iter().take(MOST_ZEROS).take_while(|&&byte| byte == 0).count();
-    let start = &bytes[zeros..bytes.len().min(zeros + FIRST_MEMBER)];
-    memmem::find(start, &LocalHeader::SIGNATURE.to_le_bytes()).map(|at| (zeros + at) as u64)
+fn first_header(file: Sparse<'_>) -> Option<u64> {
+    let mut zeros = 0;
+    for data in file.data_in(0..file.len()) {
+        let bytes = file.slice(&data)?;
+        let bytes = &bytes[..bytes.len().min(MOST_ZEROS - zeros)];
+        if let Some(first) = bytes.iter().position(|&byte| byte != 0) {
+            let start = &bytes[first..bytes.len().min(first + FIRST_MEMBER)];
+            let found = memmem::find(start, &LOCAL_HEADER)?;
+            return Some(data.start + (first + found) as u64);
+        }
+        zeros += bytes.len();
+    }
+    None
 }
 
 /// Whether a file has what a file of ours has somewhere near its ends.
-fn could_be_ours(bytes: &[u8]) -> bool {
-    let end = &bytes[bytes.len().saturating_sub(LAST_RECORD)..];
-    let base = bytes.len() - end.len();
-    let is_marked = |at: usize| Local::marked(bytes, (base + at) as u64).is_some();
-    first_header(bytes).is_some()
-        || memmem::find(end, b"PKmm").is_some()
-        || memmem::find_iter(end, &LocalHeader::SIGNATURE.to_le_bytes()).any(is_marked)
-}
-
-/// Whether there is nothing at all in a file: no more than its size may be on the disk after a power failure.
-pub fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte == 0)
+fn could_be_ours(file: Sparse<'_>) -> bool {
+    let is_marked = |at: u64| Local::marked(file.until_hole(at), at).is_some();
+    let mut end = file.data_in(file.len().saturating_sub(LAST_RECORD)..file.len());
+    first_header(file).is_some()
+        || end.any(|data| {
+            let bytes = file.slice(&data).unwrap_or_default();
+            let mut headers = memmem::find_iter(bytes, &LOCAL_HEADER);
+            memmem::find(bytes, b"PKmm").is_some() || headers.any(|at| is_marked(data.start + at as u64))
+        })
 }
 
 /// Whether a file starts with a member that a writer of ours began, or with what stands in the place of one.
-fn is_begun(bytes: &[u8]) -> bool {
-    first_header(bytes).is_some_and(|at| Local::marked(bytes, at).is_some() || Filler::is_at(bytes, at))
+fn is_begun(file: Sparse<'_>) -> bool {
+    first_header(file).is_some_and(|at| {
+        let bytes = file.until_hole(at);
+        Local::marked(bytes, at).is_some() || Filler::is_at(bytes, at)
+    })
 }
 
 struct Scan<'a, 'f> {
+    file: Sparse<'a>,
     bytes: &'a [u8],
     survey: Survey,
     go_on: &'f mut dyn FnMut() -> bool,
@@ -388,17 +414,18 @@ struct Scan<'a, 'f> {
 }
 
 impl<'a, 'f> Scan<'a, 'f> {
-    fn new(bytes: &'a [u8], survey: Survey, go_on: &'f mut dyn FnMut() -> bool) -> Self {
+    fn new(file: Sparse<'a>, survey: Survey, go_on: &'f mut dyn FnMut() -> bool) -> Self {
         let seal = survey.seal;
         Scan {
-            bytes,
+            file,
+            bytes: file.bytes,
             go_on,
             listed: None,
             met: Vec::new(),
             first: seal.map_or(survey.end, |seal| seal.listed()),
             end: survey.end,
             low_water: seal.map_or(0, |seal| seal.listed()),
-            budget: bytes.len() as u64,
+            budget: file.len(),
             survey,
         }
     }
@@ -410,12 +437,13 @@ impl<'a, 'f> Scan<'a, 'f> {
         // behind may be part of an array.
         let mut lost = false;
         let mut steps = 0;
-        while at < range.end {
+        while let Some(data) = self.file.data_from(at).filter(|data| data.start < range.end) {
+            at = data.start;
             steps += 1;
             if steps % POLL_MEMBERS == 0 {
                 self.poll()?;
             }
-            let marked = Local::marked(self.bytes, at);
+            let marked = Local::marked(self.file.until_hole(at), at);
             if let Some(marked) = marked.filter(|marked| self.is_whole(marked)) {
                 at = self.take(&marked);
                 lost = false;
@@ -474,8 +502,9 @@ impl<'a, 'f> Scan<'a, 'f> {
         ranges.sort_unstable_by_key(|range| range.start);
         let mut reached = self.first;
         for range in ranges {
-            let is_filled = Filler::is_at(self.bytes, reached)
-                && Local::read(self.bytes, reached).is_some_and(|filler| filler.end == range.start);
+            let here = self.file.until_hole(reached);
+            let is_filled = Filler::is_at(here, reached)
+                && Local::read(here, reached).is_some_and(|filler| filler.end == range.start);
             if range.start > reached && !is_filled {
                 self.survey.gaps.push(reached..range.start);
             }
@@ -501,15 +530,16 @@ impl<'a, 'f> Scan<'a, 'f> {
     }
 
     fn is_sound(&mut self, member: &Local) -> Result<bool> {
-        self.poll()?;
-        Ok(member.is_sound(self.bytes))
+        let crc = self.file.crc(&(member.file..member.end), &mut *self.go_on)?;
+        Ok(crc == Some(member.crc))
     }
 
     /// Reports what a local header says that was begun.
     fn push_unfinished(&mut self, at: u64) {
-        let Ok(header) = LocalHeader::read(self.bytes, at, ErrorKind::LocalOutside) else { return };
+        let bytes = self.file.until_hole(at);
+        let Ok(header) = LocalHeader::read(bytes, at, ErrorKind::LocalOutside) else { return };
         let start = at + LocalHeader::SIZE as u64;
-        let raw = slice(self.bytes, &(start..start + u64::from(header.name_len.get())));
+        let raw = slice(bytes, &(start..start + u64::from(header.name_len.get())));
         let name = raw.and_then(|raw| name::decode(raw, header.flags.get()).ok());
         if let Some(name) = name.as_deref().and_then(|name| name.strip_suffix(name::EXTENSION)) {
             self.survey.unfinished.push(Unfinished { header: at, name: name.to_owned() });
@@ -519,7 +549,8 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Takes up a directory that a record at `at` vouches for; gives back what is behind it.
     fn take_directory(&mut self, at: u64) -> Option<u64> {
         let bytes = self.bytes;
-        if let Some(base) = Base::read(bytes, at)
+        let here = self.file.until_hole(at);
+        if let Some(base) = Base::read(here, at)
             && self.survey.seal.is_none_or(|known| base.end_record() >= known.directory_end())
         {
             let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
@@ -533,7 +564,7 @@ impl<'a, 'f> Scan<'a, 'f> {
             self.low_water = self.low_water.max(end);
             return Some(self.survey.end);
         }
-        let seal = Seal::read(bytes, at)?;
+        let seal = Seal::read(here, at)?;
         // One that was flushed earlier stays behind in the file until members overwrite it.
         let is_newer = self.survey.seal.is_none_or(|known| seal.next() > known.next());
         is_newer.then_some(())?;
@@ -600,23 +631,25 @@ impl<'a, 'f> Scan<'a, 'f> {
 
     /// What a local header at `at` of no finished member says where the next record is.
     fn step_over(&mut self, at: u64, lost: &mut bool) -> Option<u64> {
-        let member = Local::read(self.bytes, at);
-        let marked = Local::marked(self.bytes, at);
+        let here = self.file.until_hole(at);
+        let member = Local::read(here, at);
+        let marked = Local::marked(here, at);
         if let Some(marked) = marked {
             // When it was begun, the members below were finished, whatever became of it.
             self.low_water = self.low_water.max(marked.low_water);
         }
-        if (!*lost || marked.is_some()) && !Filler::is_at(self.bytes, at) {
-            LocalHeader::read(self.bytes, at, ErrorKind::LocalOutside).ok()?;
+        if (!*lost || marked.is_some()) && !Filler::is_at(here, at) {
+            LocalHeader::read(here, at, ErrorKind::LocalOutside).ok()?;
             self.push_unfinished(at);
             *lost = true;
         }
         // This only saves going through the bytes of the member: where no record is, they are gone through.
         let end = member?.end;
-        if Local::marked(self.bytes, end).is_some() {
+        let there = self.file.until_hole(end);
+        if Local::marked(there, end).is_some() {
             return Some(end);
         }
-        let record = slice(self.bytes, &(end..end.checked_add(4)?))?;
+        let record = slice(there, &(end..end.checked_add(4)?))?;
         matches!(record, b"PK\x03\x04" | b"PK\x01\x02" | b"PK\x05\x06" | b"PK\x06\x06" | b"PKmm")
             .then_some(end)
     }
@@ -624,13 +657,15 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Where the next record starts that could be a member or vouch for a directory.
     fn next_record(&mut self, mut range: Range<u64>) -> Result<Option<u64>> {
         let finder = memmem::Finder::new(b"PK");
-        while range.start < range.end {
+        while let Some(data) = self.file.data_from(range.start).filter(|data| data.start < range.end) {
             // Four bytes more, so that a signature across the boundary is seen.
-            let end = range.end.min(range.start + POLL_BYTES);
-            let Some(part) = slice(self.bytes, &(range.start..(end + 4).min(range.end))) else { break };
+            let end = data.end.min(range.end).min(data.start + POLL_BYTES);
+            let Some(part) = slice(self.bytes, &(data.start..(end + 4).min(data.end).min(range.end))) else {
+                break;
+            };
             let signature = |&at: &usize| matches!(part.get(at + 2..at + 4), Some(b"\x03\x04" | b"mm"));
             if let Some(found) = finder.find_iter(part).find(signature) {
-                return Ok(Some(range.start + found as u64));
+                return Ok(Some(data.start + found as u64));
             }
             range.start = end;
             self.poll()?;
@@ -645,8 +680,10 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Follows the members of another program from the start of the file, as long as their checksums are right.
     fn chain(&mut self) -> Result<()> {
         let mut at = 0;
-        while let Some(member) = Local::read(self.bytes, at).filter(|member| member.is_sound(self.bytes)) {
-            self.poll()?;
+        while let Some(member) = Local::read(self.file.until_hole(at), at) {
+            if !self.is_sound(&member)? {
+                break;
+            }
             self.survey.found.push(member);
             at = member.end;
         }

@@ -11,11 +11,13 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use mmnpz_core::append::{Appender, Publish, Reserved};
+use mmnpz_core::error::ErrorKind;
 use mmnpz_core::filler::Filler;
 use mmnpz_core::grow::Held;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::mark::MemberState;
-use mmnpz_core::survey::{self, Effort, Survey};
+use mmnpz_core::sparse::Sparse;
+use mmnpz_core::survey::{Effort, Survey};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
@@ -96,13 +98,21 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
     // part from the disk.
     let effort = if boot::is_older(&metadata) { Effort::AppendChecked } else { Effort::Append };
     let held: Held = Arc::new(mapping::map(file)?);
-    let map = (*held).as_ref();
-    let mut survey = match polled(|go_on| Survey::new(map, effort, go_on)) {
-        Err(Failure::Format(_)) if survey::is_blank(map) => Survey::default(),
+    let holes = mapping::holes(file, &metadata);
+    let sparse = Sparse::new((*held).as_ref(), &holes);
+    let mut survey = match polled(|go_on| Survey::new(sparse, effort, go_on)) {
+        Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {
+            Survey::default()
+        }
         survey => survey?,
     };
-    repair::sort_out(file, map, &mut survey, |_| Ok(()))?;
+    repair::sort_out(file, sparse, &mut survey, |_| check_signals())?;
     repair::resume(file, &held, &survey, alignment)
+}
+
+/// Whether a file holds nothing but zeros.
+pub(crate) fn is_blank(file: Sparse<'_>) -> Result<bool, Failure> {
+    polled(|go_on| file.is_blank(go_on))
 }
 
 impl Archive {
@@ -363,6 +373,9 @@ impl Archive {
             })?
         };
         new.last_writes(&head).try_for_each(|(bytes, at)| write(bytes, at))?;
+        if let Some(room) = new.room() {
+            file::occupy(self.file(), &room);
+        }
         *is_on_disk = sync;
         self.lock()?.appender.is_published(&new);
         drop(is_on_disk);

@@ -186,7 +186,37 @@ pub(crate) fn release(file: &File, range: Range<u64>) -> io::Result<()> {
     }
     let count = (SIGNATURE as u64).min(range.end - range.start);
     let cleared = write_all_at(file, &[0; SIGNATURE][..count as usize], range.start);
-    if punch(file, &range) { Ok(()) } else { cleared }
+    // In memory, a reader that looks at a new hole through its map dies if there is no page left.
+    if !is_in_memory(file) && punch(file, &range) { Ok(()) } else { cleared }
+}
+
+/// Has a room take its space where the file is in memory: whoever looks at all of the file through a map would need pages for
+/// a hole there. Where there is no space, the room stays a hole.
+pub(crate) fn occupy(file: &File, room: &Range<u64>) {
+    #[cfg(target_os = "linux")]
+    if is_in_memory(file) {
+        allocate(file, libc::FALLOC_FL_KEEP_SIZE, room);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, room);
+}
+
+/// Whether the file system keeps its files in memory.
+#[cfg(target_os = "linux")]
+fn is_in_memory(file: &File) -> bool {
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsRawFd;
+
+    let mut found = MaybeUninit::<libc::statfs64>::uninit();
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and `found` is room for what the call writes.
+    let status = unsafe { libc::fstatfs64(file.as_raw_fd(), found.as_mut_ptr()) };
+    // SAFETY: the call has filled it in if it did not fail.
+    status == 0 && unsafe { found.assume_init() }.f_type == libc::TMPFS_MAGIC
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_in_memory(_file: &File) -> bool {
+    false
 }
 
 /// Puts zeros in a range, as far as the file reaches, and gives its space back to the disk where the file system can.
@@ -208,12 +238,17 @@ pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
 /// Makes a range a hole; says whether that was done.
 #[cfg(target_os = "linux")]
 fn punch(file: &File, range: &Range<u64>) -> bool {
+    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, range)
+}
+
+/// Asks for space for a range, or for a hole, as `mode` says; says whether that was done.
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
     use std::os::fd::AsRawFd;
 
     let (Ok(start), Ok(length)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else {
         return false;
     };
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes no memory of ours.
     unsafe { libc::fallocate64(file.as_raw_fd(), mode, start, length) == 0 }
 }

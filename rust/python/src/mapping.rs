@@ -1,10 +1,12 @@
 //! The memory map of an archive, and the Python object that keeps it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
+use std::ops::Range;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use memmap2::Mmap;
+use mmnpz_core::sparse::Sparse;
 use pyo3::prelude::*;
 
 use crate::error::Failure;
@@ -47,8 +49,23 @@ impl Mapping {
 /// What tells one state of a file from another: size, time of the last change in ns, inode.
 pub(crate) type Identity = (u64, u128, u64);
 
+/// A file that was mapped.
+pub(crate) struct MappedFile {
+    pub(crate) map: Mmap,
+    pub(crate) identity: Identity,
+    /// Its holes, as they were right after it was mapped.
+    pub(crate) holes: Vec<Range<u64>>,
+}
+
+impl MappedFile {
+    /// The bytes, and where they are in holes.
+    pub(crate) fn sparse(&self) -> Sparse<'_> {
+        Sparse::new(&self.map, &self.holes)
+    }
+}
+
 /// Maps the whole file at `path` for reading. The descriptor is closed again before this returns.
-pub(crate) fn map_file(path: &Path) -> Result<(Mmap, Identity), Failure> {
+pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
@@ -70,7 +87,54 @@ pub(crate) fn map_file(path: &Path) -> Result<(Mmap, Identity), Failure> {
     let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
     #[cfg(not(unix))]
     let inode = 0;
-    Ok((map(&file)?, (metadata.len(), modified, inode)))
+    let map = map(&file)?;
+    let holes = holes(&file, &metadata);
+    Ok(MappedFile { map, identity: (metadata.len(), modified, inode), holes })
+}
+
+/// So many holes are told of, the first ones: a file can have any number of them.
+const MOST_HOLES: usize = 1 << 12;
+
+/// The holes of a file, in ascending order.
+#[cfg(target_os = "linux")]
+pub(crate) fn holes(file: &File, metadata: &Metadata) -> Vec<Range<u64>> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+
+    /// What `stat` counts space in.
+    const BLOCK: u64 = 512;
+
+    let len = metadata.len();
+    if metadata.blocks().saturating_mul(BLOCK) >= len {
+        return Vec::new();
+    }
+    let seek = |at: u64, whence| {
+        let at = i64::try_from(at).ok()?;
+        // SAFETY: the descriptor is open as long as `file` is borrowed. Nobody relies on the position that this moves: all
+        // reads and writes name their places.
+        let found = unsafe { libc::lseek64(file.as_raw_fd(), at, whence) };
+        u64::try_from(found).ok()
+    };
+    let mut holes = Vec::new();
+    let mut at = 0;
+    while holes.len() < MOST_HOLES
+        && let Some(start) = seek(at, libc::SEEK_HOLE).filter(|&start| start < len)
+    {
+        // There is no data behind the last hole.
+        let end = seek(start, libc::SEEK_DATA).unwrap_or(len).min(len);
+        if end <= start {
+            break;
+        }
+        holes.push(start..end);
+        at = end;
+    }
+    holes
+}
+
+/// Elsewhere, nobody can tell.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn holes(_file: &File, _metadata: &Metadata) -> Vec<Range<u64>> {
+    Vec::new()
 }
 
 /// Maps a whole open file for reading.

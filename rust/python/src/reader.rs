@@ -1,6 +1,6 @@
 //! The reader: from names to views.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mmnpz_core::catalog::{Catalog, Found, Located};
 use mmnpz_core::error::{Error, ErrorKind};
 use mmnpz_core::index::{Directory, Member, MemberId};
+use mmnpz_core::sparse::Sparse;
 use mmnpz_core::survey::{Effort, Survey};
 use pyo3::Borrowed;
 use pyo3::PyTraverseError;
@@ -25,7 +26,7 @@ use crate::error::{Failure, polled};
 use crate::fork;
 use crate::gather::{self, Key, Making, Part};
 use crate::lock;
-use crate::mapping::{self, Identity, Mapping};
+use crate::mapping::{self, Identity, MappedFile, Mapping};
 use crate::maps::Claim;
 use crate::shared::Shared;
 use crate::views::{DICT_FIRST, Views};
@@ -43,6 +44,8 @@ struct Archive {
     /// With what it was opened, to open it again: pairs, as no tuple has a lock.
     options: Py<PyTuple>,
     identity: Identity,
+    /// The holes of the file, as they were when it was opened.
+    holes: Vec<Range<u64>>,
     mapping: Py<Mapping>,
     /// The type of the array over the whole map.
     map_type: Py<PyType>,
@@ -182,9 +185,10 @@ impl Archive {
         let bytes = self.bytes();
         // The file as it is now, if a writer has appended to it.
         let newer = (!self.catalog.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
-        let newer = newer.filter(|(map, identity)| identity.2 == self.identity.2 && map.len() >= bytes.len());
-        let newer = newer.as_ref().map(|(map, _)| &map[..]);
-        polled(|go_on| self.catalog.settle(bytes, newer, is_quiet, go_on))
+        let newer = newer.filter(|file| file.identity.2 == self.identity.2 && file.map.len() >= bytes.len());
+        let newer = newer.as_ref().map(MappedFile::sparse);
+        let sparse = Sparse::new(bytes, &self.holes);
+        polled(|go_on| self.catalog.settle(sparse, newer, is_quiet, go_on))
     }
 
     /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
@@ -409,9 +413,8 @@ fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
 
 /// An archive that was opened, and what its users should know of how.
 struct Opened {
-    map: memmap2::Mmap,
+    file: MappedFile,
     catalog: Catalog,
-    identity: Identity,
     /// Arrays that are in no directory, and whether there is none where readers look for it.
     unlisted: Option<(usize, bool)>,
 }
@@ -447,16 +450,17 @@ impl Opened {
 
     /// Opens a file, and tells whether the directory that was read still is what it was.
     fn once(path: &Path, expected: Option<Identity>) -> Result<(Self, bool), Failure> {
-        let (map, identity) = mapping::map_file(path)?;
-        if expected.is_some_and(|expected| expected != identity) {
+        let file = mapping::map_file(path)?;
+        let sparse = file.sparse();
+        if expected.is_some_and(|expected| expected != file.identity) {
             return Err(Failure::Changed);
         }
-        let survey = polled(|go_on| Survey::new(&map, Effort::Read, go_on))?;
-        let (survey, catalog) = match polled(|go_on| Catalog::new(&map, &survey, go_on)) {
+        let survey = polled(|go_on| Survey::new(sparse, Effort::Read, go_on))?;
+        let (survey, catalog) = match polled(|go_on| Catalog::new(sparse, &survey, go_on)) {
             Ok(catalog) => (survey, catalog),
             Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
-                let survey = polled(|go_on| Survey::without_directory(&map, error, Effort::Read, go_on))?;
-                let catalog = polled(|go_on| Catalog::new(&map, &survey, go_on))?;
+                let survey = polled(|go_on| Survey::without_directory(sparse, error, Effort::Read, go_on))?;
+                let catalog = polled(|go_on| Catalog::new(sparse, &survey, go_on))?;
                 (survey, catalog)
             }
             Err(failure) => return Err(failure),
@@ -470,11 +474,11 @@ impl Opened {
         // Its end record is taken away before anything of it is overwritten. One that was found without stays as long as
         // nobody writes to the file.
         let is_same = if survey.is_at_end {
-            Directory::locate(&map).ok() == survey.directory
+            Directory::locate(sparse.bytes).ok() == survey.directory
         } else {
-            survey.seal.is_none_or(|seal| seal.holds(&map)) || !lock::is_taken(path)
+            survey.seal.is_none_or(|seal| seal.holds(sparse.bytes)) || !lock::is_taken(path)
         };
-        Ok((Opened { map, catalog, identity, unlisted }, is_same))
+        Ok((Opened { file, catalog, unlisted }, is_same))
     }
 
     /// Warns of what a writer left, or is just writing.
@@ -754,7 +758,7 @@ impl Reader {
         let opened = detached(py, || Ok((Claim::new()?, Opened::new(&path, identity)?)));
         let (claim, opened) = opened.map_err(|failure: Failure| failure.into_err(py, &path))?;
         opened.warn(py, &path)?;
-        let Opened { map, catalog, identity, .. } = opened;
+        let Opened { file: MappedFile { map, identity, holes }, catalog, .. } = opened;
         let archive = Archive {
             path,
             options,
@@ -764,6 +768,7 @@ impl Reader {
             view_type: view_type.unbind(),
             max_header_size,
             catalog,
+            holes,
             warned: AtomicBool::new(false),
             files: Mutex::default(),
         };

@@ -6,22 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mmnpz_core::append::Appender;
+use mmnpz_core::error::ErrorKind;
 use mmnpz_core::filler::Filler;
 use mmnpz_core::grow::Held;
 use mmnpz_core::layout::Alignment;
 use mmnpz_core::mark::Local;
 use mmnpz_core::name;
-use mmnpz_core::survey::{self, Effort, Origin, Survey};
+use mmnpz_core::sparse::{POLL_BYTES, Sparse};
+use mmnpz_core::survey::{Effort, Origin, Survey};
 use mmnpz_core::zip::{LocalHeader, Record};
 use pyo3::prelude::*;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, is_blank};
 use crate::detach::detached;
 use crate::error::{Failure, check_signals, polled};
 use crate::{file, mapping};
-
-/// So many bytes are checked between two looks at pending signals.
-const BLOCK: usize = 1 << 24;
 
 /// A member that is not in the archive: its name, where its local header is, and why.
 pub(crate) type Dropped = (String, u64, &'static str);
@@ -30,7 +29,7 @@ pub(crate) type Dropped = (String, u64, &'static str);
 /// failure, a member can have its local header and not its data. `progress` gets the number of bytes that were checked.
 pub(crate) fn sort_out(
     file: &File,
-    bytes: &[u8],
+    sparse: Sparse<'_>,
     survey: &mut Survey,
     mut progress: impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<Vec<Dropped>, Failure> {
@@ -40,13 +39,13 @@ pub(crate) fn sort_out(
     let mut dropped = Vec::new();
     let mut torn = HashSet::new();
     for member in &survey.found {
-        if is_sound(bytes, member, &mut progress)? {
+        if is_sound(sparse, member, &mut progress)? {
             continue;
         }
         torn.insert(member.header);
         // So that it is not found again.
         file::write_all_at(file, &[0; file::SIGNATURE], member.header)?;
-        let name = name::decode(member.name(bytes), member.flags).unwrap_or_default();
+        let name = name::decode(member.name(sparse.bytes), member.flags).unwrap_or_default();
         let name = name.strip_suffix(name::EXTENSION).unwrap_or(&name).to_owned();
         dropped.push((name, member.header, "its bytes do not have its checksum"));
     }
@@ -91,17 +90,25 @@ fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<bool, Failur
 }
 
 fn is_sound(
-    bytes: &[u8],
+    sparse: Sparse<'_>,
     member: &Local,
     progress: &mut impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<bool, Failure> {
-    let content = mmnpz_core::index::slice(bytes, &(member.file..member.end)).unwrap_or_default();
-    let mut crc = crc32fast::Hasher::new();
-    for block in content.chunks(BLOCK) {
-        crc.update(block);
-        progress(block.len() as u64)?;
+    let mut failure = None;
+    // Progress is told of in the steps in which the bytes are read.
+    let mut told = 0;
+    let size = member.end - member.file;
+    let crc = sparse.crc(&(member.file..member.end), || {
+        let step = POLL_BYTES.min(size - told);
+        told += step;
+        failure = progress(step).err();
+        failure.is_none()
+    });
+    if let Some(failure) = failure {
+        return Err(failure);
     }
-    Ok(crc.finalize() == member.crc)
+    progress(size - told)?;
+    Ok(crc? == Some(member.crc))
 }
 
 /// Makes the file at `path` an archive that lists all that is there.
@@ -129,8 +136,12 @@ fn repair_file(
         _ => Arc::new(mapping::map(&locked.file)?),
     };
     let map = (*held).as_ref();
-    let mut survey = match polled(|go_on| Survey::new(map, Effort::Full, go_on)) {
-        Err(Failure::Format(_)) if survey::is_blank(map) => Survey::default(),
+    let holes = mapping::holes(&locked.file, &locked.file.metadata()?);
+    let sparse = Sparse::new(map, &holes);
+    let mut survey = match polled(|go_on| Survey::new(sparse, Effort::Full, go_on)) {
+        Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {
+            Survey::default()
+        }
         survey => survey?,
     };
     if survey.is_whole() {
@@ -141,7 +152,7 @@ fn repair_file(
     }
     let total: u64 = survey.found.iter().map(|member| member.end - member.file).sum();
     let mut done = 0;
-    let mut dropped = sort_out(&locked.file, map, &mut survey, |count| {
+    let mut dropped = sort_out(&locked.file, sparse, &mut survey, |count| {
         done += count;
         match progress {
             Some(progress) => {

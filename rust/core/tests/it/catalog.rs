@@ -5,6 +5,7 @@ use mmnpz_core::catalog::{Catalog, Found};
 use mmnpz_core::error::ErrorKind;
 use mmnpz_core::layout::{Alignment, StoredName};
 use mmnpz_core::mark::MemberState;
+use mmnpz_core::sparse::Sparse;
 use mmnpz_core::survey::{Effort, Survey};
 
 const MEMBERS: usize = 20;
@@ -101,7 +102,7 @@ fn a_directory_of_others_is_not_taken_for_the_one_that_there_was() {
     let record = end + other[end..].windows(6).position(|part| part == b"n2.npy").unwrap() - 46;
     other[record + 16] ^= 1;
     let bytes = overwritten(&bytes, end);
-    catalog.settle(&bytes, Some(&other), false, || true).unwrap();
+    catalog.settle(&bytes, Some(Sparse::from(&other)), false, || true).unwrap();
     for number in 0..MEMBERS {
         assert_eq!(found(&catalog, &bytes, number), Some(number as u32));
     }
