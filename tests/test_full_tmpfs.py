@@ -109,7 +109,7 @@ def grown(path: Path) -> int:
 
 
 def give_back_holes(path: Path) -> None:
-    """Make holes of what has space and was never written to, as programs do that copy files."""
+    """Make holes of what has space and holds nothing, as programs do that copy files."""
     with path.open("r+b") as file:
         start = end = 0
         while (start := os.lseek(file.fileno(), end, os.SEEK_HOLE)) < path.stat().st_size:
@@ -119,6 +119,8 @@ def give_back_holes(path: Path) -> None:
                 end = path.stat().st_size
             places = ["--offset", str(start), "--length", str(end - start)]
             subprocess.run(["fallocate", "--punch-hole", *places, path], check=True)
+    # And of zeros that were written.
+    subprocess.run(["fallocate", "--dig-holes", path], check=True)
 
 
 def space_of_holes(path: Path) -> int:
