@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.disk import State
 from tests.faults.explore import LARGE_STATES, THOROUGH, Explorer
-from tests.faults.recorder import Recorder, compile_shim, why_not
+from tests.faults.promise import Base, Judge, Knowledge
+from tests.faults.recorder import Operation, Recorder, compile_shim, why_not
 from tests.faults.scenarios import (
     BASES,
     FRESH,
     LARGE,
+    Script,
     append,
     append_and_flush,
     append_and_move,
@@ -22,6 +25,7 @@ from tests.faults.scenarios import (
     append_many,
     append_once,
     append_sessions,
+    noise,
     replace,
 )
 
@@ -67,6 +71,19 @@ def test_killed_while_appending_a_large_array(explorer: Explorer, base: str) -> 
 @pytest.mark.parametrize("base", ["ours", "ours, with room", "ours, with room, renamed", "streamed"])
 def test_killed_while_appending_again_and_again(explorer: Explorer, base: str) -> None:
     explorer.kill(BASES[base](), append_sessions).conclude()
+
+
+def test_killed_while_mending_what_has_nothing_but_a_header_behind_zeros(explorer: Explorer) -> None:
+    """As a thread leaves it that began a member when another had written nothing in front of that yet."""
+    script = Script(explorer.path).open("x").write("first", noise(2_000_000)).write("begun", noise(1_200_000))
+    _, events, _ = explorer.record(None, script.close())
+    writes = [event for event in events if event.operation is Operation.WRITE and not event.is_end]
+    begun = next(event for event in writes if b"begun.npy" in event.data)
+    state = State(bytes(begun.offset) + begun.data + b"data" * 2000, 0, "begun")
+    judge = Judge(explorer.work, Base())
+    for number in range(2):
+        explorer.kill_again(judge, state, Knowledge(), number)
+    judge.conclude()
 
 
 @pytest.mark.parametrize("base", ["ours", "savez"])

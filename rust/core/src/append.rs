@@ -421,7 +421,7 @@ impl Appender {
             meanwhile: Some(growing.meanwhile()),
             growth: Some(growth),
             before: layout::fences(next, at, start),
-            cleared: None,
+            filler: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         // The file does not get shorter than what failed writes have made it.
@@ -494,14 +494,11 @@ impl Appender {
             meanwhile: self.reopened.filter(|_| at < self.length),
             growth: None,
             before: Vec::new(),
-            cleared: None,
+            filler: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         if self.next == 0 && at > 0 {
-            if let Some(filler) = Filler::new(0..at) {
-                new.before.push((filler.head(), 0));
-                new.cleared = Some(filler.zeros..at);
-            }
+            new.filler = Filler::new(0..at);
         } else if sealed && publish == Publish::Last {
             new.before = layout::fences(self.next, at, start);
         }
@@ -553,11 +550,10 @@ pub struct NewDirectory {
     meanwhile: Option<Seal>,
     /// If it stays where it is, and `records` are only those that are new.
     growth: Option<Growth>,
-    /// What stands where members end, and its place: fences; or a filler, if there is no member, and failed writes have
-    /// made the file longer.
+    /// The fences that stand where members end, and their places.
     before: Vec<(Vec<u8>, u64)>,
-    /// Where there must be zeros for that filler.
-    cleared: Option<Range<u64>>,
+    /// What stands in front of it if there is no member, and failed writes have made the file longer.
+    filler: Option<Filler>,
 }
 
 /// What vouches for a directory, and lets members of it be found by their names.
@@ -594,9 +590,10 @@ impl NewDirectory {
         (self.publish == Publish::Last && self.next < self.at).then_some(self.next..self.at)
     }
 
-    /// A range that must hold zeros before any of it is written: in an archive without a member.
-    pub fn cleared(&self) -> Option<Range<u64>> {
-        self.cleared.clone()
+    /// What to write first in an archive without a member, and that from its head on: the header of the member that was
+    /// begun there, which is all that tells whose file it is, can be where the filler has its zeros.
+    pub fn filler(&self) -> Option<&Filler> {
+        self.filler.as_ref()
     }
 
     /// What its index is made of, once.

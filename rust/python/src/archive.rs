@@ -348,8 +348,9 @@ impl Archive {
         };
         let names = new.take_names();
         let new = new;
-        if let Some(range) = new.cleared() {
-            file::clear(self.file(), range)?;
+        if let Some(filler) = new.filler() {
+            write_all_at(self.file(), &filler.head(), filler.range.start)?;
+            file::clear(self.file(), filler.zeros..filler.range.end)?;
         }
         let mut write = |bytes: &[u8], at| {
             write_all_at(self.file(), bytes, at)?;
