@@ -30,6 +30,7 @@ BEGIN = """
 import os
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # no threads but ours
 import signal, sys, threading, time
+from contextlib import suppress
 import numpy as np, mmnpz
 
 data = mmnpz.load(sys.argv[1])
@@ -42,7 +43,8 @@ def gather(threads, out=None):
 def helpers():
     found = 0
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/comm") as file:
+        # Another thread can end meanwhile.
+        with suppress(OSError), open(f"/proc/self/task/{task}/comm") as file:
             found += file.read() == "mmnpz\\n"
     return found
 
@@ -93,7 +95,7 @@ def test_helpers_help_again(path: Path) -> None:
     def ran():
         for task in os.listdir("/proc/self/task"):
             folder = f"/proc/self/task/{task}"
-            with open(f"{folder}/comm") as comm, open(f"{folder}/schedstat") as stat:
+            with suppress(OSError), open(f"{folder}/comm") as comm, open(f"{folder}/schedstat") as stat:
                 if comm.read() == "mmnpz\\n":
                     return int(stat.read().split()[0])
 
