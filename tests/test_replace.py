@@ -1,7 +1,10 @@
-"""Mode "w" on a file that is there: readers keep their data, links and permissions stay."""
+"""Mode "w" on a file that is there: readers keep their data; links, owner and permissions stay."""
 
 import os
 import stat
+import struct
+import subprocess
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,132 @@ def test_permission_bits_stay(archive: Path, mode: int, tmp_path: Path) -> None:
     with mmnpz.NpzWriter(archive, "w") as writer:
         writer.write("x", 1)
     assert stat.S_IMODE(archive.stat().st_mode) == mode
+
+
+root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root gives files away")
+
+
+@root
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o4755])
+def test_the_owner_stays(archive: Path, mode: int, tmp_path: Path) -> None:
+    archive = own_copy(archive, tmp_path)
+    os.chown(archive, 1234, 2345)
+    archive.chmod(mode)
+    with mmnpz.NpzWriter(archive, "w") as writer:
+        writer.write("x", 1)
+    found = archive.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 2345, mode)
+
+
+def as_nobody(script: str, folder: Path) -> None:
+    """Run a script as a user who owns nothing and is in no group, with the folder as its working folder."""
+    # Packages of root are imported first.
+    run_python(
+        "import os, numpy as np, mmnpz\nos.setgroups([])\nos.setegid(65534)\nos.seteuid(65534)\n"
+        + textwrap.dedent(script),
+        cwd=folder,
+    )
+
+
+@root
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+def test_what_cannot_be_given_away_has_no_more_rights_than_before(archive: Path, tmp_path: Path) -> None:
+    archive = own_copy(archive, tmp_path)
+    tmp_path.chmod(0o777)
+    os.chown(archive, 1234, 2345)
+    archive.chmod(0o4666 | 0o070)
+    as_nobody(f"mmnpz.NpzWriter({archive.name!r}, 'w').close()", tmp_path)
+    found = archive.stat()
+    assert (found.st_uid, found.st_gid) == (65534, 65534)
+    assert stat.S_IMODE(found.st_mode) == 0o666  # no set-user-ID bit, and another group is like others
+
+
+@posix
+def test_attributes_stay(archive: Path, tmp_path: Path) -> None:
+    archive = own_copy(archive, tmp_path)
+    # An access control list of version 2: the owner, user 1234 and the mask may do all, others nothing.
+    entries = [(1, 6, -1), (2, 6, 1234), (4, 4, -1), (16, 6, -1), (32, 0, -1)]
+    listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    attributes = {"user.source": b"sensor 7", "system.posix_acl_access": listed}
+    try:
+        for name, value in attributes.items():
+            os.setxattr(archive, name, value)
+    except (AttributeError, OSError) as error:
+        pytest.skip(f"no attributes here: {error}")
+    mode = archive.stat().st_mode
+    mmnpz.NpzWriter(archive, "w").close()
+    assert {name: os.getxattr(archive, name) for name in attributes} == attributes
+    assert archive.stat().st_mode == mode
+
+
+SCRIPT = """
+    data = mmnpz.load("archive.npz")
+    old = data["old"]
+    number = os.stat("archive.npz").st_ino
+    with mmnpz.NpzWriter("archive.npz", "w") as writer:
+        assert not old.any()  # neither the old values nor a signal
+        for name in ("x", "y"):
+            writer.write(name, np.arange(1000))
+    assert os.stat("archive.npz").st_ino == number
+"""
+
+
+def check_in_place(path: Path) -> None:
+    with np.load(path) as found:
+        assert sorted(found.files) == ["x", "y"]
+        assert all(np.array_equal(found[name], np.arange(1000)) for name in found.files)
+    assert [*path.parent.iterdir()] == [path]
+    assert not mmnpz.repair(path).changed
+    # What was there does not come back.
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.rindex(b"PK\5\6")])
+    with pytest.warns(UserWarning, match="no complete directory"):
+        assert sorted(mmnpz.load(path).files) == ["x", "y"]
+
+
+@root
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+@pytest.mark.parametrize("folder_mode", [0o755, 0o1777], ids=["folder of another", "sticky folder"])
+def test_where_no_file_may_take_its_place_it_is_written_over(folder_mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "archive.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        writer.write("old", np.ones(300_000))
+        writer.write("small", np.ones(3))
+    path.chmod(0o666)
+    tmp_path.chmod(folder_mode)
+    as_nobody(SCRIPT, tmp_path)
+    check_in_place(path)
+
+
+@root
+@pytest.mark.thread_unsafe(reason="mounts a file")
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_a_file_that_is_mounted_by_itself_is_written_over(size: int, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    source, path = tmp_path / "source.npz", folder / "archive.npz"
+    with mmnpz.NpzWriter(source) as writer:
+        writer.write("old", np.ones(size))
+    path.touch()
+    if subprocess.run(["mount", "--bind", source, path], check=False, capture_output=True).returncode:
+        pytest.skip("this process may not mount")
+    try:
+        run_python("import os, numpy as np, mmnpz\n" + textwrap.dedent(SCRIPT), cwd=folder)
+    finally:
+        subprocess.run(["umount", path], check=True)
+    path.unlink()
+    source.rename(path)
+    check_in_place(path)
+
+
+@posix
+def test_the_other_names_of_a_file_keep_what_was_there(archive: Path, tmp_path: Path) -> None:
+    archive = own_copy(archive, tmp_path)
+    before = archive.read_bytes()
+    os.link(archive, tmp_path / "link.npz")
+    mmnpz.NpzWriter(archive, "w").close()
+    assert (tmp_path / "link.npz").read_bytes() == before
+    assert np.load(archive).files == []
 
 
 @posix

@@ -24,7 +24,7 @@ use pyo3::sync::MutexExt;
 use crate::error::{Failure, check_signals, polled};
 use crate::file::{self, Locked, write_all_at};
 use crate::source::{Items, NpyHeader};
-use crate::{boot, fork, mapping, repair};
+use crate::{boot, fork, mapping, repair, replace};
 
 /// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
 /// blocks of 512 KiB the two threads wait more for each other.
@@ -119,7 +119,7 @@ impl Archive {
     pub(crate) fn open(path: PathBuf, mode: Mode, alignment: Alignment, sync: bool) -> Result<Self, Failure> {
         let locked = match mode {
             Mode::Create => file::create_new(&path)?,
-            Mode::Replace => file::replace(&path)?,
+            Mode::Replace => replace::replace(&path)?,
             Mode::Append => file::open_or_create(&path)?,
         };
         if sync && locked.is_new {
@@ -182,12 +182,12 @@ impl Archive {
         let prologue = state.appender.prologue();
         for (at, bytes) in &prologue {
             write_all_at(self.file(), bytes, *at)?;
-        }
-        if !prologue.is_empty() {
             // A writer that syncs never has a member on the disk in a room that a seal says to be empty, either.
             if self.sync || state.appender.must_sync_prologue() {
                 self.file().sync_data()?;
             }
+        }
+        if !prologue.is_empty() {
             state.appender.prologue_is_written();
         }
         Ok(())
@@ -349,8 +349,7 @@ impl Archive {
         let names = new.take_names();
         let new = new;
         if let Some(filler) = new.filler() {
-            write_all_at(self.file(), &filler.head(), filler.range.start)?;
-            file::clear(self.file(), filler.zeros..filler.range.end)?;
+            file::fill_from_its_head(self.file(), filler)?;
         }
         let mut write = |bytes: &[u8], at| {
             write_all_at(self.file(), bytes, at)?;

@@ -1,10 +1,9 @@
-//! The file that is written to: creating, replacing, opening, locking, writing at a place.
+//! The file that is written to: creating, opening, locking, writing at a place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use mmnpz_core::filler::Filler;
 
@@ -17,6 +16,13 @@ pub(crate) struct Locked {
     /// It was not there, or nothing of what was there is in it.
     pub(crate) is_new: bool,
     _lock: WriteLock,
+}
+
+impl Locked {
+    /// The same, when nothing of what was there is in it any more.
+    pub(crate) fn made_new(self) -> Self {
+        Locked { is_new: true, ..self }
+    }
 }
 
 fn options() -> OpenOptions {
@@ -32,9 +38,21 @@ fn options() -> OpenOptions {
 
 /// A new file; fails if there is one.
 pub(crate) fn create_new(path: &Path) -> Result<Locked, Failure> {
-    let file = options().create_new(true).open(path)?;
+    create(path, &mut options())
+}
+
+fn create(path: &Path, options: &mut OpenOptions) -> Result<Locked, Failure> {
+    let file = options.create_new(true).open(path)?;
     let lock = lock::take(path, &file)?.ok_or(Failure::Locked)?;
     Ok(Locked { file, is_new: true, _lock: lock })
+}
+
+/// The same, which nobody else may open.
+pub(crate) fn create_private(path: &Path) -> Result<Locked, Failure> {
+    let mut options = options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    create(path, &mut options)
 }
 
 /// The file that is there, or a new one.
@@ -57,10 +75,15 @@ pub(crate) fn open_or_create(path: &Path) -> Result<Locked, Failure> {
 /// The file that is there.
 pub(crate) fn open(path: &Path) -> Result<Locked, Failure> {
     loop {
-        if let Some(locked) = lock_opened(path, (options().open(path).map_err(in_use)?, false))? {
+        if let Some(locked) = open_once(path)? {
             return Ok(locked);
         }
     }
+}
+
+/// The same; None if another file was put in its place meanwhile.
+pub(crate) fn open_once(path: &Path) -> Result<Option<Locked>, Failure> {
+    lock_opened(path, (options().open(path).map_err(in_use)?, false))
 }
 
 /// Locks a file that was opened; None if another file was put in its place meanwhile.
@@ -93,52 +116,8 @@ fn in_use(error: io::Error) -> Failure {
 }
 
 /// A pipe or a device: it cannot hold an archive, and is not to be replaced by one.
-fn irregular() -> Failure {
+pub(crate) fn irregular() -> Failure {
     io::Error::other("not a regular file").into()
-}
-
-/// A new file beside another, under a name that is short and nobody else's.
-fn create_temporary(beside: &Path) -> Result<(PathBuf, Locked), Failure> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = beside.with_file_name(format!(".mmnpz-{}-{number}.tmp", std::process::id()));
-        match create_new(&path) {
-            Ok(locked) => return Ok((path, locked)),
-            // Left by a killed process of the same number.
-            Err(Failure::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// A new, empty file in place of the one at `path`, whose bytes stay as they are for whoever has it mapped.
-pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
-    loop {
-        // Through symbolic links, as open(path, "w") does.
-        let target = match fs::canonicalize(path) {
-            Ok(target) => target,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return open_or_create(path),
-            Err(error) => return Err(error.into()),
-        };
-        let metadata = fs::metadata(&target)?;
-        if !metadata.is_dir() && !metadata.is_file() {
-            return Err(irregular());
-        }
-        // What may not be written may not be replaced, nor what somebody else is writing; and a folder is refused
-        // as the system words it.
-        let Some(old) = lock_opened(&target, (options().open(&target).map_err(in_use)?, false))? else {
-            continue;
-        };
-        let (temporary, locked) = create_temporary(&target)?;
-        let replaced = locked.file.set_permissions(metadata.permissions());
-        if let Err(error) = replaced.and_then(|()| fs::rename(&temporary, &target)) {
-            let _ = fs::remove_file(&temporary);
-            return Err(error.into());
-        }
-        drop(old);
-        return Ok(locked);
-    }
 }
 
 /// Makes sure that the name of a file survives a power failure. `path` is where the file was when it was opened.
@@ -175,6 +154,12 @@ const BLOCK: u64 = 1 << 20;
 pub(crate) fn fill(file: &File, filler: &Filler) -> io::Result<()> {
     clear(file, filler.zeros..filler.range.end)?;
     write_all_at(file, &filler.head(), filler.range.start)
+}
+
+/// The same where the last bytes of the range tell that it is to be filled: these go last.
+pub(crate) fn fill_from_its_head(file: &File, filler: &Filler) -> io::Result<()> {
+    write_all_at(file, &filler.head(), filler.range.start)?;
+    clear(file, filler.zeros..filler.range.end)
 }
 
 /// Gives a range up in which there is no member, as far as the file reaches: nobody finds one there any more, and its space
@@ -237,7 +222,7 @@ pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
 
 /// Makes a range a hole; says whether that was done.
 #[cfg(target_os = "linux")]
-fn punch(file: &File, range: &Range<u64>) -> bool {
+pub(crate) fn punch(file: &File, range: &Range<u64>) -> bool {
     allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, range)
 }
 
@@ -254,7 +239,7 @@ fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn punch(_file: &File, _range: &Range<u64>) -> bool {
+pub(crate) fn punch(_file: &File, _range: &Range<u64>) -> bool {
     false
 }
 

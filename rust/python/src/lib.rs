@@ -22,6 +22,7 @@ mod maps;
 mod memmap;
 mod reader;
 mod repair;
+mod replace;
 mod shared;
 mod source;
 mod subclass;
