@@ -11,12 +11,17 @@ import numpy as np
 from tests.archives import LOCAL, SATURATED
 
 
-def read(path: Path, start: int = 0) -> dict[str, Any]:
-    """The arrays in stored members from `start` on, up to the first bytes that are no local header."""
-    raw, place, arrays = path.read_bytes(), start, {}
+def read(path: Path) -> dict[str, Any]:
+    """The arrays up to the first bytes that are no local header."""
+    return {name: np.load(io.BytesIO(data), allow_pickle=False) for name, data in walk(path)[0].items()}
+
+
+def walk(path: Path) -> tuple[dict[str, bytes], int]:
+    """The `.npy` files up to the first bytes that are no local header, and the place of these."""
+    raw, place, files = path.read_bytes(), 0, {}
     while raw[place : place + 4] == b"PK\3\4":
         _, _, flags, method, _, _, crc, size, full, name_length, extra_length = LOCAL.unpack_from(raw, place)
-        assert method == 0, "not stored"
+        assert method in {0, 8}, "neither stored nor deflated"
         assert not flags & 8, "the size is behind the member"
         behind = place + LOCAL.size + name_length
         name, extra = raw[place + LOCAL.size : behind], raw[behind : behind + extra_length]
@@ -27,8 +32,11 @@ def read(path: Path, start: int = 0) -> dict[str, Any]:
             extra = extra[4 + length :]
         place = behind + extra_length + size
         data = raw[behind + extra_length : place]
-        assert len(data) == size == full, "cut short"
+        assert len(data) == size, "cut short"
+        if method:
+            data = zlib.decompress(data, -15)
+        assert len(data) == full, "of another size"
         assert zlib.crc32(data) == crc, f"the CRC-32 of {name!r} is wrong"
         if name.endswith(b".npy"):
-            arrays[name.decode()[:-4]] = np.load(io.BytesIO(data), allow_pickle=False)
-    return arrays
+            files[name.decode()[:-4]] = data
+    return files, place

@@ -4,8 +4,9 @@
 //!
 //! - Members follow one another without a byte in between. A member counts once all of it is in the file: of a large one,
 //!   its local header goes there once more, last ([`crate::mark`]). A directory is derived.
-//! - Behind an archive of another program, whose members have no marks, a [`Base`] comes first. That archive's directory is
-//!   never overwritten.
+//! - Behind the members of another program, which have no marks, their directory is kept for good ([`crate::kept`]). It is
+//!   overwritten only when there is a copy of it on the disk. Where members cannot follow those, they go behind that archive
+//!   and a [`Base`], and its directory stays where it is.
 //! - Members go into the room in front of a directory of ours, if it has some, and their records behind those that it
 //!   has ([`crate::grow`]). Where there is no room, it may be overwritten by members, unless it was written for readers
 //!   to use meanwhile ([`Publish::Room`]): then [`Appender::reserve`] says that there is no room.
@@ -21,11 +22,12 @@ use crate::error::Result;
 use crate::filler::Filler;
 use crate::grow::{Growing, Growth, Held};
 use crate::hint::Hint;
+use crate::kept::{self, Kept};
 use crate::layout::{self, Alignment, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
 use crate::survey::{Origin, State, Survey};
 use crate::table::Names;
-use crate::zip::EndRecord;
+use crate::zip::{EndRecord, Record};
 
 /// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
 /// the file. It is a hole in the file, which takes no space on the disk until something is written there. At least more
@@ -64,6 +66,8 @@ pub enum Reserved {
 enum Prologue {
     /// Behind an archive of another program: what vouches for its directory, by its end record.
     Base(u64),
+    /// Behind the members of another program: their directory, which has this end record.
+    Keep(u64),
     /// In front of a directory of ours with room: that it need not be the last, or that it grows.
     Seal(Seal),
     /// In place of the signature of the end record of a directory of ours, which members are going to overwrite.
@@ -185,11 +189,17 @@ impl Appender {
                     appender.prologue = end_record.map(Prologue::Blank);
                 }
             }
-            (_, Some(directory)) if survey.origin == Origin::EndRecord => {
-                if directory.range == (0..0) {
-                    // Nothing but an end record.
-                    appender.next = 0;
-                } else {
+            (_, Some(directory)) if survey.origin == Origin::EndRecord && directory.range == (0..0) => {
+                // Nothing but an end record.
+                appender.next = 0;
+            }
+            (_, Some(directory)) => {
+                let ends =
+                    survey.found.is_empty() && kept::ends_file(bytes, directory, (survey.origin, survey.end));
+                if let Some(end) = ends.then(|| kept::end_of_members(bytes, directory)).flatten() {
+                    appender.next = end;
+                    appender.prologue = end_record.map(Prologue::Keep);
+                } else if survey.origin == Origin::EndRecord {
                     // Another program's, or not what we wrote any more: it stays, and members go behind it.
                     appender.next = appender.length;
                     appender.prologue = end_record.map(Prologue::Base);
@@ -235,7 +245,8 @@ impl Appender {
         self.directory.count()
     }
 
-    /// What must be written before anything else is, and where.
+    /// What must be written before anything else is, and where; each part only when the one before is on the disk, if
+    /// [it must be](Appender::must_sync_prologue).
     pub fn prologue(&self) -> Vec<(u64, Vec<u8>)> {
         let sealed = |seal: &Seal| (seal.at(), seal.as_bytes().to_vec());
         match &self.prologue {
@@ -243,6 +254,7 @@ impl Appender {
             Some(Prologue::Base(end_record)) => {
                 vec![(self.next, Base::new(self.next, *end_record).as_bytes().to_vec())]
             }
+            Some(Prologue::Keep(end_record)) => self.keep(*end_record),
             Some(Prologue::Seal(seal)) => vec![sealed(seal)],
             Some(Prologue::Blank(end_record)) => vec![(*end_record, BLANK.to_vec())],
             Some(Prologue::SealAndBlank(seal, end_record)) => {
@@ -252,18 +264,58 @@ impl Appender {
         }
     }
 
+    /// A copy of the directory of another program behind its archive, then the one that is kept in place of it.
+    fn keep(&self, end_record: u64) -> Vec<(u64, Vec<u8>)> {
+        let (kept, copy) = self.kept();
+        let records = &self.directory.records()[..];
+        let mut copied = [records, &self.directory.end_records(copy)].concat();
+        let end_record_of_copy = self.directory.end_record(copy + copied.len() as u64);
+        // Nobody may find it before all of its comment is there.
+        copied[(end_record_of_copy - copy) as usize..][..BLANK.len()].copy_from_slice(&BLANK);
+        let mut bytes = kept.bytes(&self.directory);
+        let behind = bytes.split_off(BLANK.len());
+        vec![
+            // As long as the copy is there in part, no end record may be near the end.
+            (self.length, Base::new(self.length, end_record).as_bytes().to_vec()),
+            (copy, copied),
+            (end_record_of_copy, EndRecord::SIGNATURE.to_le_bytes().to_vec()),
+            // Nobody may find it once the copy is gone.
+            (end_record, BLANK.to_vec()),
+            // Until all of it is there, no local header leads into it.
+            (kept.range().start + BLANK.len() as u64, behind),
+            (kept.range().start, bytes),
+            (end_record_of_copy, BLANK.to_vec()),
+        ]
+    }
+
+    /// The directory that is kept, and where a copy of it is until then.
+    fn kept(&self) -> (Kept, u64) {
+        let kept = Kept::new(self.next, &self.directory);
+        let copy = (self.length + Base::SIZE as u64).max(kept.range().end);
+        (kept, copy)
+    }
+
     /// Whether that must be on the disk first, also if nothing else is synced. Without it, what is behind an archive of
     /// another program could hide that from whoever looks for its end record; and the end record of a large directory, which
     /// is not read as a whole when the file is opened, could be there when members have overwritten that.
     pub fn must_sync_prologue(&self) -> bool {
-        matches!(self.prologue, Some(Prologue::Base(_) | Prologue::SealAndBlank(..)))
+        matches!(self.prologue, Some(Prologue::Base(_) | Prologue::Keep(_) | Prologue::SealAndBlank(..)))
     }
 
     /// It is written.
     pub fn prologue_is_written(&mut self) {
-        if let Some(Prologue::Base(_)) = self.prologue.take() {
-            self.next += Base::SIZE as u64;
-            self.length = self.length.max(self.next);
+        match self.prologue.take() {
+            Some(Prologue::Base(_)) => {
+                self.next += Base::SIZE as u64;
+                self.length = self.length.max(self.next);
+            }
+            Some(Prologue::Keep(_)) => {
+                let (kept, copy) = self.kept();
+                self.next = kept.range().end;
+                let records = copy + self.directory.records().len() as u64;
+                self.length = records + self.directory.end_records(copy).len() as u64;
+            }
+            _ => {}
         }
         (self.is_unfinished, self.has_unlisted) = (true, true);
     }
@@ -499,7 +551,7 @@ impl Appender {
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         if self.next == 0 && at > 0 {
             new.filler = Filler::new(0..at);
-        } else if sealed && publish == Publish::Last {
+        } else if publish == Publish::Last {
             new.before = layout::fences(self.next, at, start);
         }
         new

@@ -18,7 +18,7 @@ pub const NAME: &[u8] = b"mmnpz.gap";
 
 /// Magic string, version 1.0 and length of an `.npy` header of 128 bytes.
 const NPY_HEAD: [u8; 10] = *b"\x93NUMPY\x01\x00\x76\x00";
-const NPY_HEADER: u64 = 128;
+pub(crate) const NPY_HEADER: u64 = 128;
 
 /// A gap, and what to write there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +40,7 @@ impl Filler {
         let file = range.start + layout::local_len(NAME.len(), size);
         let zeros = file + NPY_HEADER;
         let count = range.end.checked_sub(zeros)?;
-        let mut npy = NPY_HEAD.to_vec();
-        npy.extend_from_slice(
-            format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count},), }}").as_bytes(),
-        );
-        npy.resize(NPY_HEADER as usize - 1, b' ');
-        npy.push(b'\n');
-        Some(Filler { range, zeros, npy })
+        Some(Filler { range, zeros, npy: npy_header(count) })
     }
 
     /// The bytes from the start of the range up to [`Filler::zeros`].
@@ -70,6 +64,17 @@ impl Filler {
             && has(start + 26, (NAME.len() as u16).as_bytes())
             && has(name_at, NAME)
     }
+}
+
+/// The header of an `.npy` file of so many bytes.
+pub(crate) fn npy_header(count: u64) -> Vec<u8> {
+    let mut npy = NPY_HEAD.to_vec();
+    npy.extend_from_slice(
+        format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count},), }}").as_bytes(),
+    );
+    npy.resize(NPY_HEADER as usize - 1, b' ');
+    npy.push(b'\n');
+    npy
 }
 
 #[cfg(test)]

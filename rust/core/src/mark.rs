@@ -407,6 +407,11 @@ impl Base {
         Self::read_at(bytes, at)
     }
 
+    /// Where it ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.at.get() + Self::SIZE as u64
+    }
+
     /// Where the end record of the archive is.
     pub fn end_record(&self) -> u64 {
         self.end_record.get()

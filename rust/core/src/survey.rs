@@ -19,11 +19,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filler::Filler;
 use crate::hint::{self, Described, Hint};
 use crate::index::{Directory, Walk, slice};
+use crate::kept;
 use crate::layout;
 use crate::literal;
 use crate::mark::{Base, Local, Marked, MemberState, Seal};
 use crate::name;
 use crate::npy::{Header, MAX_HEADER_SIZE};
+use crate::remains;
 use crate::sparse::Sparse;
 use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
 
@@ -91,6 +93,8 @@ pub struct Survey {
     pub unfinished: Vec<Unfinished>,
     /// Ranges between members in which there is none, nor a filler.
     pub gaps: Vec<Range<u64>>,
+    /// Ranges between members in which there is what another program has left of a directory of ours.
+    pub remains: Vec<Range<u64>>,
     /// Where further members can go: behind all that were found or are listed.
     pub end: u64,
     /// The directory is where zip readers look for it.
@@ -223,6 +227,9 @@ impl Survey {
         let seal = seal.filter(|seal| seal.ends(bytes) || !seal.is_last());
         let state = if seal.is_some() { state } else { State::Unknown };
         let mut survey = Survey { seal, state, is_clean: true, ..Survey::default() };
+        if seal.is_none() && effort != Effort::Read {
+            survey.remains = remains::find(bytes, &directory);
+        }
         // Behind the end record there can be members that were appended to another program's archive, and a part of
         // a directory of ours: at most 64 KiB, or the end record would not have been found.
         let behind = directory.comment.end..len;
@@ -333,7 +340,7 @@ impl Survey {
 
 impl Directory {
     /// The seal in front of it, if it has one.
-    fn seal(&self, bytes: &[u8]) -> Option<Seal> {
+    pub(crate) fn seal(&self, bytes: &[u8]) -> Option<Seal> {
         let seal = Seal::read(bytes, self.range.start.checked_sub(Seal::SIZE as u64)?)?;
         (seal.directory_end() == self.range.end).then_some(seal)
     }
@@ -550,12 +557,16 @@ impl<'a, 'f> Scan<'a, 'f> {
     fn take_directory(&mut self, at: u64) -> Option<u64> {
         let bytes = self.bytes;
         let here = self.file.until_hole(at);
-        if let Some(base) = Base::read(here, at)
+        if let Some(base) = Base::read(here, at).or_else(|| kept::base_in(self.file, at))
             && self.survey.seal.is_none_or(|known| base.end_record() >= known.directory_end())
         {
             let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
             self.can_read(&directory).then_some(())?;
-            let end = at + Base::SIZE as u64;
+            let end = base.end();
+            if self.survey.origin == Origin::Base && self.survey.directory.as_ref() == Some(&directory) {
+                // One that was killed before it went on has left it, too.
+                return Some(end);
+            }
             self.survey =
                 Survey { directory: Some(directory), origin: Origin::Base, end, ..Survey::default() };
             self.listed = None;
@@ -566,8 +577,10 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         let seal = Seal::read(here, at)?;
         // One that was flushed earlier stays behind in the file until members overwrite it.
+        // Some are older than a directory that was kept since.
+        let is_behind_base = self.survey.origin != Origin::Base || seal.next() >= self.survey.end;
         let is_newer = self.survey.seal.is_none_or(|known| seal.next() > known.next());
-        is_newer.then_some(())?;
+        (is_newer && is_behind_base).then_some(())?;
         let (directory, behind) = self.sealed(&seal)?;
         let in_directory = listed(bytes, Some(&directory));
         let mut found = std::mem::take(&mut self.survey.found);

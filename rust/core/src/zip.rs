@@ -23,6 +23,8 @@ pub mod flags {
 pub const STORED: u16 = 0;
 /// The id of the zip64 extra field, section 4.5.3.
 pub const ZIP64_EXTRA: u16 = 0x0001;
+/// The signature that a data descriptor mostly has, section 4.3.9.3.
+pub const DATA_DESCRIPTOR: u32 = 0x0807_4b50;
 /// A 32-bit field with this value has its number in the zip64 extra field.
 pub const SATURATED: u32 = u32::MAX;
 
