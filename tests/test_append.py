@@ -306,3 +306,34 @@ def test_a_sparse_file_that_claims_a_huge_directory_costs_nothing(tmp_path: Path
         with pytest.raises(zipfile.BadZipFile, match=r"sparse\.npz"):
             attempt(path)
     assert path.stat().st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize("comment", [b"short", b"long" * 15_000, b"PK\3\4" + bytes(30)])
+@pytest.mark.parametrize("has_room", [False, True])
+@pytest.mark.parametrize("count", [3, 3000])
+def test_the_comment_that_another_program_gave_to_an_archive_of_ours_stays(
+    tmp_path: Path, count: int, has_room: bool, comment: bytes
+) -> None:
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(count):
+            writer.write(f"k{number}", OLD[: number % 5])
+        if has_room:
+            writer.flush()
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = comment
+    assert len(mmnpz.load(path).files) == count  # without a warning
+    assert not mmnpz.repair(path).changed
+    for session in range(4):
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write(f"new{session}", OLD)
+            if session == 1:
+                writer.flush()
+            if session == 2:
+                writer.write("large", np.zeros(1 << 20))
+        with zipfile.ZipFile(path) as file:
+            assert file.comment == comment
+            assert file.testzip() is None
+        assert np.array_equal(mmnpz.load(path)[f"new{session}"], OLD)
+    assert len(mmnpz.load(path).files) == count + 5
+    assert not mmnpz.repair(path).changed

@@ -260,6 +260,20 @@ class Editing:
     def seven_zip_adds(self) -> None:
         self.by_files(self.some(), self.tool, "7z", "a", "-tzip", "-mx0", "-bd", self.path)
 
+    def comment(self) -> None:
+        comment = self.chance.choice([b"", b"short", b"PK\3\4, PK\1\2", b"long" * 15_000])
+        with zipfile.ZipFile(self.path, "a") as file:
+            file.comment = comment
+        self.has_suffix = False
+
+    def seen_comment(self) -> bytes | None:
+        """What zipfile finds."""
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                return file.comment
+        except zipfile.BadZipFile:
+            return None
+
     def add_prefix(self) -> None:
         self.replace(b"#!/bin/sh\n" * self.chance.randint(1, 300) + self.path.read_bytes())
         self.has_prefix = True
@@ -298,7 +312,7 @@ class Editing:
         others: list[Callable[[], None]] = [
             self.zipfile_appends, self.zip_adds, self.zip_grows, self.zip_replaces, self.zip_deletes,
             self.zip_copies, self.zip_adjusts, self.seven_zip_adds, self.add_prefix, self.add_suffix,
-            self.rename, self.savez,
+            self.rename, self.savez, self.comment,
         ]  # fmt: skip
         edit = self.chance.choice(ours if number % 2 else others)
         if edit == self.add_suffix and self.has_suffix:
@@ -312,10 +326,13 @@ class Editing:
         if len(self.arrays) > MOST > self.count and number % 2 == 0:
             edit = self.zip_deletes
         self.history.append(edit.__name__)
+        comment = self.seen_comment()
         try:
             edit()
         except RefusedError:
             self.history[-1] += " (refused)"
+        if edit in ours and comment is not None:
+            assert self.seen_comment() in {comment, None}, "the comment is another"
         self.check()
         if len(self.readers) == READERS:
             self.readers.pop(self.chance.randrange(READERS))

@@ -239,6 +239,14 @@ def many(*, flush: bool = False, append: bool = False) -> bytes:
         return path.read_bytes()
 
 
+def commented(archive: bytes) -> bytes:
+    """An archive to which another program has given a comment."""
+    out = io.BytesIO(archive)
+    with zipfile.ZipFile(out, "a") as file:
+        file.comment = b"This is a comment"
+    return out.getvalue()
+
+
 def directory_at(path: Path) -> int:
     """Give the place of an archive's directory."""
     with zipfile.ZipFile(path) as file:
@@ -305,6 +313,7 @@ BASES: dict[str, Callable[[], bytes]] = {
     "ours, aligned": lambda: ours(align=4096),
     "ours, with room": with_room,
     "ours, with room, renamed": renamed,
+    "ours, with a comment": lambda: commented(ours()),
     "savez": savez,
     "savez_compressed": lambda: savez(compressed=True),
     "zipfile": zipped,
@@ -323,6 +332,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "ours, large": many,
     "ours, large, with room": lambda: many(flush=True),
     "ours, large, appended once in place": lambda: many(flush=True, append=True),
+    "ours, large, with a comment": lambda: commented(many(flush=True)),
 }
 if shutil.which("zip"):
     BASES["Info-ZIP"] = lambda: by_tool("zip", "-0")

@@ -206,8 +206,13 @@ impl Survey {
     ) -> Result<Option<Self>> {
         let (bytes, len) = (file.bytes, file.len());
         let seal = directory.seal(bytes);
-        if seal.is_some_and(|seal| !seal.has_end_records(bytes)) {
-            return Ok(None);
+        if let Some(seal) = seal.filter(|seal| !seal.has_end_records(bytes)) {
+            // It leads to what the seal stands for if another program has given the archive a comment.
+            let is_same = directory.range == (seal.directory()..seal.directory_end())
+                && directory.count == seal.members();
+            if !is_same || (state != State::Sound && !seal.is_whole(file, &mut *go_on)?) {
+                return Ok(None);
+            }
         }
         let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.start());
         if seal.is_none() && directory.shift != 0 && (effort == Effort::Full || could_be_ours(file)) {
