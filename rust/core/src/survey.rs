@@ -551,11 +551,12 @@ impl<'a, 'f> Scan<'a, 'f> {
         let bytes = self.file.until_hole(at);
         let Ok(header) = LocalHeader::read(bytes, at, ErrorKind::LocalOutside) else { return };
         let start = at + LocalHeader::SIZE as u64;
-        let raw = slice(bytes, &(start..start + u64::from(header.name_len.get())));
-        let name = raw.and_then(|raw| name::decode(raw, header.flags.get()).ok());
-        if let Some(name) = name.as_deref().and_then(|name| name.strip_suffix(name::EXTENSION)) {
-            self.survey.unfinished.push(Unfinished { header: at, name: name.to_owned() });
-        }
+        let end = (start + u64::from(header.name_len.get())).min(bytes.len() as u64);
+        // A power failure can have kept a part of the name from the disk: the header counts all the same.
+        let raw = slice(bytes, &(start..end)).unwrap_or_default();
+        let name = name::decode(raw, header.flags.get()).unwrap_or_default();
+        let name = name.strip_suffix(name::EXTENSION).unwrap_or(&name).to_owned();
+        self.survey.unfinished.push(Unfinished { header: at, name });
     }
 
     /// Takes up a directory that a record at `at` vouches for; gives back what is behind it.

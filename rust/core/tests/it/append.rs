@@ -385,6 +385,22 @@ fn of_a_file_that_is_not_ours_nothing_is_believed() {
 }
 
 #[test]
+fn a_header_of_which_only_a_part_is_there_is_in_the_way() {
+    let mut sim = Sim::new(Vec::new(), 64);
+    sim.small(10);
+    sim.small(10);
+    let built = sim.bytes.clone();
+    let second = Survey::new(&built, Effort::Read, || true).unwrap().found[1].header as usize;
+    for kept in 30..60 {
+        let mut bytes = built.clone();
+        bytes[second + kept..].fill(0);
+        let survey = Survey::new(&bytes, Effort::Read, || true).unwrap();
+        assert_eq!((survey.found.len(), survey.end), (1, second as u64), "{kept}");
+        assert_eq!(survey.stale_headers().collect::<Vec<_>>(), [second as u64], "{kept}");
+    }
+}
+
+#[test]
 fn a_seal_is_torn_only_where_nobody_needs_it() {
     // The next writer finds a member in the room of a directory that was to grow.
     let mut sim = Sim::new(Vec::new(), 64);
