@@ -105,7 +105,7 @@ READERS = {
 
 
 def array(number: int) -> Any:
-    return np.arange(3 + 50 * number, dtype=("<i4", "<f8", "u1")[number % 3])
+    return np.arange(3 + 50 * (number % 50), dtype=("<i4", "<f8", "u1")[number % 3])
 
 
 def write(path: Path, mode: Any, numbers: range, align: int) -> None:
@@ -138,6 +138,29 @@ def flushes(path: Path, align: int) -> None:
         for number in range(6):
             writer.write(f"k{number}", array(number))
             writer.flush()
+
+
+def many(path: Path, align: int) -> None:
+    """With an index that does not fit into an extra field."""
+    write(path, "x", range(5000), align)
+
+
+def many_in_sessions(path: Path, align: int) -> None:
+    """The directory leaves room, and grows where it is."""
+    large = np.zeros(40_000_000, np.uint8)
+    with mmnpz.NpzWriter(path, align=align) as writer:
+        writer.write("large", large)
+        for number in range(5000):
+            writer.write(f"k{number}", array(number % 10))
+    start = directory_at(path)
+    for number in range(5000, 5003):
+        write(path, "a", range(number, number + 1), align)
+    assert directory_at(path) == start
+
+
+def directory_at(path: Path) -> int:
+    with zipfile.ZipFile(path) as file:
+        return file.start_dir
 
 
 def threads(path: Path, align: int) -> None:
@@ -179,7 +202,12 @@ def added_then_repaired(path: Path, align: int) -> None:
 
 OTHERS = [numpy_file, by_hand]
 OURS = [new, sessions, flushes, threads, after_numpy, after_zipfile, in_turn, added_then_repaired]
-CASES = [(make, 1) for make in OTHERS] + [(make, align) for make in OURS for align in (1, 64, 4096, 32768)]
+CASES = [
+    *((make, 1) for make in OTHERS),
+    *((make, align) for make in OURS for align in (1, 64, 4096, 32768)),
+    (many, 64),
+    (many_in_sessions, 1),
+]
 cases = pytest.mark.parametrize(("make", "align"), CASES, ids=[f"{m.__name__}-{a}" for m, a in CASES])
 
 

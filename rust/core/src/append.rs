@@ -23,10 +23,10 @@ use crate::filler::Filler;
 use crate::grow::{Growing, Growth, Held};
 use crate::hint::Hint;
 use crate::kept::{self, Kept};
-use crate::layout::{self, Alignment, Placement, StoredName};
+use crate::layout::{self, Alignment, FENCE, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
 use crate::survey::{Origin, State, Survey};
-use crate::table::Names;
+use crate::table::{self, Names};
 use crate::zip::{EndRecord, Record};
 
 /// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
@@ -86,8 +86,10 @@ pub struct Appender {
     alignment: Alignment,
     /// Where the next member starts.
     next: u64,
-    /// What reaches past this byte would overwrite a directory that readers use.
+    /// What reaches past this byte would overwrite a directory that readers use, or leave no room for a fence in front.
     limit: Option<u64>,
+    /// In front of this, members may have overwritten fences.
+    reached: u64,
     /// How long the file is at least.
     length: u64,
     /// Where the directories end that may be in it in part.
@@ -119,6 +121,7 @@ impl Appender {
             alignment,
             next: 0,
             limit: None,
+            reached: 0,
             length: 0,
             attempted: 0,
             prologue: None,
@@ -364,10 +367,11 @@ impl Appender {
     /// As for [`Placement::new`].
     pub fn reserve(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
         let place = Placement::new(self.next, name, npy_header, size, self.alignment, self.listed())?;
-        if self.limit.is_some_and(|limit| place.end > limit) {
+        if self.limit.is_some_and(|limit| place.end.saturating_add(FENCE) > limit) {
             return Ok(Reserved::NoRoom(place.end - self.next));
         }
         self.next = place.end;
+        self.reached = self.reached.max(place.end);
         self.starts.push(place.header);
         (self.is_unfinished, self.has_unlisted) = (true, true);
         Ok(Reserved::Place(place))
@@ -414,7 +418,9 @@ impl Appender {
             Publish::Last => self.is_unfinished,
             // Of a new file there is nothing to show; room in front of an end record would be no archive.
             Publish::Room(0) => self.has_unlisted && self.next > 0,
-            Publish::Room(size) => self.limit.is_some_and(|limit| self.next.saturating_add(size) > limit),
+            Publish::Room(size) => {
+                self.limit.is_some_and(|limit| self.next.saturating_add(size).saturating_add(FENCE) > limit)
+            }
         }
     }
 
@@ -472,7 +478,7 @@ impl Appender {
             publish: Publish::Last,
             meanwhile: Some(growing.meanwhile()),
             growth: Some(growth),
-            before: layout::fences(next, at, start),
+            before: layout::fences(next, (at, growing.is_fenced()), start, self.reached),
             filler: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
@@ -505,7 +511,7 @@ impl Appender {
         };
         // So that it ends where the file does; behind a filler where there is no member, as NumPy knows an archive by its
         // first bytes.
-        let fence = if publish == Publish::Last { layout::FENCE } else { 0 };
+        let fence = if publish == Publish::Last { FENCE } else { 0 };
         let least = if self.next == 0 { Filler::LEAST } else { self.next + fence };
         let growth = ends(0).min(self.next / GROWTH_SHARE);
         let can_grow = publish == Publish::Last && head > Seal::SIZE as u64 && ends(0) >= GROWTH_FROM;
@@ -514,7 +520,9 @@ impl Appender {
         if let Publish::Room(room) = publish {
             // In place of the one that was published before, if that leaves room enough; else behind it, so that
             // readers can use the one until the other is there.
-            let in_place = self.limit.is_some() && !self.is_edited && at >= self.next.saturating_add(room);
+            let in_place = self.limit.is_some()
+                && !self.is_edited
+                && at >= self.next.saturating_add(room).saturating_add(FENCE);
             if !in_place {
                 let share = (self.next / ROOM_SHARE).clamp(LEAST_ROOM, MOST_ROOM);
                 at = self.length.max(self.next).saturating_add(room.saturating_add(share));
@@ -552,7 +560,8 @@ impl Appender {
         if self.next == 0 && at > 0 {
             new.filler = Filler::new(0..at);
         } else if publish == Publish::Last {
-            new.before = layout::fences(self.next, at, start);
+            let is_fenced = table::is_cut(index_size);
+            new.before = layout::fences(self.next, (at, is_fenced), start, u64::MAX);
         }
         new
     }
@@ -662,7 +671,7 @@ impl NewDirectory {
         let indexed = index.is_some();
         // Where it cannot be made after all, as a name is there twice, its place stays empty.
         let size = self.start.saturating_sub(Seal::SIZE as u64).saturating_sub(self.at);
-        let index = index.unwrap_or_else(|| vec![0; size as usize]);
+        let index = index.unwrap_or_else(|| table::empty(size));
         let seal = self.start.checked_sub(Seal::SIZE as u64).filter(|&at| at >= self.at).map(|at| {
             let sealed = Sealed {
                 listed: self.listed,

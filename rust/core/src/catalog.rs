@@ -160,8 +160,7 @@ impl Catalog {
     }
 
     fn table<'a>(&self, bytes: &'a [u8]) -> Option<Table<'a>> {
-        let (index, members) = self.stored.as_ref()?.index(bytes)?;
-        Table::new(index, members)
+        Table::new(self.stored.as_ref()?.index(bytes)?)
     }
 
     fn records<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
@@ -494,8 +493,7 @@ fn is_named(record: &CentralRecord<'_>, name: &[u8]) -> bool {
 /// The seal of a file that has a stored index, and nothing that this does not have.
 fn stored(bytes: &[u8], survey: &Survey) -> Option<Seal> {
     let seal = survey.seal.filter(|seal| seal.is_last() && seal.ends(bytes))?;
-    let (index, members) = seal.index(bytes)?;
-    let table = Table::new(index, members);
+    let (table, members) = (Table::new(seal.index(bytes)?), seal.members());
     let is_whole = survey.is_whole() && survey.directory.as_ref()?.count == members;
     (is_whole && table.is_some() && members < u64::from(u32::MAX) / 2).then_some(seal)
 }

@@ -12,7 +12,7 @@ use crate::index::{CentralRecord, Directory, Walk, copied, slice};
 use crate::layout::{self, Placement, StoredName};
 use crate::mark::Seal;
 use crate::name;
-use crate::table::{self, Names};
+use crate::table::{self, Names, Stored};
 use crate::zip::{EndRecord, Extent};
 
 /// So many lookups are answered by walking the records of an archive that is appended to; then its names are
@@ -67,8 +67,8 @@ pub struct OldDirectory<'a> {
     /// How many records there are, and from which byte on the `.npy` headers in them can be believed, if they are known
     /// to be as we wrote them.
     pub sound: Option<(u64, u64)>,
-    /// Its stored index with their number, if there is one that is known to be sound.
-    pub index: Option<(&'a [u8], u64)>,
+    /// Its stored index, if there is one that is known to be sound.
+    pub index: Option<Stored<'a>>,
     /// It was found out before that there can be none.
     pub has_none: bool,
 }

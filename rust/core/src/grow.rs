@@ -57,8 +57,8 @@ impl Growing {
         (*self.file).as_ref()
     }
 
-    fn index(&self) -> &[u8] {
-        self.seal.index(self.bytes()).map(|(index, _)| index).unwrap_or_default()
+    fn table(&self) -> Option<Table<'_>> {
+        Table::new(self.seal.index(self.bytes())?)
     }
 
     fn records(&self) -> &[u8] {
@@ -73,6 +73,11 @@ impl Growing {
     /// Where what vouches for it starts, and where it starts itself.
     pub(crate) fn places(&self) -> (u64, u64) {
         (self.seal.start(), self.directory.range.start)
+    }
+
+    /// Whether its index begins with a fence.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.seal.is_fenced()
     }
 
     /// Its seal as it says so.
@@ -99,8 +104,7 @@ impl Growing {
                 name::is_array_name(record.name, record.header.flags.get(), name.array_name())
             })
         };
-        let table = Table::new(self.index(), self.seal.members());
-        table.is_some_and(|table| table.find(table::hash(name.array_name()), is_it).is_some())
+        self.table().is_some_and(|table| table.find(table::hash(name.array_name()), is_it).is_some())
     }
 
     /// Whether directory and index are what their seal says.
@@ -151,8 +155,8 @@ impl Growing {
         end_records: &[u8],
         (listed, next): (u64, u64),
     ) -> Option<Growth> {
-        let index = self.index();
-        let changes = Table::new(index, self.seal.members())?.additions(added.added()?)?;
+        let index = self.seal.index(self.bytes())?.bytes;
+        let changes = self.table()?.additions(added.added()?)?;
         let added = Added {
             listed,
             next,

@@ -284,39 +284,52 @@ pub fn write_central(
 /// The length of a fence without its extra field.
 pub(crate) const FENCE: u64 = CentralHeader::SIZE as u64;
 
-/// Over a longer way to the directory there is one fence only, as each of them takes a page of a hole.
-const MOST_FENCED: u64 = 1 << 20;
+/// Over a longer way there is one fence only, as each of them takes a page of a hole.
+const MOST_FENCED: u64 = 1 << 26;
+
+/// Fences in a room are so far from one another, but for the first, which is where the members end.
+const STEP: u64 = 1 << 16;
 
 /// What stands behind the last member, which ends at `next`, if a directory follows at `directory` and what vouches for that
-/// begins at `head`; with the places. None where there is no room for it.
+/// begins at `head`, with a fence if it `is_fenced`; with the places. None where there is no room for it.
 ///
 /// Programs that go through an archive without its directory want the header of an entry there, and some complain of
 /// anything else. A fence is one of an entry that has no name, and whose extra field is what is between the last member and
-/// the directory. If one extra field cannot be that long, fences follow one another, as far as they can.
-pub(crate) fn fences(next: u64, head: u64, directory: u64) -> Vec<(Vec<u8>, u64)> {
-    let most = FENCE + u64::from(u16::MAX);
-    let mut fences = Vec::new();
-    let mut at = next;
-    while at < directory {
-        let Some(free) = head.checked_sub(at).filter(|free| *free >= FENCE) else {
-            // What vouches for the directory is too long to be in an extra field.
-            fences.truncate(1);
-            break;
-        };
-        let left = directory - at;
-        let length = if left <= most { left } else { most.min(free - FENCE) };
-        if length < FENCE || directory - next > MOST_FENCED {
-            fences.truncate(0);
-            fences.push((fence(0), next));
-            break;
-        }
-        fences.push((fence((length - FENCE) as u16), at));
-        at += length;
+/// the directory. If one extra field cannot be that long, fences follow one another. As members are added, all but the first
+/// stay where they are: of these, there are only those in front of `reached`.
+pub(crate) fn fences(
+    next: u64,
+    (head, is_fenced): (u64, bool),
+    directory: u64,
+    reached: u64,
+) -> Vec<(Vec<u8>, u64)> {
+    if next.saturating_add(FENCE) > head {
+        return Vec::new();
+    }
+    let behind = if is_fenced { head } else { directory };
+    if behind - next <= FENCE + u64::from(u16::MAX) {
+        return vec![(fence(behind - next - FENCE), next)];
+    }
+    if head - next > MOST_FENCED {
+        return vec![(fence(0), next)];
+    }
+    let last = if is_fenced { head } else { head - FENCE };
+    let first = last - last.saturating_sub(next + FENCE) / STEP * STEP;
+    let mut fences = vec![(fence(first - next - FENCE), next)];
+    let mut at = first;
+    while at < last && at < reached {
+        fences.push((fence(STEP - FENCE), at));
+        at += STEP;
+    }
+    if !is_fenced && last < reached {
+        fences.push((fence(directory - last - FENCE), last));
     }
     fences
 }
 
-fn fence(extra_len: u16) -> Vec<u8> {
+/// A fence with so many bytes behind it; with none if they do not fit into its extra field.
+pub(crate) fn fence(extra: u64) -> Vec<u8> {
+    let extra_len = u16::try_from(extra).unwrap_or_default();
     let header = CentralHeader {
         signature: CentralHeader::SIGNATURE.into(),
         version_made_by: (MADE_BY_UNIX | VERSION).into(),
@@ -442,30 +455,46 @@ mod tests {
         }
     }
 
+    /// Where fences lead from `next`; what is between is in `written` if it is not among them.
+    fn led(fences: &[(Vec<u8>, u64)], next: u64) -> u64 {
+        fences.iter().fold(next, |at, (fence, place)| {
+            assert_eq!(*place, at);
+            at + FENCE + u64::from(u16::from_le_bytes([fence[30], fence[31]]))
+        })
+    }
+
     #[test]
-    fn fences_lead_to_the_directory_if_they_can() {
-        for (room, head, is_led) in [
-            (0, 100, false),
-            (45, 100, false),
-            (46, 100, true),
-            (46, 70_000, false),
-            (1000, 65_535, true),
-            (65_600, 100, true),
-            (65_581, 65_535, true),
-            (65_580, 65_535, true),
-            (131_000, 1000, true),
-            (131_162, 65_535, true),
-            (1 << 20, 300, false),
-        ] {
-            let (next, directory) = (500, 500 + room + head);
-            let fences = fences(next, next + room, directory);
-            assert_eq!(fences.is_empty(), room < FENCE, "{room}");
-            let mut at = next;
-            for (fence, place) in &fences {
-                assert!(*place == at && place + FENCE <= next + room, "{room} {head}");
-                at += FENCE + u64::from(u16::from_le_bytes([fence[30], fence[31]]));
+    fn fences_lead_to_the_directory_or_the_first_block_of_an_index() {
+        let far = MOST_FENCED;
+        for is_fenced in [false, true] {
+            for room in
+                [0, 45, 46, 92, 1000, 65_490, 65_581, 65_582, 65_600, 131_000, 131_162, 1 << 20, far, far + 1]
+            {
+                for behind in [96, 100, 65_489] {
+                    let (next, head) = (500, 500 + room);
+                    let all = fences(next, (head, is_fenced), head + behind, u64::MAX);
+                    assert_eq!(all.is_empty(), room < FENCE, "{room}");
+                    assert!(all.iter().all(|(_, place)| place + FENCE <= head));
+                    let goal = if is_fenced { head } else { head + behind };
+                    // An index that begins with a fence needs none in front.
+                    let is_led = (FENCE..=MOST_FENCED).contains(&room) || (is_fenced && room == 0);
+                    assert_eq!(led(&all, next) == goal, is_led, "{is_fenced} {room} {behind}");
+                }
             }
-            assert_eq!(at == directory, is_led, "{room} {head}: {at}");
+        }
+    }
+
+    #[test]
+    fn as_members_are_added_only_the_first_fence_moves() {
+        let head = (1 << 20, true);
+        let all = fences(500, head, 1 << 21, u64::MAX);
+        for next in [501, 70_000, 131_026, 131_072, 900_000, (1 << 20) - 46] {
+            let first = fences(next, head, 1 << 21, next);
+            assert_eq!(first.len(), 1);
+            let behind = led(&first, next);
+            let others: Vec<_> = all.iter().filter(|(_, place)| *place >= behind).cloned().collect();
+            assert_eq!(led(&others, behind), head.0, "{next}");
+            assert_eq!(fences(next, head, 1 << 21, u64::MAX)[1..], others);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::error::{ErrorKind, Result};
 use crate::index::slice;
 use crate::layout::FENCE;
 use crate::sparse::Sparse;
+use crate::table::{self, Stored};
 use crate::zip::{
     CentralHeader, EndRecord, LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, Zip64EndRecord,
     Zip64Locator, extra_field, flags,
@@ -281,6 +282,11 @@ pub struct Seal {
 /// another program's archive.
 const VERSION: u16 = 0;
 
+/// What a seal says of what is in front of it: no index; one in one piece; one in blocks, see [`crate::table`].
+const UNINDEXED: u16 = 0;
+const IN_ONE_PIECE: u16 = 1;
+const IN_BLOCKS: u16 = 2;
+
 /// What a seal says of the directory behind it, apart from what is in it: there can be other members.
 const OPEN: u32 = 0;
 /// There are none.
@@ -446,7 +452,12 @@ impl Seal {
             end_crc: crc32fast::hash(sealed.end_records).into(),
             state: if sealed.last { CLOSED } else { OPEN }.into(),
             check: 0.into(),
-            indexed: u16::from(sealed.indexed).into(),
+            indexed: match (sealed.indexed, table::is_cut(sealed.index.len() as u64)) {
+                (false, _) => UNINDEXED,
+                (true, false) => IN_ONE_PIECE,
+                (true, true) => IN_BLOCKS,
+            }
+            .into(),
             version: VERSION.into(),
         };
         seal.certified()
@@ -479,15 +490,25 @@ impl Seal {
         self.at().saturating_sub(self.index.get())
     }
 
-    /// The stored index and the number of members that it has, if there is one.
-    pub(crate) fn index<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], u64)> {
-        let start = self.at().checked_sub(self.index.get()).filter(|_| self.indexed.get() == 1)?;
-        Some((slice(bytes, &(start..self.at()))?, self.members.get()))
+    /// The stored index, if there is one.
+    pub(crate) fn index<'a>(&self, bytes: &'a [u8]) -> Option<Stored<'a>> {
+        let start = self.at().checked_sub(self.index.get()).filter(|_| self.is_indexed())?;
+        let bytes = slice(bytes, &(start..self.at()))?;
+        Some(Stored { bytes, members: self.members.get(), is_cut: self.is_fenced() })
+    }
+
+    fn is_indexed(&self) -> bool {
+        matches!(self.indexed.get(), IN_ONE_PIECE | IN_BLOCKS)
+    }
+
+    /// Whether there is an index, and that begins with a fence.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.indexed.get() == IN_BLOCKS
     }
 
     /// Whether the stored index still is what it was.
     pub(crate) fn has_index(&self, bytes: &[u8]) -> bool {
-        self.index(bytes).is_some_and(|(index, _)| crc32fast::hash(index) == self.index_crc.get())
+        self.index(bytes).is_some_and(|index| crc32fast::hash(index.bytes) == self.index_crc.get())
     }
 
     /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not written by
@@ -602,7 +623,7 @@ impl Seal {
     /// [`ErrorKind::Interrupted`].
     pub(crate) fn is_right(&self, file: Sparse<'_>, go_on: &mut dyn FnMut() -> bool) -> Result<bool> {
         let index = file.crc(&(self.start()..self.at()), &mut *go_on)?;
-        let has_index = self.indexed.get() == 1 && index == Some(self.index_crc.get());
+        let has_index = self.is_indexed() && index == Some(self.index_crc.get());
         Ok(has_index && self.is_whole(file, go_on)?)
     }
 
@@ -781,7 +802,7 @@ mod tests {
         assert_eq!(Seal::read(&bytes, 10), Some(seal));
         bytes[7..10].copy_from_slice(&[9; 3]);
         assert!(seal.start() == 7 && seal.has_index(&bytes));
-        assert_eq!(seal.index(&bytes), Some((&[9; 3][..], 1)));
+        assert_eq!(seal.index(&bytes), Some(Stored { bytes: &[9; 3], members: 1, is_cut: false }));
         assert!(seal.holds(&bytes) && seal.is_last() && seal.has_end_records(&bytes));
         assert!(seal.ends(&bytes[..behind + 72]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 71]));
         assert_eq!((seal.listed(), seal.next(), seal.directory()), (5, 7, behind as u64));

@@ -6,6 +6,9 @@
 //! a record is found by its number. There is one for every sixteenth slot: as long as the slots suffice, members are
 //! added without moving anything.
 //!
+//! An index that does not fit into one extra field is cut into *blocks*, each of which begins with a
+//! [fence](layout::fences), so that programs that go through an archive without its directory get across it.
+//!
 //! All that is found here is a hint: the record is read, and its name compared.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +18,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::ErrorKind;
 use crate::index::{CentralRecord, Walk, copied};
-use crate::mark::{self, MULTIPLIER};
+use crate::layout::{self, FENCE};
+use crate::mark::{self, MULTIPLIER, Seal};
 use crate::zip::STORED;
 
 /// So many records share a place.
@@ -84,16 +88,114 @@ fn slots_for(members: u64) -> u64 {
     slots
 }
 
-/// How many bytes so many slots and their places have.
-fn size_of_index(slots: u64) -> u64 {
-    slots * Slot::SIZE as u64 + slots.div_ceil(STRIDE as u64) * size_of::<U64>() as u64
+/// An index of more bytes is cut: with the seal and what can be between two fences, it is too long for an extra field.
+const MOST_UNCUT: u64 = u16::MAX as u64 - Seal::SIZE as u64 - FENCE;
+/// A block has so many bytes, so that the seal behind the last one fits into an extra field, too.
+const BLOCK: usize = (1 << 16) - Seal::SIZE;
+/// What is in front of its slots: a fence and zeros.
+const BLOCK_HEAD: usize = 64;
+/// So many bytes of slots or places: whole ones of both.
+const BLOCK_CONTENT: usize = BLOCK - BLOCK_HEAD;
+const _: () =
+    assert!(BLOCK_CONTENT.is_multiple_of(Slot::SIZE) && BLOCK_CONTENT.is_multiple_of(size_of::<U64>()));
+
+/// How an index lies in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    slots: usize,
+    is_cut: bool,
 }
 
-/// Where the places start in an index of so many bytes, if it can be one.
-fn split(bytes: usize) -> Option<usize> {
-    // Sixteen slots and their place have 200 bytes, and less than a slot is lost where there are fewer.
-    let slots = bytes / 25 * 2 + bytes % 25 * 2 / 25;
-    (size_of_index(slots as u64) == bytes as u64).then_some(slots * Slot::SIZE)
+impl Shape {
+    /// That of a new index.
+    fn new(slots: u64) -> Self {
+        let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+        let uncut = Shape { slots, is_cut: false };
+        Shape { is_cut: uncut.size() > MOST_UNCUT, ..uncut }
+    }
+
+    /// That of an index of so many bytes, if it can be one.
+    fn of(bytes: usize, is_cut: bool) -> Option<Self> {
+        let heads = if is_cut { bytes.div_ceil(BLOCK) * BLOCK_HEAD } else { 0 };
+        let content = bytes.saturating_sub(heads);
+        // Sixteen slots and their place have 200 bytes, and less than two slots are lost where there are fewer.
+        let slots = content / 25 * 2 + content % 25 * 2 / 25;
+        let shape = |slots| Shape { slots, is_cut };
+        [slots, slots.saturating_sub(1)].map(shape).into_iter().find(|shape| shape.size() == bytes as u64)
+    }
+
+    /// Where the places start, apart from what is in front of blocks.
+    fn places(self) -> u64 {
+        let slots = self.slots as u64 * Slot::SIZE as u64;
+        if self.is_cut { slots.next_multiple_of(size_of::<U64>() as u64) } else { slots }
+    }
+
+    /// How many bytes there are, apart from what is in front of blocks.
+    fn content(self) -> u64 {
+        self.places() + self.slots.div_ceil(STRIDE) as u64 * size_of::<U64>() as u64
+    }
+
+    /// How many bytes there are.
+    fn size(self) -> u64 {
+        let content = self.content();
+        if self.is_cut {
+            content + content.div_ceil(BLOCK_CONTENT as u64) * BLOCK_HEAD as u64
+        } else {
+            content
+        }
+    }
+
+    /// Where a byte of the content is in the index.
+    #[inline]
+    fn at(self, content: usize) -> usize {
+        if self.is_cut {
+            content / BLOCK_CONTENT * BLOCK + BLOCK_HEAD + content % BLOCK_CONTENT
+        } else {
+            content
+        }
+    }
+
+    /// The index with this content.
+    fn cut(self, content: Vec<u8>) -> Option<Vec<u8>> {
+        if !self.is_cut {
+            return Some(content);
+        }
+        let size = usize::try_from(self.size()).ok()?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).ok()?;
+        for part in content.chunks(BLOCK_CONTENT) {
+            let start = bytes.len();
+            let end = size.min(start + BLOCK);
+            let behind = if end == size { Seal::SIZE } else { 0 };
+            // At most 65,490.
+            bytes.extend_from_slice(&layout::fence((end + behind - start) as u64 - FENCE));
+            bytes.resize(start + BLOCK_HEAD, 0);
+            bytes.extend_from_slice(part);
+        }
+        Some(bytes)
+    }
+}
+
+/// Whether a new index of so many bytes is cut.
+pub(crate) fn is_cut(bytes: u64) -> bool {
+    bytes > MOST_UNCUT
+}
+
+/// What stands in the place of an index of so many bytes that could not be made.
+pub(crate) fn empty(bytes: u64) -> Vec<u8> {
+    let size = usize::try_from(bytes).unwrap_or_default();
+    let cut = Shape::of(size, is_cut(bytes)).and_then(|shape| shape.cut(vec![0; shape.content() as usize]));
+    cut.unwrap_or_else(|| vec![0; size])
+}
+
+/// The bytes of a stored index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Of so many members.
+    pub(crate) members: u64,
+    /// It lies in blocks.
+    pub(crate) is_cut: bool,
 }
 
 /// Whether a member can be in an index: only those that readers list.
@@ -104,30 +206,51 @@ pub(crate) fn can_list(record: &CentralRecord<'_>) -> bool {
 /// A stored index.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Table<'a> {
-    slots: &'a [Slot],
-    places: &'a [U64],
+    bytes: &'a [u8],
+    shape: Shape,
     members: u32,
 }
 
 impl<'a> Table<'a> {
-    /// The bytes of an index for so many members, if they can be one.
-    pub(crate) fn new(bytes: &'a [u8], members: u64) -> Option<Self> {
-        let (slots, places) = bytes.split_at_checked(split(bytes.len())?)?;
-        let slots = <[Slot]>::ref_from_bytes(slots).ok()?;
-        let places = <[U64]>::ref_from_bytes(places).ok()?;
-        let members = u32::try_from(members).ok()?;
+    /// The table that these bytes are, if they can be one.
+    pub(crate) fn new(index: Stored<'a>) -> Option<Self> {
+        let shape = Shape::of(index.bytes.len(), index.is_cut)?;
+        let members = u32::try_from(index.members).ok()?;
         // Where none is empty, only the limit would end a search.
-        (slots.len() > members as usize).then_some(Table { slots, places, members })
+        (shape.slots > members as usize).then_some(Table { bytes: index.bytes, shape, members })
+    }
+
+    /// A slot by its number, which is less than that of all slots.
+    #[inline]
+    fn slot(&self, at: u64) -> Option<&'a Slot> {
+        let start = self.shape.at(at as usize * Slot::SIZE);
+        Slot::ref_from_bytes(self.bytes.get(start..start + Slot::SIZE)?).ok()
+    }
+
+    fn place(&self, number: usize) -> Option<u64> {
+        let start = self.shape.at(self.shape.places() as usize + number * size_of::<U64>());
+        self.bytes.get(start..)?.first_chunk().map(|place| u64::from_le_bytes(*place))
+    }
+
+    /// The content, without what is in front of blocks.
+    fn content(&self) -> Result<Vec<u8>, ErrorKind> {
+        if !self.shape.is_cut {
+            return copied(self.bytes, 0);
+        }
+        let mut content = copied(&[], self.shape.content() as usize)?;
+        self.bytes
+            .chunks(BLOCK)
+            .for_each(|block| content.extend_from_slice(block.get(BLOCK_HEAD..).unwrap_or_default()));
+        Ok(content)
     }
 
     /// The number and the place of a member whose name has this hash and that is the one that is meant.
     #[inline]
     pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32, u64) -> bool) -> Option<(u32, u64)> {
-        let count = self.slots.len() as u64;
+        let count = self.shape.slots as u64;
         let mut at = home(hash, count);
         for _ in 0..PROBES.min(count) {
-            // Less than `count`, which is the length of a slice.
-            let slot = &self.slots[at as usize];
+            let slot = self.slot(at)?;
             if slot.number_plus_one.get() == 0 {
                 return None;
             }
@@ -144,10 +267,9 @@ impl<'a> Table<'a> {
 
     /// For each hash the number and the place of the first member whose name has it.
     pub(crate) fn find_all(&self, hashes: &[u64]) -> Vec<Option<(u32, u64)>> {
-        let count = self.slots.len() as u64;
+        let count = self.shape.slots as u64;
         // None of these waits for the one before it, as one search would for another.
-        let homes =
-            hashes.iter().filter_map(|&hash| self.slots.get(usize::try_from(home(hash, count)).ok()?));
+        let homes = hashes.iter().filter_map(|&hash| self.slot(home(hash, count)));
         std::hint::black_box(homes.fold(0, |all, slot| all ^ slot.number_plus_one.get()));
         hashes.iter().map(|&hash| self.find(hash, |_, _| true)).collect()
     }
@@ -155,7 +277,7 @@ impl<'a> Table<'a> {
     /// What changes in the index when members with these hashes, whose records are at these places, are added: bytes by
     /// where they are in it. None if it would be made otherwise for so many members, or there may be one of the same name.
     pub(crate) fn additions(&self, added: &[(u64, u64)]) -> Option<BTreeMap<usize, Vec<u8>>> {
-        let count = self.slots.len() as u64;
+        let count = self.shape.slots as u64;
         let members = u64::from(self.members) + added.len() as u64;
         (members < u64::from(u32::MAX) && slots_for(members) == count).then_some(())?;
         let mut changes = BTreeMap::new();
@@ -165,8 +287,7 @@ impl<'a> Table<'a> {
             let mut probes = 0..PROBES.min(count);
             loop {
                 probes.next()?;
-                // Less than `count`, which is the length of a slice.
-                let slot = taken.get(&at).unwrap_or(&self.slots[at as usize]);
+                let slot = taken.get(&at).or(self.slot(at))?;
                 if slot.number_plus_one.get() == 0 {
                     break;
                 }
@@ -175,10 +296,10 @@ impl<'a> Table<'a> {
             }
             let slot = Slot::new(hash, number, place);
             taken.insert(at, slot);
-            changes.insert(at as usize * Slot::SIZE, slot.as_bytes().to_vec());
+            changes.insert(self.shape.at(at as usize * Slot::SIZE), slot.as_bytes().to_vec());
             if (number as usize).is_multiple_of(STRIDE) {
-                let at = self.slots.as_bytes().len() + number as usize / STRIDE * size_of::<U64>();
-                changes.insert(at, place.to_le_bytes().to_vec());
+                let at = self.shape.places() as usize + number as usize / STRIDE * size_of::<U64>();
+                changes.insert(self.shape.at(at), place.to_le_bytes().to_vec());
             }
         }
         Some(changes)
@@ -186,8 +307,8 @@ impl<'a> Table<'a> {
 
     /// The record of a member, by its number.
     pub(crate) fn record<'r>(&self, records: &'r [u8], number: u32) -> Option<CentralRecord<'r>> {
-        let place = self.places.get(number as usize / STRIDE).filter(|_| number < self.members)?;
-        let mut at = usize::try_from(place.get()).ok()?;
+        let place = self.place(number as usize / STRIDE).filter(|_| number < self.members)?;
+        let mut at = usize::try_from(place).ok()?;
         for _ in 0..number as usize % STRIDE {
             at = CentralRecord::read(records, at)?.1;
         }
@@ -207,10 +328,10 @@ pub struct Names {
     is_possible: bool,
 }
 
-/// The index of an archive that is appended to.
+/// The content of the index of an archive that is appended to.
 #[derive(Debug, Clone)]
 struct Old {
-    bytes: Vec<u8>,
+    content: Vec<u8>,
     members: u64,
 }
 
@@ -225,12 +346,11 @@ impl Names {
     ///
     /// # Errors
     /// [`ErrorKind::NoMemory`].
-    pub(crate) fn resume(records: usize, old: Option<(&[u8], u64)>) -> Result<Self, ErrorKind> {
-        let old = old.filter(|(bytes, members)| {
-            Table::new(bytes, *members).is_some_and(|table| table.slots.len() as u64 == slots_for(*members))
-        });
-        let Some((bytes, members)) = old else { return Ok(Self::of_records(records)) };
-        let old = Old { bytes: copied(bytes, 0)?, members };
+    pub(crate) fn resume(records: usize, old: Option<Stored<'_>>) -> Result<Self, ErrorKind> {
+        let table = old.and_then(Table::new);
+        let is_as_new = |table: &Table<'_>| table.shape == Shape::new(slots_for(table.members.into()));
+        let Some(table) = table.filter(is_as_new) else { return Ok(Self::of_records(records)) };
+        let old = Old { content: table.content()?, members: table.members.into() };
         Ok(Names { old: Some(old), ..Self::new() })
     }
 
@@ -285,7 +405,7 @@ impl Names {
         if !self.is_possible || members == 0 {
             return 0;
         }
-        size_of_index(slots_for(members))
+        Shape::new(slots_for(members)).size()
     }
 
     /// The index of `members` members with these records; none if a name is there twice, a member is not a stored
@@ -295,11 +415,12 @@ impl Names {
         if size == 0 || members >= u64::from(u32::MAX) || records.len() as u64 >= 1 << PLACE_BITS {
             return None;
         }
-        let size = usize::try_from(size).ok()?;
+        let shape = Shape::new(slots_for(members));
+        let size = usize::try_from(shape.content()).ok()?;
         let old = self.old.take();
         let mut first = old.as_ref().map_or(0, |old| old.members);
-        let mut bytes = match old {
-            Some(old) if slots_for(members) == slots_for(first) => old.bytes,
+        let mut content = match old {
+            Some(old) if slots_for(members) == slots_for(first) => old.content,
             _ => {
                 self.read(records, first)?;
                 first = 0;
@@ -307,10 +428,10 @@ impl Names {
             }
         };
         // Without the memory for an index, there is none.
-        bytes.try_reserve_exact(size.saturating_sub(bytes.len())).ok()?;
-        bytes.resize(size, 0);
-        let (slots, places) = bytes.split_at_mut(split(size)?);
-        let slots = <[Slot]>::mut_from_bytes(slots).ok()?;
+        content.try_reserve_exact(size.saturating_sub(content.len())).ok()?;
+        content.resize(size, 0);
+        let (slots, places) = content.split_at_mut(shape.places() as usize);
+        let slots = <[Slot]>::mut_from_bytes(&mut slots[..shape.slots * Slot::SIZE]).ok()?;
         let places = <[U64]>::mut_from_bytes(places).ok()?;
         let mut build = Build { records, slots };
         for (number, &(hash, place)) in (first..).zip(&self.added) {
@@ -320,7 +441,7 @@ impl Names {
             // Less than 2**32: checked above.
             build.add(hash, place, number as u32)?;
         }
-        (first + self.added.len() as u64 == members).then_some(bytes)
+        (first + self.added.len() as u64 == members).then_some(content).and_then(|content| shape.cut(content))
     }
 
     /// Adds the members in front of those that were pushed by their records: the first `old` of these, or those that are
@@ -384,6 +505,14 @@ mod tests {
         (records, made)
     }
 
+    fn stored(bytes: &[u8], members: u64) -> Stored<'_> {
+        Stored { bytes, members, is_cut: is_cut(bytes.len() as u64) }
+    }
+
+    fn table(bytes: &[u8], members: u64) -> Option<Table<'_>> {
+        Table::new(stored(bytes, members))
+    }
+
     fn found(table: &Table<'_>, records: &[u8], name: &str) -> Option<u32> {
         let is_it = |_: u32, place: u64| {
             let record = CentralRecord::read(records, place as usize);
@@ -397,7 +526,7 @@ mod tests {
         for count in [1, 2, 7, 16, 17, 3000] {
             let (records, made) = written((0..count).map(|number| format!("n{number}")));
             let bytes = made.build(&records, count).unwrap();
-            let table = Table::new(&bytes, count).unwrap();
+            let table = table(&bytes, count).unwrap();
             for number in 0..count as u32 {
                 assert_eq!(found(&table, &records, &format!("n{number}")), Some(number));
                 assert_eq!(table.record(&records, number).unwrap().name, format!("n{number}.npy").as_bytes());
@@ -416,7 +545,7 @@ mod tests {
         for before in [1, 500, 990, 999] {
             let (old_records, made) = written(names(0..before));
             let old = made.build(&old_records, before).unwrap();
-            for old in [Some((&old[..], before)), None] {
+            for old in [Some(stored(&old, before)), None] {
                 let mut made = Names::resume(old_records.len(), old).unwrap();
                 for record in Walk::new(&records).skip(before as usize) {
                     made.push_record(&record, 0);
@@ -435,7 +564,7 @@ mod tests {
             let added = made.added[before as usize..].to_vec();
             let mut bytes = old.build(&records, before).unwrap();
             let at_once = made.build(&records, after).unwrap();
-            let additions = Table::new(&bytes, before).unwrap().additions(&added);
+            let additions = table(&bytes, before).unwrap().additions(&added);
             assert_eq!(additions.is_some(), bytes.len() == at_once.len(), "{before} {after}");
             let Some(additions) = additions else { continue };
             for (at, change) in additions {
@@ -447,7 +576,7 @@ mod tests {
         let twice = made.added[1];
         made.added.pop();
         let bytes = made.build(&records, 2).unwrap();
-        let table = Table::new(&bytes, 2).unwrap();
+        let table = table(&bytes, 2).unwrap();
         assert_eq!(table.additions(&[twice]), None, "the same name");
         assert_eq!(table.additions(&[(5, 100), (5, 100)]), None, "the same name twice");
         assert!(table.additions(&[(5, 100)]).is_some());
@@ -456,12 +585,19 @@ mod tests {
     #[test]
     fn an_index_tells_by_its_size_how_many_slots_it_has() {
         let mut sizes = std::collections::HashSet::new();
-        for slots in 1..5000 {
-            let size = size_of_index(slots) as usize;
-            assert_eq!(split(size), Some(slots as usize * Slot::SIZE));
+        for slots in 1..40_000 {
+            let shape = Shape::new(slots);
+            let size = shape.size() as usize;
+            assert_eq!(Shape::of(size, shape.is_cut), Some(shape));
+            assert_eq!(is_cut(size as u64), shape.is_cut);
+            assert_eq!(empty(size as u64).len(), size);
             sizes.insert(size);
         }
-        assert!((1..60_000).all(|size| sizes.contains(&size) == split(size).is_some()));
+        let is_new = |shape: Shape| shape == Shape::new(shape.slots as u64);
+        let is_one = |size| Shape::of(size, is_cut(size as u64)).is_some_and(is_new);
+        assert!((1..400_000).all(|size| sizes.contains(&size) == is_one(size)));
+        let uncut = Shape { slots: 20_000, is_cut: false };
+        assert_eq!(Shape::of(uncut.size() as usize, false), Some(uncut));
     }
 
     #[test]
@@ -483,11 +619,11 @@ mod tests {
     fn bytes_that_cannot_be_an_index_are_none() {
         let (records, made) = written((0..20).map(|number| number.to_string()));
         let bytes = made.build(&records, 20).unwrap();
-        assert!(Table::new(&bytes, 20).is_some());
-        assert!(Table::new(&bytes[1..], 20).is_none());
-        assert!(Table::new(&bytes, 36).is_none(), "fewer slots than members");
+        assert!(table(&bytes, 20).is_some());
+        assert!(table(&bytes[1..], 20).is_none());
+        assert!(table(&bytes, 36).is_none(), "fewer slots than members");
         for members in [0, 1, 1 << 32, u64::MAX] {
-            assert!(Table::new(&[], members).is_none());
+            assert!(table(&[], members).is_none());
         }
     }
 
@@ -499,7 +635,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = bytes.clone();
                 bytes[at] ^= 1 << bit;
-                let table = Table::new(&bytes, 20).unwrap();
+                let table = table(&bytes, 20).unwrap();
                 for number in 0..20 {
                     let found = found(&table, &records, &number.to_string());
                     assert!(found.is_none_or(|found| found == number));
