@@ -62,7 +62,8 @@ def fork(work: Callable[[], object], seconds: int = 60) -> int:
         process = os.fork()
     if process:
         return process
-    # Nothing of pytest may run in the child.
+    # Nothing of pytest may run in the child: its hook keeps objects whose destructor has raised.
+    sys.unraisablehook = sys.__unraisablehook__
     status = 1
     try:
         # A deadlock ends with SIGALRM, which shows first where all threads are.

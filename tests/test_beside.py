@@ -7,6 +7,7 @@ A reader finds all that was said to be written before it opened the file, with t
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pytest
 
 import mmnpz
 from tests.faults.promise import TRIED
+from tests.faults.recorder import compile_shim, why_not
 from tests.faults.scenarios import MANY
 from tests.processes import fork
 
@@ -252,6 +254,33 @@ def fail(path: Path, report: Path, error: int, prepare: Callable[[], None]) -> N
     assert failed
 
 
+def fail_now_and_then(path: Path, report: Path) -> None:
+    """Write arrays of all sizes to a disk on which any write can fail."""
+    warnings.simplefilter("ignore")
+    log = os.open(report, os.O_WRONLY | os.O_APPEND)
+    chance = random.Random(4)
+    count = failed = 0
+    while not Path(f"{report}-end").exists():
+        writer = None
+        try:
+            writer = mmnpz.NpzWriter(path, "a")
+            for _ in range(chance.choice([1, 20])):
+                count += 1
+                name = f"array/{count}"
+                writer.write(name, array_of(name, chance.choice([1, 100, 1000, 10_000, LARGE // 8])))
+                os.write(log, f"{name}\n".encode())
+                if chance.random() < 0.1:
+                    writer.flush()
+            writer.close()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            failed += 1
+        # It is closed or left as a killed writer leaves it.
+        del writer
+    assert failed
+
+
 def limit_size() -> None:
     import resource
 
@@ -259,7 +288,7 @@ def limit_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
 
 
-def beside_failures(folder: Path, report_in: Path, error: int, prepare: Callable[[], None]) -> None:
+def beside_failures(folder: Path, report_in: Path, start: Callable[[Path, Path], int]) -> None:
     end = time.monotonic() + SECONDS
     number = 0
     while time.monotonic() < end:
@@ -270,8 +299,13 @@ def beside_failures(folder: Path, report_in: Path, error: int, prepare: Callable
             report.write_text((folder / "moved").read_text())
             (folder / "moved").unlink()
         readers = Readers(path, report, number)
-        writer = fork(partial(fail, path, report, error, prepare), seconds=int(SECONDS) + 60)
-        end_of_life = min(end, time.monotonic() + min(LIFE, SECONDS / 2))
+        before = report.stat().st_size
+        writer = start(path, report)
+        # It may have to load its packages.
+        patience = time.monotonic() + 30
+        while report.stat().st_size == before and time.monotonic() < patience and readers.live():
+            time.sleep(0.01)
+        end_of_life = time.monotonic() + min(LIFE, SECONDS / 2)
         try:
             while time.monotonic() < end_of_life and readers.live():
                 time.sleep(0.01)
@@ -280,14 +314,37 @@ def beside_failures(folder: Path, report_in: Path, error: int, prepare: Callable
             status = os.waitpid(writer, 0)[1]
             readers.stop()
         assert status == 0, f"the writer ended with {status}, see its standard error"
-        check_end(path, report)
+        # Where there is room for a directory.
+        copy = report_in / "copy.npz"
+        shutil.copy(path, copy)
+        check_end(copy, report)
         path.unlink()
         number += 1
 
 
+def forked(error: int, prepare: Callable[[], None]) -> Callable[[Path, Path], int]:
+    """What starts a writer whose large writes all fail."""
+    return lambda path, report: fork(partial(fail, path, report, error, prepare), seconds=int(SECONDS) + 60)
+
+
 def test_large_writes_fail_at_a_limit(tmp_path: Path) -> None:
-    beside_failures(tmp_path, tmp_path, errno.EFBIG, limit_size)
+    beside_failures(tmp_path, tmp_path, forked(errno.EFBIG, limit_size))
 
 
 def test_large_writes_fail_on_a_full_file_system(memory: Path, tmp_path: Path) -> None:
-    beside_failures(memory, tmp_path, errno.ENOSPC, lambda: None)
+    beside_failures(memory, tmp_path, forked(errno.ENOSPC, lambda: None))
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.parametrize("often", [7, 40])
+def test_any_write_fails(tmp_path: Path, often: int) -> None:
+    library = compile_shim(tmp_path, "flaky")
+    code = "import sys; from pathlib import Path; from tests import test_beside as beside\n"
+    code += "beside.fail_now_and_then(*map(Path, sys.argv[1:]))"
+
+    def start(path: Path, report: Path) -> int:
+        environment = {**os.environ, "LD_PRELOAD": str(library), "FLAKY": str(often)}
+        command = [sys.executable, "-c", code, str(path), str(report)]
+        return os.posix_spawn(sys.executable, command, environment)
+
+    beside_failures(tmp_path, tmp_path, start)

@@ -4,12 +4,15 @@ Each runs in a process of its own, since a signal handler is everybody's.
 """
 
 import signal
+import struct
+import textwrap
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import mmnpz
 from tests.archives import npy
 from tests.processes import run_python
 
@@ -142,3 +145,40 @@ time.sleep(0.1)
 """
     for _ in range(3):
         run_python(PREAMBLE + code, tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["checksum", "search"])
+@pytest.mark.parametrize("work", ["mmnpz.load(path)", "mmnpz.NpzWriter(path, 'a')", "mmnpz.repair(path)"])
+def test_handlers_run_while_a_whole_file_is_looked_through(tmp_path: Path, work: str, known: bool) -> None:
+    """Of signals that nobody looks at in between, only one is left at the end."""
+    if known and "load" in work:
+        pytest.skip("the header of a finished member is enough")
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        writer.write("small", 1)
+        writer.write("large", np.ones(1 << 29, np.uint8))
+    with zipfile.ZipFile(path) as file:
+        info = file.getinfo("large.npy")
+    with path.open("r+b") as raw:
+        raw.seek(info.header_offset)
+        lengths = struct.unpack("<26x2H", raw.read(30))
+        # Nothing lists it.
+        raw.truncate(info.header_offset + 30 + sum(lengths) + info.file_size)
+        if not known:
+            raw.seek(info.header_offset)
+            raw.write(bytes(4))
+    code = f"""
+    import warnings
+    warnings.simplefilter("ignore")
+    runs = 0
+
+    def count(number, frame):
+        global runs
+        runs += 1
+
+    after(0.001, count, 0.001)
+    {work}
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert runs >= 4, runs
+    """
+    run_python(PREAMBLE + textwrap.dedent(code), path)

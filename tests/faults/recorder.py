@@ -103,12 +103,12 @@ def why_not() -> str:
     return ""
 
 
-def compile_shim(folder: Path) -> Path:
-    """Compile the shim."""
-    library = folder / "shim.so"
+def compile_shim(folder: Path, name: str = "shim") -> Path:
+    """Compile the shim, or another library to preload."""
+    library = folder / f"{name}.so"
     compiler = shutil.which("gcc") or "cc"
     flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *flags, "-o", library, HERE / "shim.c", "-ldl", "-lpthread"], check=True)
+    subprocess.run([compiler, *flags, "-o", library, HERE / f"{name}.c", "-ldl", "-lpthread"], check=True)
     return library
 
 

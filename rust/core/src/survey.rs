@@ -119,6 +119,13 @@ pub enum Effort {
     Full,
 }
 
+/// From which byte on a file is gone through, if its directory is what it seems to be: a seal that says that a writer was
+/// closed leaves nothing to look for in front of it.
+pub fn searched_from(bytes: &[u8]) -> u64 {
+    let seal = Directory::locate(bytes).ok().and_then(|directory| directory.seal(bytes));
+    seal.filter(|seal| seal.is_last() && seal.ends(bytes)).map_or(0, |seal| seal.start())
+}
+
 impl Survey {
     /// Surveys a file, without a look at its holes; `go_on` is asked from time to time.
     ///

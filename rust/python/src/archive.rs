@@ -17,7 +17,7 @@ use mmnpz_core::grow::Held;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::mark::MemberState;
 use mmnpz_core::sparse::Sparse;
-use mmnpz_core::survey::{Effort, Survey};
+use mmnpz_core::survey::{self, Effort, Survey};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
@@ -98,7 +98,7 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
     // part from the disk.
     let effort = if boot::is_older(&metadata) { Effort::AppendChecked } else { Effort::Append };
     let held: Held = Arc::new(mapping::map(file)?);
-    let holes = mapping::holes(file, &metadata);
+    let holes = mapping::holes(file, &metadata, survey::searched_from((*held).as_ref()));
     let sparse = Sparse::new((*held).as_ref(), &holes);
     let mut survey = match polled(|go_on| Survey::new(sparse, effort, go_on)) {
         Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {

@@ -9,6 +9,7 @@ use mmnpz_core::filler::Filler;
 
 use crate::error::Failure;
 use crate::lock::{self, WriteLock};
+use crate::mapping;
 
 /// A file that this process alone writes to.
 pub(crate) struct Locked {
@@ -206,23 +207,31 @@ fn is_in_memory(_file: &File) -> bool {
 
 /// Puts zeros in a range, as far as the file reaches, and gives its space back to the disk where the file system can.
 pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
-    let range = range.start..range.end.min(file.metadata()?.len());
-    if range.is_empty() || punch(file, &range) {
+    let metadata = file.metadata()?;
+    let range = range.start..range.end.min(metadata.len());
+    // In memory, see `release`.
+    if range.is_empty() || (!is_in_memory(file) && punch(file, &range)) {
         return Ok(());
     }
     let zeros = vec![0; BLOCK.min(range.end - range.start) as usize];
+    // Holes stay what they are.
+    let holes = mapping::holes(file, &metadata, range.start);
     let mut at = range.start;
-    while at < range.end {
-        let count = BLOCK.min(range.end - at);
-        write_all_at(file, &zeros[..count as usize], at)?;
-        at += count;
+    for hole in holes.into_iter().chain(std::iter::once(range.end..range.end)) {
+        let end = hole.start.min(range.end);
+        while at < end {
+            let count = BLOCK.min(end - at);
+            write_all_at(file, &zeros[..count as usize], at)?;
+            at += count;
+        }
+        at = at.max(hole.end);
     }
     Ok(())
 }
 
 /// Makes a range a hole; says whether that was done.
 #[cfg(target_os = "linux")]
-pub(crate) fn punch(file: &File, range: &Range<u64>) -> bool {
+fn punch(file: &File, range: &Range<u64>) -> bool {
     allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, range)
 }
 
@@ -239,7 +248,7 @@ fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn punch(_file: &File, _range: &Range<u64>) -> bool {
+fn punch(_file: &File, _range: &Range<u64>) -> bool {
     false
 }
 

@@ -4,6 +4,12 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+/// A writer that only readers keep from the lock looks again so often, each time after this.
+#[cfg(unix)]
+const MOST_ATTEMPTS: u32 = 5000;
+#[cfg(unix)]
+const PATIENCE: std::time::Duration = std::time::Duration::from_micros(500);
+
 /// Held as long as a file is open for writing.
 pub(crate) struct WriteLock {
     #[cfg(unix)]
@@ -23,15 +29,19 @@ pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
     if !is_same(file, &other)? {
         return Ok(None);
     }
-    for attempt in 0.. {
-        match other.try_lock() {
-            // Readers of a file without a directory hold a lock for a moment, to see whether there is a writer.
-            Err(TryLockError::WouldBlock) if attempt < 5 => {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            _ => break,
+    let mut attempts = 0;
+    while let Err(TryLockError::WouldBlock) = other.try_lock() {
+        // Readers of a file without a directory hold a lock for a moment, to see whether there is a writer. They share it,
+        // and let others share it; a writer does not.
+        if let Err(TryLockError::WouldBlock) = other.try_lock_shared() {
+            return Ok(None);
         }
+        other.unlock()?;
+        attempts += 1;
+        if attempts == MOST_ATTEMPTS {
+            return Ok(None);
+        }
+        std::thread::sleep(PATIENCE);
     }
     Ok(Some(WriteLock { descriptor: held::keep(OwnedFd::from(other)) }))
 }

@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use memmap2::Mmap;
 use mmnpz_core::sparse::Sparse;
+use mmnpz_core::survey;
 use pyo3::prelude::*;
 
 use crate::error::Failure;
@@ -53,7 +54,7 @@ pub(crate) type Identity = (u64, u128, u64);
 pub(crate) struct MappedFile {
     pub(crate) map: Mmap,
     pub(crate) identity: Identity,
-    /// Its holes, as they were right after it was mapped.
+    /// Its holes as they were right after it was mapped, apart from those that nobody goes through.
     pub(crate) holes: Vec<Range<u64>>,
 }
 
@@ -88,16 +89,16 @@ pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     #[cfg(not(unix))]
     let inode = 0;
     let map = map(&file)?;
-    let holes = holes(&file, &metadata);
+    let holes = holes(&file, &metadata, survey::searched_from(&map));
     Ok(MappedFile { map, identity: (metadata.len(), modified, inode), holes })
 }
 
 /// So many holes are told of, the first ones: a file can have any number of them.
 const MOST_HOLES: usize = 1 << 12;
 
-/// The holes of a file, in ascending order.
+/// The holes of a file from a byte on, in ascending order.
 #[cfg(target_os = "linux")]
-pub(crate) fn holes(file: &File, metadata: &Metadata) -> Vec<Range<u64>> {
+pub(crate) fn holes(file: &File, metadata: &Metadata, from: u64) -> Vec<Range<u64>> {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
@@ -116,7 +117,7 @@ pub(crate) fn holes(file: &File, metadata: &Metadata) -> Vec<Range<u64>> {
         u64::try_from(found).ok()
     };
     let mut holes = Vec::new();
-    let mut at = 0;
+    let mut at = from;
     while holes.len() < MOST_HOLES
         && let Some(start) = seek(at, libc::SEEK_HOLE).filter(|&start| start < len)
     {
@@ -133,7 +134,7 @@ pub(crate) fn holes(file: &File, metadata: &Metadata) -> Vec<Range<u64>> {
 
 /// Elsewhere, nobody can tell.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn holes(_file: &File, _metadata: &Metadata) -> Vec<Range<u64>> {
+pub(crate) fn holes(_file: &File, _metadata: &Metadata, _from: u64) -> Vec<Range<u64>> {
     Vec::new()
 }
 

@@ -149,7 +149,7 @@ fn repair_file(
         _ => Arc::new(mapping::map(&locked.file)?),
     };
     let map = (*held).as_ref();
-    let holes = mapping::holes(&locked.file, &locked.file.metadata()?);
+    let holes = mapping::holes(&locked.file, &locked.file.metadata()?, 0);
     let sparse = Sparse::new(map, &holes);
     let mut survey = match polled(|go_on| Survey::new(sparse, Effort::Full, go_on)) {
         Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {

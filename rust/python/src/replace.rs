@@ -130,9 +130,6 @@ fn keep(_: &File, new: &File, metadata: &Metadata) -> io::Result<()> {
 /// Puts zeros in place of all that a file holds: what a killed writer leaves must not be taken for a part of the new file.
 fn blank(file: &File) -> Result<(), Failure> {
     let length = file.metadata()?.len();
-    if file::punch(file, &(0..length)) {
-        return Ok(());
-    }
     let mut at = 0;
     while at < length {
         check_signals()?;

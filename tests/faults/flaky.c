@@ -1,0 +1,21 @@
+/* A disk that fails now and then: every so manyth write gets a part of its bytes to the file, and EIO.
+ *
+ * Preloaded into a process whose environment says in FLAKY how often.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+ssize_t pwrite64(int descriptor, const void *data, size_t size, off64_t offset) {
+    static atomic_uint count;
+    static ssize_t (*_Atomic real)(int, const void *, size_t, off64_t);
+    if (!real) real = (ssize_t(*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
+    const char *often = getenv("FLAKY");
+    if (!often || ++count % (unsigned)atoi(often)) return real(descriptor, data, size, offset);
+    real(descriptor, data, size / 2, offset);
+    errno = EIO;
+    return -1;
+}
