@@ -19,7 +19,7 @@ POWER_STATES = 4 * THOROUGH
 # Every so manyth state is recovered from under recording, and the recovery killed.
 SECOND_KILLS = max(1, 12 // THOROUGH)
 # Archives of many members take longer to look through: a recording of one gives about so many states.
-LARGE_STATES = 60 * THOROUGH
+LARGE_STATES = 24 * THOROUGH
 
 # What is in archives that were looked at.
 KNOWN: dict[bytes | None, Knowledge] = {}
