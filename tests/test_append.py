@@ -1,6 +1,8 @@
 """Appending to archives, whoever wrote them."""
 
 import io
+import os
+import signal
 import struct
 import zipfile
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 
 import mmnpz
 from tests.archives import Entry, build_zip, npy, put
+from tests.processes import fork
 
 OLD = np.arange(100, dtype="<i4")
 
@@ -308,6 +311,26 @@ def test_a_sparse_file_that_claims_a_huge_directory_costs_nothing(tmp_path: Path
     assert path.stat().st_blocks * 512 < 1 << 20
 
 
+def test_what_another_program_hides_stays_in_the_file(tmp_path: Path) -> None:
+    """A member that was written after a flush, before the writer was killed."""
+    path = tmp_path / "a.npz"
+    hidden = np.random.default_rng(1).integers(0, 256, 5000, np.uint8)
+    writer = mmnpz.NpzWriter(path)
+    writer.write("first", OLD)
+    writer.flush()
+    writer.write("hidden", hidden)
+    killed = path.read_bytes()
+    writer.close()
+    path.write_bytes(killed)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("theirs.npy", npy(OLD))
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("last", OLD)
+    mmnpz.repair(path)
+    assert mmnpz.load(path).files == ["first", "theirs", "last"]
+    assert hidden.tobytes() in path.read_bytes()
+
+
 @pytest.mark.parametrize("comment", [b"short", b"long" * 15_000, b"PK\3\4" + bytes(30)])
 @pytest.mark.parametrize("has_room", [False, True])
 @pytest.mark.parametrize("count", [3, 3000])
@@ -337,3 +360,28 @@ def test_the_comment_that_another_program_gave_to_an_archive_of_ours_stays(
         assert np.array_equal(mmnpz.load(path)[f"new{session}"], OLD)
     assert len(mmnpz.load(path).files) == count + 5
     assert not mmnpz.repair(path).changed
+
+
+@pytest.mark.thread_unsafe(reason="forks")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("base", ["savez", "junk behind the end"])
+def test_no_program_finds_a_directory_that_lists_some_of_the_members(tmp_path: Path, base: str) -> None:
+    """That of the other program is kept in the file, and its end is near when the next session is killed."""
+    path = tmp_path / "a.npz"
+    path.write_bytes(savez() + (b"junk" * 30 if base != "savez" else b""))
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("listed", OLD)
+
+    def work() -> None:
+        writer = mmnpz.NpzWriter(path, "a")
+        writer.write("unlisted", OLD)
+        assert not zipfile.is_zipfile(path)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.waitpid(fork(work), 0)[1] == signal.SIGKILL
+    assert not zipfile.is_zipfile(path)
+    with pytest.warns(UserWarning, match="no complete directory"):
+        assert mmnpz.load(path).files == ["old", "folder/ä", "listed", "unlisted"]
+    mmnpz.repair(path)
+    with np.load(path) as data:
+        assert data.files == ["old", "folder/ä", "listed", "unlisted"]

@@ -147,12 +147,18 @@ time.sleep(0.1)
         run_python(PREAMBLE + code, tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["checksum", "search"])
-@pytest.mark.parametrize("work", ["mmnpz.load(path)", "mmnpz.NpzWriter(path, 'a')", "mmnpz.repair(path)"])
+# The header of a finished member is enough for a reader.
+@pytest.mark.parametrize(
+    ("work", "known"),
+    [
+        ("mmnpz.load(path)", False),
+        *(("mmnpz.NpzWriter(path, 'a')", known) for known in (True, False)),
+        *(("mmnpz.repair(path)", known) for known in (True, False)),
+    ],
+)
 def test_handlers_run_while_a_whole_file_is_looked_through(tmp_path: Path, work: str, known: bool) -> None:
     """Of signals that nobody looks at in between, only one is left at the end."""
-    if known and "load" in work:
-        pytest.skip("the header of a finished member is enough")
+    # Its checksum is compared, or the next member is searched for.
     path = tmp_path / "a.npz"
     with mmnpz.NpzWriter(path) as writer:
         writer.write("small", 1)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mmnpz
 from tests.archives import same
-from tests.faults.disk import Files, partly
+from tests.faults.disk import Files, partly, states_after_kill
 from tests.faults.explore import Explorer
 from tests.faults.promise import Base, Judge, by_numpy, facts
 from tests.faults.recorder import Action, Event, KilledError, Operation, Plan, Recorder, compile_shim, why_not
@@ -118,6 +119,26 @@ def test_an_error_at_each_operation(explorer: Explorer, program: str, sync: bool
                 # The writer could be closed: then the archive is whole.
                 assert zipfile.ZipFile(explorer.path).testzip() is None, label
                 assert not mmnpz.repair(explorer.path).changed, label
+
+
+@pytest.mark.parametrize("base", ["savez", "streamed", "comment"])
+def test_killed_while_what_failed_is_tried_again(explorer: Explorer, base: str) -> None:
+    """What must come first is written in parts: the next member goes on with the one that failed."""
+
+    def build(script: Script) -> None:
+        script.open("a").write("new", np.arange(300)).write("newer", 3).close()
+
+    content = BASES[base]()
+    for at in range(count(explorer, content, build)):
+        script = Script(explorer.path)
+        build(script)
+        knowledge = explorer.known(content)
+        files, events, _ = explorer.record(content, script, plan=Plan(at, at, Action.FAIL))
+        judge = Judge(explorer.work, Base.of(content, explorer.work))
+        states = states_after_kill(files, events, explorer.path, 3)
+        explorer.judge(judge, states, events, knowledge, script)
+        judge.failures = [f"error at {at}: {failure}" for failure in judge.failures]
+        judge.conclude()
 
 
 @pytest.mark.parametrize("action", [Action.SHORT, Action.FAIL])

@@ -14,8 +14,9 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
+import numpy as np
 import pytest
 
 import mmnpz
@@ -23,6 +24,7 @@ from tests import sequential
 from tests.archives import npy, same
 from tests.faults import promise
 from tests.faults.victim import array_of
+from tests.processes import fork
 
 KILLS = int(os.environ.get("MMNPZ_KILLS", "100"))
 # After so many a new file is begun, as each check reads all of it.
@@ -128,3 +130,39 @@ def test_killed_again_and_again(victims: Victims, tmp_path: Path) -> None:
         if chance.random() < 0.3:
             mmnpz.repair(path)
             check_whole(path, names)
+
+
+def test_three_kills_of_one_numpy_file(tmp_path: Path) -> None:
+    """While its directory is copied, while that of ours makes way, and when it has."""
+    chance = random.Random(int(os.environ.get("MMNPZ_SEED", "1")))
+    old: dict[str, Any] = {f"old{number}": np.arange(number % 50) for number in range(100)}
+    path = tmp_path / "a.npz"
+
+    def append(name: str, size: int, seconds: float | None) -> None:
+        def work() -> None:
+            warnings.simplefilter("ignore")
+            writer = mmnpz.NpzWriter(path, "a")
+            writer.write(name, np.arange(size))
+            writer.close()
+
+        process = fork(work)
+        if seconds is not None:
+            time.sleep(chance.random() * seconds)
+            os.kill(process, signal.SIGKILL)
+        status = os.waitpid(process, 0)[1]
+        assert status in {0, int(signal.SIGKILL)}, f"the writer ended with {status}, see its standard error"
+        promise.TRIED["writers killed"] += status != 0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(KILLS):
+            np.savez(path, **old)
+            append("first", 3, 0.02)
+            append("second", 3, None)
+            append("third", 5000, 0.01)
+            mmnpz.repair(path)
+            append("fourth", 5000, 0.01)
+            data = mmnpz.load(path)
+            lost = {name for name in old if name not in data or not same(data[name], old[name])}
+            assert not lost, sorted(lost)[:5]
+            data.close()

@@ -285,3 +285,21 @@ def test_what_may_not_be_written_is_not_replaced(archive: Path) -> None:
     )
     assert archive.read_bytes() == before
     assert len(list(archive.parent.iterdir())) == 1
+
+
+@root
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+def test_a_list_that_the_folder_gives_to_new_files_is_not_that_of_the_old_one(
+    archive: Path, tmp_path: Path
+) -> None:
+    archive = own_copy(archive, tmp_path)
+    archive.chmod(0o640)
+    entries = [(1, 7, -1), (2, 7, 1234), (4, 7, -1), (16, 7, -1), (32, 0, -1)]
+    listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(tmp_path, "system.posix_acl_default", listed)
+    except (AttributeError, OSError) as error:
+        pytest.skip(f"no access control lists here: {error}")
+    mmnpz.NpzWriter(archive, "w").close()
+    assert "system.posix_acl_access" not in os.listxattr(archive)
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o640

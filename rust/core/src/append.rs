@@ -4,7 +4,7 @@
 //!
 //! - Members follow one another without a byte in between. A member counts once all of it is in the file: of a large one,
 //!   its local header goes there once more, last ([`crate::mark`]). A directory is derived.
-//! - Behind the members of another program, which have no marks, their directory is kept for good ([`crate::kept`]). It is
+//! - Behind the members of another program, which have no marks, their directory is kept for good ([`crate::kept_directory`]). It is
 //!   overwritten only when there is a copy of it on the disk. Where members cannot follow those, they go behind that archive
 //!   and a [`Base`], and its directory stays where it is.
 //! - Members go into the room in front of a directory of ours, if it has some, and their records behind those that it
@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::filler::Filler;
 use crate::grow::{Growing, Growth, Held};
 use crate::hint::Hint;
-use crate::kept::{self, Kept};
+use crate::kept_directory::{self, KeptDirectory};
 use crate::layout::{self, Alignment, FENCE, Placement, StoredName};
 use crate::mark::{Base, Seal, Sealed};
 use crate::survey::{Origin, State, Survey};
@@ -80,13 +80,18 @@ enum Prologue {
 /// part of a directory is in the file, an end record that leads to it lets it be believed.
 const BLANK: [u8; 4] = [0; 4];
 
+/// Where members must end that leave room for a fence in front of this byte.
+fn before_fence(start: u64) -> u64 {
+    start.saturating_sub(FENCE)
+}
+
 /// The state of an archive that is written to.
 #[derive(Debug, Clone)]
 pub struct Appender {
     alignment: Alignment,
     /// Where the next member starts.
     next: u64,
-    /// What reaches past this byte would overwrite a directory that readers use, or leave no room for a fence in front.
+    /// What reaches past this byte would overwrite a directory that readers use, or the place of a fence in front of it.
     limit: Option<u64>,
     /// In front of this, members may have overwritten fences.
     reached: u64,
@@ -96,8 +101,13 @@ pub struct Appender {
     attempted: u64,
     /// What must be in the file before anything else is.
     prologue: Option<Prologue>,
+    /// So many parts of that are there.
+    prologue_done: usize,
     /// The end record of a directory that readers use.
     end_record: Option<u64>,
+    /// The end record behind which a base was written: that knows the directory without its signature, which goes when a
+    /// directory of ours is there.
+    foreign_end_record: Option<u64>,
     directory: DirectoryWriter,
     /// What `directory` comes behind, as long as that stays where it is.
     growing: Option<Growing>,
@@ -125,7 +135,9 @@ impl Appender {
             length: 0,
             attempted: 0,
             prologue: None,
+            prologue_done: 0,
             end_record: None,
+            foreign_end_record: None,
             directory: DirectoryWriter::default(),
             growing: None,
             reopened: None,
@@ -148,7 +160,7 @@ impl Appender {
             let growing = Growing::new(file, directory, seal);
             return Ok(Appender {
                 next: survey.end,
-                limit: Some(seal.start()),
+                limit: Some(before_fence(seal.start())),
                 length: bytes.len() as u64,
                 prologue: Some(Prologue::Seal(seal.growing())),
                 end_record: Some(growing.end_record()),
@@ -175,7 +187,7 @@ impl Appender {
         match (survey.seal, directory) {
             (Some(seal), _) if !seal.is_last() => {
                 // Readers may use the directory that was flushed last.
-                appender.limit = Some(seal.start());
+                appender.limit = Some(before_fence(seal.start()));
                 appender.end_record = end_record.filter(|_| survey.is_at_end);
                 appender.is_unfinished = true;
                 appender.is_edited = holds.is_none();
@@ -185,7 +197,7 @@ impl Appender {
             (Some(seal), _) if holds.is_some() => {
                 if seal.has_room() {
                     // An earlier writer has left room.
-                    appender.limit = Some(seal.start());
+                    appender.limit = Some(before_fence(seal.start()));
                     appender.end_record = end_record.filter(|_| survey.is_at_end);
                     appender.prologue = Some(Prologue::Seal(seal.reopened()));
                 } else if survey.is_at_end {
@@ -197,9 +209,9 @@ impl Appender {
                 appender.next = 0;
             }
             (_, Some(directory)) => {
-                let ends =
-                    survey.found.is_empty() && kept::ends_file(bytes, directory, (survey.origin, survey.end));
-                if let Some(end) = ends.then(|| kept::end_of_members(bytes, directory)).flatten() {
+                let ends = survey.found.is_empty()
+                    && kept_directory::is_all(bytes, directory, (survey.origin, survey.end));
+                if let Some(end) = ends.then(|| kept_directory::end_of_members(bytes, directory)).flatten() {
                     appender.next = end;
                     appender.prologue = end_record.map(Prologue::Keep);
                 } else if survey.origin == Origin::EndRecord {
@@ -248,14 +260,24 @@ impl Appender {
         self.directory.count()
     }
 
+    /// Whether anything must be written before anything else is.
+    pub fn has_prologue(&self) -> bool {
+        self.prologue.is_some()
+    }
+
     /// What must be written before anything else is, and where; each part only when the one before is on the disk, if
-    /// [it must be](Appender::must_sync_prologue).
+    /// [it must be](Appender::must_sync_prologue). What [was written](Appender::prologue_part_is_written) before another part
+    /// failed is not among it.
     pub fn prologue(&self) -> Vec<(u64, Vec<u8>)> {
+        self.all_of_prologue().split_off(self.prologue_done)
+    }
+
+    fn all_of_prologue(&self) -> Vec<(u64, Vec<u8>)> {
         let sealed = |seal: &Seal| (seal.at(), seal.as_bytes().to_vec());
         match &self.prologue {
             None => Vec::new(),
             Some(Prologue::Base(end_record)) => {
-                vec![(self.next, Base::new(self.next, *end_record).as_bytes().to_vec())]
+                vec![(self.next, Base::new(self.next, *end_record, true).as_bytes().to_vec())]
             }
             Some(Prologue::Keep(end_record)) => self.keep(*end_record),
             Some(Prologue::Seal(seal)) => vec![sealed(seal)],
@@ -279,7 +301,7 @@ impl Appender {
         let behind = bytes.split_off(BLANK.len());
         vec![
             // As long as the copy is there in part, no end record may be near the end.
-            (self.length, Base::new(self.length, end_record).as_bytes().to_vec()),
+            (self.length, Base::new(self.length, end_record, false).as_bytes().to_vec()),
             (copy, copied),
             (end_record_of_copy, EndRecord::SIGNATURE.to_le_bytes().to_vec()),
             // Nobody may find it once the copy is gone.
@@ -292,8 +314,8 @@ impl Appender {
     }
 
     /// The directory that is kept, and where a copy of it is until then.
-    fn kept(&self) -> (Kept, u64) {
-        let kept = Kept::new(self.next, &self.directory);
+    fn kept(&self) -> (KeptDirectory, u64) {
+        let kept = KeptDirectory::new(self.next, &self.directory);
         let copy = (self.length + Base::SIZE as u64).max(kept.range().end);
         (kept, copy)
     }
@@ -305,10 +327,18 @@ impl Appender {
         matches!(self.prologue, Some(Prologue::Base(_) | Prologue::Keep(_) | Prologue::SealAndBlank(..)))
     }
 
-    /// It is written.
+    /// The first part of what is left of it is written.
+    pub fn prologue_part_is_written(&mut self) {
+        self.prologue_done += 1;
+        (self.is_unfinished, self.has_unlisted) = (true, true);
+    }
+
+    /// All of it is written.
     pub fn prologue_is_written(&mut self) {
+        self.prologue_done = 0;
         match self.prologue.take() {
-            Some(Prologue::Base(_)) => {
+            Some(Prologue::Base(end_record)) => {
+                self.foreign_end_record = Some(end_record);
                 self.next += Base::SIZE as u64;
                 self.length = self.length.max(self.next);
             }
@@ -367,7 +397,7 @@ impl Appender {
     /// As for [`Placement::new`].
     pub fn reserve(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
         let place = Placement::new(self.next, name, npy_header, size, self.alignment, self.listed())?;
-        if self.limit.is_some_and(|limit| place.end.saturating_add(FENCE) > limit) {
+        if self.limit.is_some_and(|limit| place.end > limit) {
             return Ok(Reserved::NoRoom(place.end - self.next));
         }
         self.next = place.end;
@@ -418,9 +448,7 @@ impl Appender {
             Publish::Last => self.is_unfinished,
             // Of a new file there is nothing to show; room in front of an end record would be no archive.
             Publish::Room(0) => self.has_unlisted && self.next > 0,
-            Publish::Room(size) => {
-                self.limit.is_some_and(|limit| self.next.saturating_add(size).saturating_add(FENCE) > limit)
-            }
+            Publish::Room(size) => self.limit.is_some_and(|limit| self.next.saturating_add(size) > limit),
         }
     }
 
@@ -446,7 +474,7 @@ impl Appender {
         let new = self.new_directory(at, is_sealed, publish);
         if new.overwritten.is_some() || self.limit.is_none() {
             // Members that are reserved while it is being written stay in front of it.
-            self.limit = Some(new.at);
+            self.limit = Some(before_fence(new.at));
         }
         if new.overwritten.is_some() {
             self.end_record = None;
@@ -478,8 +506,9 @@ impl Appender {
             publish: Publish::Last,
             meanwhile: Some(growing.meanwhile()),
             growth: Some(growth),
-            before: layout::fences(next, (at, growing.is_fenced()), start, self.reached),
+            before: layout::fences(next, (at, growing.is_fenced()), start, growing.fenced(self.reached)),
             filler: None,
+            superseded: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         // The file does not get shorter than what failed writes have made it.
@@ -555,13 +584,17 @@ impl Appender {
             growth: None,
             before: Vec::new(),
             filler: None,
+            superseded: self.foreign_end_record,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         if self.next == 0 && at > 0 {
             new.filler = Filler::new(0..at);
-        } else if publish == Publish::Last {
+        } else if sealed && publish == Publish::Last {
             let is_fenced = table::is_cut(index_size);
             new.before = layout::fences(self.next, (at, is_fenced), start, u64::MAX);
+        } else if self.is_edited && self.limit.is_some_and(|limit| self.next <= limit) {
+            // The old directory stays where it is, with what is in front of it.
+            new.before = vec![(layout::fence(0), self.next)];
         }
         new
     }
@@ -571,8 +604,9 @@ impl Appender {
         self.length = self.length.max(new.end());
         self.end_record = Some(self.directory.end_record(new.end()));
         self.reopened = None;
+        self.foreign_end_record = None;
         let is_last = new.publish == Publish::Last;
-        self.limit = (!is_last).then_some(new.at);
+        self.limit = (!is_last).then_some(before_fence(new.at));
         self.is_unfinished = !is_last;
         self.has_unlisted = self.directory.count() != new.count || self.is_busy();
     }
@@ -615,6 +649,8 @@ pub struct NewDirectory {
     before: Vec<(Vec<u8>, u64)>,
     /// What stands in front of it if there is no member, and failed writes have made the file longer.
     filler: Option<Filler>,
+    /// The end record of a directory that is kept, which nobody but us may find any more.
+    superseded: Option<u64>,
 }
 
 /// What vouches for a directory, and lets members of it be found by their names.
@@ -699,7 +735,17 @@ impl NewDirectory {
         // One that grows is found without its end record, and its seal is the same as before. That of one that does not
         // grow any more changes only when nobody looks for members by it.
         let (first, then) = if self.growth.is_some() { (meanwhile, blank) } else { (blank, meanwhile) };
-        first.into_iter().chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+        // The fence in front of a directory that stays, so that the next member can always follow the last one.
+        let early = self.fence().filter(|_| !self.is_sealed());
+        early.chain(first).chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+    }
+
+    fn fence(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.before.iter().map(|(bytes, at)| (&bytes[..], *at))
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.start > self.at || self.growth.is_some()
     }
 
     /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it, or it is
@@ -727,10 +773,11 @@ impl NewDirectory {
         // The seal of one that has grown only once the new end record is there: until then the old seal, which says that
         // it grows, lets the old records be found without any.
         let (before, after) = if self.growth.is_some() { (None, Some(seal)) } else { (Some(seal), None) };
-        let fence = self.before.iter().map(|(bytes, at)| (&bytes[..], *at));
+        let fence = self.fence().filter(|_| self.is_sealed());
+        let superseded = self.superseded.map(|end_record| (&BLANK[..], end_record));
         let head = std::iter::once((&head.index[..], index_at)).chain(before.into_iter().flatten());
         let head = fence.chain(head);
-        let all = head.chain(end_records).chain(after.into_iter().flatten());
+        let all = head.chain(end_records).chain(after.into_iter().flatten()).chain(superseded);
         all.filter(|(bytes, _)| !bytes.is_empty())
     }
 }

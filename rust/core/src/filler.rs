@@ -2,8 +2,8 @@
 //!
 //! A write can fail while another thread has already written behind it, and a killed writer can leave such a range. Programs
 //! that go from local header to local header must get across it. A *filler* is a stored member that no directory lists: its
-//! name does not end in `.npy`, so that it is no array; what it holds is one all the same, of bytes that are zero, because
-//! readers such as cnpy parse whatever they come across.
+//! name does not end in `.npy`, so that it is no array; what it holds is one all the same, of bytes, because readers such as
+//! cnpy parse whatever they come across. They are zeros, or a [directory](crate::kept_directory).
 
 use std::ops::Range;
 
@@ -16,9 +16,10 @@ use crate::zip::{LocalHeader, Record};
 /// The name of a filler.
 pub const NAME: &[u8] = b"mmnpz.gap";
 
-/// Magic string, version 1.0 and length of an `.npy` header of 128 bytes.
-const NPY_HEAD: [u8; 10] = *b"\x93NUMPY\x01\x00\x76\x00";
-pub(crate) const NPY_HEADER: u64 = 128;
+/// The magic string of an `.npy` header of 96 bytes, which has room for any number; its version, 1.0; its length. With it, a
+/// filler fits where a fence and a seal were.
+const NPY_HEAD: [u8; 10] = *b"\x93NUMPY\x01\x00\x56\x00";
+pub(crate) const NPY_HEADER: u64 = 96;
 
 /// A gap, and what to write there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn a_filler_is_a_stored_member_with_the_right_checksum() {
         assert_eq!(Filler::new(100..100 + Filler::LEAST - 1), None);
-        for size in [Filler::LEAST, 168, 1000, 70_000] {
+        for size in [Filler::LEAST, 142, 1000, 70_000] {
             let filler = Filler::new(100..100 + size).unwrap();
             let mut bytes = vec![7; 100];
             bytes.extend(filler.head());

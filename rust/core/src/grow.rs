@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::directory::{DirectoryWriter, OldDirectory};
 use crate::error::{Error, Result};
 use crate::index::{CentralRecord, Directory, Walk, slice};
-use crate::layout::StoredName;
+use crate::layout::{self, StoredName};
 use crate::mark::{Added, Seal};
 use crate::name;
 use crate::survey::{Effort, Survey};
@@ -78,6 +78,13 @@ impl Growing {
     /// Whether its index begins with a fence.
     pub(crate) fn is_fenced(&self) -> bool {
         self.seal.is_fenced()
+    }
+
+    /// In front of which byte fences must be written, if members were written up to `reached`: in a room that was too long for
+    /// fences, all may be missing.
+    pub(crate) fn fenced(&self, reached: u64) -> u64 {
+        let room = self.seal.start().saturating_sub(self.seal.next());
+        if room > layout::MOST_FENCED { u64::MAX } else { reached }
     }
 
     /// Its seal as it says so.

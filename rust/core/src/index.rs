@@ -92,7 +92,11 @@ impl Directory {
     }
 
     pub(crate) fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {
-        let end_record = EndRecord::read(bytes, at, ErrorKind::NoEndRecord)?;
+        Self::of_end_record(bytes, at, EndRecord::read(bytes, at, ErrorKind::NoEndRecord)?)
+    }
+
+    /// That of this end record, which is at `at`.
+    pub(crate) fn of_end_record(bytes: &[u8], at: u64, end_record: &EndRecord) -> Result<Self> {
         let mut size = u64::from(end_record.directory_size.get());
         let mut offset = u64::from(end_record.directory_offset.get());
         let mut count = u64::from(end_record.entries.get());

@@ -285,7 +285,7 @@ pub fn write_central(
 pub(crate) const FENCE: u64 = CentralHeader::SIZE as u64;
 
 /// Over a longer way there is one fence only, as each of them takes a page of a hole.
-const MOST_FENCED: u64 = 1 << 26;
+pub(crate) const MOST_FENCED: u64 = 1 << 26;
 
 /// Fences in a room are so far from one another, but for the first, which is where the members end.
 const STEP: u64 = 1 << 16;
@@ -314,7 +314,11 @@ pub(crate) fn fences(
         return vec![(fence(0), next)];
     }
     let last = if is_fenced { head } else { head - FENCE };
-    let first = last - last.saturating_sub(next + FENCE) / STEP * STEP;
+    if last < next + FENCE {
+        // An index that is too long for this, which nobody writes.
+        return vec![(fence(0), next)];
+    }
+    let first = last - (last - next - FENCE) / STEP * STEP;
     let mut fences = vec![(fence(first - next - FENCE), next)];
     let mut at = first;
     while at < last && at < reached {
@@ -455,7 +459,7 @@ mod tests {
         }
     }
 
-    /// Where fences lead from `next`; what is between is in `written` if it is not among them.
+    /// Where fences lead from `next`, each to the next one.
     fn led(fences: &[(Vec<u8>, u64)], next: u64) -> u64 {
         fences.iter().fold(next, |at, (fence, place)| {
             assert_eq!(*place, at);
@@ -488,6 +492,8 @@ mod tests {
     fn as_members_are_added_only_the_first_fence_moves() {
         let head = (1 << 20, true);
         let all = fences(500, head, 1 << 21, u64::MAX);
+        // An index in one piece that is longer than any that is written.
+        assert_eq!(led(&fences(500, (570, false), 1 << 20, u64::MAX), 500), 546);
         for next in [501, 70_000, 131_026, 131_072, 900_000, (1 << 20) - 46] {
             let first = fences(next, head, 1 << 21, next);
             assert_eq!(first.len(), 1);

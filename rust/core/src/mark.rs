@@ -16,7 +16,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{ErrorKind, Result};
-use crate::index::slice;
+use crate::index::{Directory, slice};
 use crate::layout::FENCE;
 use crate::sparse::Sparse;
 use crate::table::{self, Stored};
@@ -253,7 +253,7 @@ pub struct Base {
     at: U64,
     end_record: U64,
     check: U32,
-    reserved: U32,
+    kind: U32,
 }
 
 /// What is in front of a directory of ours.
@@ -396,14 +396,15 @@ impl Base {
     /// The size of the record.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// The record at `at` behind an archive whose end record is at `end_record`.
-    pub fn new(at: u64, end_record: u64) -> Self {
+    /// The record at `at` behind an archive whose end record is at `end_record`. That of one that is kept for good has no
+    /// signature, or is going to lose it: other programs must not find it, as it does not lead to all members.
+    pub fn new(at: u64, end_record: u64, is_for_good: bool) -> Self {
         let base = Base {
             signature: Self::SIGNATURE,
             at: at.into(),
             end_record: end_record.into(),
             check: 0.into(),
-            reserved: 0.into(),
+            kind: u32::from(is_for_good).into(),
         };
         base.certified()
     }
@@ -416,6 +417,18 @@ impl Base {
     /// Where it ends.
     pub(crate) fn end(&self) -> u64 {
         self.at.get() + Self::SIZE as u64
+    }
+
+    /// The directory that it vouches for.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn directory(&self, bytes: &[u8]) -> Result<Directory> {
+        let end_record = match self.kind.get() {
+            0 => EndRecord::read(bytes, self.end_record(), ErrorKind::NoEndRecord)?,
+            _ => EndRecord::read_unsigned(bytes, self.end_record()).ok_or(ErrorKind::NoEndRecord)?,
+        };
+        Directory::of_end_record(bytes, self.end_record(), end_record)
     }
 
     /// Where the end record of the archive is.
@@ -792,7 +805,7 @@ mod tests {
             last: true,
         };
         let seal = Seal::new(10, &sealed);
-        let base = Base::new(300, 77);
+        let base = Base::new(300, 77, false);
         let mut bytes = vec![0; 400];
         bytes[10..10 + Seal::SIZE].copy_from_slice(seal.as_bytes());
         let behind = 10 + Seal::SIZE;

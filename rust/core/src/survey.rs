@@ -19,14 +19,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filler::Filler;
 use crate::hint::{self, Described, Hint};
 use crate::index::{Directory, Walk, slice};
-use crate::kept;
+use crate::kept_directory;
 use crate::layout;
 use crate::literal;
 use crate::mark::{Base, Local, Marked, MemberState, Seal};
 use crate::name;
 use crate::npy::{Header, MAX_HEADER_SIZE};
-use crate::remains;
 use crate::sparse::Sparse;
+use crate::stale_index;
 use crate::zip::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
 
 /// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its padding.
@@ -119,11 +119,11 @@ pub enum Effort {
     Full,
 }
 
-/// From which byte on a file is gone through, if its directory is what it seems to be: a seal that says that a writer was
-/// closed leaves nothing to look for in front of it.
-pub fn searched_from(bytes: &[u8]) -> u64 {
+/// The room in front of the directory of a file whose writer was closed: its seal says that there is no member in it, and
+/// nobody looks for one there. Empty for any other file.
+pub fn closed_room(bytes: &[u8]) -> Range<u64> {
     let seal = Directory::locate(bytes).ok().and_then(|directory| directory.seal(bytes));
-    seal.filter(|seal| seal.is_last() && seal.ends(bytes)).map_or(0, |seal| seal.start())
+    seal.filter(|seal| seal.is_last() && seal.ends(bytes)).map_or(0..0, |seal| seal.next()..seal.start())
 }
 
 impl Survey {
@@ -240,7 +240,7 @@ impl Survey {
         let state = if seal.is_some() { state } else { State::Unknown };
         let mut survey = Survey { seal, state, is_clean: true, ..Survey::default() };
         if seal.is_none() && effort != Effort::Read {
-            survey.remains = remains::find(bytes, &directory);
+            survey.remains = stale_index::find(bytes, &directory);
         }
         // Behind the end record there can be members that were appended to another program's archive, and a part of
         // a directory of ours: at most 64 KiB, or the end record would not have been found.
@@ -248,6 +248,7 @@ impl Survey {
         let is_at_end = directory.is_near_end(bytes);
         survey.is_at_end = is_at_end;
         survey.end = seal.map_or(len, |seal| seal.next());
+        let range = directory.range.clone();
         survey.directory = Some(directory);
         if room.is_empty() && behind.is_empty() {
             return Ok(Some(survey));
@@ -258,7 +259,8 @@ impl Survey {
         scan.run(behind)?;
         scan.conclude()?;
         let mut survey = scan.survey;
-        survey.is_at_end = is_at_end;
+        // The one that was found by its end record may have been passed over.
+        survey.is_at_end = is_at_end && survey.directory.as_ref().is_some_and(|found| found.range == range);
         // Other programs take the last end record. If it is torn, so that an earlier one counts here, that is no state to
         // leave a file in.
         let end_record = memmem::find(slice(bytes, &behind_end).unwrap_or_default(), &END_RECORD);
@@ -570,10 +572,10 @@ impl<'a, 'f> Scan<'a, 'f> {
     fn take_directory(&mut self, at: u64) -> Option<u64> {
         let bytes = self.bytes;
         let here = self.file.until_hole(at);
-        if let Some(base) = Base::read(here, at).or_else(|| kept::base_in(self.file, at))
+        if let Some(base) = Base::read(here, at).or_else(|| kept_directory::base_in(self.file, at))
             && self.survey.seal.is_none_or(|known| base.end_record() >= known.directory_end())
         {
-            let directory = Directory::from_end_record(bytes, base.end_record()).ok()?;
+            let directory = base.directory(bytes).ok()?;
             self.can_read(&directory).then_some(())?;
             let end = base.end();
             if self.survey.origin == Origin::Base && self.survey.directory.as_ref() == Some(&directory) {

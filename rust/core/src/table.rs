@@ -523,7 +523,7 @@ mod tests {
 
     #[test]
     fn names_are_found_and_others_are_not() {
-        for count in [1, 2, 7, 16, 17, 3000] {
+        for count in [1, 2, 7, 16, 17, 3000, 12_000] {
             let (records, made) = written((0..count).map(|number| format!("n{number}")));
             let bytes = made.build(&records, count).unwrap();
             let table = table(&bytes, count).unwrap();
@@ -540,9 +540,13 @@ mod tests {
     #[test]
     fn an_index_is_the_same_however_it_was_made() {
         let names = |range: std::ops::Range<u64>| range.map(|number| format!("n{number}"));
-        let (records, made) = written(names(0..1000));
-        let at_once = made.build(&records, 1000).unwrap();
-        for before in [1, 500, 990, 999] {
+        // The second is cut.
+        for (count, before) in [(1000, [1, 500, 990, 999]), (9100, [1, 500, 9000, 9099])]
+            .into_iter()
+            .flat_map(|(count, before)| before.map(|before| (count, before)))
+        {
+            let (records, made) = written(names(0..count));
+            let at_once = made.build(&records, count).unwrap();
             let (old_records, made) = written(names(0..before));
             let old = made.build(&old_records, before).unwrap();
             for old in [Some(stored(&old, before)), None] {
@@ -550,7 +554,7 @@ mod tests {
                 for record in Walk::new(&records).skip(before as usize) {
                     made.push_record(&record, 0);
                 }
-                assert!(made.build(&records, 1000) == Some(at_once.clone()), "{before}");
+                assert!(made.build(&records, count) == Some(at_once.clone()), "{before}");
             }
         }
     }
@@ -558,7 +562,8 @@ mod tests {
     #[test]
     fn an_index_that_was_added_to_is_the_same() {
         let names = |count: u64| (0..count).map(|number| format!("n{number}"));
-        for (before, after) in [(1, 2), (1, 6), (10, 12), (900, 901), (907, 1019), (1019, 1020)] {
+        for (before, after) in [(1, 2), (1, 6), (10, 12), (900, 901), (907, 1019), (1019, 1020), (9000, 9010)]
+        {
             let (records, made) = written(names(after));
             let (_, old) = written(names(before));
             let added = made.added[before as usize..].to_vec();

@@ -53,6 +53,13 @@ pub trait Record: FromBytes + KnownLayout + Immutable + Unaligned + Sized {
     }
 }
 
+impl EndRecord {
+    /// The record at `offset` of one whose signature was taken away.
+    pub(crate) fn read_unsigned(bytes: &[u8], offset: u64) -> Option<&Self> {
+        peek(bytes, offset)
+    }
+}
+
 /// The bytes at `offset` seen as a record, whatever its signature.
 fn peek<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8], offset: u64) -> Option<&T> {
     let rest = bytes.get(usize::try_from(offset).ok()?..)?;

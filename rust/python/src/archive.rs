@@ -17,7 +17,7 @@ use mmnpz_core::grow::Held;
 use mmnpz_core::layout::{Alignment, Placement, StoredName};
 use mmnpz_core::mark::MemberState;
 use mmnpz_core::sparse::Sparse;
-use mmnpz_core::survey::{self, Effort, Survey};
+use mmnpz_core::survey::{Effort, Survey};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
@@ -81,6 +81,16 @@ pub(crate) struct State {
     pub(crate) closed: bool,
 }
 
+/// The answer to a thread that wants to write a member.
+pub(crate) enum Answer {
+    /// Its place.
+    Place(Placement),
+    /// So many bytes are needed in front of the directory, see [`Archive::make_room`].
+    NoRoom(u64),
+    /// The file must be [prepared](Archive::prepare) first.
+    Unprepared,
+}
+
 /// A member on its way to the file.
 pub(crate) struct Member {
     pub(crate) name: StoredName,
@@ -98,7 +108,7 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
     // part from the disk.
     let effort = if boot::is_older(&metadata) { Effort::AppendChecked } else { Effort::Append };
     let held: Held = Arc::new(mapping::map(file)?);
-    let holes = mapping::holes(file, &metadata, survey::searched_from((*held).as_ref()));
+    let holes = mapping::holes(file, &metadata, (*held).as_ref());
     let sparse = Sparse::new((*held).as_ref(), &holes);
     let mut survey = match polled(|go_on| Survey::new(sparse, effort, go_on)) {
         Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {
@@ -163,34 +173,49 @@ impl Archive {
     }
 
     /// Reserves a range for a member, in the state that is locked already.
-    pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Reserved, Failure> {
+    pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Answer, Failure> {
         let header = member.header.bytes.len() as u64;
         let size = header + member.items.len();
-        self.begin(state)?;
-        let reserved = state.appender.reserve(&member.name, header, size)?;
-        if let Reserved::Place(place) = &reserved
-            && place.is_large()
-        {
-            state.large.push(thread::current().id());
+        if state.appender.has_prologue() && self.must_sync_prologue(state) {
+            return Ok(Answer::Unprepared);
         }
-        Ok(reserved)
+        self.begin(state)?;
+        Ok(match state.appender.reserve(&member.name, header, size)? {
+            Reserved::NoRoom(size) => Answer::NoRoom(size),
+            Reserved::Place(place) => {
+                if place.is_large() {
+                    state.large.push(thread::current().id());
+                }
+                Answer::Place(place)
+            }
+        })
     }
 
-    /// Writes what must be in the file before members are appended, a few bytes, under the lock: nobody may be ahead
-    /// of it.
+    /// Writes what must be in the file before members are appended, under the lock: nobody may be ahead of it.
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
-        let prologue = state.appender.prologue();
-        for (at, bytes) in &prologue {
-            write_all_at(self.file(), bytes, *at)?;
-            // A writer that syncs never has a member on the disk in a room that a seal says to be empty, either.
-            if self.sync || state.appender.must_sync_prologue() {
+        if !state.appender.has_prologue() {
+            return Ok(());
+        }
+        for (at, bytes) in state.appender.prologue() {
+            write_all_at(self.file(), &bytes, at)?;
+            if self.must_sync_prologue(state) {
                 self.file().sync_data()?;
             }
+            state.appender.prologue_part_is_written();
         }
-        if !prologue.is_empty() {
-            state.appender.prologue_is_written();
-        }
+        state.appender.prologue_is_written();
         Ok(())
+    }
+
+    /// A writer that syncs never has a member on the disk in a room that a seal says to be empty, either.
+    fn must_sync_prologue(&self, state: &State) -> bool {
+        self.sync || state.appender.must_sync_prologue()
+    }
+
+    /// The same for whoever is to wait for the disk without the interpreter.
+    pub(crate) fn prepare(&self) -> Result<(), Failure> {
+        let mut state = self.lock()?;
+        self.begin(&mut state)
     }
 
     /// Writes a member into its range and enters it in the directory.

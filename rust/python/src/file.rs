@@ -100,7 +100,7 @@ fn lock_opened(path: &Path, (file, is_new): (File, bool)) -> Result<Option<Locke
 }
 
 /// Whether this is the file that has this path now.
-fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     return File::open(path).and_then(|other| lock::is_same(file, &other)).unwrap_or(false);
     #[cfg(not(unix))]
@@ -207,15 +207,14 @@ fn is_in_memory(_file: &File) -> bool {
 
 /// Puts zeros in a range, as far as the file reaches, and gives its space back to the disk where the file system can.
 pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
-    let metadata = file.metadata()?;
-    let range = range.start..range.end.min(metadata.len());
+    let range = range.start..range.end.min(file.metadata()?.len());
     // In memory, see `release`.
     if range.is_empty() || (!is_in_memory(file) && punch(file, &range)) {
         return Ok(());
     }
     let zeros = vec![0; BLOCK.min(range.end - range.start) as usize];
     // Holes stay what they are.
-    let holes = mapping::holes(file, &metadata, range.start);
+    let holes = mapping::holes_in(file, range.clone());
     let mut at = range.start;
     for hole in holes.into_iter().chain(std::iter::once(range.end..range.end)) {
         let end = hole.start.min(range.end);

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A writer that only readers keep from the lock looks again so often, each time after this.
+/// A writer that only readers keep from the lock looks again so often, each time after this: for half a second in all. No
+/// reader holds it for longer than a system call, unless it is another program's.
 #[cfg(unix)]
-const MOST_ATTEMPTS: u32 = 5000;
+const MOST_ATTEMPTS: u32 = 1000;
 #[cfg(unix)]
 const PATIENCE: std::time::Duration = std::time::Duration::from_micros(500);
 

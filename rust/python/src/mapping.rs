@@ -54,7 +54,7 @@ pub(crate) type Identity = (u64, u128, u64);
 pub(crate) struct MappedFile {
     pub(crate) map: Mmap,
     pub(crate) identity: Identity,
-    /// Its holes as they were right after it was mapped, apart from those that nobody goes through.
+    /// Its holes, as they were right after it was mapped.
     pub(crate) holes: Vec<Range<u64>>,
 }
 
@@ -89,26 +89,48 @@ pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     #[cfg(not(unix))]
     let inode = 0;
     let map = map(&file)?;
-    let holes = holes(&file, &metadata, survey::searched_from(&map));
+    let holes = holes(&file, &metadata, &map);
     Ok(MappedFile { map, identity: (metadata.len(), modified, inode), holes })
 }
 
 /// So many holes are told of, the first ones: a file can have any number of them.
 const MOST_HOLES: usize = 1 << 12;
 
-/// The holes of a file from a byte on, in ascending order.
-#[cfg(target_os = "linux")]
-pub(crate) fn holes(file: &File, metadata: &Metadata, from: u64) -> Vec<Range<u64>> {
-    use std::os::fd::AsRawFd;
+/// The holes of a file with these bytes, in ascending order. The room in front of a directory counts as one if nobody looks
+/// into it, whatever fences are there.
+pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range<u64>> {
+    if !has_holes(metadata) {
+        return Vec::new();
+    }
+    let room = survey::closed_room(bytes);
+    let mut holes = holes_in(file, 0..room.start);
+    holes.extend((!room.is_empty()).then_some(room.clone()));
+    holes.extend(holes_in(file, room.end..metadata.len()));
+    holes
+}
+
+/// Whether a file can have any.
+#[cfg(unix)]
+fn has_holes(metadata: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
 
     /// What `stat` counts space in.
     const BLOCK: u64 = 512;
 
-    let len = metadata.len();
-    if metadata.blocks().saturating_mul(BLOCK) >= len {
-        return Vec::new();
-    }
+    metadata.blocks().saturating_mul(BLOCK) < metadata.len()
+}
+
+/// Elsewhere, nobody can tell.
+#[cfg(not(unix))]
+fn has_holes(_metadata: &Metadata) -> bool {
+    false
+}
+
+/// The holes in a range of a file, in ascending order.
+#[cfg(target_os = "linux")]
+pub(crate) fn holes_in(file: &File, range: Range<u64>) -> Vec<Range<u64>> {
+    use std::os::fd::AsRawFd;
+
     let seek = |at: u64, whence| {
         let at = i64::try_from(at).ok()?;
         // SAFETY: the descriptor is open as long as `file` is borrowed. Nobody relies on the position that this moves: all
@@ -117,12 +139,13 @@ pub(crate) fn holes(file: &File, metadata: &Metadata, from: u64) -> Vec<Range<u6
         u64::try_from(found).ok()
     };
     let mut holes = Vec::new();
-    let mut at = from;
+    let mut at = range.start;
     while holes.len() < MOST_HOLES
-        && let Some(start) = seek(at, libc::SEEK_HOLE).filter(|&start| start < len)
+        && at < range.end
+        && let Some(start) = seek(at, libc::SEEK_HOLE).filter(|&start| start < range.end)
     {
         // There is no data behind the last hole.
-        let end = seek(start, libc::SEEK_DATA).unwrap_or(len).min(len);
+        let end = seek(start, libc::SEEK_DATA).unwrap_or(range.end).min(range.end);
         if end <= start {
             break;
         }
@@ -132,9 +155,8 @@ pub(crate) fn holes(file: &File, metadata: &Metadata, from: u64) -> Vec<Range<u6
     holes
 }
 
-/// Elsewhere, nobody can tell.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn holes(_file: &File, _metadata: &Metadata, _from: u64) -> Vec<Range<u64>> {
+pub(crate) fn holes_in(_file: &File, _range: Range<u64>) -> Vec<Range<u64>> {
     Vec::new()
 }
 
@@ -145,7 +167,7 @@ pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
     // interpreted without a check against the map's own length at that moment, no check relies on two reads of
     // the same byte being equal, and no `str` or reference made from the map outlives the call that made it
     // and was not validated in it. mmnpz's own writer never makes a file shorter: it
-    // overwrites what is behind the last member, and appends. A file that others cut short ends the process with SIGBUS,
+    // overwrites what is behind the last member, and appends; or it puts zeros over all, in mode "w". A file that others cut short ends the process with SIGBUS,
     // which is not undefined behaviour.
     Ok(unsafe { Mmap::map(file) }?)
 }

@@ -149,7 +149,7 @@ fn repair_file(
         _ => Arc::new(mapping::map(&locked.file)?),
     };
     let map = (*held).as_ref();
-    let holes = mapping::holes(&locked.file, &locked.file.metadata()?, 0);
+    let holes = mapping::holes(&locked.file, &locked.file.metadata()?, map);
     let sparse = Sparse::new(map, &holes);
     let mut survey = match polled(|go_on| Survey::new(sparse, Effort::Full, go_on)) {
         Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {
@@ -161,6 +161,9 @@ fn repair_file(
         let directory = survey.directory.as_ref();
         let count = directory.map_or(0, |directory| directory.count);
         let changed = mend_start(&locked.file, map, &survey)? | fill_remains(&locked.file, &survey)?;
+        if changed {
+            locked.file.sync_data()?;
+        }
         return Ok((count, Vec::new(), Vec::new(), changed));
     }
     let total: u64 = survey.found.iter().map(|member| member.end - member.file).sum();

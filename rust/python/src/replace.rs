@@ -5,13 +5,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Failure, check_signals};
-use crate::file::{self, Locked};
+use mmnpz_core::sparse::Sparse;
+use mmnpz_core::survey::{Effort, Survey};
 
-/// So many bytes are overwritten between two looks at pending signals.
+use crate::error::{Failure, check_signals, polled};
+use crate::file::{self, Locked};
+use crate::mapping;
+
+/// Pending signals are looked at each time so many bytes were overwritten: some ten milliseconds.
 const STEP: u64 = 1 << 26;
 
-/// So many symbolic links in a row are followed.
+/// In so many bytes at the end of a file an end record is looked for.
+const TAIL: u64 = 1 << 17;
+
+/// More symbolic links in a row than this no system follows.
 const MOST_LINKS: usize = 40;
 
 /// A new, empty file in place of the one at `path`, with its owner, permissions and attributes as far as the system lets
@@ -23,18 +30,19 @@ const MOST_LINKS: usize = 40;
 pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
     loop {
         let target = followed(path);
-        let metadata = match fs::metadata(&target) {
-            Ok(metadata) => metadata,
+        match fs::metadata(&target) {
+            Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
+            Ok(_) => return Err(file::irregular()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return file::open_or_create(path),
             Err(error) => return Err(error.into()),
-        };
-        if !metadata.is_dir() && !metadata.is_file() {
-            return Err(file::irregular());
         }
         // What may not be written may not be replaced, nor what somebody else is writing; and a folder is refused
         // as the system words it.
-        let Some(old) = file::open_once(&target)? else { continue };
-        match put_in_place(&target, &old.file, &metadata) {
+        // By the path that was given: the system may not let this process follow the links of others.
+        let Some(old) = file::open_once(path)?.filter(|old| file::is_at(&old.file, &target)) else {
+            continue;
+        };
+        match put_in_place(&target, &old.file, &old.file.metadata()?) {
             Err(Failure::Io(error)) if cannot_be_replaced(&error) => {
                 blank(&old.file)?;
                 return Ok(old.made_new());
@@ -48,7 +56,7 @@ pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
 /// may be closed to this process.
 fn followed(path: &Path) -> PathBuf {
     let mut target = path.to_owned();
-    // More links than this no system follows: opening tells.
+    // Opening tells of a circle.
     for _ in 0..MOST_LINKS {
         let Ok(next) = fs::read_link(&target) else { break };
         target = target.parent().unwrap_or(Path::new("")).join(next);
@@ -59,13 +67,16 @@ fn followed(path: &Path) -> PathBuf {
 /// Whether the system refuses another file in this place, and not just any file.
 fn cannot_be_replaced(error: &io::Error) -> bool {
     use io::ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
-    matches!(error.kind(), CrossesDevices | PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
+    // Windows does not replace a file that somebody has mapped, whose bytes must stay.
+    let is_this_file =
+        matches!(error.kind(), CrossesDevices | PermissionDenied | ReadOnlyFilesystem | ResourceBusy);
+    cfg!(unix) && is_this_file
 }
 
 fn put_in_place(target: &Path, old: &File, metadata: &Metadata) -> Result<Locked, Failure> {
     let (temporary, new) = create_temporary(target)?;
-    let kept = keep(old, &new.file, metadata);
-    if let Err(error) = kept.and_then(|()| fs::rename(&temporary, target)) {
+    keep(old, &new.file, metadata);
+    if let Err(error) = fs::rename(&temporary, target) {
         let _ = fs::remove_file(&temporary);
         return Err(error.into());
     }
@@ -87,15 +98,16 @@ fn create_temporary(beside: &Path) -> Result<(PathBuf, Locked), Failure> {
     }
 }
 
-/// Gives a new file what tells of the old one who it belongs to and who may do what with it.
+/// Gives a new file the owner, the permissions and the attributes of an old one. What a process may not set, and what this file
+/// system does not have, is left out.
 #[cfg(unix)]
-fn keep(old: &File, new: &File, metadata: &Metadata) -> io::Result<()> {
+fn keep(old: &File, new: &File, metadata: &Metadata) {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
     use xattr::FileExt;
 
     let (uid, gid) = (metadata.uid(), metadata.gid());
-    let created = new.metadata()?;
+    let Ok(created) = new.metadata() else { return };
     let mut mode = metadata.permissions().mode() & 0o7777;
     if (uid, gid) != (created.uid(), created.gid()) && fchown(new, Some(uid), Some(gid)).is_err() {
         // Only the superuser gives files away; a group of one's own can be set.
@@ -105,14 +117,20 @@ fn keep(old: &File, new: &File, metadata: &Metadata) -> io::Result<()> {
         }
         mode &= !0o4000;
     }
-    // Access control lists are among them, which change the permissions: these come last. What a process may not set,
-    // and what this file system does not have, is left out.
+    // Access control lists are among them, which change the permissions: these come last.
     for name in old.list_xattr().into_iter().flatten().filter(|name| is_of_the_file(name)) {
         if let Ok(Some(value)) = old.get_xattr(&name) {
             let _ = new.set_xattr(&name, &value);
         }
     }
-    new.set_permissions(fs::Permissions::from_mode(mode))
+    // The folder can have given it a list that the old one did not have.
+    let had: Vec<_> = old.list_xattr().into_iter().flatten().collect();
+    for name in new.list_xattr().into_iter().flatten().filter(|name| is_of_the_file(name)) {
+        if !had.contains(&name) {
+            let _ = new.remove_xattr(&name);
+        }
+    }
+    let _ = new.set_permissions(fs::Permissions::from_mode(mode));
 }
 
 /// Whether an attribute says something of the file, and not of its bytes as a security module has seen them.
@@ -123,13 +141,35 @@ fn is_of_the_file(name: &std::ffi::OsStr) -> bool {
 }
 
 #[cfg(not(unix))]
-fn keep(_: &File, new: &File, metadata: &Metadata) -> io::Result<()> {
-    new.set_permissions(metadata.permissions())
+fn keep(_: &File, new: &File, metadata: &Metadata) {
+    let _ = new.set_permissions(metadata.permissions());
+}
+
+/// Where that starts which is behind the members of the file, as far as anybody can tell.
+fn end_of_archive(file: &File) -> Result<u64, Failure> {
+    let metadata = file.metadata()?;
+    let length = metadata.len();
+    if length == 0 {
+        return Ok(0);
+    }
+    let map = mapping::map(file)?;
+    let holes = mapping::holes(file, &metadata, &map);
+    let survey = match polled(|go_on| Survey::new(Sparse::new(&map, &holes), Effort::Read, go_on)) {
+        Err(Failure::Raised(raised)) => return Err(Failure::Raised(raised)),
+        survey => survey.unwrap_or_default(),
+    };
+    let seal = survey.seal.map(|seal| seal.start());
+    let directory = survey.directory.map(|directory| directory.range.start);
+    Ok(seal.or(directory).unwrap_or(length).min(length.saturating_sub(TAIL)))
 }
 
 /// Puts zeros in place of all that a file holds: what a killed writer leaves must not be taken for a part of the new file.
 fn blank(file: &File) -> Result<(), Failure> {
     let length = file.metadata()?.len();
+    // What leads to members first, the last directory: while they go, from the start on, each loses its header before its
+    // data, and nothing lists it.
+    file::clear(file, end_of_archive(file)?..length)?;
+    file.sync_data()?;
     let mut at = 0;
     while at < length {
         check_signals()?;

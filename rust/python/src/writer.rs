@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mmnpz_core::append::Reserved;
 use mmnpz_core::layout::{Alignment, StoredName};
 use pyo3::exceptions::{PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
-use crate::archive::{Archive, Member, Mode};
+use crate::archive::{Answer, Archive, Member, Mode};
 use crate::detach::detached;
 use crate::error::Failure;
 use crate::fork;
@@ -125,8 +124,9 @@ impl Writer {
                 }
             };
             match reserved {
-                Some(Reserved::Place(place)) => break place,
-                Some(Reserved::NoRoom(size)) => detached(py, || archive.make_room(size)).map_err(fail)?,
+                Some(Answer::Place(place)) => break place,
+                Some(Answer::Unprepared) => detached(py, || archive.prepare()).map_err(fail)?,
+                Some(Answer::NoRoom(size)) => detached(py, || archive.make_room(size)).map_err(fail)?,
                 None => {
                     let full = PyString::new(py, &format!("{name}.npy")).repr()?;
                     // No NUL: StoredName has none.

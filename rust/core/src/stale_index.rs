@@ -31,7 +31,8 @@ pub(crate) fn find(bytes: &[u8], directory: &Directory) -> Vec<Range<u64>> {
     });
     behind_ours
         .filter_map(|(before, header)| {
-            let seal = Seal::read(bytes, header.checked_sub(Seal::SIZE as u64)?)?;
+            // In front of one that is not the last can be members that no directory lists.
+            let seal = Seal::read(bytes, header.checked_sub(Seal::SIZE as u64)?).filter(Seal::is_last)?;
             (before < seal.next()).then_some(seal.next()..header)
         })
         .collect()

@@ -19,29 +19,35 @@ use crate::sparse::Sparse;
 use crate::survey::Origin;
 use crate::zip::{CentralHeader, DATA_DESCRIPTOR, EndRecord, Extent, LocalHeader, Record, flags};
 
-/// More than what stands in a filler apart from the records and the archive comment.
+/// More than the headers, end records and base in a filler take, which is what it has apart from records and comment.
 const MOST_ELSE: u64 = 1024;
+
+/// The length of the signature of an end record.
+const SIGNATURE: usize = 4;
 
 /// The most bytes of name and extra fields that a local header can have.
 const MOST_FIELDS: u64 = 2 * u16::MAX as u64;
 
 /// A filler with a directory.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct KeptDirectory {
     range: Range<u64>,
     records: u64,
     end_records: Vec<u8>,
     base: Base,
 }
 
-impl Kept {
-    /// One that starts at this byte, with a directory of so many members.
+impl KeptDirectory {
+    /// A filler at this byte that keeps a directory.
     pub(crate) fn new(at: u64, directory: &DirectoryWriter) -> Self {
         let records = at + Self::local_len(directory) + NPY_HEADER;
-        let end_records = directory.end_records(records);
+        let mut end_records = directory.end_records(records);
+        // Other programs must not find it: it does not lead to the members behind it.
+        let signature = (directory.end_record(records + end_records.len() as u64) - records) as usize;
+        end_records[signature..signature + SIGNATURE].fill(0);
         let end = records + (directory.records().len() + end_records.len()) as u64;
-        let base = Base::new(end, directory.end_record(end));
-        Kept { range: at..end + Base::SIZE as u64, records, end_records, base }
+        let base = Base::new(end, directory.end_record(end), true);
+        KeptDirectory { range: at..end + Base::SIZE as u64, records, end_records, base }
     }
 
     /// The range of the file that it takes.
@@ -81,16 +87,18 @@ pub(crate) fn base_in(file: Sparse<'_>, at: u64) -> Option<Base> {
 
 /// Whether nothing is behind an archive of another program that may not be overwritten: only a base, or what a power
 /// failure has left of one, and what a kill has left of what is written behind that.
-pub(crate) fn ends_file(bytes: &[u8], directory: &Directory, (origin, end): (Origin, u64)) -> bool {
+pub(crate) fn is_all(bytes: &[u8], directory: &Directory, (origin, end): (Origin, u64)) -> bool {
     let start = directory.comment.end;
     if origin == Origin::Base {
         return end == start + Base::SIZE as u64;
     }
     let Some(end_record) = directory.comment.start.checked_sub(EndRecord::SIZE as u64) else { return false };
-    let base = Base::new(start, end_record);
+    let base = [true, false].map(|is_for_good| Base::new(start, end_record, is_for_good));
     let behind = slice(bytes, &(start..bytes.len() as u64)).unwrap_or_default();
-    let mut both = behind.iter().zip(base.as_bytes());
-    behind.len() <= Base::SIZE && both.all(|(&found, &written)| found == 0 || found == written)
+    let is_part = |base: &Base| {
+        behind.iter().zip(base.as_bytes()).all(|(&found, &written)| found == 0 || found == written)
+    };
+    behind.len() <= Base::SIZE && base.iter().any(is_part)
 }
 
 /// Where members can follow those of another program's archive whose directory this is: where the last one ends, if the
