@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import mmnpz
 from tests.archives import same
 from tests.faults.disk import Files, partly, states_after_kill
-from tests.faults.explore import Explorer
+from tests.faults.explore import THOROUGH, Explorer
 from tests.faults.promise import Base, Judge, by_numpy, facts
 from tests.faults.recorder import Action, Event, KilledError, Operation, Plan, Recorder, compile_shim, why_not
-from tests.faults.scenarios import BASES, Script, append, noise, replace
+from tests.faults.scenarios import BASES, Script, append, many, noise, replace
 from tests.processes import run_python
 
 pytestmark = [
@@ -121,24 +120,39 @@ def test_an_error_at_each_operation(explorer: Explorer, program: str, sync: bool
                 assert not mmnpz.repair(explorer.path).changed, label
 
 
-@pytest.mark.parametrize("base", ["savez", "streamed", "comment"])
-def test_killed_while_what_failed_is_tried_again(explorer: Explorer, base: str) -> None:
-    """What must come first is written in parts: the next member goes on with the one that failed."""
+# So many of the states after an error are looked at: while the writer goes on.
+LATER = 12 * THOROUGH
 
-    def build(script: Script) -> None:
-        script.open("a").write("new", np.arange(300)).write("newer", 3).close()
 
-    content = BASES[base]()
-    for at in range(count(explorer, content, build)):
-        script = Script(explorer.path)
-        build(script)
+@pytest.mark.parametrize("first", ["flush", "close"])
+@pytest.mark.parametrize(("action", "sync"), [(Action.FAIL, False), (Action.FAIL_AFTER, True)])
+@pytest.mark.parametrize("base", ["ours, with room", "savez", "junk behind", "room to grow"])
+def test_killed_when_a_writer_has_gone_on_after_an_error(
+    explorer: Explorer, base: str, action: Action, sync: bool, first: str
+) -> None:
+    """What comes first is written in parts, and so is a directory: an error does not tell what is there."""
+    bases: dict[str, Callable[[], bytes]] = {**BASES, "room to grow": lambda: many(flush=True)}
+    content = bases[base]()
+    _, events, _ = explorer.record(content, after_error(explorer, first, sync))
+    last = max(event.number for event in events if event.operation is not Operation.NOTE)
+    for at in range(last + 1):
+        script = after_error(explorer, first, sync)
         knowledge = explorer.known(content)
-        files, events, _ = explorer.record(content, script, plan=Plan(at, at, Action.FAIL))
+        files, events, _ = explorer.record(content, script, plan=Plan(at, at, action))
         judge = Judge(explorer.work, Base.of(content, explorer.work))
-        states = states_after_kill(files, events, explorer.path, 3)
-        explorer.judge(judge, states, events, knowledge, script)
+        failed = next(index for index, event in enumerate(events) if event.number == at)
+        states = [*states_after_kill(files, events, explorer.path, 1)]
+        later = [state for state in states if state.events > failed][:LATER]
+        explorer.judge(judge, later, events, knowledge, script)
         judge.failures = [f"error at {at}: {failure}" for failure in judge.failures]
         judge.conclude()
+
+
+def after_error(explorer: Explorer, first: str, sync: bool) -> Script:
+    """Members whose entries in the directory have one size; what is closed without an error stays closed."""
+    script = Script(explorer.path).open("a", sync=sync).write("b1", 3)
+    script = script.flush() if first == "flush" else script.close()
+    return script.write("b2", 3).flush().write("b3", 3).close()
 
 
 @pytest.mark.parametrize("action", [Action.SHORT, Action.FAIL])

@@ -43,6 +43,7 @@ class Action(IntEnum):
     KILL_WITHIN = 4
     KILL_AFTER = 5
     STOP_BEFORE = 6
+    FAIL_AFTER = 7
 
 
 @dataclass(frozen=True)

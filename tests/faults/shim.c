@@ -35,6 +35,7 @@ enum action {
     KILL_WITHIN,
     KILL_AFTER,
     STOP_BEFORE, /* the process is stopped until someone sends SIGCONT */
+    FAIL_AFTER,  /* done, with an error all the same */
 };
 
 struct head {
@@ -185,6 +186,10 @@ static ssize_t write_at(write_function real, int descriptor, const void *data, s
     if (action == FAIL) {
         errno = plan.error;
         result = -1;
+    } else if (action == FAIL_AFTER) {
+        end(&head, path, real(descriptor, data, size, offset), action);
+        errno = plan.error;
+        return -1;
     } else if ((action == SHORT || action == KILL_WITHIN) && plan.bytes < size) {
         result = real(descriptor, data, plan.bytes, offset);
         if (action == KILL_WITHIN) die();
@@ -252,6 +257,10 @@ static int on_descriptor(enum operation operation, int descriptor, int64_t size,
     else
         result = real(descriptor, size);
     end(&head, path, result, action);
+    if (action == FAIL_AFTER) {
+        errno = plan.error;
+        return -1;
+    }
     return result;
 }
 

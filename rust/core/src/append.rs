@@ -74,6 +74,9 @@ enum Prologue {
     Blank(u64),
     /// The same, of one that was added to, whose seal says that it grows: this does not.
     SealAndBlank(Seal, u64),
+    /// In place of the signature of the end record of a directory that could not be written to its end, of which nobody knows
+    /// how much is there. If members were being added to one, that still grows.
+    Undo(Option<Seal>, u64),
 }
 
 /// What makes an end record one that nobody finds: however little of it is written, no signature is left. Whatever
@@ -97,8 +100,6 @@ pub struct Appender {
     reached: u64,
     /// How long the file is at least.
     length: u64,
-    /// Where the directories end that may be in it in part.
-    attempted: u64,
     /// What must be in the file before anything else is.
     prologue: Option<Prologue>,
     /// So many parts of that are there.
@@ -133,7 +134,6 @@ impl Appender {
             limit: None,
             reached: 0,
             length: 0,
-            attempted: 0,
             prologue: None,
             prologue_done: 0,
             end_record: None,
@@ -285,6 +285,10 @@ impl Appender {
             Some(Prologue::SealAndBlank(seal, end_record)) => {
                 // As long as there is an end record, members in the room are only found with a whole seal.
                 vec![(*end_record, BLANK.to_vec()), sealed(seal)]
+            }
+            Some(Prologue::Undo(seal, end_record)) => {
+                // As long as there is an end record, it leads to all members. Without one, this seal or their marks do.
+                seal.iter().map(sealed).chain([(*end_record, BLANK.to_vec())]).collect()
             }
         }
     }
@@ -462,7 +466,6 @@ impl Appender {
         if publish == Publish::Last {
             self.directory.sort();
             if let Some(new) = self.grow() {
-                self.attempted = self.attempted.max(new.end());
                 return Ok(new);
             }
         }
@@ -479,8 +482,6 @@ impl Appender {
         if new.overwritten.is_some() {
             self.end_record = None;
         }
-        // Whoever opens the file while it is there in part must not lose the end of it.
-        self.attempted = self.attempted.max(new.end());
         Ok(new)
     }
 
@@ -504,7 +505,7 @@ impl Appender {
             count: self.directory.count(),
             hinted: self.directory.hinted(),
             publish: Publish::Last,
-            meanwhile: Some(growing.meanwhile()),
+            meanwhile: None,
             growth: Some(growth),
             before: layout::fences(next, (at, growing.is_fenced()), start, growing.fenced(self.reached)),
             filler: None,
@@ -611,6 +612,22 @@ impl Appender {
         self.has_unlisted = self.directory.count() != new.count || self.is_busy();
     }
 
+    /// A directory could not be written to its end, in a file that has `length` bytes now. Whatever is there of it must go
+    /// before anything else is written: other members would not be in it.
+    pub fn publish_failed(&mut self, new: &NewDirectory, length: u64) {
+        (self.is_unfinished, self.has_unlisted) = (true, true);
+        let end_record = self.directory.end_record(new.end());
+        if end_record >= length {
+            // Its signature comes last of all, but for the seal of one that grows.
+            return;
+        }
+        let seal = self.growing.as_ref().filter(|_| new.grows()).map(Growing::growing);
+        if seal.is_some() {
+            self.end_record = Some(end_record);
+        }
+        self.prologue = Some(Prologue::Undo(seal, end_record));
+    }
+
     /// The directory of members of another program, whose own was lost, as that program would have written it, and
     /// where it goes. Nothing else vouches for them.
     pub fn foreign_directory(&self) -> (u64, Vec<u8>) {
@@ -682,9 +699,10 @@ impl NewDirectory {
         self.overwritten.is_some() || self.meanwhile.is_some()
     }
 
-    /// The room that a closed writer leaves in front of it.
+    /// The room that a closed writer leaves in front of it, unless that was there before.
     pub fn room(&self) -> Option<Range<u64>> {
-        (self.publish == Publish::Last && self.next < self.at).then_some(self.next..self.at)
+        let is_new = self.publish == Publish::Last && self.growth.is_none();
+        (is_new && self.next + FENCE < self.at).then_some(self.next..self.at)
     }
 
     /// What to write first in an archive without a member, and that from its head on: the header of the member that was
@@ -732,12 +750,11 @@ impl NewDirectory {
         let meanwhile = self.meanwhile.as_ref().map(|seal| (seal.as_bytes(), seal.at()));
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
         let records = [(&self.records[..], self.start)];
-        // One that grows is found without its end record, and its seal is the same as before. That of one that does not
-        // grow any more changes only when nobody looks for members by it.
-        let (first, then) = if self.growth.is_some() { (meanwhile, blank) } else { (blank, meanwhile) };
+        // The seal of one that does not grow any more changes only when nobody looks for members by it. One that grows has
+        // said so since the first member was begun, and is found without its end record.
         // The fence in front of a directory that stays, so that the next member can always follow the last one.
         let early = self.fence().filter(|_| !self.is_sealed());
-        early.chain(first).chain(then).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+        early.chain(blank).chain(meanwhile).chain(records).filter(|(bytes, _)| !bytes.is_empty())
     }
 
     fn fence(&self) -> impl Iterator<Item = (&[u8], u64)> {
@@ -748,11 +765,15 @@ impl NewDirectory {
         self.start > self.at || self.growth.is_some()
     }
 
-    /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it, or it is
-    /// found without its end record.
+    /// Whether the old directory stays where it is and is added to.
+    pub fn grows(&self) -> bool {
+        self.growth.is_some()
+    }
+
+    /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it.
     pub fn is_done_with_old(&self, at: u64) -> bool {
         let last = self.meanwhile.as_ref().map(Seal::at).or(self.overwritten);
-        self.growth.is_some() || last.is_none_or(|last| last == at)
+        last.is_none_or(|last| last == at)
     }
 
     /// What to write behind that, in whatever order.

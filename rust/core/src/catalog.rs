@@ -20,7 +20,7 @@ use crate::mark::Seal;
 use crate::npy::{Header, MAX_HEADER_SIZE};
 use crate::sparse::Sparse;
 use crate::survey::{Effort, Survey};
-use crate::table::{self, Table};
+use crate::table::{self, Shape, Table};
 use crate::zip::{EndRecord, Record};
 
 /// A directory and an index that are no larger together are checked as a whole when the file is opened: that takes
@@ -81,6 +81,8 @@ pub struct Catalog {
     directory: Directory,
     /// What the seal says of the stored index, if that is used.
     stored: Option<Seal>,
+    /// How that lies in the file.
+    shape: Option<Shape>,
     /// From which byte of the directory on the `.npy` headers in it can be believed, if they can.
     hinted: Option<u64>,
     /// The stored index and the directory have been found to be what they were.
@@ -104,9 +106,11 @@ impl Catalog {
     ) -> Result<Self> {
         let file = file.into();
         let bytes = file.bytes;
+        let stored = stored(bytes, survey);
         let catalog = Catalog {
             directory: survey.directory.clone().unwrap_or_else(Directory::none),
-            stored: stored(bytes, survey),
+            shape: stored.and_then(|seal| Some(Table::new(seal.index(bytes)?)?.shape())),
+            stored,
             hinted: survey.seal.map(|seal| seal.hinted()),
             checked: AtomicBool::new(false),
             edited: AtomicBool::new(false),
@@ -160,7 +164,7 @@ impl Catalog {
     }
 
     fn table<'a>(&self, bytes: &'a [u8]) -> Option<Table<'a>> {
-        Table::new(self.stored.as_ref()?.index(bytes)?)
+        Some(Table::again(self.stored.as_ref()?.index(bytes)?, self.shape?))
     }
 
     fn records<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {

@@ -87,8 +87,8 @@ impl Growing {
         if room > layout::MOST_FENCED { u64::MAX } else { reached }
     }
 
-    /// Its seal as it says so.
-    pub(crate) fn meanwhile(&self) -> Seal {
+    /// Its seal as it says that it grows.
+    pub(crate) fn growing(&self) -> Seal {
         self.seal.growing()
     }
 

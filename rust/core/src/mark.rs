@@ -85,8 +85,11 @@ impl LowWater {
     /// not need is padding.
     pub fn write(self, checksum: u32, out: &mut [u8]) {
         let length = out.len().saturating_sub(EXTRA_HEAD as usize) as u16;
-        let all = [&MARK_EXTRA.to_le_bytes()[..], &length.to_le_bytes(), &checksum.to_le_bytes(), &[self.0]]
-            .concat();
+        let mut all = [0; MARK_MIN as usize + 1];
+        all[..2].copy_from_slice(&MARK_EXTRA.to_le_bytes());
+        all[2..4].copy_from_slice(&length.to_le_bytes());
+        all[4..8].copy_from_slice(&checksum.to_le_bytes());
+        all[8] = self.0;
         let length = all.len().min(out.len());
         out[..length].copy_from_slice(&all[..length]);
     }

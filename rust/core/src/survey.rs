@@ -523,10 +523,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         ranges.sort_unstable_by_key(|range| range.start);
         let mut reached = self.first;
         for range in ranges {
-            let here = self.file.until_hole(reached);
-            let is_filled = Filler::is_at(here, reached)
-                && Local::read(here, reached).is_some_and(|filler| filler.end == range.start);
-            if range.start > reached && !is_filled {
+            if range.start > reached && !self.is_filled(&(reached..range.start))? {
                 self.survey.gaps.push(reached..range.start);
             }
             reached = reached.max(range.end);
@@ -536,6 +533,16 @@ impl<'a, 'f> Scan<'a, 'f> {
         self.survey.end = if reached < self.end { self.end_of_listed().max(reached) } else { reached };
         self.survey.found = sound;
         Ok(())
+    }
+
+    /// Whether a filler is in a range, and all of it: a kill can leave a part.
+    fn is_filled(&mut self, range: &Range<u64>) -> Result<bool> {
+        let here = self.file.until_hole(range.start);
+        let filler = Filler::is_at(here, range.start).then(|| Local::read(here, range.start)).flatten();
+        match filler.filter(|filler| filler.end == range.end) {
+            Some(filler) => self.is_sound(&filler),
+            None => Ok(false),
+        }
     }
 
     /// Where the last member ends that the directory lists, if all of them can be read; else what its seal says.

@@ -101,7 +101,7 @@ const _: () =
 
 /// How an index lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shape {
+pub(crate) struct Shape {
     slots: usize,
     is_cut: bool,
 }
@@ -218,6 +218,16 @@ impl<'a> Table<'a> {
         let members = u32::try_from(index.members).ok()?;
         // Where none is empty, only the limit would end a search.
         (shape.slots > members as usize).then_some(Table { bytes: index.bytes, shape, members })
+    }
+
+    /// How it lies in the file.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The same table again, of which it is known how it lies in the file.
+    pub(crate) fn again(index: Stored<'a>, shape: Shape) -> Self {
+        Table { bytes: index.bytes, shape, members: index.members as u32 }
     }
 
     /// A slot by its number, which is less than that of all slots.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use mmnpz_core::append::{Appender, Publish, Reserved};
+use mmnpz_core::append::{Appender, NewDirectory, Publish, Reserved};
 use mmnpz_core::error::ErrorKind;
 use mmnpz_core::filler::Filler;
 use mmnpz_core::grow::Held;
@@ -371,10 +371,34 @@ impl Archive {
             self.begin(&mut state)?;
             state.appender.publish(publish, length)?
         };
+        let written = self.write_directory(&mut new, sync, &mut is_on_disk);
+        let mut state = self.lock()?;
+        if written.is_err() {
+            let length = self.file().metadata().map_or(u64::MAX, |metadata| metadata.len());
+            state.appender.publish_failed(&new, length);
+            return written;
+        }
+        *is_on_disk = sync;
+        state.appender.is_published(&new);
+        Ok(())
+    }
+
+    /// Writes a directory; `is_on_disk` says whether the one in the file is there, as long as it is needed.
+    fn write_directory(
+        &self,
+        new: &mut NewDirectory,
+        sync: bool,
+        is_on_disk: &mut bool,
+    ) -> Result<(), Failure> {
         let names = new.take_names();
-        let new = new;
+        let new = &*new;
         if let Some(filler) = new.filler() {
             file::fill_from_its_head(self.file(), filler)?;
+        }
+        if new.grows() && *is_on_disk && !sync {
+            // That it grows must be on the disk before its end record goes.
+            self.file().sync_data()?;
+            *is_on_disk = false;
         }
         let mut write = |bytes: &[u8], at| {
             write_all_at(self.file(), bytes, at)?;
@@ -401,9 +425,6 @@ impl Archive {
         if let Some(room) = new.room() {
             file::occupy(self.file(), &room);
         }
-        *is_on_disk = sync;
-        self.lock()?.appender.is_published(&new);
-        drop(is_on_disk);
         Ok(())
     }
 

@@ -401,6 +401,22 @@ fn a_header_of_which_only_a_part_is_there_is_in_the_way() {
 }
 
 #[test]
+fn a_filler_of_which_only_a_part_is_there_is_a_gap() {
+    let mut sim = Sim::new(Vec::new(), 64);
+    sim.small(10);
+    sim.failed(100, true);
+    let survey = Survey::new(&sim.bytes, Effort::Read, || true).unwrap();
+    assert_eq!((survey.found.len(), survey.gaps.len()), (2, 0));
+    let filler = survey.found[0].end;
+    for kept in 39..135 {
+        let mut bytes = sim.bytes.clone();
+        bytes[filler as usize + kept..filler as usize + 135].fill(0);
+        let survey = Survey::new(&bytes, Effort::Read, || true).unwrap();
+        assert_eq!(survey.gaps, [filler..survey.found[1].header], "{kept}");
+    }
+}
+
+#[test]
 fn a_seal_is_torn_only_where_nobody_needs_it() {
     // The next writer finds a member in the room of a directory that was to grow.
     let mut sim = Sim::new(Vec::new(), 64);
