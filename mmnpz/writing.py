@@ -25,7 +25,8 @@ class NpzWriter(Writer):
         The file to write.
     mode : {"x", "w", "a"}, optional
         ``"x"`` creates the file and fails if there is one. ``"w"`` puts a new file in place of one that is
-        there; readers that have that one mapped keep it. ``"a"`` appends to an archive, whoever wrote it, and
+        there; readers that have that one mapped keep it. Where the system lets no other file take its
+        place, it is written over with zeros first. ``"a"`` appends to an archive, whoever wrote it, and
         creates the file if there is none.
     align : int, optional
         The data of every array starts at a multiple of so many bytes in the file: a power of two up to 32768.

@@ -224,9 +224,9 @@ def fail(path: Path, report: Path, error: int, prepare: Callable[[], None]) -> N
     large = np.ones(LARGE // 4, np.uint32)
     count = failed = 0
 
-    def fails(call: Callable[[], object]) -> bool:
+    def fails(call: Callable[..., object], *arguments: Any) -> bool:
         try:
-            call()
+            call(*arguments)
         except OSError as raised:
             if raised.errno != error:
                 raise
@@ -236,14 +236,14 @@ def fail(path: Path, report: Path, error: int, prepare: Callable[[], None]) -> N
     while not Path(f"{report}-end").exists():
         writer = mmnpz.NpzWriter(path, "a")
         for _ in range(20):
-            assert fails(lambda: writer.write(f"large/{count}", large)), "this was to fail"  # noqa: B023
+            assert fails(writer.write, f"large/{count}", large), "this was to fail"
             failed += 1
             count += 1
             # Few, so that the file does not reach the limit by them.
             if count % 50 == 1:
                 name = f"small/{count}"
                 array = array_of(name, chance.choice([1, 100]))
-                if not fails(lambda: writer.write(name, array)):  # noqa: B023
+                if not fails(writer.write, name, array):
                     os.write(log, f"{name}\n".encode())
             if chance.random() < 0.1:
                 # What the failed write has made longer can leave no room for a directory behind it.

@@ -303,3 +303,22 @@ def test_a_list_that_the_folder_gives_to_new_files_is_not_that_of_the_old_one(
     mmnpz.NpzWriter(archive, "w").close()
     assert "system.posix_acl_access" not in os.listxattr(archive)
     assert stat.S_IMODE(archive.stat().st_mode) == 0o640
+
+
+@posix
+def test_a_file_without_a_name_begins_anew(tmp_path: Path) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files have no paths here")
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for name in ("old1", "old2"):
+            writer.write(name, np.ones(1000))
+    with path.open("r+b") as file:
+        path.unlink()
+        name = f"/proc/self/fd/{file.fileno()}"
+        with mmnpz.NpzWriter(name, "w") as writer:
+            writer.write("new", 1)
+        raw = file.read()
+    assert b"old" not in raw
+    path.write_bytes(raw)
+    assert np.load(path).files == ["new"]

@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,21 @@ def corrupt(file: zipfile.ZipFile, names: Iterable[str]) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Promised:
+    """A state, the arrays that must and that may be in it, by name, and what `load` showed of it."""
+
+    content: bytes
+    required: dict[str, list[Any]]
+    possible: dict[str, list[Any]]
+    before: dict[str, Any]
+
+    def and_this(self, name: str, array: Any) -> "Promised":
+        """The same after an array was added."""
+        added = {name: [array]}
+        return replace(self, required=self.required | added, possible=self.possible | added)
+
+
 class Judge:
     """Checks states, and counts."""
 
@@ -323,8 +338,9 @@ class Judge:
             demand(not required, "the file is gone")
             return
         before = self.check_before(fresh(self.work, content, self.power), required, possible)
-        self.check_repair(content, required, possible, before)
-        self.check_append(content, required, possible, before)
+        promised = Promised(content, required, possible, before)
+        self.check_repair(promised)
+        self.check_append(promised)
 
     def check_before(
         self, path: Path, required: dict[str, list[Any]], possible: dict[str, list[Any]]
@@ -355,14 +371,9 @@ class Judge:
             demand(not missing, f"no warning, and NumPy does not see {sorted(missing)}")
         return found
 
-    def check_repair(
-        self,
-        content: bytes,
-        required: dict[str, list[Any]],
-        possible: dict[str, list[Any]],
-        before: dict[str, Any],
-    ) -> None:
+    def check_repair(self, promised: Promised) -> None:
         """Check a repair, and appending to what it has repaired."""
+        content, required = promised.content, promised.required
         path = fresh(self.work, content, self.power)
         try:
             report = mmnpz.repair(path)
@@ -372,7 +383,7 @@ class Judge:
         if self.asks_others(required):
             with zipfile.ZipFile(path) as file:
                 demand(report.members == len(file.infolist()), f"repair miscounts: {report}")
-        self.check_whole(path, content, required, possible, before, "repaired")
+        self.check_whole(path, promised, "repaired")
         raw = path.read_bytes()
         demand(report.changed == (raw != content), f"repair says changed: {report.changed}")
         again = mmnpz.repair(path)
@@ -410,45 +421,33 @@ class Judge:
             writer.close()
         return extra
 
-    def check_append(
-        self,
-        content: bytes,
-        required: dict[str, list[Any]],
-        possible: dict[str, list[Any]],
-        before: dict[str, Any],
-    ) -> None:
+    def check_append(self, promised: Promised) -> None:
         """Check that opening with mode "a" mends as well, and that a repair after that loses nothing."""
-        path = fresh(self.work, content, self.power)
+        required = promised.required
+        path = fresh(self.work, promised.content, self.power)
         try:
             if self.count % 4 == 0:
                 # Nothing is written: what closing does to the file is all.
                 mmnpz.NpzWriter(path, "a").close()
             else:
                 extra = self.append(path, required, "resumed")
-                required, possible = required | {"resumed": [extra]}, possible | {"resumed": [extra]}
+                promised = promised.and_this("resumed", extra)
         except zipfile.BadZipFile as error:
             demand(self.power and not required, f"appending: {error}")
             return
-        self.check_whole(path, content, required, possible, before, "resumed")
+        self.check_whole(path, promised, "resumed")
         raw = path.read_bytes()
         report = mmnpz.repair(path)
         # It may mend what only it looks for, and then nothing may be lost.
         if report.changed or path.read_bytes() != raw:
-            self.check_whole(path, content, required, possible, before, "resumed, then repaired")
+            self.check_whole(path, promised, "resumed, then repaired")
 
-    def check_whole(
-        self,
-        path: Path,
-        content: bytes,
-        required: dict[str, list[Any]],
-        possible: dict[str, list[Any]],
-        before: dict[str, Any],
-        how: str,
-    ) -> None:
+    def check_whole(self, path: Path, promised: Promised, how: str) -> None:
         """Check an archive that is said to be whole."""
+        required, possible, before = promised.required, promised.possible, promised.before
         # A file in which nothing was ever finished begins anew.
         nothing = not before or (self.power and not required.keys() - {"resumed"})
-        demand(path.stat().st_size >= len(content) or nothing, f"{how}: the file became shorter")
+        demand(path.stat().st_size >= len(promised.content) or nothing, f"{how}: the file became shorter")
         found, warned = loaded(path)
         demand(not warned, f"{how}: still {warned}")
         gone = required.keys() - found.keys()

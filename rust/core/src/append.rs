@@ -750,10 +750,10 @@ impl NewDirectory {
         let meanwhile = self.meanwhile.as_ref().map(|seal| (seal.as_bytes(), seal.at()));
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
         let records = [(&self.records[..], self.start)];
+        // In front of a directory that stays, so that the next member can always follow the last one.
+        let early = self.fence().filter(|_| !self.is_sealed());
         // The seal of one that does not grow any more changes only when nobody looks for members by it. One that grows has
         // said so since the first member was begun, and is found without its end record.
-        // The fence in front of a directory that stays, so that the next member can always follow the last one.
-        let early = self.fence().filter(|_| !self.is_sealed());
         early.chain(blank).chain(meanwhile).chain(records).filter(|(bytes, _)| !bytes.is_empty())
     }
 

@@ -12,7 +12,8 @@
 //! - [`append`]: the state of an archive that is written to; [`grow`]: adding to a directory where it is.
 //! - [`mark`]: what mmnpz adds to an archive; [`survey`]: what is in a file, with or without a directory.
 //! - [`sparse`]: the bytes of a file that has holes.
-//! - [`filler`]: what stands where a member could not be written.
+//! - [`filler`]: what stands where a member could not be written; `kept_directory`: the directory of another program, in
+//!   a filler; `stale_index`: what another program has left of ours.
 //! - [`slots`]: a place for each member, for what was made of it.
 //! - [`npy`]: the `.npy` header; [`literal`]: the Python literals it is made of.
 //! - [`layout`]: where the next member goes, and the bytes of its headers; [`directory`]: the directory to write.

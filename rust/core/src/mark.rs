@@ -7,7 +7,7 @@
 //!
 //! - a *mark* in the local header of a member says whether the member is begun or finished, and below which byte all
 //!   members were finished when this one was begun: the *low-water mark*;
-//! - a *base* behind an archive of another program says that its directory was whole when we began to append;
+//! - a *base* behind a directory of another program says that this was whole when we began to append;
 //! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
 
 use std::collections::BTreeMap;
@@ -248,7 +248,7 @@ fn mark_field(mut extra: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What is behind an archive of another program that we append to.
+/// What is behind the end records of another program's directory, in its archive or in a filler that keeps it.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Base {

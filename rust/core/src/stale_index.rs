@@ -1,4 +1,4 @@
-//! What is left of a directory of ours where another program has appended to the archive.
+//! The index and the seal that are left where another program has appended to an archive of ours.
 //!
 //! Such a program writes its first member over our directory, and leaves the index and the seal in front of it where they
 //! are. Nothing leads a reader across these that goes from local header to local header.
@@ -9,7 +9,7 @@ use crate::index::{Directory, Walk, slice};
 use crate::mark::{MARK_EXTRA, Seal};
 use crate::zip::{Extent, extra_field};
 
-/// The ranges between members in which there are such remains.
+/// The ranges between members in which there are such, with what is in front of them.
 pub(crate) fn find(bytes: &[u8], directory: &Directory) -> Vec<Range<u64>> {
     let records = slice(bytes, &directory.range).unwrap_or_default();
     // Where each member starts, and whether it is one of ours.

@@ -93,8 +93,8 @@ pub struct Survey {
     pub unfinished: Vec<Unfinished>,
     /// Ranges between members in which there is none, nor a filler.
     pub gaps: Vec<Range<u64>>,
-    /// Ranges between members in which there is what another program has left of a directory of ours.
-    pub remains: Vec<Range<u64>>,
+    /// Ranges between members in which there are an index and a seal that another program has left there.
+    pub stale_indexes: Vec<Range<u64>>,
     /// Where further members can go: behind all that were found or are listed.
     pub end: u64,
     /// The directory is where zip readers look for it.
@@ -240,7 +240,7 @@ impl Survey {
         let state = if seal.is_some() { state } else { State::Unknown };
         let mut survey = Survey { seal, state, is_clean: true, ..Survey::default() };
         if seal.is_none() && effort != Effort::Read {
-            survey.remains = stale_index::find(bytes, &directory);
+            survey.stale_indexes = stale_index::find(bytes, &directory);
         }
         // Behind the end record there can be members that were appended to another program's archive, and a part of
         // a directory of ours: at most 64 KiB, or the end record would not have been found.

@@ -157,7 +157,8 @@ pub(crate) fn fill(file: &File, filler: &Filler) -> io::Result<()> {
     write_all_at(file, &filler.head(), filler.range.start)
 }
 
-/// The same where the last bytes of the range tell that it is to be filled: these go last.
+/// The same from the head of the range on: where its last bytes tell that it is to be filled, or nothing but that head whose
+/// file this is.
 pub(crate) fn fill_from_its_head(file: &File, filler: &Filler) -> io::Result<()> {
     write_all_at(file, &filler.head(), filler.range.start)?;
     clear(file, filler.zeros..filler.range.end)

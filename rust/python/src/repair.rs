@@ -73,16 +73,16 @@ pub(crate) fn resume(
     for filler in survey.gaps.iter().cloned().filter_map(Filler::new) {
         file::fill(file, &filler)?;
     }
-    fill_remains(file, survey)?;
+    fill_stale_indexes(file, survey)?;
     mend_start(file, (**held).as_ref(), survey)?;
     Ok(Appender::resume(held, survey, alignment)?)
 }
 
 /// Lets members follow one another where another program has left a part of a directory of ours between them; says whether
 /// that was so.
-fn fill_remains(file: &File, survey: &Survey) -> Result<bool, Failure> {
+fn fill_stale_indexes(file: &File, survey: &Survey) -> Result<bool, Failure> {
     let mut is_filled = false;
-    for filler in survey.remains.iter().cloned().filter_map(Filler::new) {
+    for filler in survey.stale_indexes.iter().cloned().filter_map(Filler::new) {
         // What they are known by is at their end: if this is killed, the next one finds them.
         file::fill_from_its_head(file, &filler)?;
         is_filled = true;
@@ -160,7 +160,7 @@ fn repair_file(
     if survey.is_whole() {
         let directory = survey.directory.as_ref();
         let count = directory.map_or(0, |directory| directory.count);
-        let changed = mend_start(&locked.file, map, &survey)? | fill_remains(&locked.file, &survey)?;
+        let changed = mend_start(&locked.file, map, &survey)? | fill_stale_indexes(&locked.file, &survey)?;
         if changed {
             locked.file.sync_data()?;
         }

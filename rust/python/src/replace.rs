@@ -33,12 +33,19 @@ pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
         match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
             Ok(_) => return Err(file::irregular()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return file::open_or_create(path),
+            // A dangling link creates what it leads to; a file without a name can be opened where a process has it open.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let found = file::open_or_create(path)?;
+                if !found.is_new {
+                    blank(&found.file)?;
+                }
+                return Ok(found.made_new());
+            }
             Err(error) => return Err(error.into()),
         }
         // What may not be written may not be replaced, nor what somebody else is writing; and a folder is refused
-        // as the system words it.
-        // By the path that was given: the system may not let this process follow the links of others.
+        // as the system words it. The path is the one that was given: the system may not let this process follow the
+        // links of others.
         let Some(old) = file::open_once(path)?.filter(|old| file::is_at(&old.file, &target)) else {
             continue;
         };
@@ -118,13 +125,13 @@ fn keep(old: &File, new: &File, metadata: &Metadata) {
         mode &= !0o4000;
     }
     // Access control lists are among them, which change the permissions: these come last.
-    for name in old.list_xattr().into_iter().flatten().filter(|name| is_of_the_file(name)) {
-        if let Ok(Some(value)) = old.get_xattr(&name) {
-            let _ = new.set_xattr(&name, &value);
+    let had: Vec<_> = old.list_xattr().into_iter().flatten().filter(|name| is_of_the_file(name)).collect();
+    for name in &had {
+        if let Ok(Some(value)) = old.get_xattr(name) {
+            let _ = new.set_xattr(name, &value);
         }
     }
     // The folder can have given it a list that the old one did not have.
-    let had: Vec<_> = old.list_xattr().into_iter().flatten().collect();
     for name in new.list_xattr().into_iter().flatten().filter(|name| is_of_the_file(name)) {
         if !had.contains(&name) {
             let _ = new.remove_xattr(&name);
