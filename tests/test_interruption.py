@@ -43,7 +43,7 @@ path = sys.argv[1]
 
 def test_a_long_write_can_be_interrupted_and_leaves_the_writer_usable(tmp_path: Path) -> None:
     code = """
-import os
+import os, subprocess
 with mmnpz.NpzWriter(path) as writer:
     writer.write("before", np.arange(3))
     used = os.stat(path).st_blocks
@@ -55,8 +55,13 @@ with mmnpz.NpzWriter(path) as writer:
     else:
         sys.exit("not interrupted")
     writer.write("after", np.arange(4))
-# The file does not get shorter under a reader, but what it has no need of is given back to the disk.
-assert os.stat(path).st_blocks < used + 1000
+# The file does not get shorter under a reader, but what it has no need of is given back to the disk, up to
+# one page of each 64 KiB, which tells readers how to go on. Not in memory: a reader that looks at a hole
+# there could find no page for it.
+status = os.stat(path)
+kept = 512 * (status.st_blocks - used)
+if subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True).stdout != "tmpfs\\n":
+    assert kept < 500_000 + status.st_size // 15, (kept, status)
 with zipfile.ZipFile(path) as file:
     assert file.namelist() == ["before.npy", "after.npy"]
     assert file.testzip() is None

@@ -243,8 +243,13 @@ fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
     let (Ok(start), Ok(length)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else {
         return false;
     };
-    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes no memory of ours.
-    unsafe { libc::fallocate64(file.as_raw_fd(), mode, start, length) == 0 }
+    loop {
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes no memory of ours.
+        let is_done = unsafe { libc::fallocate64(file.as_raw_fd(), mode, start, length) == 0 };
+        if is_done || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return is_done;
+        }
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
