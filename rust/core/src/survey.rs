@@ -91,7 +91,7 @@ pub struct Survey {
     pub found: Vec<Local>,
     /// Members that were begun and not finished.
     pub unfinished: Vec<Unfinished>,
-    /// Ranges between members in which there is none, nor a filler.
+    /// Ranges between members in which there is none, nor a filler, in the order in which they lie in the file.
     pub gaps: Vec<Range<u64>>,
     /// Ranges between members in which there are an index and a seal that another program has left there.
     pub stale_indexes: Vec<Range<u64>>,
@@ -309,7 +309,9 @@ impl Survey {
         let in_gap = |gap: &Range<u64>, at: u64| {
             gap.contains(&at) && (at != gap.start || gap.end - gap.start < Filler::LEAST)
         };
-        let is_stale = move |at: &u64| *at >= self.end || self.gaps.iter().any(|gap| in_gap(gap, *at));
+        // Gaps are in the order in which they lie, so that one look finds the one in which something is.
+        let gap_of = |at: u64| self.gaps.get(self.gaps.partition_point(|gap| gap.end <= at));
+        let is_stale = move |at: &u64| *at >= self.end || gap_of(*at).is_some_and(|gap| in_gap(gap, *at));
         self.unfinished.iter().map(|member| member.header).filter(is_stale)
     }
 
