@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 FUZZ_SECONDS ?= 20
 
-SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust/core/src rust/python -name '*.rs' -o -name Cargo.toml)
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust/format/src rust/python -name '*.rs' -o -name Cargo.toml)
 
 .PHONY: help demo test lint types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
 .DELETE_ON_ERROR:
@@ -45,14 +45,14 @@ types: $(VENV)/extra-lint $(VENV)/extra-demo $(VENV)/extra-bench $(VENV)/extra-t
 	$(BIN)/python -m mypy.stubtest mmnpz._mmnpz --allowlist .ci/stubtest-allowlist
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-rust:  ## the Rust tests of the core crate
-	cargo test --package mmnpz-core --locked
+rust:  ## the Rust tests of the format crate
+	cargo test --package mmnpz-format --locked
 
 model:  ## what has no locks: all interleavings in a model, and real threads under Miri (needs a nightly toolchain)
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
-		cargo test --release --package mmnpz-core --lib slots --locked
+		cargo test --release --package mmnpz-format --lib slots --locked
 	rustup component add --toolchain nightly miri rust-src
-	cargo +nightly miri test --target-dir target/miri --package mmnpz-core --test slots --locked
+	cargo +nightly miri test --target-dir target/miri --package mmnpz-format --test slots --locked
 
 wheel:  ## sdist and wheel, and the tests on the installed wheel with the oldest NumPy
 	.ci/test-wheel $(PYTHON)

@@ -6,15 +6,20 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mmnpz_core::append::{Appender, Publish, Reserved};
-use mmnpz_core::catalog::{Catalog, Found};
-use mmnpz_core::grow::Held;
-use mmnpz_core::hint::{Described, Hint};
-use mmnpz_core::index::{Directory, Index};
-use mmnpz_core::layout::{Alignment, StoredName};
-use mmnpz_core::mark::MemberState;
-use mmnpz_core::npy::{MAX_HEADER_SIZE, encode};
-use mmnpz_core::survey::{Effort, Survey};
+
+use mmnpz_format::additions::array_field::{Described, Hint};
+use mmnpz_format::additions::mark::MemberState;
+use mmnpz_format::npy::header::{MAX_HEADER_SIZE, encode};
+use mmnpz_format::read::lookup::{Catalog, Found};
+use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::Survey;
+use mmnpz_format::write::appender::{Appender, Reserved};
+use mmnpz_format::write::directory_plan::Publish;
+use mmnpz_format::write::grow_in_place::Held;
+use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::name::StoredName;
 
 #[derive(Debug, Arbitrary)]
 struct Plan {

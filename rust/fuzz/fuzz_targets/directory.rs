@@ -3,12 +3,15 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mmnpz_core::directory::{DirectoryWriter, OldDirectory};
-use mmnpz_core::index::{Directory, Index, Walk};
-use mmnpz_core::layout::{Alignment, Placement, StoredName};
-use mmnpz_core::mark::MemberState;
-use mmnpz_core::name;
 use mmnpz_fuzz::{Plan, check, cut, listed};
+
+use mmnpz_format::additions::mark::MemberState;
+use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::write::directory_writer::{DirectoryWriter, OldDirectory};
+use mmnpz_format::write::placement::{Alignment, Placement};
+use mmnpz_format::zip::central::Walk;
+use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::name::{StoredName, self};
 
 #[derive(Debug, Arbitrary)]
 struct New {

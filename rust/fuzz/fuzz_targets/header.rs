@@ -3,9 +3,10 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mmnpz_core::ErrorKind;
-use mmnpz_core::literal::{self, Literal};
-use mmnpz_core::npy::{self, Header, MAX_HEADER_SIZE, Shape};
+
+use mmnpz_format::ErrorKind;
+use mmnpz_format::npy::header::{Header, MAX_HEADER_SIZE, Shape, self};
+use mmnpz_format::npy::literal::{Literal, self};
 
 /// The parser stops at 100 brackets, and the header's own dict is one.
 const DEPTH: usize = 90;
@@ -28,7 +29,7 @@ fn arbitrary_literal(source: &mut Unstructured<'_>, depth: usize) -> arbitrary::
 fn check_written(header: &Header<'_>, growth: bool) {
     let descr = literal::to_string(&header.descr).unwrap();
     assert_eq!(literal::from_str::<Literal<'_>>(&descr, false).as_ref(), Ok(&header.descr));
-    let file = npy::encode(&descr, header.fortran_order, &header.shape.0, growth).unwrap();
+    let file = header::encode(&descr, header.fortran_order, &header.shape.0, growth).unwrap();
     assert_eq!(file.len() % 64, 0);
     assert_eq!(file.last(), Some(&b'\n'));
     let (again, end) = Header::parse(&file, usize::MAX).unwrap();
@@ -77,7 +78,7 @@ fn check_structured(source: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     check_written(&header, growth);
     // The limit is one of characters, whatever their encoding.
     let descr = literal::to_string(&header.descr).unwrap();
-    let file = npy::encode(&descr, header.fortran_order, &header.shape.0, growth).unwrap();
+    let file = header::encode(&descr, header.fortran_order, &header.shape.0, growth).unwrap();
     let prefix = if file[6] == 1 { 10 } else { 12 };
     let body = &file[prefix..];
     let characters = if file[6] == 3 { str::from_utf8(body).unwrap().chars().count() } else { body.len() };
@@ -94,7 +95,7 @@ fuzz_target!(|data: &[u8]| {
         let version = first % 4;
         let length = text.len() as u32;
         let width = if version == 1 { 2 } else { 4 };
-        check_file(&[&npy::MAGIC[..], &[version, 0], &length.to_le_bytes()[..width], text].concat());
+        check_file(&[&header::MAGIC[..], &[version, 0], &length.to_le_bytes()[..width], text].concat());
     }
     if let Ok(text) = str::from_utf8(data) {
         check_text(text);

@@ -4,8 +4,9 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mmnpz_core::index::Directory;
 use mmnpz_fuzz::{Plan, check};
+
+use mmnpz_format::zip::end::Directory;
 
 fn check_overwritten(bytes: &[u8], noise: &[u8]) {
     let Some(index) = check(bytes) else { return };

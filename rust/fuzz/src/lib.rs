@@ -4,9 +4,12 @@
 use std::ops::Range;
 
 use arbitrary::Arbitrary;
-use mmnpz_core::index::{Directory, Index, Walk};
-use mmnpz_core::name;
-use mmnpz_core::zip::{Extent, STORED};
+
+use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::zip::name;
+use mmnpz_format::zip::central::Walk;
+use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::records::{Extent, STORED};
 
 /// A plan for an archive. Random bytes hardly ever make one; a random plan always does, with a few things wrong.
 #[derive(Debug, Arbitrary)]

@@ -1,6 +1,6 @@
 //! An archive that is open for writing: threads, and what they write to the file.
 //!
-//! Where things go is the core's to say ([`mmnpz_core::append`]). What is written here in which order, and what is
+//! Where things go is the core's to say ([`mmnpz_format::append`]). What is written here in which order, and what is
 //! synced, makes that come true: a large member's local header after all else of it, a directory after its members.
 
 use std::fs::File;
@@ -10,14 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use mmnpz_core::append::{Appender, NewDirectory, Publish, Reserved};
-use mmnpz_core::error::ErrorKind;
-use mmnpz_core::filler::Filler;
-use mmnpz_core::grow::Held;
-use mmnpz_core::layout::{Alignment, Placement, StoredName};
-use mmnpz_core::mark::MemberState;
-use mmnpz_core::sparse::Sparse;
-use mmnpz_core::survey::{Effort, Survey};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
@@ -25,6 +17,17 @@ use crate::error::{Failure, check_signals, polled};
 use crate::file::{self, Locked, write_all_at};
 use crate::source::{Items, NpyHeader};
 use crate::{boot, fork, mapping, repair, replace};
+use mmnpz_format::additions::filler::Filler;
+use mmnpz_format::additions::mark::MemberState;
+use mmnpz_format::error::ErrorKind;
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::Survey;
+use mmnpz_format::sparse::Sparse;
+use mmnpz_format::write::appender::{Appender, Reserved};
+use mmnpz_format::write::directory_plan::{NewDirectory, Publish};
+use mmnpz_format::write::grow_in_place::Held;
+use mmnpz_format::write::placement::{Alignment, Placement};
+use mmnpz_format::zip::name::StoredName;
 
 /// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
 /// blocks of 512 KiB the two threads wait more for each other.

@@ -8,8 +8,6 @@ use std::ptr;
 use std::sync::{PoisonError, RwLock};
 
 use foldhash::fast::FixedState;
-use mmnpz_core::literal::Literal;
-use mmnpz_core::npy::Header;
 use numpy::npyffi::{
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CASTING, PY_ARRAY_API,
     PyArray_Descr, PyArrayObject, npy_intp,
@@ -27,6 +25,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 
 use crate::mapping::Mapping;
+use mmnpz_format::npy::header::Header;
+use mmnpz_format::npy::literal::Literal;
 
 /// The largest number of descriptions whose dtypes are kept. Real files have a handful; forged ones get no more.
 const MAX_DTYPES: usize = 1024;
@@ -201,7 +201,7 @@ pub(crate) fn map_array<'py>(
     offset: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = mmap.py();
-    let value_error = |error: mmnpz_core::Error| PyValueError::new_err(error.to_string());
+    let value_error = |error: mmnpz_format::Error| PyValueError::new_err(error.to_string());
     let length = header.data_len(dtype.itemsize, stored).map_err(value_error)?;
     let empty = header.shape.0.contains(&0);
     if let Some(items) = dtype.subarray.filter(|&items| items != 1 && !empty) {

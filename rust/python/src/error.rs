@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
-use mmnpz_core::Error;
-use mmnpz_core::error::{ErrorKind, Part};
 use pyo3::exceptions::{
     PyBlockingIOError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyValueError,
 };
 use pyo3::prelude::*;
+
+use mmnpz_format::Error;
+use mmnpz_format::error::{ErrorKind, Part};
 
 /// What can go wrong outside Python, with the file it happened to.
 #[derive(Debug)]
@@ -126,7 +127,7 @@ pub(crate) fn check_signals() -> Result<(), Failure> {
 
 /// Runs work of the core that asks whether to go on, and lets pending signal handlers run whenever it asks.
 pub(crate) fn polled<T>(
-    work: impl FnOnce(&mut dyn FnMut() -> bool) -> mmnpz_core::error::Result<T>,
+    work: impl FnOnce(&mut dyn FnMut() -> bool) -> mmnpz_format::error::Result<T>,
 ) -> Result<T, Failure> {
     let mut raised = None;
     let result = work(&mut || {

@@ -5,11 +5,10 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use mmnpz_core::filler::Filler;
-
 use crate::error::Failure;
 use crate::lock::{self, WriteLock};
 use crate::mapping;
+use mmnpz_format::additions::filler::Filler;
 
 /// A file that this process alone writes to.
 pub(crate) struct Locked {

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use memmap2::Mmap;
-use mmnpz_core::sparse::Sparse;
-use mmnpz_core::survey;
 use pyo3::prelude::*;
 
 use crate::error::Failure;
 use crate::maps::Claim;
+use mmnpz_format::recover::recovery_scan;
+use mmnpz_format::sparse::Sparse;
 
 /// Keeps an archive mapped: the last owner in the chain of bases of every view.
 ///
@@ -102,7 +102,7 @@ pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range
     if !has_holes(metadata) {
         return Vec::new();
     }
-    let room = survey::closed_room(bytes);
+    let room = recovery_scan::closed_room(bytes);
     let mut holes = holes_in(file, 0..room.start);
     holes.extend((!room.is_empty()).then_some(room.clone()));
     holes.extend(holes_in(file, room.end..metadata.len()));

@@ -7,30 +7,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use mmnpz_core::catalog::{Catalog, Found, Located};
-use mmnpz_core::error::{Error, ErrorKind};
-use mmnpz_core::index::{Directory, Member, MemberId};
-use mmnpz_core::sparse::Sparse;
-use mmnpz_core::survey::{Effort, Survey};
-use pyo3::Borrowed;
-use pyo3::PyTraverseError;
-use pyo3::PyVisit;
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
+use pyo3::{Borrowed, PyTraverseError, PyVisit};
 
 use crate::advice::Advice;
-use crate::array;
 use crate::detach::detached;
 use crate::error::{Failure, polled};
-use crate::fork;
 use crate::gather::{self, Key, Making, Part};
-use crate::lock;
 use crate::mapping::{self, Identity, MappedFile, Mapping};
 use crate::maps::Claim;
 use crate::shared::Shared;
 use crate::views::{DICT_FIRST, Views};
 use crate::walk::Walk;
+use crate::{array, fork, lock};
+use mmnpz_format::error::{Error, ErrorKind};
+use mmnpz_format::read::lookup::{Catalog, Found, Located};
+use mmnpz_format::read::walked_index::{Member, MemberId};
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::Survey;
+use mmnpz_format::sparse::Sparse;
+use mmnpz_format::zip::end::Directory;
 
 /// So many members are taken up between two looks at pending signals.
 const POLL_INTERVAL: usize = 4096;
@@ -274,7 +272,7 @@ impl Archive {
     }
 
     /// What `read` tells of the members once that is settled.
-    fn settled<T>(&self, py: Python<'_>, read: impl Fn() -> mmnpz_core::error::Result<T>) -> PyResult<T> {
+    fn settled<T>(&self, py: Python<'_>, read: impl Fn() -> mmnpz_format::error::Result<T>) -> PyResult<T> {
         loop {
             self.settle(py)?;
             let found = read();

@@ -5,22 +5,23 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mmnpz_core::append::Appender;
-use mmnpz_core::error::ErrorKind;
-use mmnpz_core::filler::Filler;
-use mmnpz_core::grow::Held;
-use mmnpz_core::layout::Alignment;
-use mmnpz_core::mark::Local;
-use mmnpz_core::name;
-use mmnpz_core::sparse::{POLL_BYTES, Sparse};
-use mmnpz_core::survey::{Effort, Origin, Survey};
-use mmnpz_core::zip::{LocalHeader, Record};
 use pyo3::prelude::*;
 
 use crate::archive::{Archive, is_blank};
 use crate::detach::detached;
 use crate::error::{Failure, check_signals, polled};
 use crate::{file, mapping};
+use mmnpz_format::additions::filler::Filler;
+use mmnpz_format::additions::local_member::Local;
+use mmnpz_format::error::ErrorKind;
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::{Origin, Survey};
+use mmnpz_format::sparse::{POLL_BYTES, Sparse};
+use mmnpz_format::write::appender::Appender;
+use mmnpz_format::write::grow_in_place::Held;
+use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::zip::name;
+use mmnpz_format::zip::records::{LocalHeader, Record};
 
 /// A member that is not in the archive: its name, where its local header is, and why.
 pub(crate) type Dropped = (String, u64, &'static str);

@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mmnpz_core::sparse::Sparse;
-use mmnpz_core::survey::{Effort, Survey};
-
 use crate::error::{Failure, check_signals, polled};
 use crate::file::{self, Locked};
 use crate::mapping;
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::Survey;
+use mmnpz_format::sparse::Sparse;
 
 /// Pending signals are looked at each time so many bytes were overwritten: some ten milliseconds.
 const STEP: u64 = 1 << 26;

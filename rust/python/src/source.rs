@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use mmnpz_core::hint::{Described, Hint};
-use mmnpz_core::npy;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyUserWarning, PyValueError};
 use pyo3::ffi::c_str;
@@ -13,6 +11,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::array::is_plain;
+use mmnpz_format::additions::array_field::{Described, Hint};
+use mmnpz_format::npy::header;
 
 /// So many dtypes are remembered with the text of their description. Programs write a handful.
 const MAX_DESCRIPTIONS: usize = 32;
@@ -89,7 +89,7 @@ impl NpyHeader {
         self.fortran_order = fortran_order;
         self.shape.clear();
         self.shape.extend(shape);
-        npy::encode_to(&mut self.bytes, &descr.text, fortran_order, &self.shape, numpy_leaves_room(py)?)
+        header::encode_to(&mut self.bytes, &descr.text, fortran_order, &self.shape, numpy_leaves_room(py)?)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let header = self.bytes.len();
         self.hint = Hint::new(&Described { descr: &descr.text, fortran_order, shape: &self.shape, header });

@@ -4,17 +4,15 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mmnpz_core::index::MemberId;
-use mmnpz_core::slots::{NoMemory, Refused, Slots};
 use once_cell::race::OnceBox;
-use pyo3::Borrowed;
 use pyo3::exceptions::PyMemoryError;
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use pyo3::{PyTraverseError, PyVisit};
+use pyo3::{Borrowed, PyTraverseError, PyVisit, ffi};
 
 use crate::fork;
+use mmnpz_format::read::walked_index::MemberId;
+use mmnpz_format::slots::{NoMemory, Refused, Slots};
 
 /// Whether views are entered in the dict of views when they are published, and looked up there first.
 ///

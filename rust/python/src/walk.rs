@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::vec;
 
-use mmnpz_core::index::Member;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::reader::{Handle, Reader};
+use mmnpz_format::read::walked_index::Member;
 
 /// An iterator over the views of a reader.
 #[pyclass(module = "mmnpz._mmnpz")]

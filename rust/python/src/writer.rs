@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mmnpz_core::layout::{Alignment, StoredName};
 use pyo3::exceptions::{PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
@@ -14,6 +13,8 @@ use crate::error::Failure;
 use crate::fork;
 use crate::shared::Shared;
 use crate::source::{Items, as_array, npy_header};
+use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::zip::name::StoredName;
 
 /// The compiled base of `mmnpz.NpzWriter`.
 #[pyclass(subclass, frozen, module = "mmnpz._mmnpz")]

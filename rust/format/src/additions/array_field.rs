@@ -1,0 +1,232 @@
+//! What a member's `.npy` header says, kept in the member's record in the central directory.
+//!
+//! Whoever has the directory can make a view of a member without reading a page of it. The record's extra field
+//! that holds this starts with a checksum over the whole record, so that it says nothing any more once a program
+//! has changed anything there. It is to be believed only while the archive is laid out as we wrote it, of which the
+//! seal tells: a program that moves a member, and keeps its record, moves other things too.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::additions::checksum;
+use crate::npy::header::{Header, Shape};
+use crate::npy::literal::{self, Literal};
+use crate::zip::central::CentralRecord;
+use crate::zip::records::{CentralHeader, extra_field};
+
+/// The id of the extra field.
+const EXTRA: u16 = 0x6d6d;
+
+/// Its head, and the checksum in front of the rest.
+const HEAD: usize = 4;
+
+const CHECK: usize = 4;
+
+/// Descriptions of dtypes that are longer are left to the `.npy` header: who has such is not hurt by a page more.
+const MAX_DESCR: usize = 1024;
+
+/// NumPy has no more axes.
+const MAX_AXES: usize = 64;
+
+/// An array, as whoever writes it describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Described<'a> {
+    /// Python source of the dtype's description.
+    pub descr: &'a str,
+    /// Fortran order (first axis fastest) instead of C order.
+    pub fortran_order: bool,
+    /// The dimensions.
+    pub shape: &'a [u64],
+    /// Bytes of its `.npy` header.
+    pub header: usize,
+}
+
+/// The extra field behind the checksum, in the format of `postcard`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Content<'a> {
+    /// From where the local header starts to the array.
+    data: u32,
+    #[serde(borrow)]
+    array: Array<'a>,
+}
+
+/// What is the same for all arrays that are described alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Array<'a> {
+    /// Bytes of the `.npy` header, which are the last in front of the array.
+    header: u32,
+    fortran_order: bool,
+    /// A dtype string as it is, or the source of any other description, which starts with a bracket or a quote.
+    descr: &'a str,
+    shape: Cow<'a, [u64]>,
+}
+
+/// What the records of arrays say that are described alike. Programs write many of these.
+#[derive(Debug, Clone)]
+pub struct Hint {
+    bytes: Vec<u8>,
+    /// Bytes of the `.npy` header.
+    header: u64,
+}
+
+impl Hint {
+    /// Of an array that is described like this; none if that cannot be put shortly.
+    pub fn new(array: &Described<'_>) -> Option<Self> {
+        let quoted = array.descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
+        let plain =
+            quoted.filter(|descr| !descr.contains(['\\', '\'']) && !descr.starts_with(['[', '(', '\'', '"']));
+        let descr = plain.unwrap_or(array.descr);
+        if descr.len() > MAX_DESCR || array.shape.len() > MAX_AXES {
+            return None;
+        }
+        let content = Array {
+            header: array.header.try_into().ok()?,
+            fortran_order: array.fortran_order,
+            descr,
+            shape: Cow::Borrowed(array.shape),
+        };
+        let mut short = [0; 64];
+        let bytes = match postcard::to_slice(&content, &mut short) {
+            Ok(bytes) => bytes.to_vec(),
+            Err(_) => postcard::to_allocvec(&content).ok()?,
+        };
+        Some(Hint { bytes, header: array.header as u64 })
+    }
+}
+
+/// Where the array of a member is, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// What its `.npy` header says.
+    pub header: Header<'static>,
+    /// From where the local header starts to the array.
+    pub data: u64,
+    /// Bytes of the `.npy` header, which are the last of those.
+    pub npy_header: u64,
+}
+
+/// Adds to the record that is all of `out` from `start` on what it says of its array, whose `.npy` file starts `file`
+/// bytes behind the local header.
+pub(crate) fn append(hint: &Hint, file: u64, out: &mut Vec<u8>, start: usize) {
+    let mut data = [0; 5];
+    let number = u32::try_from(file + hint.header).ok();
+    let Some(Ok(data)) = number.map(|number| postcard::to_slice(&number, &mut data)) else { return };
+    let field = out.len() - start;
+    // Less than 2**16: a description and 64 numbers of at most ten bytes.
+    let length = (CHECK + data.len() + hint.bytes.len()) as u16;
+    out.reserve(HEAD + usize::from(length));
+    out.extend_from_slice(&EXTRA.to_le_bytes());
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&[0; CHECK]);
+    out.extend_from_slice(data);
+    out.extend_from_slice(&hint.bytes);
+    let record = &mut out[start..];
+    let extra_len = std::mem::offset_of!(CentralHeader, extra_len);
+    let before = u16::from_le_bytes([record[extra_len], record[extra_len + 1]]);
+    // Before is a zip64 field of at most 28 bytes.
+    record[extra_len..extra_len + 2].copy_from_slice(&(before + HEAD as u16 + length).to_le_bytes());
+    let check = check_of(record, field);
+    record[field + HEAD..field + HEAD + CHECK].copy_from_slice(&check.to_le_bytes());
+}
+
+/// The checksum of a record whose extra field of ours starts at `field`: of all but the checksum itself.
+fn check_of(record: &[u8], field: usize) -> u32 {
+    checksum::checksum_of(&[&record[..field + HEAD], &record[field + HEAD + CHECK..]])
+}
+
+/// What the record says of its member's `.npy` header, if it is the record that we wrote. It is looked at while nobody
+/// changes it: a copy, or one whose bytes are checked again behind.
+pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<Located> {
+    let value = extra_field(record.extra, EXTRA)?;
+    let (check, rest) = value.split_first_chunk::<CHECK>()?;
+    // It is the last field of the record, which has no comment.
+    let field = whole.len().checked_sub(HEAD + value.len())?;
+    let is_last = whole.get(field + HEAD..)? == value && record.header.comment_len.get() == 0;
+    (is_last && u32::from_le_bytes(*check) == check_of(whole, field)).then_some(())?;
+    let Content { data, array } = postcard::from_bytes(rest).ok()?;
+    let descr = if array.descr.starts_with(['[', '(', '\'', '"']) {
+        literal::from_str::<Literal<'_>>(array.descr, false).ok()?.into_owned()
+    } else {
+        Literal::Str(array.descr.to_owned().into())
+    };
+    let header = Header { descr, fortran_order: array.fortran_order, shape: Shape(array.shape.into_owned()) };
+    Some(Located { header, data: data.into(), npy_header: array.header.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::write::placement::{Alignment, Placement};
+    use crate::zip::name::StoredName;
+    use proptest::prelude::*;
+
+    fn record(array: &Described<'_>, size: u64) -> Vec<u8> {
+        let name = StoredName::new("a name").unwrap();
+        let place = Placement::new(1000, &name, array.header as u64, size, Alignment::new(64).unwrap(), 1000)
+            .unwrap();
+        let mut out = b"before".to_vec();
+        place.write_central(&name, 77, 0, Hint::new(array).as_ref(), &mut out);
+        out.split_off(6)
+    }
+
+    fn read_all(bytes: &[u8]) -> Option<Located> {
+        let (record, end) = CentralRecord::read(bytes, 0)?;
+        read(&record, bytes.get(..end)?)
+    }
+
+    #[test]
+    fn an_ordinary_array_costs_few_bytes() {
+        let array = Described { descr: "'<f4'", fortran_order: false, shape: &[100, 80], header: 128 };
+        assert_eq!(record(&array, 32_128).len() - 46 - 10, 20);
+    }
+
+    #[test]
+    fn what_was_changed_says_nothing() {
+        for size in [1000, 1 << 33] {
+            let array = Described { descr: "'<f4'", fortran_order: true, shape: &[3, 4], header: 128 };
+            let bytes = record(&array, size);
+            assert!(read_all(&bytes).is_some());
+            for at in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut bytes = bytes.clone();
+                    bytes[at] ^= 1 << bit;
+                    assert_eq!(read_all(&bytes), None, "byte {at}, bit {bit}");
+                }
+            }
+            for length in 0..bytes.len() {
+                assert_eq!(read_all(&bytes[..length]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_long_is_left_out() {
+        let descr = format!("[('{}', '<f4')]", "x".repeat(MAX_DESCR));
+        let shape = [1; MAX_AXES + 1];
+        let long = Described { descr: &descr, fortran_order: false, shape: &[], header: 2048 };
+        let deep = Described { descr: "'<f4'", fortran_order: false, shape: &shape, header: 512 };
+        for array in [long, deep] {
+            let bytes = record(&array, 4096);
+            assert_eq!(bytes.len(), 56);
+            assert_eq!(read_all(&bytes), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            descr in "'[<>|][a-zA-Z][0-9]{0,3}'|\\[\\('[a-zé日]{1,70}', '<f4', \\(2, 3\\)\\)\\]|'\\[x'|'a\\\\n'",
+            fortran_order: bool,
+            shape in prop::collection::vec(0..=u64::MAX >> 1, 0..8),
+            header in 1..100usize,
+        ) {
+            let array = Described { descr: &descr, fortran_order, shape: &shape, header: header * 64 };
+            let found = read_all(&record(&array, 100_000)).unwrap();
+            prop_assert_eq!(&found.header.descr, &literal::from_str::<Literal<'_>>(&descr, false).unwrap());
+            prop_assert_eq!((found.header.fortran_order, &found.header.shape.0), (fortran_order, &shape));
+            prop_assert_eq!((1000 + found.data) % 64, 0);
+            prop_assert_eq!(found.npy_header, header as u64 * 64);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! TODO.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::additions::certificate::Certificate;
+use crate::additions::filler::Filler;
+use crate::additions::local_member::Local;
+use crate::error::{ErrorKind, Result};
+use crate::sparse::Sparse;
+use crate::zip::end::Directory;
+use crate::zip::records::{EndRecord, Record};
+
+/// What is behind the end records of another program's directory, in its archive or in a filler that keeps it.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Base {
+    signature: [u8; 8],
+    at: U64,
+    end_record: U64,
+    check: U32,
+    kind: U32,
+}
+
+impl Certificate for Base {
+    const SIGNATURE: [u8; 8] = *b"PKmmbase";
+
+    fn claims(&self) -> ([u8; 8], u64, u32) {
+        (self.signature, self.at.get(), self.check.get())
+    }
+
+    fn set_check(&mut self, check: u32) {
+        self.check = check.into();
+    }
+}
+
+impl Base {
+    /// The size of the record.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The record at `at` behind an archive whose end record is at `end_record`. That of one that is kept for good has no
+    /// signature, or is going to lose it: other programs must not find it, as it does not lead to all members.
+    pub fn new(at: u64, end_record: u64, is_for_good: bool) -> Self {
+        let base = Base {
+            signature: Self::SIGNATURE,
+            at: at.into(),
+            end_record: end_record.into(),
+            check: 0.into(),
+            kind: u32::from(is_for_good).into(),
+        };
+        base.certified()
+    }
+
+    /// The record at `at`, if there is one that is sound.
+    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
+        Self::read_at(bytes, at)
+    }
+
+    /// Where it ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.at.get() + Self::SIZE as u64
+    }
+
+    /// The directory that it vouches for.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn directory(&self, bytes: &[u8]) -> Result<Directory> {
+        let end_record = match self.kind.get() {
+            0 => EndRecord::read(bytes, self.end_record(), ErrorKind::NoEndRecord)?,
+            _ => EndRecord::read_unsigned(bytes, self.end_record()).ok_or(ErrorKind::NoEndRecord)?,
+        };
+        Directory::of_end_record(bytes, self.end_record(), end_record)
+    }
+
+    /// Where the end record of the archive is.
+    pub fn end_record(&self) -> u64 {
+        self.end_record.get()
+    }
+}
+
+/// The base in a filler at this byte, if that keeps a directory.
+pub(crate) fn base_in(file: Sparse<'_>, at: u64) -> Option<Base> {
+    let here = file.until_hole(at);
+    let filler = Filler::is_at(here, at).then(|| Local::read(here, at)).flatten()?;
+    let base = filler.end.checked_sub(Base::SIZE as u64).filter(|&base| base > at)?;
+    Base::read(file.until_hole(base), base)
+}

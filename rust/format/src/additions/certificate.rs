@@ -1,0 +1,33 @@
+//! TODO.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::bytes::slice;
+
+/// A record with a checksum and its own place.
+pub(crate) trait Certificate:
+    FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy
+{
+    const SIGNATURE: [u8; 8];
+
+    /// Signature, place and checksum.
+    fn claims(&self) -> ([u8; 8], u64, u32);
+
+    fn set_check(&mut self, check: u32);
+
+    fn checksum(mut self) -> u32 {
+        self.set_check(0);
+        crc32fast::hash(self.as_bytes())
+    }
+
+    fn certified(mut self) -> Self {
+        self.set_check(self.checksum());
+        self
+    }
+
+    fn read_at(bytes: &[u8], at: u64) -> Option<Self> {
+        let raw = slice(bytes, &(at..at.checked_add(size_of::<Self>() as u64)?))?;
+        let record = Self::read_from_bytes(raw).ok()?;
+        (record.claims() == (Self::SIGNATURE, at, record.checksum())).then_some(record)
+    }
+}

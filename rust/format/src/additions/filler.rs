@@ -1,0 +1,105 @@
+//! What stands where a member could not be written, so that members still follow one another.
+//!
+//! A write can fail while another thread has already written behind it, and a killed writer can leave such a range. Programs
+//! that go from local header to local header must get across it. A *filler* is a stored member that no directory lists: its
+//! name does not end in `.npy`, so that it is no array; what it holds is one all the same, of bytes, because readers such as
+//! cnpy parse whatever they come across. They are zeros, or a [directory](crate::kept_directory).
+
+use std::ops::Range;
+
+use zerocopy::IntoBytes;
+
+use crate::sparse::of_zeros;
+use crate::zip::encode;
+use crate::zip::records::{LocalHeader, Record};
+
+/// The name of a filler.
+pub const NAME: &[u8] = b"mmnpz.gap";
+
+/// The magic string of an `.npy` header of 96 bytes, which has room for any number; its version, 1.0; its length. With it, a
+/// filler fits where a fence and a seal were.
+const NPY_HEAD: [u8; 10] = *b"\x93NUMPY\x01\x00\x56\x00";
+
+pub(crate) const NPY_HEADER: u64 = 96;
+
+/// A gap, and what to write there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filler {
+    /// The range of the file that it fills.
+    pub range: Range<u64>,
+    /// Where what the local header and the `.npy` header do not take starts: from here on there must be zeros.
+    pub zeros: u64,
+    npy: Vec<u8>,
+}
+
+impl Filler {
+    /// The shortest range that can be filled.
+    pub const LEAST: u64 = LocalHeader::SIZE as u64 + NAME.len() as u64 + NPY_HEADER;
+
+    /// What fills this range, if it is large enough: any that a member had is.
+    pub fn new(range: Range<u64>) -> Option<Self> {
+        let size = range.end.checked_sub(range.start)?;
+        let file = range.start + encode::local_len(NAME.len(), size);
+        let zeros = file + NPY_HEADER;
+        let count = range.end.checked_sub(zeros)?;
+        Some(Filler { range, zeros, npy: npy_header(count) })
+    }
+
+    /// The bytes from the start of the range up to [`Filler::zeros`].
+    pub fn head(&self) -> Vec<u8> {
+        let zeros = self.range.end - self.zeros;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&self.npy);
+        crc.combine(&of_zeros(zeros));
+        let mut out =
+            encode::plain_local(NAME, NPY_HEADER + zeros, self.range.end - self.range.start, crc.finalize());
+        out.extend_from_slice(&self.npy);
+        out
+    }
+
+    /// Whether a filler starts at this byte, by its name.
+    pub fn is_at(bytes: &[u8], at: u64) -> bool {
+        let Ok(start) = usize::try_from(at) else { return false };
+        let name_at = start.saturating_add(LocalHeader::SIZE);
+        let has = |from: usize, what: &[u8]| bytes.get(from..).is_some_and(|rest| rest.starts_with(what));
+        has(start, &LocalHeader::SIGNATURE.to_le_bytes())
+            && has(start + 26, (NAME.len() as u16).as_bytes())
+            && has(name_at, NAME)
+    }
+}
+
+/// The header of an `.npy` file of so many bytes.
+pub(crate) fn npy_header(count: u64) -> Vec<u8> {
+    let mut npy = NPY_HEAD.to_vec();
+    npy.extend_from_slice(
+        format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count},), }}").as_bytes(),
+    );
+    npy.resize(NPY_HEADER as usize - 1, b' ');
+    npy.push(b'\n');
+    npy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::additions::local_member::Local;
+
+    #[test]
+    fn a_filler_is_a_stored_member_with_the_right_checksum() {
+        assert_eq!(Filler::new(100..100 + Filler::LEAST - 1), None);
+        for size in [Filler::LEAST, 142, 1000, 70_000] {
+            let filler = Filler::new(100..100 + size).unwrap();
+            let mut bytes = vec![7; 100];
+            bytes.extend(filler.head());
+            assert_eq!(bytes.len() as u64, filler.zeros);
+            bytes.resize(100 + size as usize, 0);
+            let local = Local::read(&bytes, 100).unwrap();
+            assert_eq!((local.name(&bytes), local.end), (NAME, 100 + size));
+            assert!(local.is_sound(&bytes) && Filler::is_at(&bytes, 100) && !Filler::is_at(&bytes, 99));
+            assert_eq!(Local::marked(&bytes, 100), None);
+        }
+        let large = Filler::new(0..10 << 30).unwrap();
+        let local = Local::read(&large.head(), 0).unwrap();
+        assert_eq!(local.end, 10 << 30);
+    }
+}

@@ -1,0 +1,483 @@
+//! What mmnpz adds to an archive so that its members are found again without a directory.
+//!
+//! A directory is derived from what is in front of it, and can be lost with a process that is killed. Members follow
+//! one another without a byte in between, so that programs that go from local header to local header read all of them;
+//! what mmnpz adds is in an extra field of each local header, or behind the last member. Each addition holds its own
+//! place in the file under a checksum, so that neither chance nor an archive inside of an array can pass for one:
+//!
+//! - a *mark* in the local header of a member says whether the member is begun or finished, and below which byte all
+//!   members were finished when this one was begun: the *low-water mark*;
+//! - a *base* behind a directory of another program says that this was whole when we began to append;
+//! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
+
+use std::collections::BTreeMap;
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::additions::certificate::Certificate;
+use crate::additions::fence::FENCE;
+use crate::bytes::slice;
+use crate::error::Result;
+use crate::sparse::Sparse;
+use crate::zip::end::Directory;
+use crate::zip::records::{CentralHeader, EndRecord, Zip64EndRecord, Zip64Locator};
+
+/// What is in front of a directory of ours.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Seal {
+    signature: [u8; 8],
+    at: U64,
+    listed: U64,
+    next: U64,
+    size: U64,
+    file_len: U64,
+    members: U64,
+    hinted: U64,
+    index: U64,
+    crc: U32,
+    index_crc: U32,
+    end_crc: U32,
+    state: U32,
+    check: U32,
+    indexed: U16,
+    version: U16,
+}
+
+/// The version of all that mmnpz adds to an archive, the first that was published. What has another version is read as
+/// another program's archive.
+const VERSION: u16 = 0;
+
+/// What a seal says of what is in front of it: no index; one in one piece; one in blocks, see [`IndexForm`].
+const UNINDEXED: u16 = 0;
+
+const IN_ONE_PIECE: u16 = 1;
+
+const IN_BLOCKS: u16 = 2;
+
+/// What a seal says of the directory behind it, apart from what is in it: there can be other members.
+const OPEN: u32 = 0;
+
+/// There are none.
+const CLOSED: u32 = 1;
+
+/// Others are being added to it behind those that it has, and its end record may be gone.
+const GROWING: u32 = 2;
+
+/// How the stored index lies in front of a seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexForm {
+    /// There is none: what is there says nothing.
+    None,
+    /// In one piece.
+    OnePiece,
+    /// In blocks, each behind a [fence](crate::additions::fence).
+    Blocks,
+}
+
+/// The stored index in front of a seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedIndex<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// How many members it has.
+    pub(crate) members: u64,
+    /// It lies in blocks.
+    pub(crate) is_cut: bool,
+}
+
+/// What a seal says of the directory behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sealed<'a> {
+    /// All members that start in front of this and are ever finished are in the directory.
+    pub listed: u64,
+    /// None that it has reaches past this.
+    pub next: u64,
+    /// Its records.
+    pub directory: &'a [u8],
+    /// How many they are.
+    pub members: u64,
+    /// The `.npy` headers in the records from this byte of the directory on can be believed.
+    pub hinted: u64,
+    /// What is in front of the seal: the stored index of them, or zeros.
+    pub index: &'a [u8],
+    /// How the index lies there.
+    pub form: IndexForm,
+    /// What ends the file.
+    pub end_records: &'a [u8],
+    /// There is no other member, as the writer was closed.
+    pub last: bool,
+}
+
+/// What is added to a directory where it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Added<'a> {
+    /// As in [`Sealed`].
+    pub(crate) listed: u64,
+    /// As in [`Sealed`].
+    pub(crate) next: u64,
+    /// The records behind those that it has.
+    pub(crate) records: &'a [u8],
+    /// How many it has with them.
+    pub(crate) members: u64,
+    /// What changes in the index.
+    pub(crate) index: &'a BTreeMap<usize, Vec<u8>>,
+    /// What ends the file.
+    pub(crate) end_records: &'a [u8],
+}
+
+/// By what the CRC-32 of a byte string changes if its end does: `change` is by what that of its first part does, and so
+/// many bytes follow that part. CRC-32 is linear: what follows does not matter.
+fn with_zeros_behind(change: u32, count: u64) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(change);
+    crc.combine(&crc32fast::Hasher::new_with_initial_len(0, count));
+    crc.finalize()
+}
+
+impl Certificate for Seal {
+    const SIGNATURE: [u8; 8] = *b"PKmmseal";
+
+    fn claims(&self) -> ([u8; 8], u64, u32) {
+        (self.signature, self.at.get(), self.check.get())
+    }
+
+    fn set_check(&mut self, check: u32) {
+        self.check = check.into();
+    }
+}
+
+/// How many bytes the end records can have: an end record, those of zip64, and a comment.
+const END_RECORDS: std::ops::RangeInclusive<u64> = {
+    let end_record = EndRecord::SIZE as u64;
+    end_record..=end_record + (Zip64EndRecord::SIZE + Zip64Locator::SIZE) as u64 + u16::MAX as u64
+};
+
+impl Seal {
+    /// The size of the record.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The record at `at`, behind an index and in front of a directory and the end records that end the file.
+    pub fn new(at: u64, sealed: &Sealed<'_>) -> Self {
+        let file_len = at + (Self::SIZE + sealed.directory.len() + sealed.end_records.len()) as u64;
+        let seal = Seal {
+            signature: Self::SIGNATURE,
+            at: at.into(),
+            listed: sealed.listed.into(),
+            next: sealed.next.into(),
+            size: (sealed.directory.len() as u64).into(),
+            file_len: file_len.into(),
+            members: sealed.members.into(),
+            hinted: sealed.hinted.into(),
+            index: (sealed.index.len() as u64).into(),
+            crc: crc32fast::hash(sealed.directory).into(),
+            index_crc: crc32fast::hash(sealed.index).into(),
+            end_crc: crc32fast::hash(sealed.end_records).into(),
+            state: if sealed.last { CLOSED } else { OPEN }.into(),
+            check: 0.into(),
+            indexed: match sealed.form {
+                IndexForm::None => UNINDEXED,
+                IndexForm::OnePiece => IN_ONE_PIECE,
+                IndexForm::Blocks => IN_BLOCKS,
+            }
+            .into(),
+            version: VERSION.into(),
+        };
+        seal.certified()
+    }
+
+    /// The record at `at`, if there is one that is sound.
+    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
+        Self::read_at(bytes, at).filter(Self::is_possible)
+    }
+
+    /// The seal in front of a directory, if it has one.
+    pub(crate) fn before(directory: &Directory, bytes: &[u8]) -> Option<Self> {
+        let seal = Self::read(bytes, directory.range.start.checked_sub(Self::SIZE as u64)?)?;
+        (seal.directory_end() == directory.range.end).then_some(seal)
+    }
+
+    /// Whether it can be one that was written: what it says is used to ask for memory, and for places in the file.
+    fn is_possible(&self) -> bool {
+        let least = self.members().checked_mul(CentralHeader::SIZE as u64);
+        let end_records = self.file_len.get().checked_sub(self.directory_end());
+        self.version.get() == VERSION
+            && END_RECORDS.contains(&end_records.unwrap_or_default())
+            && least.is_some_and(|least| least <= self.size.get())
+            && self.index.get() <= self.at()
+            && self.listed() <= self.next()
+            && self.next() <= self.start()
+    }
+
+    /// Where it is.
+    pub fn at(&self) -> u64 {
+        self.at.get()
+    }
+
+    /// Where the index in front of it starts.
+    pub fn start(&self) -> u64 {
+        self.at().saturating_sub(self.index.get())
+    }
+
+    /// The stored index, if there is one.
+    pub(crate) fn index<'a>(&self, bytes: &'a [u8]) -> Option<SealedIndex<'a>> {
+        let start = self.at().checked_sub(self.index.get()).filter(|_| self.is_indexed())?;
+        let bytes = slice(bytes, &(start..self.at()))?;
+        Some(SealedIndex { bytes, members: self.members.get(), is_cut: self.is_fenced() })
+    }
+
+    fn is_indexed(&self) -> bool {
+        matches!(self.indexed.get(), IN_ONE_PIECE | IN_BLOCKS)
+    }
+
+    /// Whether there is an index, and that begins with a fence.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.indexed.get() == IN_BLOCKS
+    }
+
+    /// Whether the stored index still is what it was.
+    pub(crate) fn has_index(&self, bytes: &[u8]) -> bool {
+        self.index(bytes).is_some_and(|index| crc32fast::hash(index.bytes) == self.index_crc.get())
+    }
+
+    /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not written by
+    /// us, or another program has changed the archive since.
+    pub(crate) fn hinted(&self) -> u64 {
+        self.hinted.get()
+    }
+
+    /// How many members the directory has.
+    pub(crate) fn members(&self) -> u64 {
+        self.members.get()
+    }
+
+    /// Where members may be that are not in the directory.
+    pub fn listed(&self) -> u64 {
+        self.listed.get()
+    }
+
+    /// Behind all members that are in the directory.
+    pub fn next(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// Whether there is more than a fence between the last member and what vouches for the directory.
+    pub(crate) fn has_room(&self) -> bool {
+        self.next().saturating_add(FENCE) < self.start()
+    }
+
+    /// Where the directory starts.
+    pub fn directory(&self) -> u64 {
+        self.at.get() + Self::SIZE as u64
+    }
+
+    /// Where it ends.
+    pub fn directory_end(&self) -> u64 {
+        self.directory().saturating_add(self.size.get())
+    }
+
+    /// Whether the end records are there, and the end of the file.
+    pub fn ends(&self, bytes: &[u8]) -> bool {
+        self.file_len.get() == bytes.len() as u64 && self.has_end_records(bytes)
+    }
+
+    /// Whether the end records are there.
+    pub fn has_end_records(&self, bytes: &[u8]) -> bool {
+        let end_records = slice(bytes, &(self.directory_end()..self.file_len.get()));
+        end_records.is_some_and(|end_records| crc32fast::hash(end_records) == self.end_crc.get())
+    }
+
+    /// Whether no member was written after the directory.
+    pub fn is_last(&self) -> bool {
+        self.state.get() == CLOSED
+    }
+
+    /// Whether members are being added to the directory, so that its end record need not be there.
+    pub(crate) fn is_growing(&self) -> bool {
+        self.state.get() == GROWING
+    }
+
+    /// The same, saying that members may be written after the directory: in the room in front of it.
+    #[must_use]
+    pub fn reopened(self) -> Self {
+        Seal { state: OPEN.into(), ..self }.certified()
+    }
+
+    /// The same, saying that these members are being added to the directory.
+    #[must_use]
+    pub(crate) fn growing(self) -> Self {
+        Seal { state: GROWING.into(), ..self }.certified()
+    }
+
+    /// Whether members can be added to the directory where it is, as long as there is room in front of it. It is the
+    /// last one and ends the file; what is in it is not looked at.
+    pub(crate) fn can_grow(&self, bytes: &[u8]) -> bool {
+        self.is_last() && self.ends(bytes) && self.has_room() && self.index(bytes).is_some()
+    }
+
+    /// The seal of the directory with what was added to it. The checksums are those that it would have had from the
+    /// start: of a directory or an index that is not what its seal said, the new seal says it neither.
+    pub(crate) fn grown(&self, added: &Added<'_>, index: &[u8]) -> Self {
+        let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc.get(), self.size.get());
+        crc.update(added.records);
+        let index_crc = added.index.iter().fold(self.index_crc.get(), |crc, (&at, new)| {
+            let old = index.get(at..at + new.len()).unwrap_or_default();
+            let behind = index.len().saturating_sub(at + new.len());
+            crc ^ with_zeros_behind(crc32fast::hash(old) ^ crc32fast::hash(new), behind as u64)
+        });
+        let size = self.size.get() + added.records.len() as u64;
+        let seal = Seal {
+            listed: added.listed.into(),
+            next: added.next.into(),
+            size: size.into(),
+            file_len: (self.directory() + size + added.end_records.len() as u64).into(),
+            members: added.members.into(),
+            crc: crc.finalize().into(),
+            index_crc: index_crc.into(),
+            end_crc: crc32fast::hash(added.end_records).into(),
+            state: CLOSED.into(),
+            ..*self
+        };
+        seal.certified()
+    }
+
+    /// Whether it is where it was, and at most says by now that members may be written in front of it.
+    pub(crate) fn is_there(&self, bytes: &[u8]) -> bool {
+        Self::read(bytes, self.at()).is_some_and(|found| found.reopened() == self.reopened())
+    }
+
+    /// Whether the directory and its stored index still are what they were.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`].
+    pub(crate) fn is_right(&self, file: Sparse<'_>, go_on: &mut dyn FnMut() -> bool) -> Result<bool> {
+        let index = file.crc(&(self.start()..self.at()), &mut *go_on)?;
+        let has_index = self.is_indexed() && index == Some(self.index_crc.get());
+        Ok(has_index && self.is_whole(file, go_on)?)
+    }
+
+    /// Whether the directory still is what it was, as [`Seal::holds`] says of a file without holes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`].
+    pub(crate) fn is_whole(&self, file: Sparse<'_>, go_on: &mut dyn FnMut() -> bool) -> Result<bool> {
+        let directory = file.crc(&(self.directory()..self.directory_end()), go_on)?;
+        Ok(directory == Some(self.crc.get()))
+    }
+
+    /// Whether the directory still is what it was.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        slice(bytes, &(self.directory()..self.directory_end())).is_some_and(|directory| self.is_of(directory))
+    }
+
+    /// Whether these are the records of the directory.
+    pub(crate) fn is_of(&self, directory: &[u8]) -> bool {
+        directory.len() as u64 == self.size.get() && crc32fast::hash(directory) == self.crc.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::additions::base::Base;
+
+    #[test]
+    fn a_seal_that_has_grown_is_the_one_of_the_whole() {
+        let (records, index, more) = ([3; 500], [5; 208], [4; 70]);
+        let of = |directory: &[u8], index: &[u8], members, end_records: &[u8]| {
+            let sealed = Sealed {
+                listed: 5,
+                next: 7,
+                directory,
+                members,
+                hinted: 0,
+                index,
+                form: IndexForm::OnePiece,
+                end_records,
+                last: true,
+            };
+            Seal::new(1000, &sealed)
+        };
+        let seal = of(&records, &index, 1, b"end");
+        let patches = BTreeMap::from([(0, vec![1; 12]), (24, vec![2; 12]), (200, vec![0; 8])]);
+        let mut changed = index;
+        for (at, change) in &patches {
+            changed[*at..at + change.len()].copy_from_slice(change);
+        }
+        let added = Added {
+            listed: 5,
+            next: 7,
+            records: &more,
+            members: 3,
+            index: &patches,
+            end_records: b"the end",
+        };
+        let whole = [&records[..], &more[..]].concat();
+        assert_eq!(seal.grown(&added, &index), of(&whole, &changed, 3, b"the end"));
+        assert!(seal.growing().is_growing() && !seal.growing().is_last());
+        assert_eq!(seal.growing().reopened(), seal.reopened());
+        // What was not what the seal said is not what the next one says.
+        let mut damaged = index;
+        damaged[100] ^= 1;
+        let grown = seal.grown(&added, &damaged);
+        assert_eq!(grown, seal.grown(&added, &index));
+        for at in [3, 100, 205] {
+            let mut damaged = index;
+            damaged[at] ^= 1;
+            let grown = seal.grown(&added, &damaged);
+            for (at, change) in &patches {
+                damaged[*at..at + change.len()].copy_from_slice(change);
+            }
+            assert_ne!(crc32fast::hash(&damaged), grown.index_crc.get(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn certificates_hold_at_their_place_only() {
+        let directory = [3; 50];
+        let sealed = Sealed {
+            listed: 5,
+            next: 7,
+            directory: &directory,
+            members: 1,
+            hinted: 0,
+            index: &[9; 3],
+            form: IndexForm::OnePiece,
+            end_records: b"end records of 22 byte",
+            last: true,
+        };
+        let seal = Seal::new(10, &sealed);
+        let base = Base::new(300, 77, false);
+        let mut bytes = vec![0; 400];
+        bytes[10..10 + Seal::SIZE].copy_from_slice(seal.as_bytes());
+        let behind = 10 + Seal::SIZE;
+        bytes[behind..behind + 50].copy_from_slice(&directory);
+        bytes[behind + 50..behind + 72].copy_from_slice(b"end records of 22 byte");
+        bytes[300..300 + Base::SIZE].copy_from_slice(base.as_bytes());
+        assert_eq!(Seal::read(&bytes, 10), Some(seal));
+        bytes[7..10].copy_from_slice(&[9; 3]);
+        assert!(seal.start() == 7 && seal.has_index(&bytes));
+        assert_eq!(seal.index(&bytes), Some(SealedIndex { bytes: &[9; 3], members: 1, is_cut: false }));
+        assert!(seal.holds(&bytes) && seal.is_last() && seal.has_end_records(&bytes));
+        assert!(seal.ends(&bytes[..behind + 72]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 71]));
+        assert_eq!((seal.listed(), seal.next(), seal.directory()), (5, 7, behind as u64));
+        assert_eq!(Base::read(&bytes, 300).unwrap().end_record(), 77);
+        assert_eq!(Seal::read(&bytes[1..], 9), None);
+        assert_eq!(Base::read(&bytes[1..], 299), None);
+        assert_eq!(Seal::read(&bytes, u64::MAX), None);
+        for changed in 0..Seal::SIZE {
+            let mut bytes = bytes.clone();
+            bytes[10 + changed] ^= 1;
+            assert_eq!(Seal::read(&bytes, 10), None, "byte {changed}");
+        }
+        for changed in 0..50 {
+            let mut bytes = bytes.clone();
+            bytes[10 + Seal::SIZE + changed] ^= 1;
+            assert!(!seal.holds(&bytes));
+        }
+        for changed in 0..Base::SIZE {
+            let mut bytes = bytes.clone();
+            bytes[300 + changed] ^= 1;
+            assert_eq!(Base::read(&bytes, 300), None, "byte {changed}");
+        }
+    }
+}

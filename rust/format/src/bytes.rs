@@ -1,0 +1,19 @@
+//! Ranges of the bytes of a file.
+
+use std::ops::Range;
+
+use crate::error::ErrorKind;
+
+/// The bytes of a range of the file, if they are all there.
+pub fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]> {
+    bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+}
+
+/// The same bytes in memory of their own, with room for so many more. An archive can claim more than there is memory for.
+pub(crate) fn copied(bytes: &[u8], room: usize) -> Result<Vec<u8>, ErrorKind> {
+    let mut copy = Vec::new();
+    let size = bytes.len().saturating_add(room);
+    copy.try_reserve_exact(size).map_err(|_| ErrorKind::NoMemory { size })?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}

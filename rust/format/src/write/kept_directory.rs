@@ -1,0 +1,160 @@
+//! The directory of another program, kept for good where members of ours follow those that it lists.
+//!
+//! Members that we did not write have no marks: without a directory, nothing tells of them. Members of ours begin where the
+//! last one of them ends, so that all follow one another, which is where the directory of the other program stood. It is
+//! kept in a [filler](crate::filler) in front of them, a copy with its own end records and a [`Base`] that vouches for it:
+//! whatever becomes of the directories behind it, a recovery scan finds this one.
+
+use std::ops::Range;
+
+use zerocopy::IntoBytes;
+
+use crate::additions::base::Base;
+use crate::additions::filler::{self, Filler, NPY_HEADER};
+use crate::additions::local_member::Local;
+use crate::additions::seal::Seal;
+use crate::bytes::slice;
+use crate::error::ErrorKind;
+use crate::recover::survey::Origin;
+use crate::write::directory_writer::DirectoryWriter;
+use crate::zip::central::Walk;
+use crate::zip::encode;
+use crate::zip::end::Directory;
+use crate::zip::records::{CentralHeader, DATA_DESCRIPTOR, EndRecord, Extent, LocalHeader, Record, flags};
+
+/// More than the headers, end records and base in a filler take, which is what it has apart from records and comment.
+const MOST_ELSE: u64 = 1024;
+
+/// The length of the signature of an end record.
+const SIGNATURE: usize = 4;
+
+/// The most bytes of name and extra fields that a local header can have.
+const MOST_FIELDS: u64 = 2 * u16::MAX as u64;
+
+/// A filler with a directory.
+#[derive(Debug)]
+pub(crate) struct KeptDirectory {
+    range: Range<u64>,
+    records: u64,
+    end_records: Vec<u8>,
+    base: Base,
+}
+
+impl KeptDirectory {
+    /// A filler at this byte that keeps a directory.
+    pub(crate) fn new(at: u64, directory: &DirectoryWriter) -> Self {
+        let records = at + Self::local_len(directory) + NPY_HEADER;
+        let mut end_records = directory.end_records(records);
+        // Other programs must not find it: it does not lead to the members behind it.
+        let signature = (directory.end_record(records + end_records.len() as u64) - records) as usize;
+        end_records[signature..signature + SIGNATURE].fill(0);
+        let end = records + (directory.records().len() + end_records.len()) as u64;
+        let base = Base::new(end, directory.end_record(end), true);
+        KeptDirectory { range: at..end + Base::SIZE as u64, records, end_records, base }
+    }
+
+    /// The range of the file that it takes.
+    pub(crate) fn range(&self) -> &Range<u64> {
+        &self.range
+    }
+
+    /// A little more than the size that it can have, which says how long its local header is.
+    fn most(directory: &DirectoryWriter) -> u64 {
+        directory.records().len() as u64 + u64::from(u16::MAX) + MOST_ELSE
+    }
+
+    fn local_len(directory: &DirectoryWriter) -> u64 {
+        encode::local_len(filler::NAME.len(), Self::most(directory))
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self, directory: &DirectoryWriter) -> Vec<u8> {
+        let mut npy = filler::npy_header(self.range.end - self.records);
+        for part in [&directory.records()[..], &self.end_records, self.base.as_bytes()] {
+            npy.extend_from_slice(part);
+        }
+        let crc = crc32fast::hash(&npy);
+        let mut bytes = encode::plain_local(filler::NAME, npy.len() as u64, Self::most(directory), crc);
+        bytes.append(&mut npy);
+        bytes
+    }
+}
+
+/// Whether nothing is behind an archive of another program that may not be overwritten: only a base, or what a power
+/// failure has left of one, and what a kill has left of what is written behind that.
+pub(crate) fn is_all(bytes: &[u8], directory: &Directory, (origin, end): (Origin, u64)) -> bool {
+    let start = directory.comment.end;
+    if origin == Origin::Base {
+        return end == start + Base::SIZE as u64;
+    }
+    let Some(end_record) = directory.comment.start.checked_sub(EndRecord::SIZE as u64) else { return false };
+    let base = [true, false].map(|is_for_good| Base::new(start, end_record, is_for_good));
+    let behind = slice(bytes, &(start..bytes.len() as u64)).unwrap_or_default();
+    let is_part = |base: &Base| {
+        behind.iter().zip(base.as_bytes()).all(|(&found, &written)| found == 0 || found == written)
+    };
+    behind.len() <= Base::SIZE && base.iter().any(is_part)
+}
+
+/// Where members can follow those of another program's archive whose directory this is: where the last one ends, if the
+/// directory comes next, or what an earlier one left there; where the directory is, if anything else is in between. Not if
+/// a member is behind the directory, or if it is one that is kept: then what follows that is ours.
+pub(crate) fn end_of_members(bytes: &[u8], directory: &Directory) -> Option<u64> {
+    let start = directory.range.start;
+    let members = || {
+        Walk::new(slice(bytes, &directory.range).unwrap_or_default()).map(|record| {
+            let extent = Extent::read(record.header, record.extra).ok()?;
+            let header = extent.local_offset.checked_add_signed(directory.shift)?;
+            let least = header.checked_add(LocalHeader::SIZE as u64)?.checked_add(extent.compressed)?;
+            Some((record, extent, header, least))
+        })
+    };
+    // Only a few local headers are read: a page each.
+    let mut least = 0;
+    for member in members() {
+        least = least.max(member?.3);
+    }
+    let mut end = 0;
+    for (record, extent, header, at_least) in members().flatten() {
+        if at_least.saturating_add(MOST_FIELDS) < least {
+            continue;
+        }
+        let local = LocalHeader::read(bytes, header, ErrorKind::LocalOutside).ok()?;
+        let fields = u64::from(local.name_len.get()) + u64::from(local.extra_len.get());
+        let mut behind = at_least.saturating_add(fields);
+        if local.flags.get() & flags::DATA_DESCRIPTOR != 0 {
+            behind = behind.saturating_add(descriptor_len(bytes, behind, record.header, &extent));
+        }
+        end = end.max(behind);
+    }
+    if end == 0 || end == start {
+        return Some(start);
+    }
+    let gap = slice(bytes, &(end..start))?;
+    let kept = Local::read(bytes, end).filter(|_| Filler::is_at(bytes, end));
+    if kept.is_some_and(|kept| kept.end == directory.comment.end + Base::SIZE as u64) {
+        return None;
+    }
+    let is_left_over = gap.starts_with(&CentralHeader::SIGNATURE.to_le_bytes())
+        || kept.is_some()
+        || Seal::before(directory, bytes).is_some();
+    Some(if is_left_over { end } else { start })
+}
+
+/// How long the data descriptor at `at` is (section 4.3.9): its signature may be left out, and its sizes have 4 or 8 bytes.
+fn descriptor_len(bytes: &[u8], at: u64, header: &CentralHeader, extent: &Extent) -> u64 {
+    let signature = DATA_DESCRIPTOR.to_le_bytes();
+    let has_signature = slice(bytes, &(at..at.saturating_add(4))) == Some(&signature);
+    let start = at.saturating_add(if has_signature { 4 } else { 0 });
+    let is = |parts: &[&[u8]]| {
+        let all = parts.concat();
+        slice(bytes, &(start..start.saturating_add(all.len() as u64))) == Some(&all)
+    };
+    let crc = header.crc.get().to_le_bytes();
+    let sizes = [extent.compressed, extent.uncompressed];
+    let [compressed, uncompressed] = sizes.map(u64::to_le_bytes);
+    if is(&[&crc, &compressed, &uncompressed]) {
+        return start - at + 20;
+    }
+    if is(&[&crc, &compressed[..4], &uncompressed[..4]]) { start - at + 12 } else { 0 }
+}

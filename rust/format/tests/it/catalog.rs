@@ -1,0 +1,163 @@
+//! A reader of ours whose directory a writer overwrites, while it may look at it at any moment.
+
+use mmnpz_format::additions::mark::MemberState;
+use mmnpz_format::error::ErrorKind;
+use mmnpz_format::read::lookup::{Catalog, Found};
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::Survey;
+use mmnpz_format::sparse::Sparse;
+use mmnpz_format::write::appender::{Appender, Reserved};
+use mmnpz_format::write::directory_plan::Publish;
+use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::zip::name::StoredName;
+
+const MEMBERS: usize = 20;
+
+fn name(number: usize) -> String {
+    // One so long that the directory is not checked when the file is opened.
+    if number == 0 { "x".repeat(65_000) } else { format!("n{number}") }
+}
+
+/// An archive of ours, and where its members end.
+fn archive() -> (Vec<u8>, usize) {
+    let mut appender = Appender::new(Alignment::new(64).unwrap());
+    let mut bytes = Vec::new();
+    for number in 0..MEMBERS {
+        let stored = StoredName::new(&name(number)).unwrap();
+        let Reserved::Place(place) = appender.reserve(&stored, 0, 80).unwrap() else { panic!() };
+        bytes.resize(place.header as usize, 0);
+        let data = [number as u8; 80];
+        let crc = crc32fast::hash(&data);
+        bytes.extend(place.local_header(&stored, MemberState::Finished, crc));
+        bytes.extend(data);
+        appender.finish(&place, &stored, crc, None);
+    }
+    let end = bytes.len();
+    let mut new = appender.publish(Publish::Last, end as u64).unwrap();
+    let names = new.take_names();
+    let head = new.head(names);
+    for (part, at) in new.first_writes().chain(new.last_writes(&head)) {
+        bytes.resize(bytes.len().max(at as usize + part.len()), 0);
+        bytes[at as usize..at as usize + part.len()].copy_from_slice(part);
+    }
+    (bytes, end)
+}
+
+fn catalog(bytes: &[u8]) -> Catalog {
+    let survey = Survey::new(bytes, Effort::Read, || true).unwrap();
+    let catalog = Catalog::new(bytes, &survey, || true).unwrap();
+    assert!(!catalog.is_settled(bytes));
+    catalog
+}
+
+fn found(catalog: &Catalog, bytes: &[u8], number: usize) -> Option<u32> {
+    match catalog.find(bytes, &name(number)) {
+        Found::Member(member) => Some(member.id.0),
+        Found::Nothing => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a writer does first, and then.
+fn overwritten(bytes: &[u8], end: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let end_record = bytes.len() - 22;
+    bytes[end_record..end_record + 4].fill(0);
+    bytes[end..end_record].fill(0x55);
+    bytes
+}
+
+#[test]
+fn members_are_found_by_their_marks() {
+    let (bytes, end) = archive();
+    let catalog = catalog(&bytes);
+    let bytes = overwritten(&bytes, end);
+    catalog.settle(&bytes, None, false, || true).unwrap();
+    for number in 0..MEMBERS {
+        assert_eq!(found(&catalog, &bytes, number), Some(number as u32));
+    }
+}
+
+#[test]
+fn while_a_writer_is_at_work_some_are_not_taken_for_all() {
+    let (bytes, end) = archive();
+    let catalog = catalog(&bytes);
+    let mut bytes = overwritten(&bytes, end);
+    // The mark of the last one.
+    bytes[end - 1] ^= 1;
+    let kind = catalog.settle(&bytes, None, false, || true).unwrap_err().kind;
+    assert_eq!(kind, ErrorKind::DirectoryTruncated);
+    assert!(!catalog.is_settled(&bytes));
+    catalog.settle(&bytes, None, true, || true).unwrap();
+    for number in 0..MEMBERS - 1 {
+        // With numbers of their own, as those of the stored index are taken.
+        assert_eq!(found(&catalog, &bytes, number), Some((MEMBERS + number) as u32));
+    }
+    assert_eq!(found(&catalog, &bytes, MEMBERS - 1), None);
+}
+
+#[test]
+fn a_directory_of_others_is_not_taken_for_the_one_that_there_was() {
+    let (bytes, end) = archive();
+    let catalog = catalog(&bytes);
+    // Another session made the second member anew, so to say: the same size, another checksum.
+    let mut other = bytes.clone();
+    let record = end + other[end..].windows(6).position(|part| part == b"n2.npy").unwrap() - 46;
+    other[record + 16] ^= 1;
+    let bytes = overwritten(&bytes, end);
+    catalog.settle(&bytes, Some(Sparse::from(&other)), false, || true).unwrap();
+    for number in 0..MEMBERS {
+        assert_eq!(found(&catalog, &bytes, number), Some(number as u32));
+    }
+}
+
+#[test]
+fn members_are_given_from_any_position_on() {
+    let (bytes, end) = archive();
+    let names = |catalog: &Catalog, bytes: &[u8], from| {
+        let members = catalog.members_from(bytes, from).map(Result::unwrap);
+        members.map(|(member, name)| (member.id.0, name)).collect::<Vec<_>>()
+    };
+    let check = |catalog: &Catalog, bytes: &[u8]| {
+        for from in 0..MEMBERS {
+            let expected = (from..MEMBERS).map(|number| (number as u32, name(number))).collect::<Vec<_>>();
+            assert_eq!(names(catalog, bytes, from), expected);
+        }
+        for from in [MEMBERS, MEMBERS + 1, 1 << 20, usize::MAX] {
+            assert_eq!(names(catalog, bytes, from), []);
+        }
+    };
+    let stored = catalog(&bytes);
+    check(&stored, &bytes);
+    assert!(stored.known(0).is_none(), "only a look at the directory tells");
+    // What takes the place of the stored index gives the same.
+    let changed = overwritten(&bytes, end);
+    stored.settle(&changed, None, false, || true).unwrap();
+    check(&stored, &changed);
+    for number in 0..MEMBERS {
+        assert_eq!(stored.known(number).map(|member| member.id.0), Some(number as u32));
+    }
+    assert!(stored.known(MEMBERS).is_none());
+}
+
+#[test]
+fn many_names_are_found_as_one_is() {
+    let (bytes, end) = archive();
+    let names: Vec<_> = (0..2 * MEMBERS).map(name).collect();
+    let asked = || names.iter().map(|name| Some(&**name)).chain([None, Some(""), Some("n1.npy"), Some("n3")]);
+    let check = |catalog: &Catalog, bytes: &[u8]| {
+        let found = catalog.find_all(bytes, asked());
+        let expected = asked().map(|name| Some(catalog.find_again(bytes, name?).member()?.id.0));
+        assert_eq!(
+            found.iter().map(|id| id.map(|id| id.0)).collect::<Vec<_>>(),
+            expected.collect::<Vec<_>>()
+        );
+        assert_eq!(found.iter().flatten().count(), MEMBERS + 1);
+        assert!(catalog.find_all(bytes, std::iter::empty()).is_empty());
+    };
+    let stored = catalog(&bytes);
+    check(&stored, &bytes);
+    let changed = overwritten(&bytes, end);
+    stored.settle(&changed, None, false, || true).unwrap();
+    check(&stored, &changed);
+}
