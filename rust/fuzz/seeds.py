@@ -13,7 +13,7 @@ def main():
     corpus = {target: HERE / "corpus" / target for target in ("index", "directory", "header")}
     for folder in corpus.values():
         folder.mkdir(parents=True, exist_ok=True)
-    (HERE / "corpus" / "catalog").mkdir(parents=True, exist_ok=True)
+    (HERE / "corpus" / "lookup").mkdir(parents=True, exist_ok=True)
     expected = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
     for file, entry in expected.items():
         for target in ("index", "directory"):

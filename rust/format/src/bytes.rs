@@ -17,3 +17,10 @@ pub(crate) fn copied(bytes: &[u8], room: usize) -> Result<Vec<u8>, ErrorKind> {
     copy.extend_from_slice(bytes);
     Ok(copy)
 }
+
+/// Reads bytes so that the processor fetches their cache lines side by side, before somebody waits for them one after the
+/// other. What they are does not matter.
+#[inline]
+pub(crate) fn touch(bytes: impl Iterator<Item = u8>) {
+    std::hint::black_box(bytes.fold(0, |all, byte| all ^ byte));
+}

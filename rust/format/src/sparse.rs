@@ -86,12 +86,12 @@ impl<'a> Sparse<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`].
-    pub fn is_blank(&self, mut go_on: impl FnMut() -> bool) -> Result<bool> {
+    pub fn is_blank(&self, mut keep_going: impl FnMut() -> bool) -> Result<bool> {
         for part in self.data_in(0..self.len()).flat_map(parts) {
             if self.slice(&part).is_some_and(|bytes| bytes.iter().any(|&byte| byte != 0)) {
                 return Ok(false);
             }
-            poll(&mut go_on)?;
+            poll(&mut keep_going)?;
         }
         Ok(true)
     }
@@ -100,7 +100,7 @@ impl<'a> Sparse<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`].
-    pub fn crc(&self, range: &Range<u64>, mut go_on: impl FnMut() -> bool) -> Result<Option<u32>> {
+    pub fn crc(&self, range: &Range<u64>, mut keep_going: impl FnMut() -> bool) -> Result<Option<u32>> {
         if range.start > range.end || range.end > self.len() {
             return Ok(None);
         }
@@ -113,7 +113,7 @@ impl<'a> Sparse<'a> {
             crc.update(self.slice(&part).unwrap_or_default());
             at = part.end;
             if part.end < range.end {
-                poll(&mut go_on)?;
+                poll(&mut keep_going)?;
             }
         }
         if at < range.end {
@@ -129,8 +129,8 @@ fn parts(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     (start..end).step_by(POLL_BYTES as usize).map(move |at| at..end.min(at + POLL_BYTES))
 }
 
-fn poll(go_on: &mut impl FnMut() -> bool) -> Result<()> {
-    if go_on() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
+fn poll(keep_going: &mut impl FnMut() -> bool) -> Result<()> {
+    if keep_going() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
 }
 
 /// The CRC-32 of so many zeros, in as many steps as their number has bits.

@@ -6,11 +6,11 @@ use libfuzzer_sys::fuzz_target;
 use mmnpz_fuzz::{Plan, check, cut, listed};
 
 use mmnpz_format::additions::mark::MemberState;
-use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::write::directory_writer::{DirectoryWriter, OldDirectory};
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::central::Walk;
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::{StoredName, self};
 
 #[derive(Debug, Arbitrary)]
@@ -28,25 +28,25 @@ impl New {
     }
 }
 
-fn append(old: &[u8], directory: &Directory, new: &[New]) {
+fn append(old: &[u8], directory: &DirectoryLocation, new: &[New]) {
     // A shift that takes offsets out of 63 bits is a lie that no file of a real size can tell.
-    if directory.shift.unsigned_abs() > 1 << 62 {
+    if directory.prefix_len.unsigned_abs() > 1 << 62 {
         return;
     }
     let comment = cut(old, &directory.comment).to_vec();
     let records = cut(old, &directory.range).to_vec();
-    let shift = directory.shift;
+    let prefix_len = directory.prefix_len;
     let old_directory = OldDirectory {
         records: &records,
         comment: &comment,
-        shift,
+        prefix_len,
         sound: None,
         index: None,
         has_none: false,
     };
     let resumed = DirectoryWriter::resume(&old_directory, &[]);
     // What can be read can be appended to, and nothing else.
-    let readable = Index::build(old, directory.clone(), || true).is_ok();
+    let readable = WalkedIndex::build(old, directory.clone(), || true).is_ok();
     assert_eq!(resumed.is_ok(), readable);
     let Ok(mut writer) = resumed else { return };
     let old_count = Walk::new(&records).count() as u64;
@@ -79,12 +79,12 @@ fn append(old: &[u8], directory: &Directory, new: &[New]) {
     if comment.windows(4).any(|window| window == b"PK\x05\x06") || added.is_empty() {
         return;
     }
-    let found = Directory::locate(&bytes).unwrap();
+    let found = DirectoryLocation::locate(&bytes).unwrap();
     assert_eq!(found.range, at..at + writer.records().len() as u64);
-    assert_eq!(found.shift, directory.shift);
+    assert_eq!(found.prefix_len, directory.prefix_len);
     assert_eq!(found.count, writer.count());
     assert_eq!(cut(&bytes, &found.comment), comment);
-    let Some(before) = listed(&records, directory.shift) else { return };
+    let Some(before) = listed(&records, directory.prefix_len) else { return };
     let index = check(&bytes).expect("the old records were sound, and the new ones are ours");
     let old_names = before.iter().map(|member| &*member.name);
     for name in old_names.clone().chain(added.iter().map(|(name, _)| *name)) {
@@ -106,13 +106,13 @@ fuzz_target!(|data: &[u8]| {
     let Ok(plan) = Plan::arbitrary(&mut source) else { return };
     let new: Vec<New> = (0..4).map_while(|_| New::arbitrary(&mut source).ok()).collect();
     for archive in [&plan.build(), data] {
-        if let Ok(directory) = Directory::locate(archive) {
+        if let Ok(directory) = DirectoryLocation::locate(archive) {
             append(archive, &directory, &new);
         }
     }
     // The bytes themselves as a directory.
     let old =
-        OldDirectory { records: data, comment: &[], shift: 0, sound: None, index: None, has_none: false };
+        OldDirectory { records: data, comment: &[], prefix_len: 0, sound: None, index: None, has_none: false };
     let _ = DirectoryWriter::resume(&old, &[])
         .map(|mut writer| StoredName::new("a").map(|name| writer.contains(&name)));
 });

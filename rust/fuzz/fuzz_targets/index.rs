@@ -6,11 +6,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use mmnpz_fuzz::{Plan, check};
 
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 
 fn check_overwritten(bytes: &[u8], noise: &[u8]) {
     let Some(index) = check(bytes) else { return };
-    let Ok(directory) = Directory::locate(bytes) else { return };
+    let Ok(directory) = DirectoryLocation::locate(bytes) else { return };
     let places: Vec<_> = index
         .ids()
         .map(|id| {

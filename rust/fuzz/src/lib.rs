@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use arbitrary::Arbitrary;
 
-use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::zip::name;
 use mmnpz_format::zip::central::Walk;
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::records::{Extent, STORED};
 
 /// A plan for an archive. Random bytes hardly ever make one; a random plan always does, with a few things wrong.
@@ -196,7 +196,7 @@ pub struct Listed {
 
 /// The stored arrays of these records, one after the other, the last of each name in the place of the first; or
 /// `None` if a record cannot be read.
-pub fn listed(records: &[u8], shift: i64) -> Option<Vec<Listed>> {
+pub fn listed(records: &[u8], prefix_len: i64) -> Option<Vec<Listed>> {
     let mut listed: Vec<Listed> = Vec::new();
     let mut walk = Walk::new(records);
     for record in walk.by_ref() {
@@ -205,7 +205,7 @@ pub fn listed(records: &[u8], shift: i64) -> Option<Vec<Listed>> {
         let extent = Extent::read(record.header, record.extra).ok()?;
         let member = Listed {
             name: name.to_owned(),
-            local: i128::from(extent.local_offset) + i128::from(shift),
+            local: i128::from(extent.local_offset) + i128::from(prefix_len),
             size: extent.compressed.min(extent.uncompressed),
         };
         let found = listed.iter().position(|other| other.name == name);
@@ -226,12 +226,12 @@ pub fn cut<'a>(bytes: &'a [u8], range: &Range<u64>) -> &'a [u8] {
 }
 
 /// Reads the archive and checks all that must hold, whatever it is.
-pub fn check(bytes: &[u8]) -> Option<Index> {
-    let directory = Directory::locate(bytes).ok()?;
+pub fn check(bytes: &[u8]) -> Option<WalkedIndex> {
+    let directory = DirectoryLocation::locate(bytes).ok()?;
     assert!(directory.range.start <= directory.range.end && directory.range.end < bytes.len() as u64);
     assert!(directory.range.end < directory.comment.start && directory.comment.end <= bytes.len() as u64);
-    let expected = listed(cut(bytes, &directory.range), directory.shift);
-    let index = Index::build(bytes, directory, || true);
+    let expected = listed(cut(bytes, &directory.range), directory.prefix_len);
+    let index = WalkedIndex::build(bytes, directory, || true);
     let Some(expected) = expected else {
         assert!(index.is_err(), "read what the simple reader refuses");
         return None;

@@ -25,7 +25,7 @@ use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::sparse::Sparse;
 use mmnpz_format::write::appender::{Appender, Reserved};
 use mmnpz_format::write::directory_plan::{NewDirectory, Publish};
-use mmnpz_format::write::grow_in_place::Held;
+use mmnpz_format::write::grow_in_place::SharedBytes;
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
 
@@ -110,10 +110,10 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
     // What was written since the system started is as it was written; of what is older, a power failure can have kept a
     // part from the disk.
     let effort = if boot::is_older(&metadata) { Effort::AppendChecked } else { Effort::Append };
-    let held: Held = Arc::new(mapping::map(file)?);
+    let held: SharedBytes = Arc::new(mapping::map(file)?);
     let holes = mapping::holes(file, &metadata, (*held).as_ref());
     let sparse = Sparse::new((*held).as_ref(), &holes);
-    let mut survey = match polled(|go_on| Survey::new(sparse, effort, go_on)) {
+    let mut survey = match polled(|keep_going| Survey::new(sparse, effort, keep_going)) {
         Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {
             Survey::default()
         }
@@ -125,7 +125,7 @@ fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
 
 /// Whether a file holds nothing but zeros.
 pub(crate) fn is_blank(file: Sparse<'_>) -> Result<bool, Failure> {
-    polled(|go_on| file.is_blank(go_on))
+    polled(|keep_going| file.is_blank(keep_going))
 }
 
 impl Archive {
@@ -232,7 +232,7 @@ impl Archive {
             found.map(|at| state.large.swap_remove(at));
         }
         if let Ok(crc) = &written {
-            state.appender.finish(place, &member.name, *crc, member.header.hint.as_ref());
+            state.appender.finish(place, &member.name, *crc, member.header.array_field.as_ref());
         } else {
             // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may have
             // mapped it. What cannot be done here only leaves bytes that nobody reads.
@@ -341,7 +341,7 @@ impl Archive {
 
     /// Writes a directory of all that is written, in front of which further members have room.
     pub(crate) fn flush(&self, sync: bool) -> Result<(), Failure> {
-        self.publish(Publish::Room(0), sync || self.sync)?;
+        self.publish(Publish::Flush(0), sync || self.sync)?;
         if sync && !self.sync {
             // Otherwise done when the file was opened.
             file::sync_folder(self.file(), &self.absolute)?;
@@ -354,7 +354,7 @@ impl Archive {
         if self.lock()?.appender.make_way()? {
             return Ok(());
         }
-        self.publish(Publish::Room(size), self.sync)
+        self.publish(Publish::Flush(size), self.sync)
     }
 
     fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
@@ -452,7 +452,7 @@ impl Archive {
             }
         }
         drop(state);
-        let finished = self.publish(Publish::Last, self.sync);
+        let finished = self.publish(Publish::Close, self.sync);
         if finished.is_err() {
             // There may be room later.
             self.lock()?.closed = false;

@@ -16,7 +16,7 @@ use crate::array::{self, Layout};
 use crate::copying::{self, Copying, Place};
 use crate::detach::detached;
 use crate::mapping::Mapping;
-use crate::reader::{Kept, Lookup};
+use crate::reader::{BatchLookup, Kept};
 
 /// So many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for anything
 /// else, while to get it back from them can take milliseconds.
@@ -86,7 +86,7 @@ impl Numbers {
 
 impl<'py> Part<'py> {
     pub(crate) fn new(
-        lookup: &Lookup<'py>,
+        lookup: &BatchLookup<'py>,
         names: &Bound<'py, PyAny>,
         starts: Option<&Bound<'py, PyAny>>,
         stops: Option<&Bound<'py, PyAny>>,
@@ -118,9 +118,9 @@ impl<'py> Part<'py> {
             (Ok(start), Ok(stop)) if start <= stop && stop <= rows => Ok((start, stop)),
             (Ok(start), Ok(stop)) if start <= stop && clip => Ok((start.min(rows), stop.min(rows))),
             (Ok(_), Ok(_)) if start <= stop => {
-                let hint =
+                let array_field =
                     if clip { "" } else { "; pad= says what to put in place of those that it has not" };
-                Err(format!("rows {start} to {stop} are asked for, and it has {rows}{hint}"))
+                Err(format!("rows {start} to {stop} are asked for, and it has {rows}{array_field}"))
             }
             (Ok(_), Ok(_)) => {
                 Err(format!("rows {start} to {stop} are asked for, which ends before it starts"))
@@ -131,7 +131,7 @@ impl<'py> Part<'py> {
 }
 
 impl<'py> Keys<'py> {
-    fn new(lookup: &Lookup<'py>, names: &Bound<'py, PyAny>) -> PyResult<Self> {
+    fn new(lookup: &BatchLookup<'py>, names: &Bound<'py, PyAny>) -> PyResult<Self> {
         let py = names.py();
         if let Some(layout) = array::layout(names) {
             let (kind, dimensions) = (layout.dtype(py).kind(), layout.shape.len());
@@ -160,7 +160,7 @@ impl<'py> Keys<'py> {
     }
 
     /// Of an array of integers of any kind.
-    fn of_array(lookup: &Lookup<'py>, array: &Bound<'py, PyAny>) -> PyResult<Self> {
+    fn of_array(lookup: &BatchLookup<'py>, array: &Bound<'py, PyAny>) -> PyResult<Self> {
         let py = array.py();
         // Numbers that int64 does not have become negative ones: the unsigned ones that there are too many of.
         let positions = match array::integers(array) {
@@ -181,7 +181,7 @@ impl<'py> Keys<'py> {
     }
 
     /// Of the items of a tuple: positions if the first one is an integer.
-    fn of_items(lookup: &Lookup<'py>, items: Bound<'py, PyAny>) -> PyResult<Self> {
+    fn of_items(lookup: &BatchLookup<'py>, items: Bound<'py, PyAny>) -> PyResult<Self> {
         let names = items.cast_into::<PyTuple>()?;
         let is_name = names.iter_borrowed().next().is_none_or(|first| !is_integer(&first));
         if is_name {
@@ -272,14 +272,14 @@ fn a_mask() -> PyErr {
 }
 
 #[cold]
-fn out_of_range(lookup: &Lookup<'_>, given: &Bound<'_, PyAny>, count: usize) -> PyErr {
+fn out_of_range(lookup: &BatchLookup<'_>, given: &Bound<'_, PyAny>, count: usize) -> PyErr {
     let path = lookup.path().to_string_lossy();
     PyIndexError::new_err(format!("{path}: position {given} is out of range for {count} members"))
 }
 
 /// What a batch consists of.
 struct Batch<'a, 'py> {
-    lookup: &'a Lookup<'py>,
+    lookup: &'a BatchLookup<'py>,
     part: &'a Part<'py>,
     /// The dtype that items are to become.
     wanted: Option<Bound<'py, PyArrayDescr>>,
@@ -305,7 +305,7 @@ struct Common<'py> {
 
 impl<'a, 'py> Batch<'a, 'py> {
     fn new(
-        lookup: &'a Lookup<'py>,
+        lookup: &'a BatchLookup<'py>,
         part: &'a Part<'py>,
         wanted: Option<Bound<'py, PyArrayDescr>>,
         padded: bool,
@@ -420,8 +420,8 @@ impl<'a, 'py> Batch<'a, 'py> {
         });
         match first.unwrap_or_else(|| Ok(Default::default())) {
             Ok((first, theirs)) => {
-                let hint = if self.whole { "" } else { ", apart from the first axis" };
-                let text = format!("its {what} {mine} does not fit {theirs} of member {first}{hint}");
+                let array_field = if self.whole { "" } else { ", apart from the first axis" };
+                let text = format!("its {what} {mine} does not fit {theirs} of member {first}{array_field}");
                 self.value_error(key, &text)
             }
             Err(error) => error,
@@ -559,7 +559,7 @@ impl<'a, 'py> Batch<'a, 'py> {
 
 /// Calls `read` with the view of a member and its layout.
 fn with_view<'py, R>(
-    lookup: &Lookup<'py>,
+    lookup: &BatchLookup<'py>,
     key: Key<'_, 'py>,
     read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
 ) -> PyResult<R> {
@@ -569,7 +569,7 @@ fn with_view<'py, R>(
 /// The same for one that may be kept. What somebody else put in the dict of views is not believed.
 #[inline]
 fn with_kept<'py, R>(
-    lookup: &Lookup<'py>,
+    lookup: &BatchLookup<'py>,
     key: Key<'_, 'py>,
     kept: Option<Kept<'_, 'py>>,
     read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
@@ -596,7 +596,7 @@ const TOGETHER: usize = 64;
 /// has driven all of them out of the cache. One after the other, to wait for them takes a fifth of the time of a batch. So
 /// each step is taken for many members before the next one is.
 fn with_all<'py>(
-    lookup: &Lookup<'py>,
+    lookup: &BatchLookup<'py>,
     keys: &Keys<'py>,
     mut read: impl FnMut(usize, Key<'_, 'py>, &Layout<'_>) -> PyResult<()>,
 ) -> PyResult<()> {
@@ -623,12 +623,12 @@ fn with_all<'py>(
     }
 }
 
-fn message(lookup: &Lookup<'_>, key: Key<'_, '_>, what: impl Display) -> String {
+fn message(lookup: &BatchLookup<'_>, key: Key<'_, '_>, what: impl Display) -> String {
     format!("{}: member {}: {what}", lookup.path().to_string_lossy(), quoted(lookup, key))
 }
 
 /// The name of a member in quotes, as in all other errors.
-fn quoted(lookup: &Lookup<'_>, key: Key<'_, '_>) -> String {
+fn quoted(lookup: &BatchLookup<'_>, key: Key<'_, '_>) -> String {
     match key {
         Key::Name(name) => format!("{:?}", name.to_string()),
         Key::Position(position) => lookup
@@ -647,7 +647,7 @@ fn show<T: Display>(shape: &[T]) -> String {
 
 #[cold]
 fn cannot_become(
-    lookup: &Lookup<'_>,
+    lookup: &BatchLookup<'_>,
     key: Key<'_, '_>,
     from: &Bound<'_, PyArrayDescr>,
     to: &Bound<'_, PyArrayDescr>,
@@ -666,7 +666,7 @@ pub(crate) struct Making<'a, 'py> {
 
 /// A batch of excerpts.
 pub(crate) fn gather<'py>(
-    lookup: &Lookup<'py>,
+    lookup: &BatchLookup<'py>,
     part: &Part<'py>,
     making: &Making<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
@@ -683,7 +683,7 @@ pub(crate) fn gather<'py>(
 }
 
 /// Has the system read a part of an archive.
-pub(crate) fn prefetch(lookup: &Lookup<'_>, part: &Part<'_>) -> PyResult<()> {
+pub(crate) fn prefetch(lookup: &BatchLookup<'_>, part: &Part<'_>) -> PyResult<()> {
     let py = lookup.py();
     let map = lookup.mapping();
     fetch_headers(lookup, &part.keys)?;
@@ -717,7 +717,7 @@ fn headers_at(map: &Mapping, at: u64) -> Option<Place> {
 
 /// Has the system read the headers of members that views cannot be made without, if they are not in memory. To find them
 /// so one after the other would be to wait for the disk as often.
-fn fetch_headers(lookup: &Lookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
+fn fetch_headers(lookup: &BatchLookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
     if !lookup.reads_headers() {
         return Ok(());
     }
@@ -744,7 +744,7 @@ pub(crate) fn fetch_headers_at(
 }
 
 /// The same for names that are going to be looked up one by one.
-pub(crate) fn fetch_headers_of(lookup: &Lookup<'_>, names: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn fetch_headers_of(lookup: &BatchLookup<'_>, names: &Bound<'_, PyAny>) -> PyResult<()> {
     if lookup.reads_headers() { fetch_headers(lookup, &Keys::new(lookup, names)?) } else { Ok(()) }
 }
 

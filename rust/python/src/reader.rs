@@ -23,12 +23,12 @@ use crate::views::{DICT_FIRST, Views};
 use crate::walk::Walk;
 use crate::{array, fork, lock};
 use mmnpz_format::error::{Error, ErrorKind};
-use mmnpz_format::read::lookup::{Catalog, Found, Located};
+use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::{Member, MemberId};
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::sparse::Sparse;
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 
 /// So many members are taken up between two looks at pending signals.
 const POLL_INTERVAL: usize = 4096;
@@ -50,7 +50,7 @@ struct Archive {
     /// The type of the views.
     view_type: Py<PyType>,
     max_header_size: usize,
-    catalog: Catalog,
+    lookup: Lookup,
     /// It was said that the directory is damaged.
     warned: AtomicBool,
     /// The list of all names, and how often this process was forked off when it was made. Locked for moments, by
@@ -97,7 +97,7 @@ impl Archive {
     ) -> Result<Bound<'py, PyAny>, Failure> {
         let py = mmap.py();
         let mapping = self.mapping.get();
-        let Located { header, offset, stored } = self.locate(py, member, name)?;
+        let LocatedArray { header, offset, stored } = self.locate(py, member, name)?;
         let offset = usize::try_from(offset).map_err(|_| Failure::from(ErrorKind::LocalOutside))?;
         array::with_dtype(py, &header.descr, |dtype| {
             let view_type = self.view_type.bind(py);
@@ -107,23 +107,23 @@ impl Archive {
     }
 
     /// The array of a member, as the directory has it now or, where that was overwritten, as it had it.
-    fn locate(&self, py: Python<'_>, member: &Member, name: &str) -> Result<Located<'_>, Failure> {
+    fn locate(&self, py: Python<'_>, member: &Member, name: &str) -> Result<LocatedArray<'_>, Failure> {
         let bytes = self.bytes();
-        let located = self.catalog.locate(bytes, member, name, self.max_header_size);
-        if located.is_ok() || self.catalog.is_settled(bytes) {
+        let located = self.lookup.locate(bytes, member, name, self.max_header_size);
+        if located.is_ok() || self.lookup.is_verified(bytes) {
             return Ok(located?);
         }
-        self.settle(py).map_err(Failure::Raised)?;
-        let member = self.catalog.find(bytes, name).member().unwrap_or(*member);
-        Ok(self.catalog.locate(bytes, &member, name, self.max_header_size)?)
+        self.verify(py).map_err(Failure::Raised)?;
+        let member = self.lookup.find(bytes, name).member().unwrap_or(*member);
+        Ok(self.lookup.locate(bytes, &member, name, self.max_header_size)?)
     }
 
     /// The member of a name; `again` is for one that is not going to be read.
     fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
         loop {
             let bytes = self.bytes();
-            let catalog = &self.catalog;
-            let found = if again { catalog.find_again(bytes, name) } else { catalog.find(bytes, name) };
+            let lookup = &self.lookup;
+            let found = if again { lookup.find_again(bytes, name) } else { lookup.find(bytes, name) };
             match found {
                 Found::Member(member) => return Ok(Some(member)),
                 Found::Nothing => return Ok(None),
@@ -131,15 +131,15 @@ impl Archive {
                     let failure = Failure::Format(Error::at(ErrorKind::Renamed, at));
                     return Err(self.describe(py, failure, name));
                 }
-                Found::Unsure => self.settle(py)?,
+                Found::Unsure => self.verify(py)?,
             }
         }
     }
 
-    /// Makes sure that what the catalog says of all members is right.
-    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+    /// Makes sure that what the lookup says of all members is right.
+    fn verify(&self, py: Python<'_>) -> PyResult<()> {
         let bytes = self.bytes();
-        if self.catalog.is_settled(bytes) {
+        if self.lookup.is_verified(bytes) {
             return Ok(());
         }
         let settled = detached(py, || {
@@ -147,7 +147,7 @@ impl Archive {
             while Instant::now() < give_up {
                 let before = state_of(&self.path);
                 let is_quiet = !lock::is_taken(&self.path);
-                match self.try_to_settle(is_quiet) {
+                match self.try_to_verify(is_quiet) {
                     // A writer can overwrite whatever was found, and is done with it in a moment. That none was there before
                     // says nothing: one can have come, and gone again.
                     Err(Failure::Format(error))
@@ -159,10 +159,10 @@ impl Archive {
                 }
                 thread::sleep(PAUSE);
             }
-            self.try_to_settle(true)
+            self.try_to_verify(true)
         });
         settled.map_err(|failure| failure.into_err(py, &self.path))?;
-        if self.catalog.is_recovered()
+        if self.lookup.is_recovered()
             && !lock::is_taken(&self.path)
             && !self.warned.swap(true, Ordering::Relaxed)
         {
@@ -170,7 +170,7 @@ impl Archive {
             let message = format!(
                 "{path}: the archive's directory is damaged; {} arrays were found without it; mmnpz.repair checks them and \
                  writes a directory",
-                self.catalog.len()
+                self.lookup.len()
             );
             // A path cannot have a NUL in it.
             let message = std::ffi::CString::new(message)?;
@@ -179,14 +179,14 @@ impl Archive {
         Ok(())
     }
 
-    fn try_to_settle(&self, is_quiet: bool) -> Result<(), Failure> {
+    fn try_to_verify(&self, is_quiet: bool) -> Result<(), Failure> {
         let bytes = self.bytes();
         // The file as it is now, if a writer has appended to it.
-        let newer = (!self.catalog.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
+        let newer = (!self.lookup.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
         let newer = newer.filter(|file| file.identity.2 == self.identity.2 && file.map.len() >= bytes.len());
         let newer = newer.as_ref().map(MappedFile::sparse);
         let sparse = Sparse::new(bytes, &self.holes);
-        polled(|go_on| self.catalog.settle(sparse, newer, is_quiet, go_on))
+        polled(|keep_going| self.lookup.verify(sparse, newer, is_quiet, keep_going))
     }
 
     /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
@@ -197,14 +197,14 @@ impl Archive {
         mut each: impl FnMut(usize, &Member, &Bound<'_, PyString>) -> PyResult<()>,
     ) -> PyResult<()> {
         loop {
-            self.settle(py)?;
-            let mut members = self.catalog.members(self.bytes()).enumerate();
+            self.verify(py)?;
+            let mut members = self.lookup.members(self.bytes()).enumerate();
             let done = members.try_for_each(|(number, named)| {
                 let (member, name) = named.map_err(|error| Failure::from(error).into_err(py, &self.path))?;
                 each(number, &member, &PyString::new(py, &name))?;
                 if number % POLL_INTERVAL == 0 { py.check_signals() } else { Ok(()) }
             });
-            if self.catalog.is_settled(self.bytes()) {
+            if self.lookup.is_verified(self.bytes()) {
                 return done;
             }
         }
@@ -247,37 +247,37 @@ impl Archive {
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
-        self.settled(py, || self.catalog.name(self.bytes(), member))
+        self.verified(py, || self.lookup.name(self.bytes(), member))
     }
 
     /// The member at a position in archive order, and its name.
     fn at(&self, py: Python<'_>, position: usize) -> PyResult<(Member, String)> {
-        self.settled(py, || self.catalog.at(self.bytes(), position))
+        self.verified(py, || self.lookup.at(self.bytes(), position))
     }
 
     /// Some members from a position in archive order on, whose views are going to be made, and their names.
     fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
-        let read = || self.catalog.members_from(self.bytes(), from).take(SOME).collect();
-        let some: Vec<(Member, String)> = self.settled(py, read)?;
+        let read = || self.lookup.members_from(self.bytes(), from).take(SOME).collect();
+        let some: Vec<(Member, String)> = self.verified(py, read)?;
         self.fetch_headers(py, some.iter().map(|(member, _)| *member))?;
         Ok(some)
     }
 
     /// Has the system read the headers of members whose views are going to be made, if they are needed and not in memory.
     fn fetch_headers(&self, py: Python<'_>, members: impl Iterator<Item = Member>) -> PyResult<()> {
-        if self.catalog.has_headers() {
+        if self.lookup.has_headers() {
             return Ok(());
         }
         gather::fetch_headers_at(py, self.mapping.get(), &self.path, members.map(|member| member.extent().0))
     }
 
     /// What `read` tells of the members once that is settled.
-    fn settled<T>(&self, py: Python<'_>, read: impl Fn() -> mmnpz_format::error::Result<T>) -> PyResult<T> {
+    fn verified<T>(&self, py: Python<'_>, read: impl Fn() -> mmnpz_format::error::Result<T>) -> PyResult<T> {
         loop {
-            self.settle(py)?;
+            self.verify(py)?;
             let found = read();
             // A writer can have overwritten the directory meanwhile.
-            if self.catalog.is_settled(self.bytes()) {
+            if self.lookup.is_verified(self.bytes()) {
                 return found.map_err(|error| Failure::from(error).into_err(py, &self.path));
             }
         }
@@ -294,7 +294,7 @@ impl Handle {
     /// A handle with views of its own, all of them made if they are to be preloaded.
     fn new(py: Python<'_>, archive: Arc<Archive>, preload: bool) -> PyResult<Arc<Self>> {
         let mmap = array::whole_map(archive.mapping.bind(py), archive.map_type.bind(py))?;
-        let views = Views::new(py, archive.catalog.limit(), mmap.unbind());
+        let views = Views::new(py, archive.lookup.limit(), mmap.unbind());
         let handle = Handle { archive, views };
         if preload {
             handle.preload(py)?;
@@ -389,7 +389,7 @@ impl Handle {
     fn preload(&self, py: Python<'_>) -> PyResult<()> {
         self.archive.for_each(py, |number, member, name| {
             if number % SOME == 0 {
-                let next = (number..number + SOME).map_while(|at| self.archive.catalog.known(at));
+                let next = (number..number + SOME).map_while(|at| self.archive.lookup.known(at));
                 self.archive.fetch_headers(py, next)?;
             }
             let view = self.view(py, member, name.to_str()?)?;
@@ -412,7 +412,7 @@ fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
 /// An archive that was opened, and what its users should know of how.
 struct Opened {
     file: MappedFile,
-    catalog: Catalog,
+    lookup: Lookup,
     /// Arrays that are in no directory, and whether there is none where readers look for it.
     unlisted: Option<(usize, bool)>,
 }
@@ -453,30 +453,31 @@ impl Opened {
         if expected.is_some_and(|expected| expected != file.identity) {
             return Err(Failure::Changed);
         }
-        let survey = polled(|go_on| Survey::new(sparse, Effort::Read, go_on))?;
-        let (survey, catalog) = match polled(|go_on| Catalog::new(sparse, &survey, go_on)) {
-            Ok(catalog) => (survey, catalog),
+        let survey = polled(|keep_going| Survey::new(sparse, Effort::Read, keep_going))?;
+        let (survey, lookup) = match polled(|keep_going| Lookup::new(sparse, &survey, keep_going)) {
+            Ok(lookup) => (survey, lookup),
             Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
-                let survey = polled(|go_on| Survey::without_directory(sparse, error, Effort::Read, go_on))?;
-                let catalog = polled(|go_on| Catalog::new(sparse, &survey, go_on))?;
-                (survey, catalog)
+                let survey =
+                    polled(|keep_going| Survey::without_directory(sparse, error, Effort::Read, keep_going))?;
+                let lookup = polled(|keep_going| Lookup::new(sparse, &survey, keep_going))?;
+                (survey, lookup)
             }
             Err(failure) => return Err(failure),
         };
         // Where the last end record is torn, an earlier one counts, and nothing but what is behind it tells.
         let has_all = survey.is_at_end && survey.is_clean && survey.found.is_empty();
         let mut unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
-        if catalog.is_recovered() {
-            unlisted = Some((catalog.len(), true));
+        if lookup.is_recovered() {
+            unlisted = Some((lookup.len(), true));
         }
         // Its end record is taken away before anything of it is overwritten. One that was found without stays as long as
         // nobody writes to the file.
         let is_same = if survey.is_at_end {
-            Directory::locate(sparse.bytes).ok() == survey.directory
+            DirectoryLocation::locate(sparse.bytes).ok() == survey.directory
         } else {
             survey.seal.is_none_or(|seal| seal.holds(sparse.bytes)) || !lock::is_taken(path)
         };
-        Ok((Opened { file, catalog, unlisted }, is_same))
+        Ok((Opened { file, lookup, unlisted }, is_same))
     }
 
     /// Warns of what a writer left, or is just writing.
@@ -560,7 +561,7 @@ impl Reader {
         let text = name.cast::<PyString>().ok()?.to_str().ok()?;
         self.state.read(py, |state| {
             let handle = state.handle.as_ref().filter(|_| state.cache)?;
-            let member = handle.archive.catalog.find_again(handle.archive.bytes(), text).member()?;
+            let member = handle.archive.lookup.find_again(handle.archive.bytes(), text).member()?;
             handle.views.get(py, member.id)
         })
     }
@@ -573,15 +574,15 @@ impl Reader {
     }
 
     /// What looks many members up.
-    fn lookup<'py>(&self, py: Python<'py>) -> PyResult<Lookup<'py>> {
+    fn lookup<'py>(&self, py: Python<'py>) -> PyResult<BatchLookup<'py>> {
         let (handle, cache) = self.handle(py)?;
         let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.bind(py).clone());
-        Ok(Lookup { py, handle, cache, first })
+        Ok(BatchLookup { py, handle, cache, first })
     }
 }
 
 /// The views of many members, of an archive that stays as it is when the reader is closed meanwhile.
-pub(crate) struct Lookup<'py> {
+pub(crate) struct BatchLookup<'py> {
     py: Python<'py>,
     handle: Arc<Handle>,
     cache: bool,
@@ -607,7 +608,7 @@ impl<'py> Deref for Kept<'_, 'py> {
     }
 }
 
-impl<'py> Lookup<'py> {
+impl<'py> BatchLookup<'py> {
     pub(crate) fn py(&self) -> Python<'py> {
         self.py
     }
@@ -622,8 +623,8 @@ impl<'py> Lookup<'py> {
 
     /// How many members there are: only then is known what a position means.
     pub(crate) fn count(&self) -> PyResult<usize> {
-        self.handle.archive.settle(self.py)?;
-        Ok(self.handle.archive.catalog.len())
+        self.handle.archive.verify(self.py)?;
+        Ok(self.handle.archive.lookup.len())
     }
 
     /// The name of the member at a position.
@@ -642,10 +643,10 @@ impl<'py> Lookup<'py> {
                     Key::Name(name) => {
                         let name = name.cast::<PyString>().ok();
                         let text = name.as_ref().and_then(|name| name.to_str().ok());
-                        let found = text.map(|text| archive.catalog.find_again(archive.bytes(), text));
+                        let found = text.map(|text| archive.lookup.find_again(archive.bytes(), text));
                         found.and_then(Found::member).map(|member| member.id)
                     }
-                    Key::Position(position) => archive.catalog.id(position),
+                    Key::Position(position) => archive.lookup.id(position),
                 };
                 Ok(member.and_then(|member| self.handle.views.peek(self.py, member)).map(Kept::Shared))
             }
@@ -658,17 +659,17 @@ impl<'py> Lookup<'py> {
     pub(crate) fn kept_of<'a>(&'a self, keys: &[Key<'_, 'py>], kept: &mut Vec<Option<Kept<'a, 'py>>>) {
         let archive = &self.handle.archive;
         if self.cache && self.first.is_none() {
-            let found = archive.catalog.find_all(archive.bytes(), keys.iter().map(text_of));
+            let found = archive.lookup.find_all(archive.bytes(), keys.iter().map(text_of));
             kept.extend(keys.iter().zip(found).map(|(key, found)| {
-                let member = if let Key::Position(at) = *key { archive.catalog.id(at) } else { found };
+                let member = if let Key::Position(at) = *key { archive.lookup.id(at) } else { found };
                 self.handle.views.peek(self.py, member?).map(Kept::Shared)
             }));
             return;
         }
         kept.extend(keys.iter().map(|key| self.kept(*key).unwrap_or_default()));
-        if archive.catalog.uses_stored() && kept.iter().any(Option::is_none) {
+        if archive.lookup.uses_stored() && kept.iter().any(Option::is_none) {
             let missing = keys.iter().zip(&*kept).filter(|(_, view)| view.is_none());
-            archive.catalog.find_all(archive.bytes(), missing.map(|(key, _)| text_of(key)));
+            archive.lookup.find_all(archive.bytes(), missing.map(|(key, _)| text_of(key)));
         }
     }
 
@@ -680,7 +681,7 @@ impl<'py> Lookup<'py> {
 
     /// Whether a view cannot be made without a look at the member's headers.
     pub(crate) fn reads_headers(&self) -> bool {
-        !self.handle.archive.catalog.has_headers()
+        !self.handle.archive.lookup.has_headers()
     }
 
     /// Where the headers of a member start, as far as that is known without a look at them.
@@ -689,9 +690,9 @@ impl<'py> Lookup<'py> {
         let member = match key {
             Key::Name(name) => {
                 let name = name.cast::<PyString>().ok()?;
-                archive.catalog.find_again(archive.bytes(), name.to_str().ok()?).member()?
+                archive.lookup.find_again(archive.bytes(), name.to_str().ok()?).member()?
             }
-            Key::Position(position) => archive.catalog.at(archive.bytes(), position).ok()?.0,
+            Key::Position(position) => archive.lookup.at(archive.bytes(), position).ok()?.0,
         };
         Some(member.extent().0)
     }
@@ -756,7 +757,7 @@ impl Reader {
         let opened = detached(py, || Ok((Claim::new()?, Opened::new(&path, identity)?)));
         let (claim, opened) = opened.map_err(|failure: Failure| failure.into_err(py, &path))?;
         opened.warn(py, &path)?;
-        let Opened { file: MappedFile { map, identity, holes }, catalog, .. } = opened;
+        let Opened { file: MappedFile { map, identity, holes }, lookup, .. } = opened;
         let archive = Archive {
             path,
             options,
@@ -765,7 +766,7 @@ impl Reader {
             map_type: map_type.unbind(),
             view_type: view_type.unbind(),
             max_header_size,
-            catalog,
+            lookup,
             holes,
             warned: AtomicBool::new(false),
             files: Mutex::default(),
@@ -1015,7 +1016,7 @@ impl Reader {
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.archive(py)?.catalog.len())
+        Ok(self.archive(py)?.lookup.len())
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
@@ -1038,8 +1039,8 @@ impl Reader {
     /// The name of the array at a position in archive order, without a list of all.
     fn _name(&self, py: Python<'_>, number: usize) -> PyResult<String> {
         let archive = self.archive(py)?;
-        archive.settle(py)?;
-        let member = archive.catalog.id(number);
+        archive.verify(py)?;
+        let member = archive.lookup.id(number);
         let member = member.ok_or_else(|| PyIndexError::new_err(format!("there is no array {number}")))?;
         archive.name(py, member)
     }
@@ -1048,7 +1049,7 @@ impl Reader {
     fn _number(&self, name: &Bound<'_, PyString>) -> PyResult<u32> {
         let archive = self.archive(name.py())?;
         let found = name.to_str().map_or(Ok(None), |text| archive.find(name.py(), text, true))?;
-        let position = found.map(|member| archive.catalog.position(member.id));
+        let position = found.map(|member| archive.lookup.position(member.id));
         position.ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
     }
 
@@ -1125,7 +1126,7 @@ impl Reader {
     /// Bytes of memory that the index takes.
     #[getter]
     fn _index_memory(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.archive(py)?.catalog.memory())
+        Ok(self.archive(py)?.lookup.memory())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -12,13 +12,13 @@ use crate::detach::detached;
 use crate::error::{Failure, check_signals, polled};
 use crate::{file, mapping};
 use mmnpz_format::additions::filler::Filler;
-use mmnpz_format::additions::local_member::Local;
+use mmnpz_format::additions::local_member::LocalMember;
 use mmnpz_format::error::ErrorKind;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::{Origin, Survey};
 use mmnpz_format::sparse::{POLL_BYTES, Sparse};
 use mmnpz_format::write::appender::Appender;
-use mmnpz_format::write::grow_in_place::Held;
+use mmnpz_format::write::grow_in_place::SharedBytes;
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name;
 use mmnpz_format::zip::records::{LocalHeader, Record};
@@ -57,7 +57,7 @@ pub(crate) fn sort_out(
 /// The state of a writer that goes on behind what was found in a file, which is made ready for it.
 pub(crate) fn resume(
     file: &File,
-    held: &Held,
+    held: &SharedBytes,
     survey: &Survey,
     alignment: Alignment,
 ) -> Result<Appender, Failure> {
@@ -95,8 +95,8 @@ fn fill_stale_indexes(file: &File, survey: &Survey) -> Result<bool, Failure> {
 /// is there starts with zeros. Says whether that was so.
 fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<bool, Failure> {
     let is_ours = survey.seal.is_some() || !survey.found.is_empty();
-    let shift = survey.directory.as_ref().map_or(0, |directory| directory.shift);
-    let is_lost = is_ours && shift == 0 && bytes.starts_with(&[0; 4]);
+    let prefix_len = survey.directory.as_ref().map_or(0, |directory| directory.prefix_len);
+    let is_lost = is_ours && prefix_len == 0 && bytes.starts_with(&[0; 4]);
     if is_lost {
         file::write_all_at(file, &LocalHeader::SIGNATURE.to_le_bytes(), 0)?;
     }
@@ -105,7 +105,7 @@ fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<bool, Failur
 
 fn is_sound(
     sparse: Sparse<'_>,
-    member: &Local,
+    member: &LocalMember,
     progress: &mut impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<bool, Failure> {
     let mut failure = None;
@@ -145,14 +145,14 @@ fn repair_file(
 ) -> Result<(u64, Vec<String>, Vec<Dropped>, bool), Failure> {
     let locked = file::open(path)?;
     let alignment = Alignment::new(1)?;
-    let held: Held = match locked.file.metadata()?.len() {
+    let held: SharedBytes = match locked.file.metadata()?.len() {
         0 => Arc::new([]),
         _ => Arc::new(mapping::map(&locked.file)?),
     };
     let map = (*held).as_ref();
     let holes = mapping::holes(&locked.file, &locked.file.metadata()?, map);
     let sparse = Sparse::new(map, &holes);
-    let mut survey = match polled(|go_on| Survey::new(sparse, Effort::Full, go_on)) {
+    let mut survey = match polled(|keep_going| Survey::new(sparse, Effort::Full, keep_going)) {
         Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {
             Survey::default()
         }

@@ -161,7 +161,7 @@ fn end_of_archive(file: &File) -> Result<u64, Failure> {
     }
     let map = mapping::map(file)?;
     let holes = mapping::holes(file, &metadata, &map);
-    let survey = match polled(|go_on| Survey::new(Sparse::new(&map, &holes), Effort::Read, go_on)) {
+    let survey = match polled(|keep_going| Survey::new(Sparse::new(&map, &holes), Effort::Read, keep_going)) {
         Err(Failure::Raised(raised)) => return Err(Failure::Raised(raised)),
         survey => survey.unwrap_or_default(),
     };

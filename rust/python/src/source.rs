@@ -11,7 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::array::is_plain;
-use mmnpz_format::additions::array_field::{Described, Hint};
+use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::npy::header;
 
 /// So many dtypes are remembered with the text of their description. Programs write a handful.
@@ -49,7 +49,7 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
 pub(crate) struct NpyHeader {
     pub(crate) bytes: Vec<u8>,
     /// What it says, for the directory.
-    pub(crate) hint: Option<Hint>,
+    pub(crate) array_field: Option<ArrayField>,
     descr: Option<Description>,
     fortran_order: bool,
     shape: Vec<u64>,
@@ -92,7 +92,8 @@ impl NpyHeader {
         header::encode_to(&mut self.bytes, &descr.text, fortran_order, &self.shape, numpy_leaves_room(py)?)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let header = self.bytes.len();
-        self.hint = Hint::new(&Described { descr: &descr.text, fortran_order, shape: &self.shape, header });
+        self.array_field =
+            ArrayField::new(&Described { descr: &descr.text, fortran_order, shape: &self.shape, header });
         let message = match self.bytes[6] {
             1 => {
                 self.descr = Some(descr);

@@ -64,13 +64,13 @@ struct Array<'a> {
 
 /// What the records of arrays say that are described alike. Programs write many of these.
 #[derive(Debug, Clone)]
-pub struct Hint {
+pub struct ArrayField {
     bytes: Vec<u8>,
     /// Bytes of the `.npy` header.
     header: u64,
 }
 
-impl Hint {
+impl ArrayField {
     /// Of an array that is described like this; none if that cannot be put shortly.
     pub fn new(array: &Described<'_>) -> Option<Self> {
         let quoted = array.descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
@@ -91,13 +91,13 @@ impl Hint {
             Ok(bytes) => bytes.to_vec(),
             Err(_) => postcard::to_allocvec(&content).ok()?,
         };
-        Some(Hint { bytes, header: array.header as u64 })
+        Some(ArrayField { bytes, header: array.header as u64 })
     }
 }
 
 /// Where the array of a member is, and what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub struct FieldContent {
     /// What its `.npy` header says.
     pub header: Header<'static>,
     /// From where the local header starts to the array.
@@ -108,19 +108,19 @@ pub struct Located {
 
 /// Adds to the record that is all of `out` from `start` on what it says of its array, whose `.npy` file starts `file`
 /// bytes behind the local header.
-pub(crate) fn append(hint: &Hint, file: u64, out: &mut Vec<u8>, start: usize) {
+pub(crate) fn append(array_field: &ArrayField, file: u64, out: &mut Vec<u8>, start: usize) {
     let mut data = [0; 5];
-    let number = u32::try_from(file + hint.header).ok();
+    let number = u32::try_from(file + array_field.header).ok();
     let Some(Ok(data)) = number.map(|number| postcard::to_slice(&number, &mut data)) else { return };
     let field = out.len() - start;
     // Less than 2**16: a description and 64 numbers of at most ten bytes.
-    let length = (CHECK + data.len() + hint.bytes.len()) as u16;
+    let length = (CHECK + data.len() + array_field.bytes.len()) as u16;
     out.reserve(HEAD + usize::from(length));
     out.extend_from_slice(&EXTRA.to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&[0; CHECK]);
     out.extend_from_slice(data);
-    out.extend_from_slice(&hint.bytes);
+    out.extend_from_slice(&array_field.bytes);
     let record = &mut out[start..];
     let extra_len = std::mem::offset_of!(CentralHeader, extra_len);
     let before = u16::from_le_bytes([record[extra_len], record[extra_len + 1]]);
@@ -137,7 +137,7 @@ fn check_of(record: &[u8], field: usize) -> u32 {
 
 /// What the record says of its member's `.npy` header, if it is the record that we wrote. It is looked at while nobody
 /// changes it: a copy, or one whose bytes are checked again behind.
-pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<Located> {
+pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<FieldContent> {
     let value = extra_field(record.extra, EXTRA)?;
     let (check, rest) = value.split_first_chunk::<CHECK>()?;
     // It is the last field of the record, which has no comment.
@@ -151,7 +151,7 @@ pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<Located> 
         Literal::Str(array.descr.to_owned().into())
     };
     let header = Header { descr, fortran_order: array.fortran_order, shape: Shape(array.shape.into_owned()) };
-    Some(Located { header, data: data.into(), npy_header: array.header.into() })
+    Some(FieldContent { header, data: data.into(), npy_header: array.header.into() })
 }
 
 #[cfg(test)]
@@ -166,11 +166,11 @@ mod tests {
         let place = Placement::new(1000, &name, array.header as u64, size, Alignment::new(64).unwrap(), 1000)
             .unwrap();
         let mut out = b"before".to_vec();
-        place.write_central(&name, 77, 0, Hint::new(array).as_ref(), &mut out);
+        place.write_central(&name, 77, 0, ArrayField::new(array).as_ref(), &mut out);
         out.split_off(6)
     }
 
-    fn read_all(bytes: &[u8]) -> Option<Located> {
+    fn read_all(bytes: &[u8]) -> Option<FieldContent> {
         let (record, end) = CentralRecord::read(bytes, 0)?;
         read(&record, bytes.get(..end)?)
     }

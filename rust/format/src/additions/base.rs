@@ -5,10 +5,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::additions::certificate::Certificate;
 use crate::additions::filler::Filler;
-use crate::additions::local_member::Local;
+use crate::additions::local_member::LocalMember;
 use crate::error::{ErrorKind, Result};
 use crate::sparse::Sparse;
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
 
 /// What is behind the end records of another program's directory, in its archive or in a filler that keeps it.
@@ -65,12 +65,12 @@ impl Base {
     ///
     /// # Errors
     /// If there is none.
-    pub fn directory(&self, bytes: &[u8]) -> Result<Directory> {
+    pub fn directory(&self, bytes: &[u8]) -> Result<DirectoryLocation> {
         let end_record = match self.kind.get() {
             0 => EndRecord::read(bytes, self.end_record(), ErrorKind::NoEndRecord)?,
             _ => EndRecord::read_unsigned(bytes, self.end_record()).ok_or(ErrorKind::NoEndRecord)?,
         };
-        Directory::of_end_record(bytes, self.end_record(), end_record)
+        DirectoryLocation::of_end_record(bytes, self.end_record(), end_record)
     }
 
     /// Where the end record of the archive is.
@@ -82,7 +82,7 @@ impl Base {
 /// The base in a filler at this byte, if that keeps a directory.
 pub(crate) fn base_in(file: Sparse<'_>, at: u64) -> Option<Base> {
     let here = file.until_hole(at);
-    let filler = Filler::is_at(here, at).then(|| Local::read(here, at)).flatten()?;
+    let filler = Filler::is_at(here, at).then(|| LocalMember::read(here, at)).flatten()?;
     let base = filler.end.checked_sub(Base::SIZE as u64).filter(|&base| base > at)?;
     Base::read(file.until_hole(base), base)
 }

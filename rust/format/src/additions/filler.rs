@@ -82,7 +82,7 @@ pub(crate) fn npy_header(count: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::additions::local_member::Local;
+    use crate::additions::local_member::LocalMember;
 
     #[test]
     fn a_filler_is_a_stored_member_with_the_right_checksum() {
@@ -93,13 +93,13 @@ mod tests {
             bytes.extend(filler.head());
             assert_eq!(bytes.len() as u64, filler.zeros);
             bytes.resize(100 + size as usize, 0);
-            let local = Local::read(&bytes, 100).unwrap();
+            let local = LocalMember::read(&bytes, 100).unwrap();
             assert_eq!((local.name(&bytes), local.end), (NAME, 100 + size));
             assert!(local.is_sound(&bytes) && Filler::is_at(&bytes, 100) && !Filler::is_at(&bytes, 99));
-            assert_eq!(Local::marked(&bytes, 100), None);
+            assert_eq!(LocalMember::marked(&bytes, 100), None);
         }
         let large = Filler::new(0..10 << 30).unwrap();
-        let local = Local::read(&large.head(), 0).unwrap();
+        let local = LocalMember::read(&large.head(), 0).unwrap();
         assert_eq!(local.end, 10 << 30);
     }
 }

@@ -7,7 +7,7 @@ use crate::zip::records::{LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, e
 
 /// A stored member as its local header describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Local {
+pub struct LocalMember {
     /// Where the local header starts.
     pub header: u64,
     /// Where the stored bytes start.
@@ -23,16 +23,16 @@ pub struct Local {
 
 /// A member of mmnpz as its local header describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marked {
+pub struct MarkedMember {
     /// The member.
-    pub member: Local,
+    pub member: LocalMember,
     /// Whether it is finished.
     pub state: MemberState,
     /// All members below this byte of the file were finished when this one was begun.
     pub low_water: u64,
 }
 
-impl Local {
+impl LocalMember {
     /// The member whose local header is at `at`, if that says how large it is. It may end behind the file.
     pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
         let header = LocalHeader::read(bytes, at, ErrorKind::LocalOutside).ok()?;
@@ -53,7 +53,7 @@ impl Local {
             size = u64::from_le_bytes(*field.first_chunk()?);
         }
         let end = file.checked_add(size)?;
-        Some(Local {
+        Some(LocalMember {
             header: at,
             file,
             end,
@@ -64,7 +64,7 @@ impl Local {
     }
 
     /// The member of mmnpz whose local header is at `at`, if its mark is right. It may end behind the file.
-    pub fn marked(bytes: &[u8], at: u64) -> Option<Marked> {
+    pub fn marked(bytes: &[u8], at: u64) -> Option<MarkedMember> {
         let member = Self::read(bytes, at)?;
         let name = member.name(bytes);
         let extra_start = at + LocalHeader::SIZE as u64 + u64::from(member.name_len);
@@ -76,7 +76,7 @@ impl Local {
         let places = (at, member.file, member.end);
         let is = |state: &MemberState| found == low_water.checksum(*state, places, member.crc, name);
         let state = [MemberState::Finished, MemberState::Begun].into_iter().find(is)?;
-        Some(Marked { member, state, low_water: low_water.below(at) })
+        Some(MarkedMember { member, state, low_water: low_water.below(at) })
     }
 
     /// The name, as stored.
@@ -119,7 +119,7 @@ mod tests {
         for (align, finished) in [(1, 100), (1, 3), (64, 100), (64, 0), (32768, 99)] {
             let mut bytes = vec![0; 100];
             bytes.extend(member(100, "ä", &[7; 300], align, finished));
-            let marked = Local::marked(&bytes, 100).unwrap();
+            let marked = LocalMember::marked(&bytes, 100).unwrap();
             let local = marked.member;
             assert_eq!(marked.state, Finished);
             assert!(marked.low_water <= finished, "{marked:?}");
@@ -129,13 +129,13 @@ mod tests {
             assert!(local.is_sound(&bytes));
             assert_eq!(local.end, bytes.len() as u64);
             // Moved by one, or with any byte of the header, the name or the mark changed.
-            assert_eq!(Local::marked(&bytes[1..], 99), None);
+            assert_eq!(LocalMember::marked(&bytes[1..], 99), None);
             let field = 100 + LocalHeader::SIZE + local.name(&bytes).len();
             let mark = field + 4..field + 8 + usize::from(finished < 100);
             for changed in (100..104).chain(114..field + 2).chain(mark) {
                 let mut bytes = bytes.clone();
                 bytes[changed] ^= 0x10;
-                assert_eq!(Local::marked(&bytes, 100), None, "byte {changed}");
+                assert_eq!(LocalMember::marked(&bytes, 100), None, "byte {changed}");
             }
         }
     }
@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn members_without_a_size_in_front_are_not_read() {
         let mut bytes = member(0, "a", &[1; 20], 1, 0);
-        assert!(Local::read(&bytes, 0).is_some());
+        assert!(LocalMember::read(&bytes, 0).is_some());
         for (at, value) in [(6, 8), (6, 1), (8, 8), (18, 0xff)] {
             let before = std::mem::replace(&mut bytes[at], value);
-            assert_eq!(Local::read(&bytes, 0), None, "{at}");
+            assert_eq!(LocalMember::read(&bytes, 0), None, "{at}");
             bytes[at] = before;
         }
     }
@@ -169,7 +169,7 @@ mod tests {
             let name = StoredName::new("a").unwrap();
             let place = Placement::new(0, &name, 0, size, Alignment::new(32768).unwrap(), 0).unwrap();
             let bytes = place.local_header(&name, Begun, 5);
-            let state = |bytes: &[u8]| Local::marked(bytes, 0).map(|marked| marked.state);
+            let state = |bytes: &[u8]| LocalMember::marked(bytes, 0).map(|marked| marked.state);
             assert_eq!((state(&bytes), state(&bytes[..100])), (Some(Begun), Some(Begun)));
             assert_eq!(state(&place.local_header(&name, Finished, 0)), Some(Finished));
             assert_eq!(state(&bytes[..33]), None);

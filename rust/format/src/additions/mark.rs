@@ -2,7 +2,7 @@
 
 use crate::additions::checksum::{step, through};
 
-/// The extra field with a mark. The central directory has another field under this number, see [`crate::hint`].
+/// The extra field with a mark. The central directory has another field under this number, see [`crate::array_field`].
 pub const MARK_EXTRA: u16 = 0x6d6d;
 
 /// What precedes the content of every extra field: its number and its length.

@@ -20,7 +20,7 @@ use crate::additions::fence::FENCE;
 use crate::bytes::slice;
 use crate::error::Result;
 use crate::sparse::Sparse;
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{CentralHeader, EndRecord, Zip64EndRecord, Zip64Locator};
 
 /// What is in front of a directory of ours.
@@ -29,12 +29,12 @@ use crate::zip::records::{CentralHeader, EndRecord, Zip64EndRecord, Zip64Locator
 pub struct Seal {
     signature: [u8; 8],
     at: U64,
-    listed: U64,
-    next: U64,
+    complete_below: U64,
+    members_end: U64,
     size: U64,
     file_len: U64,
     members: U64,
-    hinted: U64,
+    fields_from: U64,
     index: U64,
     crc: U32,
     index_crc: U32,
@@ -89,16 +89,16 @@ pub struct SealedIndex<'a> {
 /// What a seal says of the directory behind it.
 #[derive(Debug, Clone, Copy)]
 pub struct Sealed<'a> {
-    /// All members that start in front of this and are ever finished are in the directory.
-    pub listed: u64,
-    /// None that it has reaches past this.
-    pub next: u64,
+    /// Every finished member whose local header lies below this offset is listed.
+    pub complete_below: u64,
+    /// Just behind the last member that is listed.
+    pub members_end: u64,
     /// Its records.
     pub directory: &'a [u8],
     /// How many they are.
     pub members: u64,
     /// The `.npy` headers in the records from this byte of the directory on can be believed.
-    pub hinted: u64,
+    pub fields_from: u64,
     /// What is in front of the seal: the stored index of them, or zeros.
     pub index: &'a [u8],
     /// How the index lies there.
@@ -113,9 +113,9 @@ pub struct Sealed<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Added<'a> {
     /// As in [`Sealed`].
-    pub(crate) listed: u64,
+    pub(crate) complete_below: u64,
     /// As in [`Sealed`].
-    pub(crate) next: u64,
+    pub(crate) members_end: u64,
     /// The records behind those that it has.
     pub(crate) records: &'a [u8],
     /// How many it has with them.
@@ -162,12 +162,12 @@ impl Seal {
         let seal = Seal {
             signature: Self::SIGNATURE,
             at: at.into(),
-            listed: sealed.listed.into(),
-            next: sealed.next.into(),
+            complete_below: sealed.complete_below.into(),
+            members_end: sealed.members_end.into(),
             size: (sealed.directory.len() as u64).into(),
             file_len: file_len.into(),
             members: sealed.members.into(),
-            hinted: sealed.hinted.into(),
+            fields_from: sealed.fields_from.into(),
             index: (sealed.index.len() as u64).into(),
             crc: crc32fast::hash(sealed.directory).into(),
             index_crc: crc32fast::hash(sealed.index).into(),
@@ -191,7 +191,7 @@ impl Seal {
     }
 
     /// The seal in front of a directory, if it has one.
-    pub(crate) fn before(directory: &Directory, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn before(directory: &DirectoryLocation, bytes: &[u8]) -> Option<Self> {
         let seal = Self::read(bytes, directory.range.start.checked_sub(Self::SIZE as u64)?)?;
         (seal.directory_end() == directory.range.end).then_some(seal)
     }
@@ -204,8 +204,8 @@ impl Seal {
             && END_RECORDS.contains(&end_records.unwrap_or_default())
             && least.is_some_and(|least| least <= self.size.get())
             && self.index.get() <= self.at()
-            && self.listed() <= self.next()
-            && self.next() <= self.start()
+            && self.complete_below() <= self.members_end()
+            && self.members_end() <= self.start()
     }
 
     /// Where it is.
@@ -241,8 +241,8 @@ impl Seal {
 
     /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not written by
     /// us, or another program has changed the archive since.
-    pub(crate) fn hinted(&self) -> u64 {
-        self.hinted.get()
+    pub(crate) fn fields_from(&self) -> u64 {
+        self.fields_from.get()
     }
 
     /// How many members the directory has.
@@ -250,19 +250,19 @@ impl Seal {
         self.members.get()
     }
 
-    /// Where members may be that are not in the directory.
-    pub fn listed(&self) -> u64 {
-        self.listed.get()
+    /// Every finished member whose local header lies below this offset is listed.
+    pub fn complete_below(&self) -> u64 {
+        self.complete_below.get()
     }
 
-    /// Behind all members that are in the directory.
-    pub fn next(&self) -> u64 {
-        self.next.get()
+    /// Just behind the last member that is listed.
+    pub fn members_end(&self) -> u64 {
+        self.members_end.get()
     }
 
     /// Whether there is more than a fence between the last member and what vouches for the directory.
     pub(crate) fn has_room(&self) -> bool {
-        self.next().saturating_add(FENCE) < self.start()
+        self.members_end().saturating_add(FENCE) < self.start()
     }
 
     /// Where the directory starts.
@@ -326,8 +326,8 @@ impl Seal {
         });
         let size = self.size.get() + added.records.len() as u64;
         let seal = Seal {
-            listed: added.listed.into(),
-            next: added.next.into(),
+            complete_below: added.complete_below.into(),
+            members_end: added.members_end.into(),
             size: size.into(),
             file_len: (self.directory() + size + added.end_records.len() as u64).into(),
             members: added.members.into(),
@@ -349,18 +349,18 @@ impl Seal {
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`].
-    pub(crate) fn is_right(&self, file: Sparse<'_>, go_on: &mut dyn FnMut() -> bool) -> Result<bool> {
-        let index = file.crc(&(self.start()..self.at()), &mut *go_on)?;
+    pub(crate) fn is_right(&self, file: Sparse<'_>, keep_going: &mut dyn FnMut() -> bool) -> Result<bool> {
+        let index = file.crc(&(self.start()..self.at()), &mut *keep_going)?;
         let has_index = self.is_indexed() && index == Some(self.index_crc.get());
-        Ok(has_index && self.is_whole(file, go_on)?)
+        Ok(has_index && self.is_whole(file, keep_going)?)
     }
 
     /// Whether the directory still is what it was, as [`Seal::holds`] says of a file without holes.
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`].
-    pub(crate) fn is_whole(&self, file: Sparse<'_>, go_on: &mut dyn FnMut() -> bool) -> Result<bool> {
-        let directory = file.crc(&(self.directory()..self.directory_end()), go_on)?;
+    pub(crate) fn is_whole(&self, file: Sparse<'_>, keep_going: &mut dyn FnMut() -> bool) -> Result<bool> {
+        let directory = file.crc(&(self.directory()..self.directory_end()), keep_going)?;
         Ok(directory == Some(self.crc.get()))
     }
 
@@ -385,11 +385,11 @@ mod tests {
         let (records, index, more) = ([3; 500], [5; 208], [4; 70]);
         let of = |directory: &[u8], index: &[u8], members, end_records: &[u8]| {
             let sealed = Sealed {
-                listed: 5,
-                next: 7,
+                complete_below: 5,
+                members_end: 7,
                 directory,
                 members,
-                hinted: 0,
+                fields_from: 0,
                 index,
                 form: IndexForm::OnePiece,
                 end_records,
@@ -404,8 +404,8 @@ mod tests {
             changed[*at..at + change.len()].copy_from_slice(change);
         }
         let added = Added {
-            listed: 5,
-            next: 7,
+            complete_below: 5,
+            members_end: 7,
             records: &more,
             members: 3,
             index: &patches,
@@ -435,11 +435,11 @@ mod tests {
     fn certificates_hold_at_their_place_only() {
         let directory = [3; 50];
         let sealed = Sealed {
-            listed: 5,
-            next: 7,
+            complete_below: 5,
+            members_end: 7,
             directory: &directory,
             members: 1,
-            hinted: 0,
+            fields_from: 0,
             index: &[9; 3],
             form: IndexForm::OnePiece,
             end_records: b"end records of 22 byte",
@@ -459,7 +459,7 @@ mod tests {
         assert_eq!(seal.index(&bytes), Some(SealedIndex { bytes: &[9; 3], members: 1, is_cut: false }));
         assert!(seal.holds(&bytes) && seal.is_last() && seal.has_end_records(&bytes));
         assert!(seal.ends(&bytes[..behind + 72]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 71]));
-        assert_eq!((seal.listed(), seal.next(), seal.directory()), (5, 7, behind as u64));
+        assert_eq!((seal.complete_below(), seal.members_end(), seal.directory()), (5, 7, behind as u64));
         assert_eq!(Base::read(&bytes, 300).unwrap().end_record(), 77);
         assert_eq!(Seal::read(&bytes[1..], 9), None);
         assert_eq!(Base::read(&bytes[1..], 299), None);

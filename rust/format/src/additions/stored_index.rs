@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::additions::checksum::{self, MULTIPLIER};
 use crate::additions::fence::{self, FENCE};
 use crate::additions::seal::{IndexForm, Seal, SealedIndex};
-use crate::bytes::copied;
+use crate::bytes::{copied, touch};
 use crate::error::ErrorKind;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::records::STORED;
@@ -211,19 +211,19 @@ pub(crate) fn can_list(record: &CentralRecord<'_>) -> bool {
 
 /// A stored index.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Table<'a> {
+pub(crate) struct StoredIndex<'a> {
     bytes: &'a [u8],
     shape: Shape,
     members: u32,
 }
 
-impl<'a> Table<'a> {
+impl<'a> StoredIndex<'a> {
     /// The table that these bytes are, if they can be one.
     pub(crate) fn new(index: SealedIndex<'a>) -> Option<Self> {
         let shape = Shape::of(index.bytes.len(), index.is_cut)?;
         let members = u32::try_from(index.members).ok()?;
         // Where none is empty, only the limit would end a search.
-        (shape.slots > members as usize).then_some(Table { bytes: index.bytes, shape, members })
+        (shape.slots > members as usize).then_some(StoredIndex { bytes: index.bytes, shape, members })
     }
 
     /// How it lies in the file.
@@ -233,7 +233,7 @@ impl<'a> Table<'a> {
 
     /// The same table again, of which it is known how it lies in the file.
     pub(crate) fn again(index: SealedIndex<'a>, shape: Shape) -> Self {
-        Table { bytes: index.bytes, shape, members: index.members as u32 }
+        StoredIndex { bytes: index.bytes, shape, members: index.members as u32 }
     }
 
     /// A slot by its number, which is less than that of all slots.
@@ -286,7 +286,7 @@ impl<'a> Table<'a> {
         let count = self.shape.slots as u64;
         // None of these waits for the one before it, as one search would for another.
         let homes = hashes.iter().filter_map(|&hash| self.slot(home(hash, count)));
-        std::hint::black_box(homes.fold(0, |all, slot| all ^ slot.number_plus_one.get()));
+        touch(homes.map(|slot| slot.number_plus_one.get() as u8));
         hashes.iter().map(|&hash| self.find(hash, |_, _| true)).collect()
     }
 
@@ -334,7 +334,7 @@ impl<'a> Table<'a> {
 
 /// What a stored index is made of, while members are written.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub struct StoredIndexBuilder {
     /// The hashes of the names, and the places of their records, of all members behind those of `old`.
     added: Vec<(u64, u64)>,
     old: Option<Old>,
@@ -351,10 +351,10 @@ struct Old {
     members: u64,
 }
 
-impl Names {
+impl StoredIndexBuilder {
     /// Of a new archive.
     pub(crate) fn new() -> Self {
-        Names { added: Vec::new(), old: None, unread: 0, is_possible: true }
+        StoredIndexBuilder { added: Vec::new(), old: None, unread: 0, is_possible: true }
     }
 
     /// Of an archive with so many bytes of records, of which the first are those of `members` members with this
@@ -363,16 +363,16 @@ impl Names {
     /// # Errors
     /// [`ErrorKind::NoMemory`].
     pub(crate) fn resume(records: usize, old: Option<SealedIndex<'_>>) -> Result<Self, ErrorKind> {
-        let table = old.and_then(Table::new);
-        let is_as_new = |table: &Table<'_>| table.shape == Shape::new(slots_for(table.members.into()));
+        let table = old.and_then(StoredIndex::new);
+        let is_as_new = |table: &StoredIndex<'_>| table.shape == Shape::new(slots_for(table.members.into()));
         let Some(table) = table.filter(is_as_new) else { return Ok(Self::of_records(records)) };
         let old = Old { content: table.content()?, members: table.members.into() };
-        Ok(Names { old: Some(old), ..Self::new() })
+        Ok(StoredIndexBuilder { old: Some(old), ..Self::new() })
     }
 
     /// Of an archive with so many bytes of records and no index.
     pub(crate) fn of_records(records: usize) -> Self {
-        Names { unread: records, ..Self::new() }
+        StoredIndexBuilder { unread: records, ..Self::new() }
     }
 
     /// A member of this name was added, whose record is at `place`.
@@ -395,7 +395,7 @@ impl Names {
     }
 
     /// Of an archive to which these members were added, and of which `old` is what it had before.
-    pub(crate) fn behind(self, mut old: Names) -> Names {
+    pub(crate) fn behind(self, mut old: StoredIndexBuilder) -> StoredIndexBuilder {
         old.added.extend(self.added);
         old.is_possible &= self.is_possible;
         old
@@ -512,8 +512,8 @@ mod tests {
     use crate::zip::encode::write_central;
 
     /// The records of arrays with these names, and what an index of them is made of.
-    fn written(names: impl Iterator<Item = String>) -> (Vec<u8>, Names) {
-        let (mut records, mut made) = (Vec::new(), Names::new());
+    fn written(names: impl Iterator<Item = String>) -> (Vec<u8>, StoredIndexBuilder) {
+        let (mut records, mut made) = (Vec::new(), StoredIndexBuilder::new());
         for name in names {
             made.push(name.as_bytes(), records.len() as u64);
             write_central(0, 10, 0, (format!("{name}.npy").as_bytes(), 0), 0, &mut records);
@@ -525,11 +525,11 @@ mod tests {
         SealedIndex { bytes, members, is_cut: is_cut(bytes.len() as u64) }
     }
 
-    fn table(bytes: &[u8], members: u64) -> Option<Table<'_>> {
-        Table::new(stored(bytes, members))
+    fn table(bytes: &[u8], members: u64) -> Option<StoredIndex<'_>> {
+        StoredIndex::new(stored(bytes, members))
     }
 
-    fn found(table: &Table<'_>, records: &[u8], name: &str) -> Option<u32> {
+    fn found(table: &StoredIndex<'_>, records: &[u8], name: &str) -> Option<u32> {
         let is_it = |_: u32, place: u64| {
             let record = CentralRecord::read(records, place as usize);
             record.is_some_and(|(record, _)| record.name == format!("{name}.npy").as_bytes())
@@ -566,7 +566,7 @@ mod tests {
             let (old_records, made) = written(names(0..before));
             let old = made.build(&old_records, before).unwrap();
             for old in [Some(stored(&old, before)), None] {
-                let mut made = Names::resume(old_records.len(), old).unwrap();
+                let mut made = StoredIndexBuilder::resume(old_records.len(), old).unwrap();
                 for record in Walk::new(&records).skip(before as usize) {
                     made.push_record(&record, 0);
                 }

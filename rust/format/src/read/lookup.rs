@@ -1,12 +1,12 @@
 //! The members of an archive as a reader looks them up.
 //!
 //! Where a file of ours is as we wrote it, by the index that is stored in it: opening reads nothing else, however many
-//! members there are. Everywhere else by an [`Index`] that a walk through the directory makes.
+//! members there are. Everywhere else by an [`WalkedIndex`] that a walk through the directory makes.
 //!
 //! The stored index and the directory stay in the file, where others can change them: an append of ours overwrites
 //! both, and another program may edit a record in place. So what they say is checked whenever it is used, and that
 //! there is *no* member of a name, or what all the names are, only counts once they have been checked as a whole
-//! ([`Catalog::settle`]); where they are not what they were, a walk or a search takes their place.
+//! ([`Lookup::verify`]); where they are not what they were, a walk or a search takes their place.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +15,16 @@ use once_cell::race::OnceBox;
 
 use crate::additions::array_field;
 use crate::additions::seal::Seal;
-use crate::additions::stored_index::{self, Shape, Table};
-use crate::bytes::slice;
+use crate::additions::stored_index::{self, Shape, StoredIndex};
+use crate::bytes::{slice, touch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
-use crate::read::walked_index::{Index, Member, MemberId};
+use crate::read::walked_index::{Member, MemberId, WalkedIndex};
 use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::Survey;
 use crate::sparse::Sparse;
 use crate::zip::central::{CentralRecord, Walk};
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
 
 /// A directory and an index that are no larger together are checked as a whole when the file is opened: that takes
@@ -46,7 +46,7 @@ pub enum Found {
     Nothing,
     /// There was one, whose local header is here. Somebody has given it another name since.
     Renamed(u64),
-    /// None was found, and [`Catalog::settle`] has to say whether there is one.
+    /// None was found, and [`Lookup::verify`] has to say whether there is one.
     Unsure,
 }
 
@@ -62,7 +62,7 @@ impl Found {
 
 /// An array in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located<'a> {
+pub struct LocatedArray<'a> {
     /// What its `.npy` header says.
     pub header: Header<'a>,
     /// Where its first byte is in the file.
@@ -74,21 +74,21 @@ pub struct Located<'a> {
 /// An index that took the place of the stored one.
 #[derive(Debug)]
 struct Walked {
-    index: Index,
+    index: WalkedIndex,
     /// What to add to its numbers: members that the stored index numbered otherwise keep theirs.
     base: u32,
 }
 
 /// The members of an archive.
 #[derive(Debug)]
-pub struct Catalog {
-    directory: Directory,
+pub struct Lookup {
+    directory: DirectoryLocation,
     /// What the seal says of the stored index, if that is used.
     stored: Option<Seal>,
     /// How that lies in the file.
     shape: Option<Shape>,
     /// From which byte of the directory on the `.npy` headers in it can be believed, if they can.
-    hinted: Option<u64>,
+    fields_from: Option<u64>,
     /// The stored index and the directory have been found to be what they were.
     checked: AtomicBool,
     /// One of both has changed, whatever was found before.
@@ -98,40 +98,40 @@ pub struct Catalog {
     walked: OnceBox<Walked>,
 }
 
-impl Catalog {
-    /// The members of a file that was surveyed; `go_on` is asked every 65,536 members whether to.
+impl Lookup {
+    /// The members of a file that was surveyed; `keep_going` is asked every 65,536 members whether to.
     ///
     /// # Errors
-    /// As for [`Index::build`].
+    /// As for [`WalkedIndex::build`].
     pub fn new<'a>(
         file: impl Into<Sparse<'a>>,
         survey: &Survey,
-        go_on: impl FnMut() -> bool,
+        keep_going: impl FnMut() -> bool,
     ) -> Result<Self> {
         let file = file.into();
         let bytes = file.bytes;
         let stored = stored(bytes, survey);
-        let catalog = Catalog {
-            directory: survey.directory.clone().unwrap_or_else(Directory::none),
-            shape: stored.and_then(|seal| Some(Table::new(seal.index(bytes)?)?.shape())),
+        let lookup = Lookup {
+            directory: survey.directory.clone().unwrap_or_else(DirectoryLocation::none),
+            shape: stored.and_then(|seal| Some(StoredIndex::new(seal.index(bytes)?)?.shape())),
             stored,
-            hinted: survey.seal.map(|seal| seal.hinted()),
+            fields_from: survey.seal.map(|seal| seal.fields_from()),
             checked: AtomicBool::new(false),
             edited: AtomicBool::new(false),
             recovered: AtomicBool::new(false),
             walked: OnceBox::new(),
         };
-        match catalog.stored {
-            Some(seal) if catalog.directory.range.end - seal.start() <= SMALL => {
-                catalog.settle(file, None, true, go_on)?;
+        match lookup.stored {
+            Some(seal) if lookup.directory.range.end - seal.start() <= SMALL => {
+                lookup.verify(file, None, true, keep_going)?;
             }
             Some(_) => {}
-            None => catalog.take_over(Index::of_survey(bytes, survey, go_on)?, 0),
+            None => lookup.take_over(WalkedIndex::of_survey(bytes, survey, keep_going)?, 0),
         }
-        Ok(catalog)
+        Ok(lookup)
     }
 
-    fn take_over(&self, index: Index, base: u32) {
+    fn take_over(&self, index: WalkedIndex, base: u32) {
         // Another thread may have been faster, with the same.
         let _ = self.walked.set(Box::new(Walked { index, base }));
     }
@@ -167,8 +167,8 @@ impl Catalog {
         self.walked.get().map_or(0, |walked| walked.index.memory())
     }
 
-    fn table<'a>(&self, bytes: &'a [u8]) -> Option<Table<'a>> {
-        Some(Table::again(self.stored.as_ref()?.index(bytes)?, self.shape?))
+    fn table<'a>(&self, bytes: &'a [u8]) -> Option<StoredIndex<'a>> {
+        Some(StoredIndex::again(self.stored.as_ref()?.index(bytes)?, self.shape?))
     }
 
     fn records<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
@@ -178,17 +178,17 @@ impl Catalog {
     /// The array of this name. Touches only what is going to be read for a view of it.
     #[inline]
     pub fn find(&self, bytes: &[u8], name: &str) -> Found {
-        if self.hinted.is_some() {
+        if self.fields_from.is_some() {
             self.find_again(bytes, name)
         } else {
-            self.find_by(bytes, name, Index::find)
+            self.find_by(bytes, name, WalkedIndex::find)
         }
     }
 
     /// The array of this name. Touches the directory rather than the member.
     #[inline]
     pub fn find_again(&self, bytes: &[u8], name: &str) -> Found {
-        self.find_by(bytes, name, Index::find_again)
+        self.find_by(bytes, name, WalkedIndex::find_again)
     }
 
     #[inline]
@@ -196,7 +196,7 @@ impl Catalog {
         &self,
         bytes: &[u8],
         name: &str,
-        find: impl Fn(&Index, &[u8], &str) -> Option<MemberId>,
+        find: impl Fn(&WalkedIndex, &[u8], &str) -> Option<MemberId>,
     ) -> Found {
         if let Some(walked) = self.walked.get() {
             let found = find(&walked.index, bytes, name).and_then(|id| walked.get(id));
@@ -204,7 +204,7 @@ impl Catalog {
         }
         match self.find_stored(bytes, name.as_bytes()) {
             Some(member) => Found::Member(member),
-            None if self.is_settled(bytes) => Found::Nothing,
+            None if self.is_verified(bytes) => Found::Nothing,
             None => Found::Unsure,
         }
     }
@@ -212,7 +212,7 @@ impl Catalog {
     fn find_stored(&self, bytes: &[u8], name: &[u8]) -> Option<Member> {
         let mut member = None;
         self.table(bytes)?.find(stored_index::hash(name), |number, place| {
-            member = self.led_to(bytes, name, number, place);
+            member = self.member_at_slot(bytes, name, number, place);
             if member.is_none() {
                 // The index leads to something else than it was made for.
                 self.edited.store(true, Ordering::Release);
@@ -228,12 +228,14 @@ impl Catalog {
     }
 
     /// The array that a slot of the stored index leads to, if it is of this name.
-    fn led_to(&self, bytes: &[u8], name: &[u8], number: u32, place: u64) -> Option<Member> {
+    fn member_at_slot(&self, bytes: &[u8], name: &[u8], number: u32, place: u64) -> Option<Member> {
         let (record, _) = CentralRecord::read(self.records(bytes), usize::try_from(place).ok()?)?;
-        is_named(&record, name).then(|| Member::of(bytes, &record, self.directory.shift, number)).flatten()
+        is_named(&record, name)
+            .then(|| Member::of(bytes, &record, self.directory.prefix_len, number))
+            .flatten()
     }
 
-    /// What [`Catalog::find_again`] finds for each of these names. To read the index and the directory for one name after
+    /// What [`Lookup::find_again`] finds for each of these names. To read the index and the directory for one name after
     /// the other would be to wait for memory as often; so each step is taken for all of them.
     pub fn find_all<'n>(
         &self,
@@ -252,10 +254,10 @@ impl Catalog {
             let record = records.get(usize::try_from(place).ok()?..)?;
             Some(record.first()? ^ record.get(CACHE_LINE)?)
         });
-        std::hint::black_box(read.fold(0, |all, byte| all ^ byte));
+        touch(read);
         let found = names.into_iter().zip(slots).map(|(name, slot)| {
             let (name, (number, place)) = (name?, slot?);
-            let member = self.led_to(bytes, name, number, place);
+            let member = self.member_at_slot(bytes, name, number, place);
             member.or_else(|| self.find_stored(bytes, name)).map(id)
         });
         found.collect()
@@ -263,7 +265,7 @@ impl Catalog {
 
     /// Whether what is said of all members, and of those that are not there, is right.
     #[inline]
-    pub fn is_settled(&self, bytes: &[u8]) -> bool {
+    pub fn is_verified(&self, bytes: &[u8]) -> bool {
         let is_checked = || self.checked.load(Ordering::Acquire) && !self.edited.load(Ordering::Acquire);
         self.walked.get().is_some() || (is_checked() && self.is_there(bytes))
     }
@@ -288,28 +290,28 @@ impl Catalog {
     /// # Errors
     /// If they are not, and what members there are cannot be told, or was overwritten meanwhile; and
     /// [`ErrorKind::Interrupted`].
-    pub fn settle<'a>(
+    pub fn verify<'a>(
         &self,
         file: impl Into<Sparse<'a>>,
         newer: Option<Sparse<'_>>,
         is_quiet: bool,
-        mut go_on: impl FnMut() -> bool,
+        mut keep_going: impl FnMut() -> bool,
     ) -> Result<()> {
         let file = file.into();
         let bytes = file.bytes;
-        let Some(seal) = self.stored.filter(|_| !self.is_settled(bytes)) else { return Ok(()) };
+        let Some(seal) = self.stored.filter(|_| !self.is_verified(bytes)) else { return Ok(()) };
         // Checked less than 2**32.
         let members = seal.members() as u32;
         let is_edited = self.edited.load(Ordering::Acquire);
-        if !is_edited && seal.is_right(file, &mut go_on)? && self.is_there(bytes) {
+        if !is_edited && seal.is_right(file, &mut keep_going)? && self.is_there(bytes) {
             self.checked.store(true, Ordering::Release);
             return Ok(());
         }
         let index = if self.is_there(bytes) {
             // Edited in place, or torn by a power failure.
-            let index = match Index::build(bytes, self.directory.clone(), &mut go_on) {
+            let index = match WalkedIndex::build(bytes, self.directory.clone(), &mut keep_going) {
                 Err(error) if error.kind != ErrorKind::Interrupted => {
-                    let index = recover(file, error, &mut go_on)?;
+                    let index = recover(file, error, &mut keep_going)?;
                     self.recovered.store(self.is_there(bytes), Ordering::Release);
                     index
                 }
@@ -319,10 +321,10 @@ impl Catalog {
                 return Err(ErrorKind::NoEndRecord.into());
             }
             index
-        } else if let Some(index) = newer.and_then(|newer| successor(newer, &seal, &mut go_on)) {
+        } else if let Some(index) = newer.and_then(|newer| successor(newer, &seal, &mut keep_going)) {
             index
         } else {
-            search(file, &seal, &mut go_on)?
+            search(file, &seal, &mut keep_going)?
         };
         if index.len() > members as usize || (index.len() < members as usize && !is_quiet) {
             return Err(ErrorKind::DirectoryTruncated.into());
@@ -377,7 +379,7 @@ impl Catalog {
         let changed = || Error::at(ErrorKind::NamesDiffer, self.directory.range.start + record.at as u64);
         let name = record.array_name().ok().flatten().ok_or_else(changed)?;
         let name = String::from_utf8(name.into_owned()).map_err(|_| changed())?;
-        let member = Member::of(bytes, record, self.directory.shift, number).ok_or_else(changed)?;
+        let member = Member::of(bytes, record, self.directory.prefix_len, number).ok_or_else(changed)?;
         Ok((member, name))
     }
 
@@ -433,11 +435,11 @@ impl Catalog {
         member: &Member,
         name: &str,
         max_header_size: usize,
-    ) -> Result<Located<'a>> {
+    ) -> Result<LocatedArray<'a>> {
         // Headers that are longer than usual have no hint.
         if max_header_size >= MAX_HEADER_SIZE
-            && self.hinted.is_some()
-            && let Some(located) = self.hint(bytes, member, name)
+            && self.fields_from.is_some()
+            && let Some(located) = self.array_field(bytes, member, name)
         {
             return Ok(located);
         }
@@ -445,17 +447,17 @@ impl Catalog {
         let file = slice(bytes, &(start..end)).ok_or(ErrorKind::DataOutside { size: end - start })?;
         let (header, data) = Header::parse(file, max_header_size)?;
         let offset = start + data as u64;
-        Ok(Located { header, offset, stored: end - offset })
+        Ok(LocatedArray { header, offset, stored: end - offset })
     }
 
     /// Whether the members' own headers are not needed, as the directory has what they say.
     pub fn has_headers(&self) -> bool {
-        self.hinted.is_some()
+        self.fields_from.is_some()
     }
 
-    fn hint(&self, bytes: &[u8], member: &Member, name: &str) -> Option<Located<'static>> {
+    fn array_field(&self, bytes: &[u8], member: &Member, name: &str) -> Option<LocatedArray<'static>> {
         let records = self.records(bytes);
-        let at = member.record().filter(|&at| self.hinted.is_some_and(|from| at as u64 >= from))?;
+        let at = member.record().filter(|&at| self.fields_from.is_some_and(|from| at as u64 >= from))?;
         let (_, end) = CentralRecord::read(records, at)?;
         let raw = records.get(at..end)?;
         // A writer may overwrite it at any time: what is checked and what is read are one copy.
@@ -469,15 +471,15 @@ impl Catalog {
             &long[..]
         };
         let (record, _) = CentralRecord::read(whole, 0)?;
-        let hint = array_field::read(&record, whole)?;
+        let array_field = array_field::read(&record, whole)?;
         let is_it = is_named(&record, name.as_bytes());
-        let member = Member::of(bytes, &record, self.directory.shift, 0).filter(|_| is_it)?;
+        let member = Member::of(bytes, &record, self.directory.prefix_len, 0).filter(|_| is_it)?;
         member.check().ok()?;
         let (local, size) = member.extent();
-        let offset = local.checked_add(hint.data)?;
-        let stored = size.checked_sub(hint.npy_header)?;
+        let offset = local.checked_add(array_field.data)?;
+        let stored = size.checked_sub(array_field.npy_header)?;
         let is_inside = offset.checked_add(stored)? <= bytes.len() as u64;
-        is_inside.then_some(Located { header: hint.header, offset, stored })
+        is_inside.then_some(LocatedArray { header: array_field.header, offset, stored })
     }
 }
 
@@ -501,44 +503,44 @@ fn is_named(record: &CentralRecord<'_>, name: &[u8]) -> bool {
 /// The seal of a file that has a stored index, and nothing that this does not have.
 fn stored(bytes: &[u8], survey: &Survey) -> Option<Seal> {
     let seal = survey.seal.filter(|seal| seal.is_last() && seal.ends(bytes))?;
-    let (table, members) = (Table::new(seal.index(bytes)?), seal.members());
+    let (table, members) = (StoredIndex::new(seal.index(bytes)?), seal.members());
     let is_whole = survey.is_whole() && survey.directory.as_ref()?.count == members;
     (is_whole && table.is_some() && members < u64::from(u32::MAX) / 2).then_some(seal)
 }
 
 /// The members of an archive from the file as it is after an append, whose directory begins with what was there.
-fn successor(newer: Sparse<'_>, seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Option<Index> {
-    let mut directory = Survey::new(newer, Effort::Read, &mut *go_on).ok()?.directory?;
+fn successor(newer: Sparse<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Option<WalkedIndex> {
+    let mut directory = Survey::new(newer, Effort::Read, &mut *keep_going).ok()?.directory?;
     let newer = newer.bytes;
     cut(newer, &mut directory, seal).then_some(())?;
     let range = directory.range.clone();
-    let index = Index::build(newer, directory, go_on).ok()?;
+    let index = WalkedIndex::build(newer, directory, keep_going).ok()?;
     // The next append may have begun to overwrite it while it was read.
     seal.is_of(slice(newer, &range)?).then(|| index.without_directory())
 }
 
 /// The members of an archive whose directory cannot be read to its end, with the error that tells why.
-fn recover(file: Sparse<'_>, error: Error, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
-    let survey = Survey::without_directory(file, error, Effort::Read, &mut *go_on)?;
-    Index::of_survey(file.bytes, &survey, go_on).map(Index::without_directory)
+fn recover(file: Sparse<'_>, error: Error, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
+    let survey = Survey::without_directory(file, error, Effort::Read, &mut *keep_going)?;
+    WalkedIndex::of_survey(file.bytes, &survey, keep_going).map(WalkedIndex::without_directory)
 }
 
 /// The members of an archive without its directory.
-fn search(file: Sparse<'_>, seal: &Seal, go_on: &mut dyn FnMut() -> bool) -> Result<Index> {
+fn search(file: Sparse<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
     let (bytes, error) = (file.bytes, ErrorKind::NoEndRecord.into());
-    let mut survey = Survey::without_directory(file, error, Effort::Read, &mut *go_on)?;
-    survey.found.retain(|member| member.header < seal.next());
+    let mut survey = Survey::without_directory(file, error, Effort::Read, &mut *keep_going)?;
+    survey.found.retain(|member| member.header < seal.members_end());
     // That of another program stays; one of ours can have been overwritten as soon as it was read.
     let mut ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());
     let is_same = ours.as_mut().is_none_or(|directory| cut(bytes, directory, seal));
     let range = ours.map(|directory| directory.range.clone());
-    let index = Index::of_survey(bytes, &survey, go_on)?;
+    let index = WalkedIndex::of_survey(bytes, &survey, keep_going)?;
     let holds = range.is_none_or(|range| slice(bytes, &range).is_some_and(|records| seal.is_of(records)));
     if is_same && holds { Ok(index.without_directory()) } else { Err(ErrorKind::NoEndRecord.into()) }
 }
 
 /// Cuts a directory that begins with the one of `seal` to that.
-fn cut(bytes: &[u8], directory: &mut Directory, seal: &Seal) -> bool {
+fn cut(bytes: &[u8], directory: &mut DirectoryLocation, seal: &Seal) -> bool {
     let size = seal.directory_end() - seal.directory();
     let Range { start, end } = directory.range;
     directory.range = start..start.saturating_add(size).min(end);

@@ -17,11 +17,11 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 
-use crate::bytes::slice;
+use crate::bytes::{slice, touch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::recover::survey::Survey;
 use crate::zip::central::{CentralRecord, Walk};
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
 use crate::zip::records::{CentralHeader, Extent, LocalHeader, Record, STORED, flags};
 
@@ -54,11 +54,11 @@ const GONE: u64 = u64::MAX;
 
 impl Entry {
     /// What a record of the directory says.
-    fn of(bytes: &[u8], record: &CentralRecord<'_>, shift: i64, hash: u64) -> Result2<Self> {
+    fn of(bytes: &[u8], record: &CentralRecord<'_>, prefix_len: i64, hash: u64) -> Result2<Self> {
         let extent = Extent::read(record.header, record.extra)?;
         let local = i64::try_from(extent.local_offset)
             .ok()
-            .and_then(|offset| offset.checked_add(shift))
+            .and_then(|offset| offset.checked_add(prefix_len))
             .and_then(|offset| u64::try_from(offset).ok())
             .filter(|&offset| offset < NOWHERE && offset < bytes.len() as u64)
             .unwrap_or(NOWHERE);
@@ -99,29 +99,37 @@ pub struct MemberId(pub u32);
 
 /// The members of an archive by name and in order.
 #[derive(Debug, Clone)]
-pub struct Index {
-    directory: Directory,
+pub struct WalkedIndex {
+    directory: DirectoryLocation,
     entries: Vec<Entry>,
     table: HashTable<u32>,
     hasher: RandomState,
 }
 
-impl Index {
+impl WalkedIndex {
     /// Walks the central directory at `directory` and indexes the stored arrays.
     ///
-    /// `go_on` is asked every 65,536 members whether to.
+    /// `keep_going` is asked every 65,536 members whether to.
     ///
     /// # Errors
     /// If a record is not one, or [`ErrorKind::Interrupted`].
-    pub fn build(bytes: &[u8], directory: Directory, mut go_on: impl FnMut() -> bool) -> Result<Self> {
+    pub fn build(
+        bytes: &[u8],
+        directory: DirectoryLocation,
+        mut keep_going: impl FnMut() -> bool,
+    ) -> Result<Self> {
         let records = directory.bytes(bytes)?;
         if records.len() as u64 >= 1 << 40 {
             return Err(ErrorKind::TooManyMembers.into());
         }
         let most = records.len() / CentralHeader::SIZE;
         let count = usize::try_from(directory.count).unwrap_or(most).min(most).min(TRUSTED_COUNT);
-        let mut index =
-            Index { directory, entries: Vec::new(), table: HashTable::new(), hasher: RandomState::default() };
+        let mut index = WalkedIndex {
+            directory,
+            entries: Vec::new(),
+            table: HashTable::new(),
+            hasher: RandomState::default(),
+        };
         // What was claimed and cannot be had is not needed either: both grow with the members that are there.
         let _ = index.entries.try_reserve_exact(count);
         let _ = index.table.try_reserve(count, |_| 0);
@@ -132,7 +140,7 @@ impl Index {
                 Ok(took_a_name) => gone |= took_a_name,
                 Err(kind) => return Err(index.error_at(kind, &record)),
             }
-            if number % POLL_INTERVAL == POLL_INTERVAL - 1 && !go_on() {
+            if number % POLL_INTERVAL == POLL_INTERVAL - 1 && !keep_going() {
                 return Err(ErrorKind::Interrupted.into());
             }
         }
@@ -147,10 +155,10 @@ impl Index {
     /// Indexes the stored arrays of a file that was surveyed: those of its directory, and those that were found.
     ///
     /// # Errors
-    /// As for [`Index::build`].
-    pub fn of_survey(bytes: &[u8], survey: &Survey, go_on: impl FnMut() -> bool) -> Result<Self> {
-        let directory = survey.directory.clone().unwrap_or_else(Directory::none);
-        let mut index = Self::build(bytes, directory, go_on)?;
+    /// As for [`WalkedIndex::build`].
+    pub fn of_survey(bytes: &[u8], survey: &Survey, keep_going: impl FnMut() -> bool) -> Result<Self> {
+        let directory = survey.directory.clone().unwrap_or_else(DirectoryLocation::none);
+        let mut index = Self::build(bytes, directory, keep_going)?;
         for member in &survey.found {
             let Ok(Some(name)) = name::array_name(member.name(bytes), member.flags) else { continue };
             let hash = index.hash(&name);
@@ -193,7 +201,7 @@ impl Index {
         };
         let listed = record.header.method.get() == STORED;
         let hash = self.hash(&name);
-        let entry = Entry::of(bytes, record, self.directory.shift, hash)?;
+        let entry = Entry::of(bytes, record, self.directory.prefix_len, hash)?;
         let number = u32::try_from(self.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
         let (entries, hasher) = (&self.entries, &self.hasher);
         let same = |&id: &u32| {
@@ -336,7 +344,7 @@ impl Index {
 
     /// The same, if the directory is in other bytes than those of the archive.
     pub(crate) fn without_directory(mut self) -> Self {
-        self.directory = Directory::none();
+        self.directory = DirectoryLocation::none();
         for entry in &mut self.entries {
             entry.record_and_hash |= NO_RECORD << 24;
         }
@@ -354,8 +362,8 @@ pub struct Member {
 
 impl Member {
     /// The member of a record of the directory that is a stored array.
-    pub(crate) fn of(bytes: &[u8], record: &CentralRecord<'_>, shift: i64, number: u32) -> Option<Self> {
-        let entry = Entry::of(bytes, record, shift, 0).ok()?;
+    pub(crate) fn of(bytes: &[u8], record: &CentralRecord<'_>, prefix_len: i64, number: u32) -> Option<Self> {
+        let entry = Entry::of(bytes, record, prefix_len, 0).ok()?;
         (record.header.method.get() == STORED).then_some(Member { id: MemberId(number), entry })
     }
 
@@ -448,11 +456,10 @@ fn in_local(bytes: &[u8], entry: &Entry, name: &[u8]) -> bool {
 fn fetch_headers(bytes: &[u8], local: u64) {
     let start = usize::try_from(local).unwrap_or(usize::MAX).min(bytes.len());
     let end = bytes.len().min(start.saturating_add(256));
-    let ahead = bytes[start..end].iter().step_by(64).fold(0, |all, byte| all ^ byte);
-    std::hint::black_box(ahead);
+    touch(bytes[start..end].iter().step_by(64).copied());
 }
 
 /// Errors of the walk count from the start of the directory; users want a place in the file.
-fn at_directory(error: Error, directory: &Directory) -> Error {
+fn at_directory(error: Error, directory: &DirectoryLocation) -> Error {
     Error { offset: error.offset.map(|offset| offset + directory.range.start), ..error }
 }

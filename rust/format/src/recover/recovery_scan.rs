@@ -17,16 +17,16 @@ use memchr::memmem;
 
 use crate::additions::base::{self, Base};
 use crate::additions::filler::Filler;
-use crate::additions::local_member::{Local, Marked};
+use crate::additions::local_member::{LocalMember, MarkedMember};
 use crate::additions::mark::MemberState;
 use crate::additions::seal::Seal;
 use crate::bytes::slice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::recover::stale_index;
-use crate::recover::survey::{Origin, State, Survey, Unfinished};
+use crate::recover::survey::{DirectoryState, Origin, Survey, Unfinished};
 use crate::sparse::Sparse;
 use crate::zip::central::Walk;
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
 use crate::zip::records::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
 
@@ -67,40 +67,41 @@ pub enum Effort {
 /// The room in front of the directory of a file whose writer was closed: its seal says that there is no member in it, and
 /// nobody looks for one there. Empty for any other file.
 pub fn closed_room(bytes: &[u8]) -> Range<u64> {
-    let seal = Directory::locate(bytes).ok().and_then(|directory| Seal::before(&directory, bytes));
-    seal.filter(|seal| seal.is_last() && seal.ends(bytes)).map_or(0..0, |seal| seal.next()..seal.start())
+    let seal = DirectoryLocation::locate(bytes).ok().and_then(|directory| Seal::before(&directory, bytes));
+    seal.filter(|seal| seal.is_last() && seal.ends(bytes))
+        .map_or(0..0, |seal| seal.members_end()..seal.start())
 }
 
 impl Survey {
-    /// Surveys a file, without a look at its holes; `go_on` is asked from time to time.
+    /// Surveys a file, without a look at its holes; `keep_going` is asked from time to time.
     ///
     /// # Errors
-    /// Those of [`Directory::locate`] if there is nothing that could be read, and [`ErrorKind::Interrupted`].
+    /// Those of [`DirectoryLocation::locate`] if there is nothing that could be read, and [`ErrorKind::Interrupted`].
     pub fn new<'a>(
         file: impl Into<Sparse<'a>>,
         effort: Effort,
-        mut go_on: impl FnMut() -> bool,
+        mut keep_going: impl FnMut() -> bool,
     ) -> Result<Self> {
         let file = file.into();
         let bytes = file.bytes;
-        let located = Directory::locate(bytes).and_then(|directory| {
+        let located = DirectoryLocation::locate(bytes).and_then(|directory| {
             directory.is_begun(bytes)?;
             let seal = Seal::before(&directory, bytes);
             let can_grow = seal.filter(|seal| seal.can_grow(bytes));
             let state = match effort {
-                Effort::Read => State::Unknown,
-                Effort::Append if can_grow.is_some() => State::CanGrow,
+                Effort::Read => DirectoryState::Unknown,
+                Effort::Append if can_grow.is_some() => DirectoryState::CanGrow,
                 _ => match (can_grow, seal) {
                     (Some(seal), _)
-                        if effort == Effort::AppendChecked && seal.is_right(file, &mut go_on)? =>
+                        if effort == Effort::AppendChecked && seal.is_right(file, &mut keep_going)? =>
                     {
-                        State::CanGrow
+                        DirectoryState::CanGrow
                     }
                     // Its checksum is checked in less time than its records.
-                    (_, Some(seal)) if seal.is_whole(file, &mut go_on)? => State::Sound,
+                    (_, Some(seal)) if seal.is_whole(file, &mut keep_going)? => DirectoryState::Sound,
                     _ => {
                         directory.is_readable(bytes)?;
-                        State::Unknown
+                        DirectoryState::Unknown
                     }
                 },
             };
@@ -108,7 +109,7 @@ impl Survey {
         });
         let error = match located {
             Ok((directory, state)) => {
-                match Self::with_directory(file, directory, state, effort, &mut go_on)? {
+                match Self::with_directory(file, directory, state, effort, &mut keep_going)? {
                     Some(survey) => return Ok(survey),
                     // Its end record is not the one that belongs to it.
                     None => ErrorKind::NoEndRecord.into(),
@@ -119,7 +120,7 @@ impl Survey {
             }
             Err(error) => error,
         };
-        Self::without_directory(file, error, effort, go_on)
+        Self::without_directory(file, error, effort, keep_going)
     }
 
     /// Surveys a file whose directory cannot be read, with the error that tells why.
@@ -130,13 +131,13 @@ impl Survey {
         file: impl Into<Sparse<'a>>,
         error: Error,
         effort: Effort,
-        mut go_on: impl FnMut() -> bool,
+        mut keep_going: impl FnMut() -> bool,
     ) -> Result<Self> {
         let file = file.into();
         if effort != Effort::Full && !could_be_ours(file) {
             return Err(error);
         }
-        let mut scan = Scan::new(file, Survey::default(), &mut go_on);
+        let mut scan = Scan::new(file, Survey::default(), &mut keep_going);
         scan.run(0..file.len())?;
         scan.conclude()?;
         if scan.survey.is_empty() && effort == Effort::Full && !is_begun(file) {
@@ -151,10 +152,10 @@ impl Survey {
     /// There is a directory at the end: what could it not list?
     fn with_directory(
         file: Sparse<'_>,
-        directory: Directory,
-        state: State,
+        directory: DirectoryLocation,
+        state: DirectoryState,
         effort: Effort,
-        go_on: &mut dyn FnMut() -> bool,
+        keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Self>> {
         let (bytes, len) = (file.bytes, file.len());
         let seal = Seal::before(&directory, bytes);
@@ -162,27 +163,28 @@ impl Survey {
             // It leads to what the seal stands for if another program has given the archive a comment.
             let is_same = directory.range == (seal.directory()..seal.directory_end())
                 && directory.count == seal.members();
-            if !is_same || (state != State::Sound && !seal.is_whole(file, &mut *go_on)?) {
+            if !is_same || (state != DirectoryState::Sound && !seal.is_whole(file, &mut *keep_going)?) {
                 return Ok(None);
             }
         }
-        let room = seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.listed()..seal.start());
-        if seal.is_none() && directory.shift != 0 && (effort == Effort::Full || could_be_ours(file)) {
+        let room =
+            seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.complete_below()..seal.start());
+        if seal.is_none() && directory.prefix_len != 0 && (effort == Effort::Full || could_be_ours(file)) {
             // Something stands in front of this archive. If that is an archive of ours, this one is inside of an
             // array that was being written, unless it was put behind it.
-            let mut scan = Scan::new(file, Survey::default(), go_on);
+            let mut scan = Scan::new(file, Survey::default(), keep_going);
             scan.run(0..len)?;
             scan.conclude()?;
             let outer = scan.survey;
             let end = outer.directory.as_ref().map(|directory| directory.comment.end);
             let is_behind = outer.found.is_empty()
-                && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.shift);
+                && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.prefix_len);
             if !is_behind && (!outer.is_empty() || is_begun(file)) {
                 return Ok(Some(outer));
             }
         }
         let seal = seal.filter(|seal| seal.ends(bytes) || !seal.is_last());
-        let state = if seal.is_some() { state } else { State::Unknown };
+        let state = if seal.is_some() { state } else { DirectoryState::Unknown };
         let mut survey = Survey { seal, state, is_clean: true, ..Survey::default() };
         if seal.is_none() && effort != Effort::Read {
             survey.stale_indexes = stale_index::find(bytes, &directory);
@@ -192,13 +194,13 @@ impl Survey {
         let behind = directory.comment.end..len;
         let is_at_end = directory.is_near_end(bytes);
         survey.is_at_end = is_at_end;
-        survey.end = seal.map_or(len, |seal| seal.next());
+        survey.end = seal.map_or(len, |seal| seal.members_end());
         let range = directory.range.clone();
         survey.directory = Some(directory);
         if room.is_empty() && behind.is_empty() {
             return Ok(Some(survey));
         }
-        let mut scan = Scan::new(file, survey, go_on);
+        let mut scan = Scan::new(file, survey, keep_going);
         let behind_end = behind.clone();
         scan.run(room)?;
         scan.run(behind)?;
@@ -234,7 +236,7 @@ fn first_header(file: Sparse<'_>) -> Option<u64> {
 
 /// Whether a file has what a file of ours has somewhere near its ends.
 fn could_be_ours(file: Sparse<'_>) -> bool {
-    let is_marked = |at: u64| Local::marked(file.until_hole(at), at).is_some();
+    let is_marked = |at: u64| LocalMember::marked(file.until_hole(at), at).is_some();
     let mut end = file.data_in(file.len().saturating_sub(LAST_RECORD)..file.len());
     first_header(file).is_some()
         || end.any(|data| {
@@ -248,7 +250,7 @@ fn could_be_ours(file: Sparse<'_>) -> bool {
 fn is_begun(file: Sparse<'_>) -> bool {
     first_header(file).is_some_and(|at| {
         let bytes = file.until_hole(at);
-        Local::marked(bytes, at).is_some() || Filler::is_at(bytes, at)
+        LocalMember::marked(bytes, at).is_some() || Filler::is_at(bytes, at)
     })
 }
 
@@ -256,7 +258,7 @@ struct Scan<'a, 'f> {
     file: Sparse<'a>,
     bytes: &'a [u8],
     survey: Survey,
-    go_on: &'f mut dyn FnMut() -> bool,
+    keep_going: &'f mut dyn FnMut() -> bool,
     /// Where the local headers of the members are that the directory of the survey lists.
     listed: Option<HashSet<u64>>,
     /// The members that it came across that the directory lists.
@@ -272,17 +274,17 @@ struct Scan<'a, 'f> {
 }
 
 impl<'a, 'f> Scan<'a, 'f> {
-    fn new(file: Sparse<'a>, survey: Survey, go_on: &'f mut dyn FnMut() -> bool) -> Self {
+    fn new(file: Sparse<'a>, survey: Survey, keep_going: &'f mut dyn FnMut() -> bool) -> Self {
         let seal = survey.seal;
         Scan {
             file,
             bytes: file.bytes,
-            go_on,
+            keep_going,
             listed: None,
             met: Vec::new(),
-            first: seal.map_or(survey.end, |seal| seal.listed()),
+            first: seal.map_or(survey.end, |seal| seal.complete_below()),
             end: survey.end,
-            low_water: seal.map_or(0, |seal| seal.listed()),
+            low_water: seal.map_or(0, |seal| seal.complete_below()),
             budget: file.len(),
             survey,
         }
@@ -301,7 +303,7 @@ impl<'a, 'f> Scan<'a, 'f> {
             if steps % POLL_MEMBERS == 0 {
                 self.poll()?;
             }
-            let marked = Local::marked(self.file.until_hole(at), at);
+            let marked = LocalMember::marked(self.file.until_hole(at), at);
             if let Some(marked) = marked.filter(|marked| self.is_whole(marked)) {
                 at = self.take(&marked);
                 lost = false;
@@ -323,12 +325,12 @@ impl<'a, 'f> Scan<'a, 'f> {
     }
 
     /// Whether a member is finished, as far as its local header and the length of the file tell.
-    fn is_whole(&self, marked: &Marked) -> bool {
+    fn is_whole(&self, marked: &MarkedMember) -> bool {
         marked.state == MemberState::Finished && marked.member.end <= self.bytes.len() as u64
     }
 
     /// Takes up a member that its header says is finished; gives back what is behind it.
-    fn take(&mut self, marked: &Marked) -> u64 {
+    fn take(&mut self, marked: &MarkedMember) -> u64 {
         let member = marked.member;
         self.low_water = self.low_water.max(marked.low_water);
         if self.survey.directory.is_some() {
@@ -375,7 +377,7 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Whether a filler is in a range, and all of it: a kill can leave a part.
     fn is_filled(&mut self, range: &Range<u64>) -> Result<bool> {
         let here = self.file.until_hole(range.start);
-        let filler = Filler::is_at(here, range.start).then(|| Local::read(here, range.start)).flatten();
+        let filler = Filler::is_at(here, range.start).then(|| LocalMember::read(here, range.start)).flatten();
         match filler.filter(|filler| filler.end == range.end) {
             Some(filler) => self.is_sound(&filler),
             None => Ok(false),
@@ -390,12 +392,12 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         let listed = self.listed.get_or_insert_with(|| listed(bytes, self.survey.directory.as_ref()));
         let behind = listed.iter().filter(|&&header| header >= self.first);
-        let ends = behind.map(|&header| Local::read(bytes, header).map(|member| member.end));
+        let ends = behind.map(|&header| LocalMember::read(bytes, header).map(|member| member.end));
         ends.map(|end| end.unwrap_or(self.end)).fold(self.first, u64::max)
     }
 
-    fn is_sound(&mut self, member: &Local) -> Result<bool> {
-        let crc = self.file.crc(&(member.file..member.end), &mut *self.go_on)?;
+    fn is_sound(&mut self, member: &LocalMember) -> Result<bool> {
+        let crc = self.file.crc(&(member.file..member.end), &mut *self.keep_going)?;
         Ok(crc == Some(member.crc))
     }
 
@@ -437,26 +439,26 @@ impl<'a, 'f> Scan<'a, 'f> {
         let seal = Seal::read(here, at)?;
         // One that was flushed earlier stays behind in the file until members overwrite it.
         // Some are older than a directory that was kept since.
-        let is_behind_base = self.survey.origin != Origin::Base || seal.next() >= self.survey.end;
-        let is_newer = self.survey.seal.is_none_or(|known| seal.next() > known.next());
+        let is_behind_base = self.survey.origin != Origin::Base || seal.members_end() >= self.survey.end;
+        let is_newer = self.survey.seal.is_none_or(|known| seal.members_end() > known.members_end());
         (is_newer && is_behind_base).then_some(())?;
         let (directory, behind) = self.sealed(&seal)?;
         let in_directory = listed(bytes, Some(&directory));
         let mut found = std::mem::take(&mut self.survey.found);
-        found.retain(|member| member.header >= seal.listed());
+        found.retain(|member| member.header >= seal.complete_below());
         let (in_directory_too, found): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|member| in_directory.contains(&member.header));
-        self.met.retain(|range| range.start >= seal.listed());
+        self.met.retain(|range| range.start >= seal.complete_below());
         self.met.extend(in_directory_too.iter().map(|member| member.header..member.end));
-        (self.first, self.end) = (seal.listed(), seal.next());
-        self.low_water = self.low_water.max(seal.listed());
+        (self.first, self.end) = (seal.complete_below(), seal.members_end());
+        self.low_water = self.low_water.max(seal.complete_below());
         self.survey = Survey {
             directory: Some(directory),
             seal: Some(seal),
-            state: if seal.holds(bytes) { State::Sound } else { State::Unknown },
+            state: if seal.holds(bytes) { DirectoryState::Sound } else { DirectoryState::Unknown },
             found,
             unfinished: std::mem::take(&mut self.survey.unfinished),
-            end: seal.next(),
+            end: seal.members_end(),
             ..Survey::default()
         };
         self.listed = Some(in_directory);
@@ -464,15 +466,15 @@ impl<'a, 'f> Scan<'a, 'f> {
     }
 
     /// The directory of a seal, if it is whole, and what is behind it.
-    fn sealed(&mut self, seal: &Seal) -> Option<(Directory, u64)> {
+    fn sealed(&mut self, seal: &Seal) -> Option<(DirectoryLocation, u64)> {
         let range = seal.directory()..seal.directory_end();
         if seal.is_growing() {
             // Its end record may be gone: all that this said is known from the archive that it goes on with, if any.
             // Its checksum is not asked: whoever adds to a directory does not know whether it is right.
             let base = self.survey.directory.as_ref();
-            let directory = Directory {
+            let directory = DirectoryLocation {
                 range,
-                shift: base.map_or(0, |base| base.shift),
+                prefix_len: base.map_or(0, |base| base.prefix_len),
                 comment: base.map_or(0..0, |base| base.comment.clone()),
                 count: seal.members(),
             };
@@ -482,9 +484,11 @@ impl<'a, 'f> Scan<'a, 'f> {
                     .is_some_and(|records| Walk::new(records).count() as u64 == seal.members());
             return is_whole.then_some((directory, behind));
         }
-        let directory =
-            Directory::from_end_record(self.bytes, end_record_behind(self.bytes, seal.directory_end())?)
-                .ok()?;
+        let directory = DirectoryLocation::from_end_record(
+            self.bytes,
+            end_record_behind(self.bytes, seal.directory_end())?,
+        )
+        .ok()?;
         let is_whole = directory.range == range
             && seal.has_end_records(self.bytes)
             && self.can_read(&directory)
@@ -494,7 +498,7 @@ impl<'a, 'f> Scan<'a, 'f> {
     }
 
     /// Whether all of a directory can be read.
-    fn can_read(&mut self, directory: &Directory) -> bool {
+    fn can_read(&mut self, directory: &DirectoryLocation) -> bool {
         let size = directory.range.end - directory.range.start;
         let Some(budget) = self.budget.checked_sub(size) else { return false };
         self.budget = budget;
@@ -504,8 +508,8 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// What a local header at `at` of no finished member says where the next record is.
     fn step_over(&mut self, at: u64, lost: &mut bool) -> Option<u64> {
         let here = self.file.until_hole(at);
-        let member = Local::read(here, at);
-        let marked = Local::marked(here, at);
+        let member = LocalMember::read(here, at);
+        let marked = LocalMember::marked(here, at);
         if let Some(marked) = marked {
             // When it was begun, the members below were finished, whatever became of it.
             self.low_water = self.low_water.max(marked.low_water);
@@ -518,7 +522,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         // This only saves going through the bytes of the member: where no record is, they are gone through.
         let end = member?.end;
         let there = self.file.until_hole(end);
-        if Local::marked(there, end).is_some() {
+        if LocalMember::marked(there, end).is_some() {
             return Some(end);
         }
         let record = slice(there, &(end..end.checked_add(4)?))?;
@@ -546,13 +550,13 @@ impl<'a, 'f> Scan<'a, 'f> {
     }
 
     fn poll(&mut self) -> Result<()> {
-        if (self.go_on)() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
+        if (self.keep_going)() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
     }
 
     /// Follows the members of another program from the start of the file, as long as their checksums are right.
     fn chain(&mut self) -> Result<()> {
         let mut at = 0;
-        while let Some(member) = Local::read(self.file.until_hole(at), at) {
+        while let Some(member) = LocalMember::read(self.file.until_hole(at), at) {
             if !self.is_sound(&member)? {
                 break;
             }
@@ -571,10 +575,10 @@ impl<'a, 'f> Scan<'a, 'f> {
 }
 
 /// Where the local headers of the members are that a directory lists.
-fn listed(bytes: &[u8], directory: Option<&Directory>) -> HashSet<u64> {
+fn listed(bytes: &[u8], directory: Option<&DirectoryLocation>) -> HashSet<u64> {
     let Some(directory) = directory else { return HashSet::new() };
     let records = slice(bytes, &directory.range).unwrap_or_default();
-    let place = |extent: Extent| extent.local_offset.checked_add_signed(directory.shift);
+    let place = |extent: Extent| extent.local_offset.checked_add_signed(directory.prefix_len);
     Walk::new(records)
         .filter_map(|record| Extent::read(record.header, record.extra).ok().and_then(place))
         .collect()

@@ -9,17 +9,17 @@ use crate::additions::mark::MARK_EXTRA;
 use crate::additions::seal::Seal;
 use crate::bytes::slice;
 use crate::zip::central::Walk;
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{Extent, extra_field};
 
 /// The ranges between members in which there are such, with what is in front of them.
-pub(crate) fn find(bytes: &[u8], directory: &Directory) -> Vec<Range<u64>> {
+pub(crate) fn find(bytes: &[u8], directory: &DirectoryLocation) -> Vec<Range<u64>> {
     let records = slice(bytes, &directory.range).unwrap_or_default();
     // Where each member starts, and whether it is one of ours.
     let mut members: Vec<_> = Walk::new(records)
         .filter_map(|record| {
             let extent = Extent::read(record.header, record.extra).ok()?;
-            let header = extent.local_offset.checked_add_signed(directory.shift)?;
+            let header = extent.local_offset.checked_add_signed(directory.prefix_len)?;
             Some((header, extra_field(record.extra, MARK_EXTRA).is_some()))
         })
         .collect();
@@ -36,7 +36,7 @@ pub(crate) fn find(bytes: &[u8], directory: &Directory) -> Vec<Range<u64>> {
         .filter_map(|(before, header)| {
             // In front of one that is not the last can be members that no directory lists.
             let seal = Seal::read(bytes, header.checked_sub(Seal::SIZE as u64)?).filter(Seal::is_last)?;
-            (before < seal.next()).then_some(seal.next()..header)
+            (before < seal.members_end()).then_some(seal.members_end()..header)
         })
         .collect()
 }

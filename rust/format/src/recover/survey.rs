@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use crate::additions::array_field::{self, Described, Hint};
+use crate::additions::array_field::{self, ArrayField, Described};
 use crate::additions::filler::Filler;
-use crate::additions::local_member::Local;
+use crate::additions::local_member::LocalMember;
 use crate::additions::seal::Seal;
 use crate::bytes::slice;
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
 use crate::npy::literal;
 use crate::zip::encode;
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 
 /// A member that was begun and not finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum Origin {
 
 /// What is known of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum State {
+pub enum DirectoryState {
     /// Not whether it is what a seal says; who only reads does not ask.
     #[default]
     Unknown,
@@ -49,13 +49,13 @@ pub enum State {
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     /// The last directory that is whole.
-    pub directory: Option<Directory>,
+    pub directory: Option<DirectoryLocation>,
     /// The seal in front of it, if it is ours.
     pub seal: Option<Seal>,
     /// What is known of what is in the directory.
-    pub state: State,
+    pub state: DirectoryState,
     /// Finished members that it does not list, in the order in which they lie in the file.
-    pub found: Vec<Local>,
+    pub found: Vec<LocalMember>,
     /// Members that were begun and not finished.
     pub unfinished: Vec<Unfinished>,
     /// Ranges between members in which there is none, nor a filler, in the order in which they lie in the file.
@@ -82,7 +82,7 @@ impl Survey {
 
     /// Takes found members out, as their bytes are not what was written. Their ranges are gaps, or at the end to be used
     /// again.
-    pub fn drop_found(&mut self, mut is_sound: impl FnMut(&Local) -> bool) {
+    pub fn drop_found(&mut self, mut is_sound: impl FnMut(&LocalMember) -> bool) {
         let gaps = &mut self.gaps;
         self.found.retain(|member| {
             let keep = is_sound(member);
@@ -124,7 +124,7 @@ impl Survey {
 
     /// The records for a central directory of the members that were found and that none lists.
     pub fn found_records(&self, bytes: &[u8]) -> Vec<u8> {
-        let shift = self.directory.as_ref().map_or(0, |directory| directory.shift);
+        let prefix_len = self.directory.as_ref().map_or(0, |directory| directory.prefix_len);
         let mut records = Vec::new();
         for member in &self.found {
             let name = (member.name(bytes), member.flags);
@@ -134,7 +134,7 @@ impl Survey {
                 member.end - member.file,
                 member.crc,
                 name,
-                shift,
+                prefix_len,
                 &mut records,
             );
             let file = slice(bytes, &(member.file..member.end)).unwrap_or_default();
@@ -147,8 +147,8 @@ impl Survey {
                     shape: &header.shape.0,
                     header: length,
                 };
-                if let Some(hint) = Hint::new(&array) {
-                    array_field::append(&hint, member.file - member.header, &mut records, start);
+                if let Some(array_field) = ArrayField::new(&array) {
+                    array_field::append(&array_field, member.file - member.header, &mut records, start);
                 }
             }
         }

@@ -9,24 +9,24 @@
 //!   and a [`Base`], and its directory stays where it is.
 //! - Members go into the room in front of a directory of ours, if it has some, and their records behind those that it
 //!   has ([`crate::grow`]). Where there is no room, it may be overwritten by members, unless it was written for readers
-//!   to use meanwhile ([`Publish::Room`]): then [`Appender::reserve`] says that there is no room.
+//!   to use meanwhile ([`Publish::Flush`]): then [`Appender::reserve`] says that there is no room.
 //! - The file never gets shorter than it was when somebody could open it.
 
 use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
-use crate::additions::array_field::Hint;
+use crate::additions::array_field::ArrayField;
 use crate::additions::base::Base;
 use crate::additions::fence::{self, FENCE};
 use crate::additions::filler::Filler;
 use crate::additions::seal::Seal;
 use crate::additions::stored_index;
 use crate::error::Result;
-use crate::recover::survey::{Origin, State, Survey};
+use crate::recover::survey::{DirectoryState, Origin, Survey};
 use crate::write::directory_plan::{BLANK, NewDirectory, Publish};
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
-use crate::write::grow_in_place::{Growing, Held};
+use crate::write::grow_in_place::{Growing, SharedBytes};
 use crate::write::kept_directory::{self, KeptDirectory};
 use crate::write::placement::{Alignment, Placement};
 use crate::zip::name::StoredName;
@@ -145,9 +145,10 @@ impl Appender {
     ///
     /// # Errors
     /// If the directory cannot be read to its end.
-    pub fn resume(file: &Held, survey: &Survey, alignment: Alignment) -> Result<Self> {
+    pub fn resume(file: &SharedBytes, survey: &Survey, alignment: Alignment) -> Result<Self> {
         let bytes = (**file).as_ref();
-        if let (State::CanGrow, Some(seal), Some(directory)) = (survey.state, survey.seal, &survey.directory)
+        if let (DirectoryState::CanGrow, Some(seal), Some(directory)) =
+            (survey.state, survey.seal, &survey.directory)
             && survey.is_whole()
         {
             let growing = Growing::new(file, directory, seal);
@@ -165,7 +166,7 @@ impl Appender {
             });
         }
         let directory = survey.directory.as_ref();
-        let holds = survey.seal.filter(|_| survey.state == State::Sound);
+        let holds = survey.seal.filter(|_| survey.state == DirectoryState::Sound);
         let old = OldDirectory::of(bytes, directory, holds.as_ref());
         let mut appender = Appender {
             next: survey.end,
@@ -393,7 +394,7 @@ impl Appender {
     /// # Errors
     /// As for [`Placement::new`].
     pub fn reserve(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
-        let place = Placement::new(self.next, name, npy_header, size, self.alignment, self.listed())?;
+        let place = Placement::new(self.next, name, npy_header, size, self.alignment, self.complete_below())?;
         if self.limit.is_some_and(|limit| place.end > limit) {
             return Ok(Reserved::NoRoom(place.end - self.next));
         }
@@ -415,9 +416,15 @@ impl Appender {
     }
 
     /// Enters a member that has been written, with what is known of its array.
-    pub fn finish(&mut self, place: &Placement, name: &StoredName, crc: u32, hint: Option<&Hint>) {
+    pub fn finish(
+        &mut self,
+        place: &Placement,
+        name: &StoredName,
+        crc: u32,
+        array_field: Option<&ArrayField>,
+    ) {
         self.forget(place);
-        self.directory.push(place, name, crc, hint);
+        self.directory.push(place, name, crc, array_field);
         self.length = self.length.max(place.end);
     }
 
@@ -442,10 +449,10 @@ impl Appender {
     /// Whether there is need for another directory than the one in the file.
     pub fn needs(&self, publish: Publish) -> bool {
         match publish {
-            Publish::Last => self.is_unfinished,
+            Publish::Close => self.is_unfinished,
             // Of a new file there is nothing to show; room in front of an end record would be no archive.
-            Publish::Room(0) => self.has_unlisted && self.next > 0,
-            Publish::Room(size) => self.limit.is_some_and(|limit| self.next.saturating_add(size) > limit),
+            Publish::Flush(0) => self.has_unlisted && self.next > 0,
+            Publish::Flush(size) => self.limit.is_some_and(|limit| self.next.saturating_add(size) > limit),
         }
     }
 
@@ -456,7 +463,7 @@ impl Appender {
     /// If one that is added to where it is cannot grow any more, and cannot be read to its end.
     pub fn publish(&mut self, publish: Publish, length: u64) -> Result<NewDirectory> {
         self.length = self.length.max(length);
-        if publish == Publish::Last {
+        if publish == Publish::Close {
             self.directory.sort();
             if let Some(new) = self.grow() {
                 return Ok(new);
@@ -466,7 +473,7 @@ impl Appender {
         // An empty archive is an end record and nothing else: that is how NumPy knows it.
         let is_empty = self.length == 0 && self.next == 0;
         let at = if is_empty { 0 } else { self.place_directory(publish) };
-        let is_sealed = !is_empty && (!self.is_edited || publish != Publish::Last);
+        let is_sealed = !is_empty && (!self.is_edited || publish != Publish::Close);
         let new = self.new_directory(at, is_sealed, publish);
         if new.overwritten.is_some() || self.limit.is_none() {
             // Members that are reserved while it is being written stay in front of it.
@@ -482,25 +489,30 @@ impl Appender {
     fn grow(&self) -> Option<NewDirectory> {
         let growing = self.growing.as_ref()?;
         let (at, start) = growing.places();
-        let (listed, next) = (self.listed(), self.next);
+        let (complete_below, members_end) = (self.complete_below(), self.next);
         let end_records = self.directory.end_records(start);
-        let growth = growing.grow(&self.directory, &end_records, (listed, next))?;
+        let growth = growing.grow(&self.directory, &end_records, (complete_below, members_end))?;
         let mut new = NewDirectory {
             at,
             start: growing.end_of_records(),
             names: None,
-            listed,
-            next,
+            complete_below,
+            members_end,
             records: Arc::clone(self.directory.records()),
             end_records,
             zip64: 0,
             overwritten: Some(growing.end_record()),
             count: self.directory.count(),
-            hinted: self.directory.hinted(),
-            publish: Publish::Last,
+            fields_from: self.directory.fields_from(),
+            publish: Publish::Close,
             meanwhile: None,
             growth: Some(growth),
-            before: fence::fences(next, (at, growing.is_fenced()), start, growing.fenced(self.reached)),
+            before: fence::fences(
+                members_end,
+                (at, growing.is_fenced()),
+                start,
+                growing.fenced(self.reached),
+            ),
             filler: None,
             superseded: None,
         };
@@ -510,17 +522,17 @@ impl Appender {
     }
 
     /// All members that start in front of this and are ever finished are in the next directory.
-    fn listed(&self) -> u64 {
+    fn complete_below(&self) -> u64 {
         self.starts.iter().copied().min().unwrap_or(self.next)
     }
 
     /// How large the index of a directory is.
     fn index_size(&self, publish: Publish) -> u64 {
         match publish {
-            Publish::Last if self.is_edited => 0,
-            Publish::Last => self.directory.index_size(),
+            Publish::Close if self.is_edited => 0,
+            Publish::Close => self.directory.index_size(),
             // While it grows, whoever opens it has to look for members that are not listed anyway.
-            Publish::Room(_) => 0,
+            Publish::Flush(_) => 0,
         }
     }
 
@@ -534,13 +546,13 @@ impl Appender {
         };
         // So that it ends where the file does; behind a filler where there is no member, as NumPy knows an archive by its
         // first bytes.
-        let fence = if publish == Publish::Last { FENCE } else { 0 };
+        let fence = if publish == Publish::Close { FENCE } else { 0 };
         let least = if self.next == 0 { Filler::LEAST } else { self.next + fence };
         let growth = ends(0).min(self.next / GROWTH_SHARE);
-        let can_grow = publish == Publish::Last && head > Seal::SIZE as u64 && ends(0) >= GROWTH_FROM;
+        let can_grow = publish == Publish::Close && head > Seal::SIZE as u64 && ends(0) >= GROWTH_FROM;
         let least = least + if can_grow { growth } else { 0 };
         let mut at = self.length.saturating_sub(if self.is_edited { 0 } else { ends(0) }).max(least);
-        if let Publish::Room(room) = publish {
+        if let Publish::Flush(room) = publish {
             // In place of the one that was published before, if that leaves room enough; else behind it, so that
             // readers can use the one until the other is there.
             let in_place = self.limit.is_some()
@@ -564,15 +576,15 @@ impl Appender {
             at,
             start,
             names: (index_size > 0).then(|| self.directory.take_stored()),
-            listed: self.listed(),
-            next: self.next,
+            complete_below: self.complete_below(),
+            members_end: self.next,
             records: Arc::clone(self.directory.records()),
             end_records: self.directory.end_records(start),
             zip64: 0,
             // One that is wholly behind the old one leaves that to readers until it is there.
             overwritten: self.end_record.filter(|_| at < self.length),
             count: self.directory.count(),
-            hinted: self.directory.hinted(),
+            fields_from: self.directory.fields_from(),
             publish,
             meanwhile: self.reopened.filter(|_| at < self.length),
             growth: None,
@@ -583,7 +595,7 @@ impl Appender {
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         if self.next == 0 && at > 0 {
             new.filler = Filler::new(0..at);
-        } else if sealed && publish == Publish::Last {
+        } else if sealed && publish == Publish::Close {
             let is_fenced = stored_index::is_cut(index_size);
             new.before = fence::fences(self.next, (at, is_fenced), start, u64::MAX);
         } else if self.is_edited && self.limit.is_some_and(|limit| self.next <= limit) {
@@ -599,7 +611,7 @@ impl Appender {
         self.end_record = Some(self.directory.end_record(new.end()));
         self.reopened = None;
         self.foreign_end_record = None;
-        let is_last = new.publish == Publish::Last;
+        let is_last = new.publish == Publish::Close;
         self.limit = (!is_last).then_some(before_fence(new.at));
         self.is_unfinished = !is_last;
         self.has_unlisted = self.directory.count() != new.count || self.is_busy();

@@ -8,16 +8,16 @@ use zerocopy::IntoBytes;
 use crate::additions::fence::FENCE;
 use crate::additions::filler::Filler;
 use crate::additions::seal::{IndexForm, Seal, Sealed};
-use crate::additions::stored_index::{self, Names};
+use crate::additions::stored_index::{self, StoredIndexBuilder};
 use crate::write::grow_in_place::Growth;
 
 /// What a directory is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publish {
     /// A flush: readers use it while the writer goes on. It leaves room for at least this many bytes of members.
-    Room(u64),
+    Flush(u64),
     /// The final directory, written by `close`.
-    Last,
+    Close,
 }
 
 /// Zeros over the signature of an end record hide it from all readers. They must be in the file before anything of its
@@ -32,9 +32,9 @@ pub struct NewDirectory {
     /// Where the records start.
     pub(crate) start: u64,
     /// What its index is made of.
-    pub(crate) names: Option<Names>,
-    pub(crate) listed: u64,
-    pub(crate) next: u64,
+    pub(crate) names: Option<StoredIndexBuilder>,
+    pub(crate) complete_below: u64,
+    pub(crate) members_end: u64,
     pub(crate) records: Arc<Vec<u8>>,
     pub(crate) end_records: Vec<u8>,
     /// How many of the bytes of the end records are those of zip64.
@@ -44,7 +44,7 @@ pub struct NewDirectory {
     /// How many members it lists.
     pub(crate) count: u64,
     /// From which byte on the `.npy` headers in it can be believed.
-    pub(crate) hinted: u64,
+    pub(crate) fields_from: u64,
     pub(crate) publish: Publish,
     /// What stands in place of the seal of the old directory while this one is written, if it matters.
     pub(crate) meanwhile: Option<Seal>,
@@ -89,8 +89,8 @@ impl NewDirectory {
 
     /// The room that a closed writer leaves in front of it, unless that was there before.
     pub fn room(&self) -> Option<Range<u64>> {
-        let is_new = self.publish == Publish::Last && self.growth.is_none();
-        (is_new && self.next + FENCE < self.at).then_some(self.next..self.at)
+        let is_new = self.publish == Publish::Close && self.growth.is_none();
+        (is_new && self.members_end + FENCE < self.at).then_some(self.members_end..self.at)
     }
 
     /// What to write first in an archive without a member, and that from its head on: the header of the member that was
@@ -100,12 +100,12 @@ impl NewDirectory {
     }
 
     /// What its index is made of, once.
-    pub fn take_names(&mut self) -> Option<Names> {
+    pub fn take_names(&mut self) -> Option<StoredIndexBuilder> {
         self.names.take()
     }
 
     /// What is in front of it, with an index made of this. With many members that takes a while.
-    pub fn head(&self, names: Option<Names>) -> Head {
+    pub fn head(&self, names: Option<StoredIndexBuilder>) -> Head {
         if let Some(growth) = &self.growth {
             return Head { index: Vec::new(), seal: Some(growth.seal) };
         }
@@ -116,15 +116,15 @@ impl NewDirectory {
         let index = index.unwrap_or_else(|| stored_index::empty(size));
         let seal = self.start.checked_sub(Seal::SIZE as u64).filter(|&at| at >= self.at).map(|at| {
             let sealed = Sealed {
-                listed: self.listed,
-                next: self.next,
+                complete_below: self.complete_below,
+                members_end: self.members_end,
                 directory: &self.records,
                 members: self.count,
-                hinted: self.hinted,
+                fields_from: self.fields_from,
                 index: &index,
                 form,
                 end_records: &self.end_records,
-                last: self.publish == Publish::Last,
+                last: self.publish == Publish::Close,
             };
             Seal::new(at, &sealed)
         });

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use crate::additions::array_field::Hint;
+use crate::additions::array_field::ArrayField;
 use crate::additions::seal::Seal;
 use crate::additions::seal::SealedIndex;
-use crate::additions::stored_index::{self, Names};
+use crate::additions::stored_index::{self, StoredIndexBuilder};
 use crate::bytes::{copied, slice};
 use crate::error::{Error, Result};
 use crate::write::placement::Placement;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::encode;
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::name::{self, StoredName};
 use crate::zip::records::{EndRecord, Extent};
 
@@ -38,7 +38,7 @@ pub struct DirectoryWriter {
     /// The others. Shared with whoever is writing them to the file; copied if a member is added meanwhile.
     records: Arc<Vec<u8>>,
     count: u64,
-    shift: i64,
+    prefix_len: i64,
     comment: Vec<u8>,
     /// Where the record of each name starts in the directory.
     names: HashTable<u64>,
@@ -49,9 +49,9 @@ pub struct DirectoryWriter {
     /// All names were added in ascending order so far, and this is the last.
     ascending: Option<Vec<u8>>,
     /// What the stored index is made of.
-    stored: Names,
+    stored: StoredIndexBuilder,
     /// From which byte on the `.npy` headers in the records can be believed.
-    hinted: u64,
+    fields_from: u64,
     /// Of `records`, those from this byte on are of members that were pushed.
     pushed: usize,
     /// Where the local header of the last of them is, and whether they lie in the file in this order.
@@ -67,7 +67,7 @@ pub struct OldDirectory<'a> {
     /// The archive comment.
     pub comment: &'a [u8],
     /// What to add to its offsets to get those in the file.
-    pub shift: i64,
+    pub prefix_len: i64,
     /// How many records there are, and from which byte on the `.npy` headers in them can be believed, if they are known
     /// to be as we wrote them.
     pub sound: Option<(u64, u64)>,
@@ -79,13 +79,13 @@ pub struct OldDirectory<'a> {
 
 impl<'a> OldDirectory<'a> {
     /// That of a file, with its seal if it is what that says.
-    pub(crate) fn of(bytes: &'a [u8], directory: Option<&Directory>, sound: Option<&Seal>) -> Self {
+    pub(crate) fn of(bytes: &'a [u8], directory: Option<&DirectoryLocation>, sound: Option<&Seal>) -> Self {
         let part = |range| slice(bytes, range).unwrap_or_default();
         OldDirectory {
             records: directory.map_or(&[][..], |directory| part(&directory.range)),
             comment: directory.map_or(&[][..], |directory| part(&directory.comment)),
-            shift: directory.map_or(0, |directory| directory.shift),
-            sound: sound.map(|seal| (seal.members(), seal.hinted())),
+            prefix_len: directory.map_or(0, |directory| directory.prefix_len),
+            sound: sound.map(|seal| (seal.members(), seal.fields_from())),
             index: sound.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
             has_none: sound.is_some_and(|seal| seal.is_last() && seal.index(bytes).is_none()),
         }
@@ -99,15 +99,15 @@ impl Default for DirectoryWriter {
             first: 0,
             records: Arc::default(),
             count: 0,
-            shift: 0,
+            prefix_len: 0,
             comment: Vec::new(),
             names: HashTable::new(),
             hasher: RandomState::default(),
             unindexed: 0,
             walks: 0,
             ascending: Some(Vec::new()),
-            stored: Names::new(),
-            hinted: 0,
+            stored: StoredIndexBuilder::new(),
+            fields_from: 0,
             pushed: 0,
             last: 0,
             in_order: true,
@@ -119,12 +119,12 @@ impl DirectoryWriter {
     /// Goes on behind the directory of an archive; `unlisted` are the records of members that it does not list.
     ///
     /// # Errors
-    /// As for [`Index::build`](crate::read::walked_index::Index::build): what cannot be read is not appended to; and
+    /// As for [`WalkedIndex::build`](crate::read::walked_index::Index::build): what cannot be read is not appended to; and
     /// [`ErrorKind::NoMemory`](crate::ErrorKind::NoMemory).
     pub fn resume(old: &OldDirectory<'_>, unlisted: &[u8]) -> Result<Self> {
         // What another program has changed may lie elsewhere than its record says.
-        let (mut count, hinted) = old.sound.unwrap_or((0, old.records.len() as u64));
-        let mut stored = Names::resume(old.records.len(), old.index)?;
+        let (mut count, fields_from) = old.sound.unwrap_or((0, old.records.len() as u64));
+        let mut stored = StoredIndexBuilder::resume(old.records.len(), old.index)?;
         if old.has_none {
             stored.forgo();
         }
@@ -150,27 +150,33 @@ impl DirectoryWriter {
         Ok(DirectoryWriter {
             records: Arc::new(all),
             count,
-            shift: old.shift,
+            prefix_len: old.prefix_len,
             comment: old.comment.to_vec(),
             unindexed,
             ascending: None,
             stored,
-            hinted,
+            fields_from,
             pushed: unindexed,
             ..Self::default()
         })
     }
 
     /// Goes on behind a directory of `members` members, whose records have so many bytes, and whose header fields can be
-    /// believed from byte `hinted` on. Nothing of it is here, unless [`DirectoryWriter::put_behind`] gets it.
-    pub(crate) fn behind(records: usize, members: u64, hinted: u64, shift: i64, comment: &[u8]) -> Self {
+    /// believed from byte `fields_from` on. Nothing of it is here, unless [`DirectoryWriter::put_behind`] gets it.
+    pub(crate) fn behind(
+        records: usize,
+        members: u64,
+        fields_from: u64,
+        prefix_len: i64,
+        comment: &[u8],
+    ) -> Self {
         DirectoryWriter {
             first: records,
             count: members,
-            shift,
+            prefix_len,
             comment: comment.to_vec(),
             ascending: None,
-            hinted,
+            fields_from,
             ..Self::default()
         }
     }
@@ -236,9 +242,9 @@ impl DirectoryWriter {
     }
 
     /// Adds a member that has been written, with what is known of its array.
-    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, hint: Option<&Hint>) {
+    pub fn push(&mut self, place: &Placement, name: &StoredName, crc: u32, array_field: Option<&ArrayField>) {
         let (at, is_next) = (self.size() as u64, self.is_next(name));
-        place.write_central(name, crc, self.shift, hint, Arc::make_mut(&mut self.records));
+        place.write_central(name, crc, self.prefix_len, array_field, Arc::make_mut(&mut self.records));
         self.stored.push(name.array_name(), at);
         self.in_order &= self.last <= place.header;
         self.last = place.header;
@@ -278,10 +284,10 @@ impl DirectoryWriter {
         if self.in_order {
             return;
         }
-        let shift = self.shift;
+        let prefix_len = self.prefix_len;
         let place = |record: &CentralRecord<'_>| {
             let offset = Extent::read(record.header, record.extra).map_or(0, |extent| extent.local_offset);
-            (offset.saturating_add_signed(shift), record.at)
+            (offset.saturating_add_signed(prefix_len), record.at)
         };
         let (old, new) = self.records.split_at(self.pushed);
         let mut order: Vec<_> = Walk::new(new).map(|record| place(&record)).collect();
@@ -304,8 +310,8 @@ impl DirectoryWriter {
     }
 
     /// From which byte on the `.npy` headers in the records can be believed.
-    pub(crate) fn hinted(&self) -> u64 {
-        self.hinted
+    pub(crate) fn fields_from(&self) -> u64 {
+        self.fields_from
     }
 
     /// There will be no stored index.
@@ -319,14 +325,14 @@ impl DirectoryWriter {
     }
 
     /// What the stored index is made of. If members are added later, the next one is made of their records.
-    pub(crate) fn take_stored(&mut self) -> Names {
-        let next = Names::of_records(self.size());
+    pub(crate) fn take_stored(&mut self) -> StoredIndexBuilder {
+        let next = StoredIndexBuilder::of_records(self.size());
         std::mem::replace(&mut self.stored, next)
     }
 
     /// The records that go behind the directory if it starts at this byte of the file.
     pub fn end_records(&self, at: u64) -> Vec<u8> {
-        let offset = at.saturating_add_signed(self.shift.saturating_neg());
+        let offset = at.saturating_add_signed(self.prefix_len.saturating_neg());
         encode::end_records(self.count, self.size() as u64, offset, &self.comment)
     }
 
@@ -376,9 +382,9 @@ fn is_named(record: &CentralRecord<'_>, name: &StoredName) -> bool {
 mod tests {
     use super::*;
     use crate::additions::mark::MemberState;
-    use crate::read::walked_index::Index;
+    use crate::read::walked_index::WalkedIndex;
     use crate::write::placement::Alignment;
-    use crate::zip::end::Directory;
+    use crate::zip::end::DirectoryLocation;
 
     fn archive(names: &[&str], writer: &mut DirectoryWriter, mut bytes: Vec<u8>) -> Vec<u8> {
         for name in names {
@@ -393,7 +399,7 @@ mod tests {
     }
 
     fn old(records: &[u8]) -> OldDirectory<'_> {
-        OldDirectory { records, comment: &[], shift: 0, sound: None, index: None, has_none: false }
+        OldDirectory { records, comment: &[], prefix_len: 0, sound: None, index: None, has_none: false }
     }
 
     fn finish(mut bytes: Vec<u8>, writer: &DirectoryWriter) -> Vec<u8> {
@@ -406,13 +412,13 @@ mod tests {
     #[test]
     fn what_was_written_is_indexed_also_behind_other_bytes() {
         for junk in [0, 1000] {
-            let shift = i64::try_from(junk).unwrap();
-            let mut writer = DirectoryWriter { shift, ..DirectoryWriter::default() };
+            let prefix_len = i64::try_from(junk).unwrap();
+            let mut writer = DirectoryWriter { prefix_len, ..DirectoryWriter::default() };
             let bytes = archive(&["a", "b/ü", ""], &mut writer, vec![0; junk]);
             let bytes = finish(bytes, &writer);
-            let directory = Directory::locate(&bytes).unwrap();
-            assert_eq!(directory.shift, shift);
-            let index = Index::build(&bytes, directory, || true).unwrap();
+            let directory = DirectoryLocation::locate(&bytes).unwrap();
+            assert_eq!(directory.prefix_len, prefix_len);
+            let index = WalkedIndex::build(&bytes, directory, || true).unwrap();
             let names = index.ids().map(|id| index.name(&bytes, id).unwrap());
             assert_eq!(names.collect::<Vec<_>>(), ["a", "b/ü", ""]);
             for id in index.ids() {

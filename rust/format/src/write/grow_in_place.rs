@@ -11,26 +11,26 @@ use std::sync::Arc;
 
 use crate::additions::fence;
 use crate::additions::seal::{Added, Seal};
-use crate::additions::stored_index::{self, Table};
+use crate::additions::stored_index::{self, StoredIndex};
 use crate::bytes::slice;
 use crate::error::{Error, Result};
 use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::Survey;
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
 use crate::zip::central::{CentralRecord, Walk};
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::name::{self, StoredName};
 use crate::zip::records::EndRecord;
 
 /// The bytes of a file, for as long as they are needed.
-pub type Held = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A directory to which members are added.
 #[derive(Clone)]
 pub(crate) struct Growing {
     /// The file as it was opened, up to its end record.
-    file: Held,
-    directory: Directory,
+    file: SharedBytes,
+    directory: DirectoryLocation,
     seal: Seal,
     /// It was found to be what its seal says.
     was_sound: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Growth {
 }
 
 impl Growing {
-    pub(crate) fn new(file: &Held, directory: &Directory, seal: Seal) -> Self {
+    pub(crate) fn new(file: &SharedBytes, directory: &DirectoryLocation, seal: Seal) -> Self {
         Growing { file: Arc::clone(file), directory: directory.clone(), seal, was_sound: false }
     }
 
@@ -60,8 +60,8 @@ impl Growing {
         (*self.file).as_ref()
     }
 
-    fn table(&self) -> Option<Table<'_>> {
-        Table::new(self.seal.index(self.bytes())?)
+    fn table(&self) -> Option<StoredIndex<'_>> {
+        StoredIndex::new(self.seal.index(self.bytes())?)
     }
 
     fn records(&self) -> &[u8] {
@@ -86,7 +86,7 @@ impl Growing {
     /// In front of which byte fences must be written, if members were written up to `reached`: in a room that was too long for
     /// fences, all may be missing.
     pub(crate) fn fenced(&self, reached: u64) -> u64 {
-        let room = self.seal.start().saturating_sub(self.seal.next());
+        let room = self.seal.start().saturating_sub(self.seal.members_end());
         if room > fence::MOST_FENCED { u64::MAX } else { reached }
     }
 
@@ -137,8 +137,14 @@ impl Growing {
     /// The state of a writer that only has what comes behind it.
     pub(crate) fn writer(&self) -> DirectoryWriter {
         let comment = slice(self.bytes(), &self.directory.comment).unwrap_or_default();
-        let (members, hinted) = (self.seal.members(), self.seal.hinted());
-        DirectoryWriter::behind(self.records().len(), members, hinted, self.directory.shift, comment)
+        let (members, fields_from) = (self.seal.members(), self.seal.fields_from());
+        DirectoryWriter::behind(
+            self.records().len(),
+            members,
+            fields_from,
+            self.directory.prefix_len,
+            comment,
+        )
     }
 
     /// The directory itself, to be written elsewhere.
@@ -153,7 +159,7 @@ impl Growing {
         let bytes = self.bytes();
         let mut survey = Survey::without_directory(bytes, error, Effort::Append, || true)?;
         // Those behind were written since.
-        survey.found.retain(|member| member.header < self.seal.next());
+        survey.found.retain(|member| member.header < self.seal.members_end());
         let records = survey.found_records(bytes);
         Ok((OldDirectory::of(bytes, survey.directory.as_ref(), None), records))
     }
@@ -163,13 +169,13 @@ impl Growing {
         &self,
         added: &DirectoryWriter,
         end_records: &[u8],
-        (listed, next): (u64, u64),
+        (complete_below, members_end): (u64, u64),
     ) -> Option<Growth> {
         let index = self.seal.index(self.bytes())?.bytes;
         let changes = self.table()?.additions(added.added()?)?;
         let added = Added {
-            listed,
-            next,
+            complete_below,
+            members_end,
             records: added.records(),
             members: added.count(),
             index: &changes,

@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 
 use crate::additions::base::Base;
 use crate::additions::filler::{self, Filler, NPY_HEADER};
-use crate::additions::local_member::Local;
+use crate::additions::local_member::LocalMember;
 use crate::additions::seal::Seal;
 use crate::bytes::slice;
 use crate::error::ErrorKind;
@@ -19,7 +19,7 @@ use crate::recover::survey::Origin;
 use crate::write::directory_writer::DirectoryWriter;
 use crate::zip::central::Walk;
 use crate::zip::encode;
-use crate::zip::end::Directory;
+use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{CentralHeader, DATA_DESCRIPTOR, EndRecord, Extent, LocalHeader, Record, flags};
 
 /// More than the headers, end records and base in a filler take, which is what it has apart from records and comment.
@@ -82,7 +82,7 @@ impl KeptDirectory {
 
 /// Whether nothing is behind an archive of another program that may not be overwritten: only a base, or what a power
 /// failure has left of one, and what a kill has left of what is written behind that.
-pub(crate) fn is_all(bytes: &[u8], directory: &Directory, (origin, end): (Origin, u64)) -> bool {
+pub(crate) fn is_all(bytes: &[u8], directory: &DirectoryLocation, (origin, end): (Origin, u64)) -> bool {
     let start = directory.comment.end;
     if origin == Origin::Base {
         return end == start + Base::SIZE as u64;
@@ -99,12 +99,12 @@ pub(crate) fn is_all(bytes: &[u8], directory: &Directory, (origin, end): (Origin
 /// Where members can follow those of another program's archive whose directory this is: where the last one ends, if the
 /// directory comes next, or what an earlier one left there; where the directory is, if anything else is in between. Not if
 /// a member is behind the directory, or if it is one that is kept: then what follows that is ours.
-pub(crate) fn end_of_members(bytes: &[u8], directory: &Directory) -> Option<u64> {
+pub(crate) fn end_of_members(bytes: &[u8], directory: &DirectoryLocation) -> Option<u64> {
     let start = directory.range.start;
     let members = || {
         Walk::new(slice(bytes, &directory.range).unwrap_or_default()).map(|record| {
             let extent = Extent::read(record.header, record.extra).ok()?;
-            let header = extent.local_offset.checked_add_signed(directory.shift)?;
+            let header = extent.local_offset.checked_add_signed(directory.prefix_len)?;
             let least = header.checked_add(LocalHeader::SIZE as u64)?.checked_add(extent.compressed)?;
             Some((record, extent, header, least))
         })
@@ -131,7 +131,7 @@ pub(crate) fn end_of_members(bytes: &[u8], directory: &Directory) -> Option<u64>
         return Some(start);
     }
     let gap = slice(bytes, &(end..start))?;
-    let kept = Local::read(bytes, end).filter(|_| Filler::is_at(bytes, end));
+    let kept = LocalMember::read(bytes, end).filter(|_| Filler::is_at(bytes, end));
     if kept.is_some_and(|kept| kept.end == directory.comment.end + Base::SIZE as u64) {
         return None;
     }

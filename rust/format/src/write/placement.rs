@@ -7,7 +7,7 @@
 
 use zerocopy::IntoBytes;
 
-use crate::additions::array_field::{self, Hint};
+use crate::additions::array_field::{self, ArrayField};
 use crate::additions::mark::{LARGE, LowWater, MemberState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::zip::encode::{
@@ -134,19 +134,19 @@ impl Placement {
         bytes
     }
 
-    /// Appends the central header, with what it says of the array; `shift` is what stands in front of the archive.
+    /// Appends the central header, with what it says of the array; `prefix_len` is what stands in front of the archive.
     pub fn write_central(
         &self,
         name: &StoredName,
         crc: u32,
-        shift: i64,
-        hint: Option<&Hint>,
+        prefix_len: i64,
+        array_field: Option<&ArrayField>,
         out: &mut Vec<u8>,
     ) {
         let start = out.len();
-        write_central(self.header, self.size(), crc, (&name.bytes, name.flags), shift, out);
-        if let Some(hint) = hint {
-            array_field::append(hint, self.file - self.header, out, start);
+        write_central(self.header, self.size(), crc, (&name.bytes, name.flags), prefix_len, out);
+        if let Some(array_field) = array_field {
+            array_field::append(array_field, self.file - self.header, out, start);
         }
     }
 }

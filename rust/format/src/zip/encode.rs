@@ -63,10 +63,10 @@ pub fn write_central(
     size: u64,
     crc: u32,
     (name, flag_bits): (&[u8], u16),
-    shift: i64,
+    prefix_len: i64,
     out: &mut Vec<u8>,
 ) {
-    let offset = header.saturating_add_signed(shift.saturating_neg());
+    let offset = header.saturating_add_signed(prefix_len.saturating_neg());
     let mut large = Vec::new();
     if needs_zip64(size) {
         large.extend([size, size]);

@@ -20,21 +20,21 @@ const BEGUN: usize = 64;
 
 /// Where the central directory lies, from the end records.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Directory {
+pub struct DirectoryLocation {
     /// The bytes of the directory, in the file.
     pub range: Range<u64>,
     /// What to add to the offsets in the archive to get those in the file: the length of what stands in front.
-    pub shift: i64,
+    pub prefix_len: i64,
     /// The archive comment, in the file.
     pub comment: Range<u64>,
     /// How many members the end record counts: a hint, which nothing relies on.
     pub count: u64,
 }
 
-impl Directory {
+impl DirectoryLocation {
     /// That of a file which has none.
     pub(crate) fn none() -> Self {
-        Directory { range: 0..0, shift: 0, comment: 0..0, count: 0 }
+        DirectoryLocation { range: 0..0, prefix_len: 0, comment: 0..0, count: 0 }
     }
 
     /// Finds the directory from the end of the archive.
@@ -96,12 +96,12 @@ impl Directory {
         if size > 0 {
             CentralHeader::read(bytes, start, ErrorKind::DirectoryTruncated)?;
         }
-        let shift = i64::try_from(start).ok().and_then(|start| start.checked_sub_unsigned(offset));
+        let prefix_len = i64::try_from(start).ok().and_then(|start| start.checked_sub_unsigned(offset));
         let comment = at + EndRecord::SIZE as u64;
         let comment_end = comment + u64::from(end_record.comment_len.get());
-        Ok(Directory {
+        Ok(DirectoryLocation {
             range: start..end,
-            shift: shift.ok_or_else(outside)?,
+            prefix_len: prefix_len.ok_or_else(outside)?,
             comment: comment..comment_end.min(bytes.len() as u64),
             count,
         })

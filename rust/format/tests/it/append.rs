@@ -12,14 +12,14 @@ use proptest::prelude::*;
 use crate::archives::{Archive, Member, contents};
 use mmnpz_format::additions::mark::MemberState::{Begun, Finished};
 use mmnpz_format::error::ErrorKind;
-use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::{Origin, Survey};
 use mmnpz_format::write::appender::{Appender, Reserved};
 use mmnpz_format::write::directory_plan::Publish;
-use mmnpz_format::write::grow_in_place::Held;
+use mmnpz_format::write::grow_in_place::SharedBytes;
 use mmnpz_format::write::placement::{Alignment, Placement};
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::StoredName;
 
 const PAGE: u64 = 64;
@@ -55,7 +55,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// The members of an archive, with their data.
-fn data_of(index: &Index, bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+fn data_of(index: &WalkedIndex, bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let data = |range: std::ops::Range<u64>| bytes[range.start as usize..range.end as usize].to_vec();
     contents(index, bytes).into_iter().map(|(name, range)| (name, data(range))).collect()
 }
@@ -71,7 +71,7 @@ struct Sim {
     /// What a program must find that only knows the end record, as long as nothing else is published.
     flushed: Option<Vec<String>>,
     /// What stands in front of the archive.
-    shift: i64,
+    prefix_len: i64,
     number: usize,
 }
 
@@ -85,13 +85,13 @@ impl Sim {
             written: BTreeMap::new(),
             begun: BTreeMap::new(),
             flushed: None,
-            shift: 0,
+            prefix_len: 0,
             number: 0,
         };
         if !sim.bytes.is_empty() {
-            let directory = Directory::locate(&sim.bytes).unwrap();
-            sim.shift = directory.shift;
-            let index = Index::build(&sim.bytes, directory, || true).unwrap();
+            let directory = DirectoryLocation::locate(&sim.bytes).unwrap();
+            sim.prefix_len = directory.prefix_len;
+            let index = WalkedIndex::build(&sim.bytes, directory, || true).unwrap();
             sim.written = data_of(&index, &sim.bytes);
             sim.appender = sim.resumed();
         }
@@ -103,7 +103,7 @@ impl Sim {
         match Survey::new(&self.bytes, Effort::Append, || true) {
             Ok(mut survey) => {
                 survey.found.retain(|member| member.is_sound(&self.bytes));
-                let held: Held = Arc::new(self.bytes.clone());
+                let held: SharedBytes = Arc::new(self.bytes.clone());
                 Appender::resume(&held, &survey, self.alignment).unwrap()
             }
             Err(error) => {
@@ -140,7 +140,7 @@ impl Sim {
         match Survey::new(&self.bytes, Effort::Read, || true) {
             Err(error) => assert!(self.written.is_empty(), "{:?} lost: {error}", self.written.keys()),
             Ok(survey) => {
-                let index = Index::of_survey(&self.bytes, &survey, || true).unwrap();
+                let index = WalkedIndex::of_survey(&self.bytes, &survey, || true).unwrap();
                 let found = data_of(&index, &self.bytes);
                 for (name, data) in &self.written {
                     assert!(found.get(name) == Some(data), "{name:?} is lost: {survey:?}");
@@ -152,8 +152,8 @@ impl Sim {
             }
         }
         if let Some(flushed) = &self.flushed {
-            let directory = Directory::locate(&self.bytes).unwrap();
-            let index = Index::build(&self.bytes, directory, || true).unwrap();
+            let directory = DirectoryLocation::locate(&self.bytes).unwrap();
+            let index = WalkedIndex::build(&self.bytes, directory, || true).unwrap();
             let names: Vec<_> = contents(&index, &self.bytes).into_iter().map(|(name, _)| name).collect();
             assert!(flushed.iter().all(|name| names.contains(name)), "{flushed:?} is not in {names:?}");
         }
@@ -168,16 +168,16 @@ impl Sim {
             written: self.written.clone(),
             begun: self.begun.clone(),
             flushed: None,
-            shift: self.shift,
+            prefix_len: self.prefix_len,
             number: 1000,
         };
         other.small(50);
-        other.publish(Publish::Last);
+        other.publish(Publish::Close);
         assert!(other.bytes.len() >= self.bytes.len(), "the file got shorter");
         let survey = Survey::new(&other.bytes, Effort::Full, || true).unwrap();
         assert!(survey.is_whole());
-        let directory = Directory::locate(&other.bytes).unwrap();
-        let index = Index::build(&other.bytes, directory, || true).unwrap();
+        let directory = DirectoryLocation::locate(&other.bytes).unwrap();
+        let index = WalkedIndex::build(&other.bytes, directory, || true).unwrap();
         let found = data_of(&index, &other.bytes);
         for (name, data) in &other.written {
             assert!(found.get(name) == Some(data), "{name:?} is lost");
@@ -197,7 +197,7 @@ impl Sim {
                 Reserved::Place(place) => return place,
                 Reserved::NoRoom(room) => {
                     if !self.appender.make_way().unwrap() {
-                        self.publish(Publish::Room(room));
+                        self.publish(Publish::Flush(room));
                     }
                 }
             }
@@ -250,7 +250,7 @@ impl Sim {
         self.put(second, place.file + first.len() as u64);
         if let Some(size) = other {
             self.small(size);
-            self.publish(Publish::Room(0));
+            self.publish(Publish::Flush(0));
         }
         self.put(first, place.file);
         let head = place.local_header(&stored, Finished, crc);
@@ -310,13 +310,13 @@ impl Sim {
     /// While a directory is being written, what only knows the end record finds one that has all that was flushed
     /// before, or none.
     fn check_directory(&self, flushed: &[String]) {
-        let Ok(directory) = Directory::locate(&self.bytes) else { return };
-        if directory.shift != self.shift {
+        let Ok(directory) = DirectoryLocation::locate(&self.bytes) else { return };
+        if directory.prefix_len != self.prefix_len {
             // An archive inside of an array, which is found where the end record of this one is torn. Other programs
             // take the last end record or none.
             return;
         }
-        let Ok(index) = Index::build(&self.bytes, directory, || true) else { return };
+        let Ok(index) = WalkedIndex::build(&self.bytes, directory, || true) else { return };
         let names: Vec<_> = index.ids().filter_map(|id| index.name(&self.bytes, id).ok()).collect();
         assert!(flushed.iter().all(|name| names.contains(&name.as_str().into())), "{flushed:?}: {names:?}");
     }
@@ -326,9 +326,9 @@ impl Sim {
             Step::Small(size) => self.small(size),
             Step::Large(size, other) => self.large(size, other),
             Step::Failed(size, behind) => self.failed(size, behind),
-            Step::Flush => self.publish(Publish::Room(0)),
+            Step::Flush => self.publish(Publish::Flush(0)),
             Step::Session => {
-                self.publish(Publish::Last);
+                self.publish(Publish::Close);
                 self.flushed = None;
                 self.appender = self.resumed();
             }

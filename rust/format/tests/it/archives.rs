@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use mmnpz_format::error::Result;
-use mmnpz_format::read::walked_index::{Index, MemberId};
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::read::walked_index::{MemberId, WalkedIndex};
+use mmnpz_format::zip::end::DirectoryLocation;
 
 /// What a 32-bit field holds if its number is in the zip64 extra field.
 pub(crate) const SATURATED: u32 = u32::MAX;
@@ -303,28 +303,28 @@ pub(crate) fn two() -> Archive {
 }
 
 /// The index of an archive.
-pub(crate) fn open(bytes: &[u8]) -> Result<Index> {
-    Index::build(bytes, Directory::locate(bytes)?, || true)
+pub(crate) fn open(bytes: &[u8]) -> Result<WalkedIndex> {
+    WalkedIndex::build(bytes, DirectoryLocation::locate(bytes)?, || true)
 }
 
 /// The bytes that a member of this name is read from.
-pub(crate) fn range(index: &Index, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
+pub(crate) fn range(index: &WalkedIndex, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
     index.member(bytes, id, name)
 }
 
 /// The bytes that the first member is read from.
-pub(crate) fn first_range(index: &Index, bytes: &[u8]) -> Result<Range<u64>> {
+pub(crate) fn first_range(index: &WalkedIndex, bytes: &[u8]) -> Result<Range<u64>> {
     let id = index.ids().next().unwrap();
     range(index, bytes, id, &index.name(bytes, id).unwrap())
 }
 
 /// The names of all members, in order.
-pub(crate) fn names(index: &Index, bytes: &[u8]) -> Vec<String> {
+pub(crate) fn names(index: &WalkedIndex, bytes: &[u8]) -> Vec<String> {
     index.ids().map(|id| index.name(bytes, id).unwrap()).collect()
 }
 
 /// All names and where their bytes are, in order; by way of a lookup, so that both ways are tried.
-pub(crate) fn contents(index: &Index, bytes: &[u8]) -> Vec<(String, Range<u64>)> {
+pub(crate) fn contents(index: &WalkedIndex, bytes: &[u8]) -> Vec<(String, Range<u64>)> {
     let read = |name: String| {
         let id = index.find(bytes, &name).unwrap();
         assert!(index.contains(bytes, &name), "{name:?} is found, so it is contained");

@@ -7,9 +7,9 @@ use crate::archives::{
 };
 use mmnpz_format::error::{Error, ErrorKind, Part};
 use mmnpz_format::npy::header::{self, Header, MAX_HEADER_SIZE};
-use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::write::placement::{Alignment, Placement};
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::StoredName;
 
 /// Checks an error's data, and that its text has all of it and these words.
@@ -134,9 +134,9 @@ fn directory_truncated() {
 fn directory_changed_under_the_reader() {
     // The file was cut between the two steps.
     let built = two().build();
-    let directory = Directory::locate(&built.bytes).unwrap();
+    let directory = DirectoryLocation::locate(&built.bytes).unwrap();
     let short = &built.bytes[..built.directory.end as usize - 1];
-    let error = Index::build(short, directory, || true).unwrap_err();
+    let error = WalkedIndex::build(short, directory, || true).unwrap_err();
     assert_eq!(error.kind, ErrorKind::DirectoryTruncated);
 }
 
@@ -425,21 +425,21 @@ fn too_large() {
 fn interrupted() {
     let members = |count: usize| (0..count).map(|number| Member::stored(format!("{number}.npy"), b""));
     let bytes = Archive::of(members(1 << 16)).build().bytes;
-    let directory = Directory::locate(&bytes).unwrap();
+    let directory = DirectoryLocation::locate(&bytes).unwrap();
     // Asked for the first time behind the last member, so that this one tells both.
-    let error = Index::build(&bytes, directory, || false).unwrap_err();
+    let error = WalkedIndex::build(&bytes, directory, || false).unwrap_err();
     assert_error(&error, &ErrorKind::Interrupted.into(), Part::Interrupted, &["interrupted"]);
     // Not only the first answer counts.
     let bytes = Archive::of(members(2 << 16)).build().bytes;
-    let directory = Directory::locate(&bytes).unwrap();
+    let directory = DirectoryLocation::locate(&bytes).unwrap();
     let mut asked = 0;
-    let go_on = || {
+    let keep_going = || {
         asked += 1;
         asked < 2
     };
-    let error = Index::build(&bytes, directory, go_on).unwrap_err();
+    let error = WalkedIndex::build(&bytes, directory, keep_going).unwrap_err();
     assert_eq!((error.kind, asked), (ErrorKind::Interrupted, 2));
     let bytes = Archive::of(members(1000)).build().bytes;
-    let directory = Directory::locate(&bytes).unwrap();
-    assert!(Index::build(&bytes, directory, || false).is_ok(), "few members are read without asking");
+    let directory = DirectoryLocation::locate(&bytes).unwrap();
+    assert!(WalkedIndex::build(&bytes, directory, || false).is_ok(), "few members are read without asking");
 }

@@ -6,7 +6,7 @@ use crate::archives::{
 };
 use mmnpz_format::ErrorKind;
 use mmnpz_format::zip::central::Walk;
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::records::Extent;
 
 /// Checks that the archive shows exactly these names, with the bytes of these of its members.
@@ -306,7 +306,7 @@ fn a_comment_of_any_length_may_follow() {
         let archive = two().with(|archive| archive.comment = vec![b'c'; length]);
         let built = archive.build();
         assert_shows(&built, &[("a", 0), ("b", 1)]);
-        let directory = Directory::locate(&built.bytes).unwrap();
+        let directory = DirectoryLocation::locate(&built.bytes).unwrap();
         assert_eq!(directory.comment, built.end + 22..built.bytes.len() as u64);
     }
 }
@@ -340,7 +340,7 @@ fn bytes_behind_the_archive_are_ignored() {
 fn a_comment_said_to_be_longer_than_the_file_ends_with_it() {
     let built = two().with(|archive| archive.end.comment_len = Some(500)).build();
     assert_shows(&built, &[("a", 0), ("b", 1)]);
-    let directory = Directory::locate(&built.bytes).unwrap();
+    let directory = DirectoryLocation::locate(&built.bytes).unwrap();
     assert_eq!(directory.comment.end, built.bytes.len() as u64);
 }
 
@@ -350,8 +350,8 @@ fn bytes_in_front_of_the_archive_shift_all_offsets() {
         let archive = two().with(|archive| archive.junk = junk.to_vec());
         let built = archive.build();
         assert_shows(&built, &[("a", 0), ("b", 1)]);
-        let directory = Directory::locate(&built.bytes).unwrap();
-        assert_eq!(directory.shift, junk.len() as i64);
+        let directory = DirectoryLocation::locate(&built.bytes).unwrap();
+        assert_eq!(directory.prefix_len, junk.len() as i64);
         assert_eq!(directory.range, built.directory);
     }
 }

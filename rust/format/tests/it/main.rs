@@ -12,13 +12,13 @@ mod append;
 #[cfg(test)]
 mod archives;
 #[cfg(test)]
-mod catalog;
-#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod index;
+#[cfg(test)]
+mod lookup;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

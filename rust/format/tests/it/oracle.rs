@@ -11,7 +11,7 @@ use crate::archives::{
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::write::directory_writer::{DirectoryWriter, OldDirectory};
 use mmnpz_format::write::placement::{Alignment, Placement};
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::StoredName;
 
 /// What a reader sees: the members in the order of the directory.
@@ -184,13 +184,13 @@ proptest! {
     ) {
         let archive = archive.with(|archive| archive.junk = vec![b'j'; junk]);
         let built = archive.build();
-        let directory = Directory::locate(&built.bytes).unwrap();
+        let directory = DirectoryLocation::locate(&built.bytes).unwrap();
         let cut = |range: &Range<u64>| built.bytes[range.start as usize..range.end as usize].to_vec();
         let comment = cut(&directory.comment);
         let old = OldDirectory {
             records: &cut(&directory.range),
             comment: &comment,
-            shift: directory.shift,
+            prefix_len: directory.prefix_len,
             sound: None,
             index: None,
             has_none: false,
@@ -208,9 +208,9 @@ proptest! {
         prop_assert_eq!(writer.count(), seen.len() as u64);
         let index = open(&bytes).unwrap();
         prop_assert_eq!(contents(&index, &bytes), listed(&seen));
-        let directory = Directory::locate(&bytes).unwrap();
+        let directory = DirectoryLocation::locate(&bytes).unwrap();
         prop_assert_eq!(&bytes[directory.comment.start as usize..], &comment);
-        prop_assert_eq!(directory.shift, junk as i64);
+        prop_assert_eq!(directory.prefix_len, junk as i64);
         if junk == 0 {
             prop_assert_eq!(by_rawzip(&bytes).unwrap(), seen);
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use crate::archives::{Archive, Built, Member, contents, open, range};
-use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::read::walked_index::WalkedIndex;
 
 const NAMES: [&str; 4] = ["a", "b", "longer/name", "ü"];
 
@@ -24,7 +24,7 @@ fn archive() -> Built {
 
 /// Checks that all members are still found, and no others.
 #[track_caller]
-fn assert_same(index: &Index, bytes: &[u8], built: &Built) {
+fn assert_same(index: &WalkedIndex, bytes: &[u8], built: &Built) {
     let expected: Vec<_> =
         NAMES.iter().map(|&name| name.to_owned()).zip(built.data.iter().cloned()).collect();
     assert_eq!(contents(index, bytes), expected);

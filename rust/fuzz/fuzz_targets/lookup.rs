@@ -7,18 +7,18 @@ use std::sync::Arc;
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
-use mmnpz_format::additions::array_field::{Described, Hint};
+use mmnpz_format::additions::array_field::{Described, ArrayField};
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::npy::header::{MAX_HEADER_SIZE, encode};
-use mmnpz_format::read::lookup::{Catalog, Found};
-use mmnpz_format::read::walked_index::Index;
+use mmnpz_format::read::lookup::{Lookup, Found};
+use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::write::appender::{Appender, Reserved};
 use mmnpz_format::write::directory_plan::Publish;
-use mmnpz_format::write::grow_in_place::Held;
+use mmnpz_format::write::grow_in_place::SharedBytes;
 use mmnpz_format::write::placement::Alignment;
-use mmnpz_format::zip::end::Directory;
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::StoredName;
 
 #[derive(Debug, Arbitrary)]
@@ -60,7 +60,7 @@ fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
         items.push((name, bytes.len() as u64 + header as u64));
         bytes.extend(file);
         let array = Described { descr: "'|u1'", fortran_order: false, shape: &shape, header };
-        appender.finish(&place, &stored, crc, Hint::new(&array).as_ref());
+        appender.finish(&place, &stored, crc, ArrayField::new(&array).as_ref());
     }
     let end = bytes.len();
     publish(&mut appender, &mut bytes)?;
@@ -73,7 +73,7 @@ fn put(bytes: &mut Vec<u8>, part: &[u8], at: u64) {
 }
 
 fn publish(appender: &mut Appender, bytes: &mut Vec<u8>) -> Option<()> {
-    let mut new = appender.publish(Publish::Last, bytes.len() as u64).ok()?;
+    let mut new = appender.publish(Publish::Close, bytes.len() as u64).ok()?;
     let names = new.take_names();
     let head = new.head(names);
     for (part, at) in new.first_writes().chain(new.changes()).chain(new.last_writes(&head)) {
@@ -85,7 +85,7 @@ fn publish(appender: &mut Appender, bytes: &mut Vec<u8>) -> Option<()> {
 /// The same after somebody added a member.
 fn appended(bytes: &[u8]) -> Option<Vec<u8>> {
     let survey = Survey::new(bytes, Effort::Append, || true).ok()?;
-    let held: Held = Arc::new(bytes.to_vec());
+    let held: SharedBytes = Arc::new(bytes.to_vec());
     let mut appender = Appender::resume(&held, &survey, Alignment::new(64).ok()?).ok()?;
     let stored = StoredName::new("added").ok()?;
     let mut bytes = bytes.to_vec();
@@ -115,13 +115,13 @@ fn appended(bytes: &[u8]) -> Option<Vec<u8>> {
 fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bool) {
     let opened = if opened_before { before } else { bytes };
     let Ok(survey) = Survey::new(opened, Effort::Read, || true) else { return };
-    let Ok(catalog) = Catalog::new(opened, &survey, || true) else { return };
-    let walked = Directory::locate(bytes).and_then(|directory| Index::build(bytes, directory, || true));
+    let Ok(lookup) = Lookup::new(opened, &survey, || true) else { return };
+    let walked = DirectoryLocation::locate(bytes).and_then(|directory| WalkedIndex::build(bytes, directory, || true));
     let absent = ["", "99", "00x"].map(|name| (name.to_owned(), u64::MAX));
     for (number, (name, offset)) in items.iter().chain(&absent).enumerate() {
         let found = loop {
-            match catalog.find(bytes, name) {
-                Found::Unsure if catalog.settle(bytes, None, true, || true).is_err() => break None,
+            match lookup.find(bytes, name) {
+                Found::Unsure if lookup.verify(bytes, None, true, || true).is_err() => break None,
                 Found::Unsure => {}
                 found => break Some(found),
             }
@@ -134,7 +134,7 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
             .and_then(|index| index.find(bytes, name).and_then(|id| index.member(bytes, id, name).ok()));
         match found {
             Some(Found::Member(member)) => {
-                let Ok(located) = catalog.locate(bytes, &member, name, MAX_HEADER_SIZE) else { continue };
+                let Ok(located) = lookup.locate(bytes, &member, name, MAX_HEADER_SIZE) else { continue };
                 assert!(located.offset + located.stored <= bytes.len() as u64);
                 let is_own = located.offset == *offset && located.header.shape.0 == [number as u64];
                 let is_listed = listed.is_some_and(|file| file.contains(&(located.offset.max(1) - 1)));

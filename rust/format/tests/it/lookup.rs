@@ -2,7 +2,7 @@
 
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::error::ErrorKind;
-use mmnpz_format::read::lookup::{Catalog, Found};
+use mmnpz_format::read::lookup::{Found, Lookup};
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::sparse::Sparse;
@@ -33,7 +33,7 @@ fn archive() -> (Vec<u8>, usize) {
         appender.finish(&place, &stored, crc, None);
     }
     let end = bytes.len();
-    let mut new = appender.publish(Publish::Last, end as u64).unwrap();
+    let mut new = appender.publish(Publish::Close, end as u64).unwrap();
     let names = new.take_names();
     let head = new.head(names);
     for (part, at) in new.first_writes().chain(new.last_writes(&head)) {
@@ -43,15 +43,15 @@ fn archive() -> (Vec<u8>, usize) {
     (bytes, end)
 }
 
-fn catalog(bytes: &[u8]) -> Catalog {
+fn lookup(bytes: &[u8]) -> Lookup {
     let survey = Survey::new(bytes, Effort::Read, || true).unwrap();
-    let catalog = Catalog::new(bytes, &survey, || true).unwrap();
-    assert!(!catalog.is_settled(bytes));
-    catalog
+    let lookup = Lookup::new(bytes, &survey, || true).unwrap();
+    assert!(!lookup.is_verified(bytes));
+    lookup
 }
 
-fn found(catalog: &Catalog, bytes: &[u8], number: usize) -> Option<u32> {
-    match catalog.find(bytes, &name(number)) {
+fn found(lookup: &Lookup, bytes: &[u8], number: usize) -> Option<u32> {
+    match lookup.find(bytes, &name(number)) {
         Found::Member(member) => Some(member.id.0),
         Found::Nothing => None,
         other => panic!("{other:?}"),
@@ -70,69 +70,69 @@ fn overwritten(bytes: &[u8], end: usize) -> Vec<u8> {
 #[test]
 fn members_are_found_by_their_marks() {
     let (bytes, end) = archive();
-    let catalog = catalog(&bytes);
+    let lookup = lookup(&bytes);
     let bytes = overwritten(&bytes, end);
-    catalog.settle(&bytes, None, false, || true).unwrap();
+    lookup.verify(&bytes, None, false, || true).unwrap();
     for number in 0..MEMBERS {
-        assert_eq!(found(&catalog, &bytes, number), Some(number as u32));
+        assert_eq!(found(&lookup, &bytes, number), Some(number as u32));
     }
 }
 
 #[test]
 fn while_a_writer_is_at_work_some_are_not_taken_for_all() {
     let (bytes, end) = archive();
-    let catalog = catalog(&bytes);
+    let lookup = lookup(&bytes);
     let mut bytes = overwritten(&bytes, end);
     // The mark of the last one.
     bytes[end - 1] ^= 1;
-    let kind = catalog.settle(&bytes, None, false, || true).unwrap_err().kind;
+    let kind = lookup.verify(&bytes, None, false, || true).unwrap_err().kind;
     assert_eq!(kind, ErrorKind::DirectoryTruncated);
-    assert!(!catalog.is_settled(&bytes));
-    catalog.settle(&bytes, None, true, || true).unwrap();
+    assert!(!lookup.is_verified(&bytes));
+    lookup.verify(&bytes, None, true, || true).unwrap();
     for number in 0..MEMBERS - 1 {
         // With numbers of their own, as those of the stored index are taken.
-        assert_eq!(found(&catalog, &bytes, number), Some((MEMBERS + number) as u32));
+        assert_eq!(found(&lookup, &bytes, number), Some((MEMBERS + number) as u32));
     }
-    assert_eq!(found(&catalog, &bytes, MEMBERS - 1), None);
+    assert_eq!(found(&lookup, &bytes, MEMBERS - 1), None);
 }
 
 #[test]
 fn a_directory_of_others_is_not_taken_for_the_one_that_there_was() {
     let (bytes, end) = archive();
-    let catalog = catalog(&bytes);
+    let lookup = lookup(&bytes);
     // Another session made the second member anew, so to say: the same size, another checksum.
     let mut other = bytes.clone();
     let record = end + other[end..].windows(6).position(|part| part == b"n2.npy").unwrap() - 46;
     other[record + 16] ^= 1;
     let bytes = overwritten(&bytes, end);
-    catalog.settle(&bytes, Some(Sparse::from(&other)), false, || true).unwrap();
+    lookup.verify(&bytes, Some(Sparse::from(&other)), false, || true).unwrap();
     for number in 0..MEMBERS {
-        assert_eq!(found(&catalog, &bytes, number), Some(number as u32));
+        assert_eq!(found(&lookup, &bytes, number), Some(number as u32));
     }
 }
 
 #[test]
 fn members_are_given_from_any_position_on() {
     let (bytes, end) = archive();
-    let names = |catalog: &Catalog, bytes: &[u8], from| {
-        let members = catalog.members_from(bytes, from).map(Result::unwrap);
+    let names = |lookup: &Lookup, bytes: &[u8], from| {
+        let members = lookup.members_from(bytes, from).map(Result::unwrap);
         members.map(|(member, name)| (member.id.0, name)).collect::<Vec<_>>()
     };
-    let check = |catalog: &Catalog, bytes: &[u8]| {
+    let check = |lookup: &Lookup, bytes: &[u8]| {
         for from in 0..MEMBERS {
             let expected = (from..MEMBERS).map(|number| (number as u32, name(number))).collect::<Vec<_>>();
-            assert_eq!(names(catalog, bytes, from), expected);
+            assert_eq!(names(lookup, bytes, from), expected);
         }
         for from in [MEMBERS, MEMBERS + 1, 1 << 20, usize::MAX] {
-            assert_eq!(names(catalog, bytes, from), []);
+            assert_eq!(names(lookup, bytes, from), []);
         }
     };
-    let stored = catalog(&bytes);
+    let stored = lookup(&bytes);
     check(&stored, &bytes);
     assert!(stored.known(0).is_none(), "only a look at the directory tells");
     // What takes the place of the stored index gives the same.
     let changed = overwritten(&bytes, end);
-    stored.settle(&changed, None, false, || true).unwrap();
+    stored.verify(&changed, None, false, || true).unwrap();
     check(&stored, &changed);
     for number in 0..MEMBERS {
         assert_eq!(stored.known(number).map(|member| member.id.0), Some(number as u32));
@@ -145,19 +145,19 @@ fn many_names_are_found_as_one_is() {
     let (bytes, end) = archive();
     let names: Vec<_> = (0..2 * MEMBERS).map(name).collect();
     let asked = || names.iter().map(|name| Some(&**name)).chain([None, Some(""), Some("n1.npy"), Some("n3")]);
-    let check = |catalog: &Catalog, bytes: &[u8]| {
-        let found = catalog.find_all(bytes, asked());
-        let expected = asked().map(|name| Some(catalog.find_again(bytes, name?).member()?.id.0));
+    let check = |lookup: &Lookup, bytes: &[u8]| {
+        let found = lookup.find_all(bytes, asked());
+        let expected = asked().map(|name| Some(lookup.find_again(bytes, name?).member()?.id.0));
         assert_eq!(
             found.iter().map(|id| id.map(|id| id.0)).collect::<Vec<_>>(),
             expected.collect::<Vec<_>>()
         );
         assert_eq!(found.iter().flatten().count(), MEMBERS + 1);
-        assert!(catalog.find_all(bytes, std::iter::empty()).is_empty());
+        assert!(lookup.find_all(bytes, std::iter::empty()).is_empty());
     };
-    let stored = catalog(&bytes);
+    let stored = lookup(&bytes);
     check(&stored, &bytes);
     let changed = overwritten(&bytes, end);
-    stored.settle(&changed, None, false, || true).unwrap();
+    stored.verify(&changed, None, false, || true).unwrap();
     check(&stored, &changed);
 }
