@@ -1,5 +1,6 @@
-//! From the errors of the core and of the operating system to the exceptions that SPEC names, in one place.
+//! Maps failures to Python exceptions (the table under *Errors* in docs/guide.md).
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -9,56 +10,22 @@ use pyo3::exceptions::{
 };
 use pyo3::prelude::*;
 
-use mmnpz_format::Error;
+use mmnpz_file::Failure;
 use mmnpz_format::error::{ErrorKind, Part};
 
-/// What can go wrong outside Python, with the file it happened to.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The archive, a member, or what was asked of the writer.
-    Format(Error),
-    /// The operating system.
-    Io(io::Error),
-    /// Another writer has the file.
-    Locked,
-    /// The writer is that of a process that this one was forked off.
-    Forked,
-    /// Not a file with a content of its own.
-    Irregular,
-    /// `close` was called in the middle of a `write` of the same thread.
-    Writing,
-    /// Not the file, or not in the state, that a pickle was made of.
-    Changed,
-    /// A Python exception, raised by a signal handler.
-    Raised(PyErr),
-    /// A bug: code panicked where no Python exception can pass.
-    Poisoned,
+/// A failure as the exception for users.
+pub(crate) trait IntoErr {
+    /// The exception, which names the file.
+    fn into_err(self, py: Python<'_>, path: &Path) -> PyErr;
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure::Format(error)
-    }
-}
-
-impl From<ErrorKind> for Failure {
-    fn from(kind: ErrorKind) -> Self {
-        Failure::Format(kind.into())
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure::Io(error)
-    }
-}
-
-impl Failure {
-    /// The exception for users.
-    pub(crate) fn into_err(self, py: Python<'_>, path: &Path) -> PyErr {
+impl IntoErr for Failure {
+    fn into_err(self, py: Python<'_>, path: &Path) -> PyErr {
         let (os_path, path) = (path.as_os_str(), path.to_string_lossy());
         match self {
-            Failure::Raised(error) => error,
+            Failure::Interrupted => {
+                RAISED.take().unwrap_or_else(|| PyKeyboardInterrupt::new_err("interrupted"))
+            }
             Failure::Writing => PyValueError::new_err(format!(
                 "{path}: the writer cannot be closed by a signal handler that interrupts its own write"
             )),
@@ -78,9 +45,7 @@ impl Failure {
             }
             Failure::Io(error) => os_error(py, &error, os_path),
             Failure::Format(error) => match error.kind.part() {
-                Part::Interrupted => {
-                    PyErr::take(py).unwrap_or_else(|| PyKeyboardInterrupt::new_err("interrupted"))
-                }
+                Part::Interrupted => Failure::Interrupted.into_err(py, Path::new("")),
                 Part::Archive if error.kind == ErrorKind::SingleNpy => {
                     bad_zip_file(py, format!("{path}: {error}; open it with np.load(…, mmap_mode=\"r\")"))
                 }
@@ -119,23 +84,36 @@ fn bad_zip_file(py: Python<'_>, message: String) -> PyErr {
     }
 }
 
-/// For work outside the interpreter: lets pending signal handlers run, and says whether to go on.
-pub(crate) fn check_signals() -> Result<(), Failure> {
-    // A daemon thread may come here when the interpreter has ended; then there are no more handlers.
-    Python::try_attach(|py| py.check_signals().map_err(Failure::Raised)).unwrap_or(Ok(()))
+thread_local! {
+    /// What a signal handler, or a callback, raised in the middle of work that was told to stop for that.
+    static RAISED: Cell<Option<PyErr>> = const { Cell::new(None) };
 }
 
-/// Runs work of the core that asks whether to go on, and lets pending signal handlers run whenever it asks.
-pub(crate) fn polled<T>(
-    work: impl FnOnce(&mut dyn FnMut() -> bool) -> mmnpz_format::error::Result<T>,
-) -> Result<T, Failure> {
-    let mut raised = None;
-    let result = work(&mut || {
-        raised = check_signals().err();
-        raised.is_none()
-    });
+/// For work outside the interpreter: lets pending signal handlers run, and says whether to go on. If one raised, that is the
+/// exception that [`Failure::Interrupted`] becomes in this thread.
+pub(crate) fn keep_going() -> bool {
+    // A daemon thread may come here when the interpreter has ended; then there are no more handlers.
+    Python::try_attach(|py| go_on_unless(py.check_signals())).unwrap_or(true)
+}
+
+/// Whether to go on after this: if it is an exception, that is what [`Failure::Interrupted`] becomes in this thread.
+pub(crate) fn go_on_unless(raised: PyResult<()>) -> bool {
     match raised {
-        Some(failure) => Err(failure),
-        None => Ok(result?),
+        Ok(()) => true,
+        Err(error) => {
+            RAISED.set(Some(error));
+            false
+        }
     }
+}
+
+/// The exception with the file and the member in front of what it says, if it says what is wrong with a member.
+pub(crate) fn in_member(py: Python<'_>, path: &Path, name: &str, error: PyErr) -> PyErr {
+    if !error.get_type(py).is(py.get_type::<PyValueError>()) {
+        return error;
+    }
+    let described =
+        PyValueError::new_err(format!("{}: member {name:?}: {}", path.display(), error.value(py)));
+    described.set_cause(py, error.cause(py));
+    described
 }

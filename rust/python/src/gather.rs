@@ -13,10 +13,11 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyEllipsis, PyInt, PyList, PySlice, PyString, PyTuple};
 
 use crate::array::{self, Layout};
-use crate::copying::{self, Copying, Place};
 use crate::detach::detached;
+use crate::error::{IntoErr, keep_going};
 use crate::mapping::Mapping;
 use crate::reader::{BatchLookup, Kept};
+use mmnpz_file::copy::{self, Copying, Place};
 
 /// So many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for anything
 /// else, while to get it back from them can take milliseconds.
@@ -519,9 +520,9 @@ impl<'a, 'py> Batch<'a, 'py> {
         // does not allow for its own functions either, all of which copy without the interpreter, too.
         let copying = unsafe { Copying::new(mapping, &self.places, room, row, layout.start) };
         let result = if room * self.places.len() < DETACH_FROM {
-            copying.run(threads)
+            copying.run(threads, &keep_going)
         } else {
-            detached(self.py(), || copying.run(threads))
+            detached(self.py(), || copying.run(threads, &keep_going))
         };
         result.map_err(|failure| failure.into_err(self.py(), self.lookup.path()))
     }
@@ -612,10 +613,10 @@ fn with_all<'py>(
         }
         lookup.kept_of(&some, &mut kept);
         for view in kept.iter().flatten() {
-            copying::soon(view.as_ptr().cast_const().cast(), array::HEADER);
+            copy::soon(view.as_ptr().cast_const().cast(), array::HEADER);
         }
         for layout in kept.iter().flatten().filter_map(|view| array::layout(view)) {
-            copying::soon(layout.shape.as_ptr().cast(), size_of_val(layout.shape));
+            copy::soon(layout.shape.as_ptr().cast(), size_of_val(layout.shape));
         }
         for ((&key, view), number) in some.iter().zip(kept.drain(..)).zip(&mut numbers) {
             with_kept(lookup, key, view, |_, layout| read(number, key, layout))?;
@@ -703,7 +704,7 @@ pub(crate) fn prefetch(lookup: &BatchLookup<'_>, part: &Part<'_>) -> PyResult<()
         places.push(Place { offset, bytes: (stop - start) * row });
         Ok(())
     })?;
-    let result = detached(py, || copying::fetch(map, &places));
+    let result = detached(py, || copy::fetch(map, &places, &keep_going));
     result.map_err(|failure| failure.into_err(py, lookup.path()))
 }
 
@@ -725,11 +726,11 @@ fn fetch_headers(lookup: &BatchLookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
     let place = |key| headers_at(map, lookup.headers_at(key)?);
     // Where they are in memory, to look for all of them would be half of the work.
     let some = keys.iter().step_by((keys.len() / 2).max(1)).filter_map(place);
-    if !copying::are_cold(map, &some.collect::<Vec<_>>()) {
+    if !copy::are_cold(map, &some.collect::<Vec<_>>()) {
         return Ok(());
     }
     let places = keys.iter().filter_map(place).collect::<Vec<_>>();
-    let result = detached(py, || copying::fetch(map, &places));
+    let result = detached(py, || copy::fetch(map, &places, &keep_going));
     result.map_err(|failure| failure.into_err(py, lookup.path()))
 }
 
@@ -769,9 +770,9 @@ pub(crate) fn fetch(map: &Mapping, path: &Path, arrays: &Bound<'_, PyList>) -> P
 /// Has the system read places, if some are not in memory.
 fn fetch_cold(py: Python<'_>, map: &Mapping, path: &Path, places: &[Place]) -> PyResult<()> {
     // To look takes a microsecond, and to get the interpreter back from others can take milliseconds.
-    if !copying::are_cold(map, places) {
+    if !copy::are_cold(map, places) {
         return Ok(());
     }
-    let result = detached(py, || copying::fetch(map, places));
+    let result = detached(py, || copy::fetch(map, places, &keep_going));
     result.map_err(|failure| failure.into_err(py, path))
 }

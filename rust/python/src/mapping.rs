@@ -1,173 +1,33 @@
-//! The memory map of an archive, and the Python object that keeps it.
+//! The Python object that keeps an archive mapped.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::ops::Range;
-use std::path::Path;
-use std::time::UNIX_EPOCH;
+use std::ops::Deref;
+use std::sync::Arc;
 
-use memmap2::Mmap;
 use pyo3::prelude::*;
 
-use crate::error::Failure;
-use crate::maps::Claim;
-use mmnpz_format::recover::recovery_scan;
-use mmnpz_format::sparse::Sparse;
+use mmnpz_file::mapping::Map;
 
 /// Keeps an archive mapped: the last owner in the chain of bases of every view.
 ///
 /// It lives as long as a view does; there is nothing to call.
 #[pyclass(frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Mapping {
-    map: Mmap,
-    /// Given back once the map is gone.
-    _claim: Claim,
+    map: Arc<Map>,
     /// The path of the mapped file, absolute, in the type it was given in.
     #[pyo3(get)]
     filename: Py<PyAny>,
 }
 
 impl Mapping {
-    pub(crate) fn new(map: Mmap, claim: Claim, filename: Py<PyAny>) -> Self {
-        Mapping { map, _claim: claim, filename }
+    pub(crate) fn new(map: Arc<Map>, filename: Py<PyAny>) -> Self {
+        Mapping { map, filename }
     }
+}
 
-    /// The bytes of the archive.
-    pub(crate) fn bytes(&self) -> &[u8] {
+impl Deref for Mapping {
+    type Target = Map;
+
+    fn deref(&self) -> &Map {
         &self.map
     }
-
-    /// The map itself.
-    pub(crate) fn map(&self) -> &Mmap {
-        &self.map
-    }
-
-    /// Where the bytes are.
-    pub(crate) fn start(&self) -> *const u8 {
-        self.map.as_ptr()
-    }
-}
-
-/// What tells one state of a file from another: size, time of the last change in ns, inode.
-pub(crate) type Identity = (u64, u128, u64);
-
-/// A file that was mapped.
-pub(crate) struct MappedFile {
-    pub(crate) map: Mmap,
-    pub(crate) identity: Identity,
-    /// Its holes, as they were right after it was mapped.
-    pub(crate) holes: Vec<Range<u64>>,
-}
-
-impl MappedFile {
-    /// The bytes, and where they are in holes.
-    pub(crate) fn sparse(&self) -> Sparse<'_> {
-        Sparse::new(&self.map, &self.holes)
-    }
-}
-
-/// Maps the whole file at `path` for reading. The descriptor is closed again before this returns.
-pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        // Without it, opening a FIFO would wait for a writer.
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    }
-    let file = options.open(path)?;
-    let metadata = file.metadata()?;
-    if metadata.is_dir() {
-        #[cfg(unix)]
-        return Err(std::io::Error::from_raw_os_error(libc::EISDIR).into());
-    }
-    if !metadata.is_file() {
-        return Err(Failure::Irregular);
-    }
-    let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-    #[cfg(not(unix))]
-    let inode = 0;
-    let map = map(&file)?;
-    let holes = holes(&file, &metadata, &map);
-    Ok(MappedFile { map, identity: (metadata.len(), modified, inode), holes })
-}
-
-/// So many holes are told of, the first ones: a file can have any number of them.
-const MOST_HOLES: usize = 1 << 12;
-
-/// The holes of a file with these bytes, in ascending order. The room in front of a directory counts as one if nobody looks
-/// into it, whatever fences are there.
-pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range<u64>> {
-    if !has_holes(metadata) {
-        return Vec::new();
-    }
-    let room = recovery_scan::closed_room(bytes);
-    let mut holes = holes_in(file, 0..room.start);
-    holes.extend((!room.is_empty()).then_some(room.clone()));
-    holes.extend(holes_in(file, room.end..metadata.len()));
-    holes
-}
-
-/// Whether a file can have any.
-#[cfg(unix)]
-fn has_holes(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-
-    /// What `stat` counts space in.
-    const BLOCK: u64 = 512;
-
-    metadata.blocks().saturating_mul(BLOCK) < metadata.len()
-}
-
-/// Elsewhere, nobody can tell.
-#[cfg(not(unix))]
-fn has_holes(_metadata: &Metadata) -> bool {
-    false
-}
-
-/// The holes in a range of a file, in ascending order.
-#[cfg(target_os = "linux")]
-pub(crate) fn holes_in(file: &File, range: Range<u64>) -> Vec<Range<u64>> {
-    use std::os::fd::AsRawFd;
-
-    let seek = |at: u64, whence| {
-        let at = i64::try_from(at).ok()?;
-        // SAFETY: the descriptor is open as long as `file` is borrowed. Nobody relies on the position that this moves: all
-        // reads and writes name their places.
-        let found = unsafe { libc::lseek64(file.as_raw_fd(), at, whence) };
-        u64::try_from(found).ok()
-    };
-    let mut holes = Vec::new();
-    let mut at = range.start;
-    while holes.len() < MOST_HOLES
-        && at < range.end
-        && let Some(start) = seek(at, libc::SEEK_HOLE).filter(|&start| start < range.end)
-    {
-        // There is no data behind the last hole.
-        let end = seek(start, libc::SEEK_DATA).unwrap_or(range.end).min(range.end);
-        if end <= start {
-            break;
-        }
-        holes.push(start..end);
-        at = end;
-    }
-    holes
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn holes_in(_file: &File, _range: Range<u64>) -> Vec<Range<u64>> {
-    Vec::new()
-}
-
-/// Maps a whole open file for reading.
-pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
-    // SAFETY: a mapped file can be changed by others while we hold `&[u8]` to it, and no lock of ours can stop
-    // that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
-    // interpreted without a check against the map's own length at that moment, no check relies on two reads of
-    // the same byte being equal, and no `str` or reference made from the map outlives the call that made it
-    // and was not validated in it. mmnpz's own writer never makes a file shorter: it
-    // overwrites what is behind the last member, and appends; or it puts zeros over all, in mode "w". A file that others cut short ends the process with SIGBUS,
-    // which is not undefined behaviour.
-    Ok(unsafe { Mmap::map(file) }?)
 }

@@ -1,34 +1,30 @@
 //! The reader: from names to views.
 
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
 
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 use pyo3::{Borrowed, PyTraverseError, PyVisit};
 
-use crate::advice::Advice;
+use crate::array;
 use crate::detach::detached;
-use crate::error::{Failure, polled};
+use crate::error::{IntoErr, go_on_unless, in_member, keep_going};
 use crate::gather::{self, Key, Making, Part};
-use crate::mapping::{self, Identity, MappedFile, Mapping};
-use crate::maps::Claim;
+use crate::mapping::Mapping;
 use crate::shared::Shared;
-use crate::views::{DICT_FIRST, Views};
+use crate::views::{DICT_FIRST, Views, may_be_locked};
 use crate::walk::Walk;
-use crate::{array, fork, lock};
-use mmnpz_format::error::{Error, ErrorKind};
+use mmnpz_file::mapping::Identity;
+use mmnpz_file::paging::Advice;
+use mmnpz_file::snapshot::{Snapshot, Unlisted};
+use mmnpz_file::{Failure, fork};
+use mmnpz_format::error::Error;
 use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::{Member, MemberId};
-use mmnpz_format::recover::recovery_scan::Effort;
-use mmnpz_format::recover::survey::Survey;
-use mmnpz_format::sparse::Sparse;
-use mmnpz_format::zip::end::DirectoryLocation;
 
 /// So many members are taken up between two looks at pending signals.
 const POLL_INTERVAL: usize = 4096;
@@ -37,30 +33,42 @@ const POLL_INTERVAL: usize = 4096;
 const SOME: usize = 128;
 
 /// An open archive: what all handles on it share, and what a view needs to be made.
-struct Archive {
-    path: PathBuf,
+struct OpenFile {
+    snapshot: Snapshot,
     /// With what it was opened, to open it again: pairs, as no tuple has a lock.
     options: Py<PyTuple>,
-    identity: Identity,
-    /// The holes of the file, as they were when it was opened.
-    holes: Vec<Range<u64>>,
     mapping: Py<Mapping>,
     /// The type of the array over the whole map.
     map_type: Py<PyType>,
     /// The type of the views.
     view_type: Py<PyType>,
     max_header_size: usize,
-    lookup: Lookup,
     /// It was said that the directory is damaged.
     warned: AtomicBool,
-    /// The list of all names, and how often this process was forked off when it was made. Locked for moments, by
-    /// threads that stay attached meanwhile.
+    /// The list of all names, and the fork generation in which it was made. Locked for moments, by threads that stay
+    /// attached meanwhile.
     files: Mutex<Option<(u64, Py<PyList>)>>,
 }
 
-impl Archive {
+impl OpenFile {
     fn bytes(&self) -> &[u8] {
-        self.mapping.get().bytes()
+        self.snapshot.bytes()
+    }
+
+    fn lookup(&self) -> &Lookup {
+        self.snapshot.lookup()
+    }
+
+    fn err(&self, py: Python<'_>, failure: Failure) -> PyErr {
+        failure.into_err(py, self.snapshot.path())
+    }
+
+    /// The exception that says what is wrong with a member.
+    fn member_err(&self, py: Python<'_>, failure: Failure, name: &str) -> PyErr {
+        match failure {
+            Failure::Format(error) => self.err(py, Failure::Format(error.in_member(name))),
+            other => self.err(py, other),
+        }
     }
 
     /// A new view of a member, with `mmap` as its base.
@@ -70,123 +78,51 @@ impl Archive {
         member: &Member,
         name: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let view = self.try_view(mmap, member, name);
-        view.map_err(|failure| self.describe(mmap.py(), failure, name))
-    }
-
-    /// The exception that says what is wrong with a member.
-    fn describe(&self, py: Python<'_>, failure: Failure, name: &str) -> PyErr {
-        match failure {
-            Failure::Format(error) => Failure::Format(error.in_member(name)).into_err(py, &self.path),
-            Failure::Raised(error) if error.get_type(py).is(py.get_type::<PyValueError>()) => {
-                let path = self.path.to_string_lossy();
-                let message = format!("{path}: member {name:?}: {}", error.value(py));
-                let described = PyValueError::new_err(message);
-                described.set_cause(py, error.cause(py));
-                described
-            }
-            other => other.into_err(py, &self.path),
-        }
-    }
-
-    fn try_view<'py>(
-        &self,
-        mmap: &Bound<'py, PyAny>,
-        member: &Member,
-        name: &str,
-    ) -> Result<Bound<'py, PyAny>, Failure> {
         let py = mmap.py();
-        let mapping = self.mapping.get();
-        let LocatedArray { header, offset, stored } = self.locate(py, member, name)?;
-        let offset = usize::try_from(offset).map_err(|_| Failure::from(ErrorKind::LocalOutside))?;
-        array::with_dtype(py, &header.descr, |dtype| {
+        let located = self.snapshot.locate(member, name, self.max_header_size, &|| self.verify(py));
+        let LocatedArray { header, offset, stored } =
+            located.map_err(|failure| self.member_err(py, failure, name))?;
+        // No more than the length of the map.
+        let offset = offset as usize;
+        let view = array::with_dtype(py, &header.descr, |dtype| {
             let view_type = self.view_type.bind(py);
-            array::map_array(mapping, mmap, view_type, &header, dtype, stored, offset)
-        })
-        .map_err(Failure::Raised)
-    }
-
-    /// The array of a member, as the directory has it now or, where that was overwritten, as it had it.
-    fn locate(&self, py: Python<'_>, member: &Member, name: &str) -> Result<LocatedArray<'_>, Failure> {
-        let bytes = self.bytes();
-        let located = self.lookup.locate(bytes, member, name, self.max_header_size);
-        if located.is_ok() || self.lookup.is_verified(bytes) {
-            return Ok(located?);
-        }
-        self.verify(py).map_err(Failure::Raised)?;
-        let member = self.lookup.find(bytes, name).member().unwrap_or(*member);
-        Ok(self.lookup.locate(bytes, &member, name, self.max_header_size)?)
+            array::map_array(self.mapping.get(), mmap, view_type, &header, dtype, stored, offset)
+        });
+        view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
     }
 
     /// The member of a name; `again` is for one that is not going to be read.
     fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
-        loop {
-            let bytes = self.bytes();
-            let lookup = &self.lookup;
-            let found = if again { lookup.find_again(bytes, name) } else { lookup.find(bytes, name) };
-            match found {
-                Found::Member(member) => return Ok(Some(member)),
-                Found::Nothing => return Ok(None),
-                Found::Renamed(at) => {
-                    let failure = Failure::Format(Error::at(ErrorKind::Renamed, at));
-                    return Err(self.describe(py, failure, name));
-                }
-                Found::Unsure => self.verify(py)?,
-            }
-        }
+        let found = self.snapshot.find(name, again, &|| self.verify(py));
+        found.map_err(|failure| self.member_err(py, failure, name))
     }
 
     /// Makes sure that what the lookup says of all members is right.
-    fn verify(&self, py: Python<'_>) -> PyResult<()> {
-        let bytes = self.bytes();
-        if self.lookup.is_verified(bytes) {
+    fn verify(&self, py: Python<'_>) -> Result<(), Failure> {
+        let snapshot = &self.snapshot;
+        if snapshot.is_verified() {
             return Ok(());
         }
-        let settled = detached(py, || {
-            let give_up = Instant::now() + PATIENCE;
-            while Instant::now() < give_up {
-                let before = state_of(&self.path);
-                let is_quiet = !lock::is_taken(&self.path);
-                match self.try_to_verify(is_quiet) {
-                    // A writer can overwrite whatever was found, and is done with it in a moment. That none was there before
-                    // says nothing: one can have come, and gone again.
-                    Err(Failure::Format(error))
-                        if error.kind != ErrorKind::Interrupted
-                            && (!is_quiet
-                                || lock::is_taken(&self.path)
-                                || state_of(&self.path) != before) => {}
-                    done => return done,
-                }
-                thread::sleep(PAUSE);
-            }
-            self.try_to_verify(true)
-        });
-        settled.map_err(|failure| failure.into_err(py, &self.path))?;
-        if self.lookup.is_recovered()
-            && !lock::is_taken(&self.path)
+        detached(py, || snapshot.verify(&keep_going))?;
+        if self.lookup().is_recovered()
+            && !snapshot.is_being_written()
             && !self.warned.swap(true, Ordering::Relaxed)
         {
-            let path = self.path.to_string_lossy();
             let message = format!(
-                "{path}: the archive's directory is damaged; {} arrays were found without it; mmnpz.repair checks them and \
+                "{}: the archive's directory is damaged; {} arrays were found without it; mmnpz.repair checks them and \
                  writes a directory",
-                self.lookup.len()
+                snapshot.path().display(),
+                self.lookup().len()
             );
-            // A path cannot have a NUL in it.
-            let message = std::ffi::CString::new(message)?;
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)?;
+            if !go_on_unless(warn(py, message)) {
+                return Err(Failure::Interrupted);
+            }
         }
         Ok(())
     }
 
-    fn try_to_verify(&self, is_quiet: bool) -> Result<(), Failure> {
-        let bytes = self.bytes();
-        // The file as it is now, if a writer has appended to it.
-        let newer = (!self.lookup.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
-        let newer = newer.filter(|file| file.identity.2 == self.identity.2 && file.map.len() >= bytes.len());
-        let newer = newer.as_ref().map(MappedFile::sparse);
-        let sparse = Sparse::new(bytes, &self.holes);
-        polled(|keep_going| self.lookup.verify(sparse, newer, is_quiet, keep_going))
+    fn verify_or_err(&self, py: Python<'_>) -> PyResult<()> {
+        self.verify(py).map_err(|failure| self.err(py, failure))
     }
 
     /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
@@ -196,18 +132,14 @@ impl Archive {
         py: Python<'_>,
         mut each: impl FnMut(usize, &Member, &Bound<'_, PyString>) -> PyResult<()>,
     ) -> PyResult<()> {
-        loop {
-            self.verify(py)?;
-            let mut members = self.lookup.members(self.bytes()).enumerate();
-            let done = members.try_for_each(|(number, named)| {
-                let (member, name) = named.map_err(|error| Failure::from(error).into_err(py, &self.path))?;
-                each(number, &member, &PyString::new(py, &name))?;
-                if number % POLL_INTERVAL == 0 { py.check_signals() } else { Ok(()) }
-            });
-            if self.lookup.is_verified(self.bytes()) {
-                return done;
-            }
-        }
+        self.verified(py, |lookup, bytes| {
+            lookup.members(bytes).enumerate().try_for_each(|(number, named)| {
+                let (member, name) = named?;
+                let done = each(number, &member, &PyString::new(py, &name))
+                    .and_then(|()| if number % POLL_INTERVAL == 0 { py.check_signals() } else { Ok(()) });
+                if go_on_unless(done) { Ok(()) } else { Err(Failure::Interrupted) }
+            })
+        })
     }
 
     /// The names of all arrays; the same list each time.
@@ -215,7 +147,7 @@ impl Archive {
         if let Some(files) = self.known_files(py) {
             return Ok(files);
         }
-        let forks = fork::count();
+        let forks = fork::generation();
         let mut list = PyList::empty(py);
         self.for_each(py, |number, _, name| {
             if number == 0 {
@@ -225,7 +157,7 @@ impl Archive {
         })?;
         let mut files = self.lock_files();
         if let Some((made, first)) = &*files
-            && !fork::may_be_locked(*made)
+            && !may_be_locked(*made)
         {
             // Ours goes after the lock, which is younger.
             return Ok(first.bind(py).clone());
@@ -239,7 +171,7 @@ impl Archive {
     fn known_files<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyList>> {
         let files = self.lock_files();
         let (made, list) = files.as_ref()?;
-        (!fork::may_be_locked(*made)).then(|| list.bind(py).clone())
+        (!may_be_locked(*made)).then(|| list.bind(py).clone())
     }
 
     fn lock_files(&self) -> MutexGuard<'_, Option<(u64, Py<PyList>)>> {
@@ -247,55 +179,56 @@ impl Archive {
     }
 
     fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
-        self.verified(py, || self.lookup.name(self.bytes(), member))
+        self.verified(py, |lookup, bytes| Ok(lookup.name(bytes, member)?))
     }
 
     /// The member at a position in archive order, and its name.
     fn at(&self, py: Python<'_>, position: usize) -> PyResult<(Member, String)> {
-        self.verified(py, || self.lookup.at(self.bytes(), position))
+        self.verified(py, |lookup, bytes| Ok(lookup.at(bytes, position)?))
     }
 
     /// Some members from a position in archive order on, whose views are going to be made, and their names.
     fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
-        let read = || self.lookup.members_from(self.bytes(), from).take(SOME).collect();
-        let some: Vec<(Member, String)> = self.verified(py, read)?;
+        let some: Vec<(Member, String)> = self.verified(py, |lookup, bytes| {
+            let some: Result<_, Error> = lookup.members_from(bytes, from).take(SOME).collect();
+            Ok(some?)
+        })?;
         self.fetch_headers(py, some.iter().map(|(member, _)| *member))?;
         Ok(some)
     }
 
     /// Has the system read the headers of members whose views are going to be made, if they are needed and not in memory.
     fn fetch_headers(&self, py: Python<'_>, members: impl Iterator<Item = Member>) -> PyResult<()> {
-        if self.lookup.has_headers() {
+        if self.lookup().has_headers() {
             return Ok(());
         }
-        gather::fetch_headers_at(py, self.mapping.get(), &self.path, members.map(|member| member.extent().0))
+        let places = members.map(|member| member.extent().0);
+        gather::fetch_headers_at(py, self.mapping.get(), self.snapshot.path(), places)
     }
 
-    /// What `read` tells of the members once that is settled.
-    fn verified<T>(&self, py: Python<'_>, read: impl Fn() -> mmnpz_format::error::Result<T>) -> PyResult<T> {
-        loop {
-            self.verify(py)?;
-            let found = read();
-            // A writer can have overwritten the directory meanwhile.
-            if self.lookup.is_verified(self.bytes()) {
-                return found.map_err(|error| Failure::from(error).into_err(py, &self.path));
-            }
-        }
+    /// What `read` tells of all members once that is verified.
+    fn verified<T>(
+        &self,
+        py: Python<'_>,
+        read: impl FnMut(&Lookup, &[u8]) -> Result<T, Failure>,
+    ) -> PyResult<T> {
+        let found = self.snapshot.verified(&|| self.verify(py), read);
+        found.map_err(|failure| self.err(py, failure))
     }
 }
 
 /// An archive and views into it, which any number of readers share.
 pub(crate) struct Handle {
-    archive: Arc<Archive>,
+    file: Arc<OpenFile>,
     views: Views,
 }
 
 impl Handle {
     /// A handle with views of its own, all of them made if they are to be preloaded.
-    fn new(py: Python<'_>, archive: Arc<Archive>, preload: bool) -> PyResult<Arc<Self>> {
-        let mmap = array::whole_map(archive.mapping.bind(py), archive.map_type.bind(py))?;
-        let views = Views::new(py, archive.lookup.limit(), mmap.unbind());
-        let handle = Handle { archive, views };
+    fn new(py: Python<'_>, file: Arc<OpenFile>, preload: bool) -> PyResult<Arc<Self>> {
+        let mmap = array::whole_map(file.mapping.bind(py), file.map_type.bind(py))?;
+        let views = Views::new(py, file.lookup().limit(), mmap.unbind());
+        let handle = Handle { file, views };
         if preload {
             handle.preload(py)?;
         }
@@ -303,7 +236,7 @@ impl Handle {
     }
 
     fn view<'py>(&self, py: Python<'py>, member: &Member, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        self.archive.view(self.views.mmap.bind(py), member, name)
+        self.file.view(self.views.mmap.bind(py), member, name)
     }
 
     /// The view of a name, which is made and, if it is to be, kept.
@@ -314,11 +247,11 @@ impl Handle {
         keep: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = name.py();
-        let archive = &self.archive;
+        let file = &self.file;
         let key = name.cast::<PyString>().ok();
         // A name with lone surrogates is in no archive.
         let text = key.and_then(|key| key.to_str().ok());
-        let found = text.map_or(Ok(None), |text| archive.find(py, text, false))?;
+        let found = text.map_or(Ok(None), |text| file.find(py, text, false))?;
         let (Some(key), Some(text), Some(member)) = (key, text, found) else {
             // As a dict would: what cannot be hashed is no key at all.
             name.hash()?;
@@ -334,12 +267,12 @@ impl Handle {
 
     /// The names of all arrays, the same list each time.
     pub(crate) fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.archive.files(py)
+        self.file.files(py)
     }
 
     /// See [`Archive::some`].
     pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
-        self.archive.some(py, from)
+        self.file.some(py, from)
     }
 
     /// The view of a member, whose name is looked up nowhere.
@@ -365,7 +298,7 @@ impl Handle {
         position: usize,
         keep: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (member, name) = self.archive.at(py, position)?;
+        let (member, name) = self.file.at(py, position)?;
         let view = self.view(py, &member, &name)?;
         if keep { self.keep(member.id, &PyString::new(py, &name), view) } else { Ok(view) }
     }
@@ -387,10 +320,10 @@ impl Handle {
 
     /// Makes and keeps all views.
     fn preload(&self, py: Python<'_>) -> PyResult<()> {
-        self.archive.for_each(py, |number, member, name| {
+        self.file.for_each(py, |number, member, name| {
             if number % SOME == 0 {
-                let next = (number..number + SOME).map_while(|at| self.archive.lookup.known(at));
-                self.archive.fetch_headers(py, next)?;
+                let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
+                self.file.fetch_headers(py, next)?;
             }
             let view = self.view(py, member, name.to_str()?)?;
             self.keep(member.id, name, view).map(drop)
@@ -399,109 +332,33 @@ impl Handle {
 
     /// The dict of all views that are kept.
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.views.arrays(py, |member| Ok(PyString::new(py, &self.archive.name(py, member)?).into_any()))
+        self.views.arrays(py, |member| Ok(PyString::new(py, &self.file.name(py, member)?).into_any()))
     }
 }
 
-/// What a writer changes of a file: its length and the time of the last change.
-fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.len(), metadata.modified().ok()?))
+/// Warns of what a writer left in a file, or is just writing.
+fn warn_of_unlisted(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
+    let Some(Unlisted { count, is_lost }) = snapshot.unlisted() else { return Ok(()) };
+    let is_written = detached(py, || snapshot.is_being_written());
+    let path = snapshot.path().display();
+    let message = match (is_written, is_lost) {
+        // What was written since the last flush.
+        (true, false) => return Ok(()),
+        (true, true) => {
+            format!("{path}: the archive has no directory, as it is being written; {count} arrays were found")
+        }
+        (false, _) => format!(
+            "{path}: the archive has no complete directory, as a writer was not closed; {count} arrays were \
+             found without; mmnpz.repair checks them and writes a directory"
+        ),
+    };
+    warn(py, message)
 }
 
-/// An archive that was opened, and what its users should know of how.
-struct Opened {
-    file: MappedFile,
-    lookup: Lookup,
-    /// Arrays that are in no directory, and whether there is none where readers look for it.
-    unlisted: Option<(usize, bool)>,
-}
-
-/// So often a file is opened that is being written, with a pause in between.
-const ATTEMPTS: u32 = 1000;
-const PAUSE: Duration = Duration::from_micros(500);
-
-/// So long a file that is being written is looked at again for members that are hard to find.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-impl Opened {
-    /// Opens, maps and indexes a file, which must be in the `expected` state if one is given; the interpreter is
-    /// not held.
-    ///
-    /// A writer can put another directory in place of the one that is being read.
-    fn new(path: &Path, expected: Option<Identity>) -> Result<Self, Failure> {
-        for _ in 0..ATTEMPTS {
-            match Self::once(path, expected) {
-                Ok((opened, true)) => return Ok(opened),
-                Ok((_, false)) => {}
-                Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
-                    if !lock::is_taken(path) {
-                        break;
-                    }
-                }
-                Err(failure) => return Err(failure),
-            }
-            thread::sleep(PAUSE);
-        }
-        Ok(Self::once(path, expected)?.0)
-    }
-
-    /// Opens a file, and tells whether the directory that was read still is what it was.
-    fn once(path: &Path, expected: Option<Identity>) -> Result<(Self, bool), Failure> {
-        let file = mapping::map_file(path)?;
-        let sparse = file.sparse();
-        if expected.is_some_and(|expected| expected != file.identity) {
-            return Err(Failure::Changed);
-        }
-        let survey = polled(|keep_going| Survey::new(sparse, Effort::Read, keep_going))?;
-        let (survey, lookup) = match polled(|keep_going| Lookup::new(sparse, &survey, keep_going)) {
-            Ok(lookup) => (survey, lookup),
-            Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted => {
-                let survey =
-                    polled(|keep_going| Survey::without_directory(sparse, error, Effort::Read, keep_going))?;
-                let lookup = polled(|keep_going| Lookup::new(sparse, &survey, keep_going))?;
-                (survey, lookup)
-            }
-            Err(failure) => return Err(failure),
-        };
-        // Where the last end record is torn, an earlier one counts, and nothing but what is behind it tells.
-        let has_all = survey.is_at_end && survey.is_clean && survey.found.is_empty();
-        let mut unlisted = (!has_all).then_some((survey.found.len(), !survey.is_at_end));
-        if lookup.is_recovered() {
-            unlisted = Some((lookup.len(), true));
-        }
-        // Its end record is taken away before anything of it is overwritten. One that was found without stays as long as
-        // nobody writes to the file.
-        let is_same = if survey.is_at_end {
-            DirectoryLocation::locate(sparse.bytes).ok() == survey.directory
-        } else {
-            survey.seal.is_none_or(|seal| seal.holds(sparse.bytes)) || !lock::is_taken(path)
-        };
-        Ok((Opened { file, lookup, unlisted }, is_same))
-    }
-
-    /// Warns of what a writer left, or is just writing.
-    fn warn(&self, py: Python<'_>, path: &Path) -> PyResult<()> {
-        let Some((count, lost)) = self.unlisted else { return Ok(()) };
-        let is_written = detached(py, || lock::is_taken(path));
-        let path = path.to_string_lossy();
-        let message = match (is_written, lost) {
-            // What was written since the last flush.
-            (true, false) => return Ok(()),
-            (true, true) => {
-                format!(
-                    "{path}: the archive has no directory, as it is being written; {count} arrays were found"
-                )
-            }
-            (false, _) => format!(
-                "{path}: the archive has no complete directory, as a writer was not closed; {count} arrays were \
-                 found without; mmnpz.repair checks them and writes a directory"
-            ),
-        };
-        // A path cannot have a NUL in it.
-        let message = std::ffi::CString::new(message)?;
-        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)
-    }
+fn warn(py: Python<'_>, message: String) -> PyResult<()> {
+    // A path cannot have a NUL in it.
+    let message = std::ffi::CString::new(message)?;
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)
 }
 
 /// What changes when a reader is opened and closed.
@@ -542,10 +399,9 @@ impl Reader {
         if self.state.read(py, |state| state.handle.is_some()) { Ok(()) } else { Err(closed()) }
     }
 
-    fn archive(&self, py: Python<'_>) -> PyResult<Arc<Archive>> {
-        let archive =
-            self.state.read(py, |state| state.handle.as_ref().map(|handle| Arc::clone(&handle.archive)));
-        archive.ok_or_else(closed)
+    fn file(&self, py: Python<'_>) -> PyResult<Arc<OpenFile>> {
+        let file = self.state.read(py, |state| state.handle.as_ref().map(|handle| Arc::clone(&handle.file)));
+        file.ok_or_else(closed)
     }
 
     /// The dict to ask first, if there is such.
@@ -561,7 +417,7 @@ impl Reader {
         let text = name.cast::<PyString>().ok()?.to_str().ok()?;
         self.state.read(py, |state| {
             let handle = state.handle.as_ref().filter(|_| state.cache)?;
-            let member = handle.archive.lookup.find_again(handle.archive.bytes(), text).member()?;
+            let member = handle.file.lookup().find_again(handle.file.bytes(), text).member()?;
             handle.views.get(py, member.id)
         })
     }
@@ -614,22 +470,22 @@ impl<'py> BatchLookup<'py> {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.handle.archive.path
+        self.handle.file.snapshot.path()
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {
-        self.handle.archive.mapping.get()
+        self.handle.file.mapping.get()
     }
 
     /// How many members there are: only then is known what a position means.
     pub(crate) fn count(&self) -> PyResult<usize> {
-        self.handle.archive.verify(self.py)?;
-        Ok(self.handle.archive.lookup.len())
+        self.handle.file.verify_or_err(self.py)?;
+        Ok(self.handle.file.lookup().len())
     }
 
     /// The name of the member at a position.
     pub(crate) fn name_at(&self, position: usize) -> PyResult<String> {
-        self.handle.archive.at(self.py, position).map(|(_, name)| name)
+        self.handle.file.at(self.py, position).map(|(_, name)| name)
     }
 
     /// The view of a member, if it is kept.
@@ -638,15 +494,15 @@ impl<'py> BatchLookup<'py> {
         match (key, &self.first) {
             (Key::Name(name), Some(dict)) => Ok(dict.get_item(name)?.map(Kept::Own)),
             _ if self.cache => {
-                let archive = &self.handle.archive;
+                let file = &self.handle.file;
                 let member = match key {
                     Key::Name(name) => {
                         let name = name.cast::<PyString>().ok();
                         let text = name.as_ref().and_then(|name| name.to_str().ok());
-                        let found = text.map(|text| archive.lookup.find_again(archive.bytes(), text));
+                        let found = text.map(|text| file.lookup().find_again(file.bytes(), text));
                         found.and_then(Found::member).map(|member| member.id)
                     }
-                    Key::Position(position) => archive.lookup.id(position),
+                    Key::Position(position) => file.lookup().id(position),
                 };
                 Ok(member.and_then(|member| self.handle.views.peek(self.py, member)).map(Kept::Shared))
             }
@@ -657,19 +513,19 @@ impl<'py> BatchLookup<'py> {
     /// The same of many members; an error is left for whoever asks for that one. What is to be read to make the others
     /// is in the cache of the processor then.
     pub(crate) fn kept_of<'a>(&'a self, keys: &[Key<'_, 'py>], kept: &mut Vec<Option<Kept<'a, 'py>>>) {
-        let archive = &self.handle.archive;
+        let file = &self.handle.file;
         if self.cache && self.first.is_none() {
-            let found = archive.lookup.find_all(archive.bytes(), keys.iter().map(text_of));
+            let found = file.lookup().find_all(file.bytes(), keys.iter().map(text_of));
             kept.extend(keys.iter().zip(found).map(|(key, found)| {
-                let member = if let Key::Position(at) = *key { archive.lookup.id(at) } else { found };
+                let member = if let Key::Position(at) = *key { file.lookup().id(at) } else { found };
                 self.handle.views.peek(self.py, member?).map(Kept::Shared)
             }));
             return;
         }
         kept.extend(keys.iter().map(|key| self.kept(*key).unwrap_or_default()));
-        if archive.lookup.uses_stored() && kept.iter().any(Option::is_none) {
+        if file.lookup().uses_stored() && kept.iter().any(Option::is_none) {
             let missing = keys.iter().zip(&*kept).filter(|(_, view)| view.is_none());
-            archive.lookup.find_all(archive.bytes(), missing.map(|(key, _)| text_of(key)));
+            file.lookup().find_all(file.bytes(), missing.map(|(key, _)| text_of(key)));
         }
     }
 
@@ -681,18 +537,18 @@ impl<'py> BatchLookup<'py> {
 
     /// Whether a view cannot be made without a look at the member's headers.
     pub(crate) fn reads_headers(&self) -> bool {
-        !self.handle.archive.lookup.has_headers()
+        !self.handle.file.lookup().has_headers()
     }
 
     /// Where the headers of a member start, as far as that is known without a look at them.
     pub(crate) fn headers_at(&self, key: Key<'_, 'py>) -> Option<u64> {
-        let archive = &self.handle.archive;
+        let file = &self.handle.file;
         let member = match key {
             Key::Name(name) => {
                 let name = name.cast::<PyString>().ok()?;
-                archive.lookup.find_again(archive.bytes(), name.to_str().ok()?).member()?
+                file.lookup().find_again(file.bytes(), name.to_str().ok()?).member()?
             }
-            Key::Position(position) => archive.lookup.at(archive.bytes(), position).ok()?.0,
+            Key::Position(position) => file.lookup().at(file.bytes(), position).ok()?.0,
         };
         Some(member.extent().0)
     }
@@ -752,26 +608,23 @@ impl Reader {
         cache: bool,
         preload: bool,
         max_header_size: usize,
-        identity: Option<Identity>,
+        identity: Option<(u64, u128, u64)>,
     ) -> PyResult<()> {
-        let opened = detached(py, || Ok((Claim::new()?, Opened::new(&path, identity)?)));
-        let (claim, opened) = opened.map_err(|failure: Failure| failure.into_err(py, &path))?;
-        opened.warn(py, &path)?;
-        let Opened { file: MappedFile { map, identity, holes }, lookup, .. } = opened;
-        let archive = Archive {
-            path,
+        let expected = identity.map(|(size, modified, inode)| Identity { size, modified, inode });
+        let opened = detached(py, || Snapshot::open(&path, expected, &keep_going));
+        let snapshot = opened.map_err(|failure| failure.into_err(py, &path))?;
+        warn_of_unlisted(py, &snapshot)?;
+        let file = OpenFile {
+            mapping: Bound::new(py, Mapping::new(Arc::clone(snapshot.map()), filename))?.unbind(),
+            snapshot,
             options,
-            identity,
-            mapping: Bound::new(py, Mapping::new(map, claim, filename))?.unbind(),
             map_type: map_type.unbind(),
             view_type: view_type.unbind(),
             max_header_size,
-            lookup,
-            holes,
             warned: AtomicBool::new(false),
             files: Mutex::default(),
         };
-        let handle = Handle::new(py, Arc::new(archive), preload)?;
+        let handle = Handle::new(py, Arc::new(file), preload)?;
         drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())
     }
@@ -783,7 +636,7 @@ impl Reader {
             other.get().state.read(py, |state| (state.handle.clone(), state.cache, state.preload));
         let mut handle = handle.ok_or_else(closed)?;
         if own_views {
-            handle = Handle::new(py, Arc::clone(&handle.archive), preload)?;
+            handle = Handle::new(py, Arc::clone(&handle.file), preload)?;
         }
         drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())
@@ -998,29 +851,32 @@ impl Reader {
     /// >>> data["a"][4:]
     /// memmap([4, 5])
     fn advise(&self, py: Python<'_>, advice: &str) -> PyResult<()> {
-        let advice = Advice::of(advice)?;
-        let archive = self.archive(py)?;
-        let mapping = archive.mapping.get();
+        let advice = Advice::named(advice).ok_or_else(|| {
+            let names = Advice::NAMES.map(|(name, _)| format!("'{name}'")).join(", ");
+            PyValueError::new_err(format!("advice must be one of {names}, got {advice:?}"))
+        })?;
+        let file = self.file(py)?;
+        let mapping = file.mapping.get();
         detached(py, || mapping.advise(advice, 0, mapping.bytes().len()));
         Ok(())
     }
 
     fn __contains__(&self, name: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let archive = self.archive(name.py())?;
+        let file = self.file(name.py())?;
         let Ok(text) = name.cast::<PyString>() else {
             name.hash()?;
             return Ok(false);
         };
-        let found = text.to_str().map_or(Ok(None), |text| archive.find(name.py(), text, true))?;
+        let found = text.to_str().map_or(Ok(None), |text| file.find(name.py(), text, true))?;
         Ok(found.is_some())
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.archive(py)?.lookup.len())
+        Ok(self.file(py)?.lookup().len())
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
-        self.archive(py)?.files(py)?.try_iter()
+        self.file(py)?.files(py)?.try_iter()
     }
 
     /// The views of all arrays in archive order, with their names if `pairs`.
@@ -1033,23 +889,23 @@ impl Reader {
     /// The list is made when it is first asked for.
     #[getter]
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.archive(py)?.files(py)
+        self.file(py)?.files(py)
     }
 
     /// The name of the array at a position in archive order, without a list of all.
     fn _name(&self, py: Python<'_>, number: usize) -> PyResult<String> {
-        let archive = self.archive(py)?;
-        archive.verify(py)?;
-        let member = archive.lookup.id(number);
+        let file = self.file(py)?;
+        file.verify_or_err(py)?;
+        let member = file.lookup().id(number);
         let member = member.ok_or_else(|| PyIndexError::new_err(format!("there is no array {number}")))?;
-        archive.name(py, member)
+        file.name(py, member)
     }
 
     /// The position of an array in archive order.
     fn _number(&self, name: &Bound<'_, PyString>) -> PyResult<u32> {
-        let archive = self.archive(name.py())?;
-        let found = name.to_str().map_or(Ok(None), |text| archive.find(name.py(), text, true))?;
-        let position = found.map(|member| archive.lookup.position(member.id));
+        let file = self.file(name.py())?;
+        let found = name.to_str().map_or(Ok(None), |text| file.find(name.py(), text, true))?;
+        let position = found.map(|member| file.lookup().position(member.id));
         position.ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
     }
 
@@ -1058,14 +914,14 @@ impl Reader {
         // Nothing of Python runs in there: the array keeps the dtype that is looked at.
         self.state.read(py, |state| {
             let handle = state.handle.as_ref().ok_or_else(closed)?;
-            Ok(gather::place_of(handle.archive.mapping.get(), array).is_some())
+            Ok(gather::place_of(handle.file.mapping.get(), array).is_some())
         })
     }
 
     /// Has the system read the items of those arrays that lie in the file, if they are not in memory.
     fn _fetch(&self, arrays: &Bound<'_, PyList>) -> PyResult<()> {
-        let archive = self.archive(arrays.py())?;
-        gather::fetch(archive.mapping.get(), &archive.path, arrays)
+        let file = self.file(arrays.py())?;
+        gather::fetch(file.mapping.get(), file.snapshot.path(), arrays)
     }
 
     /// Has the system read the headers of those arrays, given by their names, if they are needed and not in memory.
@@ -1118,15 +974,16 @@ impl Reader {
     /// With what options the file was opened, and its size, time of the last change and inode then: together, as
     /// another thread may open the reader anew.
     #[getter]
-    fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyTuple>, Identity)> {
-        let archive = self.archive(py)?;
-        Ok((archive.options.clone_ref(py), archive.identity))
+    fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyTuple>, (u64, u128, u64))> {
+        let file = self.file(py)?;
+        let Identity { size, modified, inode } = file.snapshot.identity();
+        Ok((file.options.clone_ref(py), (size, modified, inode)))
     }
 
     /// Bytes of memory that the index takes.
     #[getter]
     fn _index_memory(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.archive(py)?.lookup.memory())
+        Ok(self.file(py)?.lookup().memory())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -1137,8 +994,8 @@ impl Reader {
             if Arc::strong_count(handle) > 1 {
                 return Ok(());
             }
-            if Arc::strong_count(&handle.archive) == 1
-                && let Ok(files) = handle.archive.files.try_lock()
+            if Arc::strong_count(&handle.file) == 1
+                && let Ok(files) = handle.file.files.try_lock()
                 && let Some((_, list)) = &*files
             {
                 visit.call(list)?;

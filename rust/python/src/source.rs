@@ -1,4 +1,4 @@
-//! The bytes of an array to be written: its `.npy` header, and its items in the order in which they are stored.
+//! The bytes of an array to be written: its `.npy` header, and where its items are.
 
 use std::cell::Cell;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::array::is_plain;
+use mmnpz_file::items::Items;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::npy::header;
 
@@ -42,6 +43,17 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
         return Ok(array.clone());
     }
     Ok(as_any_array(object.py())?.call1((object,))?.cast_into::<PyUntypedArray>()?)
+}
+
+/// The items of `array`, which must be kept for as long as what is returned is used.
+pub(crate) fn items(array: &Bound<'_, PyUntypedArray>) -> PyResult<Items> {
+    let is_contiguous = array.is_c_contiguous() || array.is_fortran_contiguous();
+    // SAFETY: the pointer to a live array object, of which the address of its first item is copied.
+    let start = unsafe { (*array.as_array_ptr()).data }.cast_const().cast();
+    // SAFETY: NumPy vouches for the shape and the strides of the array; the caller keeps it, and with it its memory.
+    let items =
+        unsafe { Items::new(start, array.dtype().itemsize(), array.shape(), array.strides(), is_contiguous) };
+    items.ok_or_else(|| PyTypeError::new_err("the array is larger than the address space"))
 }
 
 /// The `.npy` header of arrays that are alike.
@@ -167,106 +179,4 @@ fn numpy_leaves_room(py: Python<'_>) -> PyResult<bool> {
             Ok(file.call_method0("tell")?.extract::<usize>()? > 128)
         })
         .copied()
-}
-
-/// The items of an array, read block by block in the order in which they are stored.
-#[derive(Clone)]
-pub(crate) struct Items {
-    /// The first item.
-    start: *const u8,
-    /// Lengths and strides in bytes of the axes, slowest first, without those that a `run` covers.
-    axes: Vec<(usize, isize)>,
-    /// Position along each of the axes.
-    position: Vec<usize>,
-    /// Bytes that lie side by side.
-    run: usize,
-    /// How many of them of the current run were read.
-    in_run: usize,
-    /// Bytes in all.
-    length: u64,
-}
-
-// SAFETY: the pointer is only read, and only while the array lives: whoever made the Items keeps a reference to
-// the array until they are read, whichever thread reads them.
-unsafe impl Send for Items {}
-// SAFETY: as above; what changes is changed through `&mut`.
-unsafe impl Sync for Items {}
-
-impl Items {
-    /// The items of `array`, which must outlive what is returned.
-    pub(crate) fn new(array: &Bound<'_, PyUntypedArray>) -> PyResult<Self> {
-        let itemsize = array.dtype().itemsize();
-        let too_large = || PyTypeError::new_err("the array is larger than the address space");
-        let length = array.shape().iter().try_fold(itemsize, |product, &n| product.checked_mul(n));
-        let length = length.ok_or_else(too_large)?;
-        let (mut axes, mut run) = (Vec::new(), length);
-        if !array.is_c_contiguous() && !array.is_fortran_contiguous() {
-            // Axes of one item do not move; an axis that continues the run behind it joins it.
-            let all = array.shape().iter().copied().zip(array.strides().iter().copied());
-            axes.extend(all.filter(|&(n, _)| n != 1));
-            run = itemsize;
-            while let Some((n, _)) = axes.pop_if(|(_, stride)| usize::try_from(*stride) == Ok(run)) {
-                run *= n;
-            }
-        }
-        // SAFETY: the pointer to a live array object; its data pointer is only copied here.
-        let start = unsafe { (*array.as_array_ptr()).data }.cast_const().cast();
-        let position = vec![0; axes.len()];
-        Ok(Items { start, axes, position, run, in_run: 0, length: length as u64 })
-    }
-
-    /// The number of bytes in all.
-    pub(crate) fn len(&self) -> u64 {
-        self.length
-    }
-
-    /// Goes to a byte of the stored order, which must be one that there is.
-    pub(crate) fn seek(&mut self, at: u64) {
-        // Inside the array, whose size is a usize.
-        let at = at as usize;
-        self.in_run = at % self.run;
-        let mut run = at / self.run;
-        for (position, &(n, _)) in self.position.iter_mut().zip(&self.axes).rev() {
-            *position = run % n;
-            run /= n;
-        }
-    }
-
-    /// Appends the next `count` bytes to `block`; the caller asks for no more than there are.
-    pub(crate) fn read(&mut self, mut count: usize, block: &mut Vec<u8>) {
-        block.reserve(count);
-        while count > 0 {
-            let offset: isize =
-                self.axes.iter().zip(&self.position).map(|(&(_, stride), &at)| stride * at as isize).sum();
-            let part = count.min(self.run - self.in_run);
-            let used = block.len();
-            // SAFETY: `position` is inside the array's shape, so that its run lies in the array's memory, which
-            // the owner of the array keeps; `in_run + part` is at most `run`. The block has room for `count`
-            // bytes, reserved above, and is other memory. Another thread may change the array meanwhile: the
-            // bytes are moved and never interpreted, as in NumPy's own `tofile`, and the checksum is taken of
-            // the copy.
-            unsafe {
-                let from = self.start.offset(offset).add(self.in_run);
-                std::ptr::copy_nonoverlapping(from, block.as_mut_ptr().add(used), part);
-                block.set_len(used + part);
-            }
-            count -= part;
-            self.in_run += part;
-            if self.in_run == self.run {
-                self.in_run = 0;
-                self.step();
-            }
-        }
-    }
-
-    /// Goes to the next run, last axis first.
-    fn step(&mut self) {
-        for (position, &(n, _)) in self.position.iter_mut().zip(&self.axes).rev() {
-            *position += 1;
-            if *position < n {
-                return;
-            }
-            *position = 0;
-        }
-    }
 }

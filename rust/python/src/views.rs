@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{Borrowed, PyTraverseError, PyVisit, ffi};
 
-use crate::fork;
+use mmnpz_file::fork;
 use mmnpz_format::read::walked_index::MemberId;
 use mmnpz_format::slots::{NoMemory, Refused, Slots};
 
@@ -18,9 +18,17 @@ use mmnpz_format::slots::{NoMemory, Refused, Slots};
 ///
 /// With a global interpreter lock there is no faster way to look a string up, as Python keeps the hash in the
 /// string. Without, threads that add to one dict wait for its lock, and a forked child needs another dict (see
-/// [`fork::may_be_locked`]): there the dict is filled from when somebody first asks for it, and lookups never
+/// [`may_be_locked`]): there the dict is filled from when somebody first asks for it, and lookups never
 /// touch it.
 pub(crate) const DICT_FIRST: bool = cfg!(not(Py_GIL_DISABLED));
+
+/// Whether a Python object that threads share, made in this fork generation, may be locked for ever here.
+///
+/// Lists and dicts of free-threaded Python have locks. All threads are stopped for a fork, but one that waits for
+/// such a lock may be handed it just then, and there is no such thread in the child.
+pub(crate) fn may_be_locked(generation: u64) -> bool {
+    cfg!(Py_GIL_DISABLED) && generation != fork::generation()
+}
 
 /// The views by name: `NpzReader.arrays`.
 pub(crate) struct Listing {
@@ -34,7 +42,7 @@ pub(crate) struct Listing {
 impl Listing {
     fn new(py: Python<'_>) -> Arc<Self> {
         let dict = PyDict::new(py).unbind();
-        Arc::new(Listing { dict, complete: AtomicBool::new(DICT_FIRST), forks: fork::count() })
+        Arc::new(Listing { dict, complete: AtomicBool::new(DICT_FIRST), forks: fork::generation() })
     }
 }
 
@@ -129,7 +137,7 @@ impl Views {
     /// The dict of the views as it is.
     pub(crate) fn listing(&self, py: Python<'_>) -> Arc<Listing> {
         let current = Arc::clone(&self.lock());
-        if !fork::may_be_locked(current.forks) {
+        if !may_be_locked(current.forks) {
             return current;
         }
         let made = Listing::new(py);

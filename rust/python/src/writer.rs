@@ -7,12 +7,12 @@ use pyo3::exceptions::{PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
-use crate::archive::{Answer, Archive, Member, Mode};
 use crate::detach::detached;
-use crate::error::Failure;
-use crate::fork;
+use crate::error::{IntoErr, in_member, keep_going};
 use crate::shared::Shared;
-use crate::source::{Items, as_array, npy_header};
+use crate::source::{as_array, items, npy_header};
+use mmnpz_file::Failure;
+use mmnpz_file::writer::{Answer, ArchiveWriter, Mode, NewMember};
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name::StoredName;
 
@@ -20,18 +20,18 @@ use mmnpz_format::zip::name::StoredName;
 #[pyclass(subclass, frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Writer {
     /// None before opening and after closing.
-    archive: Shared<Option<Arc<Archive>>>,
+    archive: Shared<Option<Arc<ArchiveWriter>>>,
 }
 
 impl Writer {
-    fn archive(&self, py: Python<'_>) -> PyResult<Arc<Archive>> {
+    fn archive(&self, py: Python<'_>) -> PyResult<Arc<ArchiveWriter>> {
         self.archive.read(py, Option::clone).ok_or_else(closed)
     }
 
     /// The archive, unless this is a fork of the process that opened it.
-    fn own_archive(&self, py: Python<'_>) -> PyResult<Arc<Archive>> {
+    fn own_archive(&self, py: Python<'_>) -> PyResult<Arc<ArchiveWriter>> {
         let archive = self.archive(py)?;
-        if archive.forks == fork::count() {
+        if archive.is_own() {
             return Ok(archive);
         }
         Err(Failure::Forked.into_err(py, &archive.path))
@@ -59,7 +59,7 @@ impl Writer {
             'w' => Mode::Replace,
             _ => Mode::Append,
         };
-        let opened = detached(py, || Archive::open(path.clone(), mode, alignment, sync));
+        let opened = detached(py, || ArchiveWriter::open(path.clone(), mode, alignment, sync, &keep_going));
         let opened = opened.map_err(|failure| failure.into_err(py, &path))?;
         drop(self.archive.replace(py, Some(Arc::new(opened))));
         Ok(())
@@ -98,48 +98,37 @@ impl Writer {
         let fail = |failure: Failure| failure.into_err(py, &archive.path);
         let stored_name = StoredName::new(name).map_err(|error| fail(error.in_member(name).into()))?;
         let array = as_array(array)?;
-        let header = npy_header(&array).map_err(|error| {
-            if error.is_instance_of::<PyValueError>(py) {
-                let path = archive.path.to_string_lossy();
-                PyValueError::new_err(format!("{path}: member {name:?}: {}", error.value(py)))
-            } else {
-                error
-            }
-        })?;
-        let mut member = Member { name: stored_name, header, items: Items::new(&array)? };
-        let mut warned = false;
+        let header = npy_header(&array).map_err(|error| in_member(py, &archive.path, name, error))?;
+        let mut member = NewMember {
+            name: stored_name,
+            header: &header.bytes,
+            array_field: header.array_field.as_ref(),
+            items: items(&array)?,
+        };
+        let mut is_repeated = false;
         let place = loop {
-            // The lock is released before anything of Python runs.
-            let reserved = {
-                let mut state = archive.lock_attached(py).map_err(fail)?;
-                if state.closed {
-                    return Err(closed());
-                }
-                if !warned && state.appender.is_likely(&member.name) {
-                    None
-                } else {
-                    if warned {
-                        state.appender.repeats_name();
-                    }
-                    Some(archive.reserve(&mut state, &member).map_err(fail)?)
-                }
+            let reserved = match archive.try_reserve(&member, is_repeated).map_err(fail)? {
+                Some(answer) => answer,
+                // Another thread has the lock, for a moment: it must not have to wait for this one's interpreter.
+                None => detached(py, || archive.reserve(&member, is_repeated)).map_err(fail)?,
             };
             match reserved {
-                Some(Answer::Place(place)) => break place,
-                Some(Answer::Unprepared) => detached(py, || archive.prepare()).map_err(fail)?,
-                Some(Answer::NoRoom(size)) => detached(py, || archive.make_room(size)).map_err(fail)?,
-                None => {
+                Answer::Place(place) => break place,
+                Answer::Closed => return Err(closed()),
+                Answer::Unprepared => detached(py, || archive.prepare()).map_err(fail)?,
+                Answer::NoRoom(size) => detached(py, || archive.make_room(size)).map_err(fail)?,
+                Answer::Duplicate => {
                     let full = PyString::new(py, &format!("{name}.npy")).repr()?;
                     // No NUL: StoredName has none.
                     let message = std::ffi::CString::new(format!("Duplicate name: {full}"))?;
                     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)?;
-                    warned = true;
+                    is_repeated = true;
                 }
             }
         };
         // `array` keeps the memory that `member` points to until this returns.
-        let written = detached(py, || archive.write(&place, &mut member)).map_err(fail);
-        member.header.keep();
+        let written = detached(py, || archive.write(&place, &mut member, &keep_going)).map_err(fail);
+        header.keep();
         written
     }
 
@@ -174,8 +163,8 @@ impl Writer {
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
         // Detached: of a large directory, all of it is read.
-        let names = detached(py, || Ok(archive.lock()?.appender.names()?));
-        let names = names.map_err(|failure: Failure| failure.into_err(py, &archive.path))?;
+        let names =
+            detached(py, || archive.names()).map_err(|failure| failure.into_err(py, &archive.path))?;
         // Each name once.
         let unique = PyDict::new(py);
         for name in names {
@@ -189,8 +178,7 @@ impl Writer {
         let name_of = |name: &Bound<'_, PyString>| StoredName::new(name.to_str().ok()?).ok();
         let Some(stored) = name.cast::<PyString>().ok().and_then(name_of) else { return Ok(false) };
         let py = name.py();
-        let found = detached(py, || Ok(archive.lock()?.appender.contains(&stored)?));
-        found.map_err(|failure: Failure| failure.into_err(py, &archive.path))
+        detached(py, || archive.contains(&stored)).map_err(|failure| failure.into_err(py, &archive.path))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -210,8 +198,9 @@ impl Writer {
         let Ok(archive) = self.archive(py) else {
             return Ok(());
         };
-        if archive.forks == fork::count() {
-            detached(py, || archive.close()).map_err(|failure| failure.into_err(py, &archive.path))?;
+        if archive.is_own() {
+            detached(py, || archive.close(&keep_going))
+                .map_err(|failure| failure.into_err(py, &archive.path))?;
         }
         drop(self.archive.replace(py, None));
         Ok(())

@@ -25,6 +25,7 @@ const STEP: usize = 256;
 static UNTRIED: AtomicUsize = AtomicUsize::new(STEP);
 
 /// The right to one map, given back when it is dropped.
+#[derive(Debug)]
 pub(crate) struct Claim(());
 
 impl Claim {

@@ -6,28 +6,22 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
-
-use crate::error::{Failure, check_signals, polled};
-use crate::file::{self, Locked, write_all_at};
-use crate::source::{Items, NpyHeader};
-use crate::{boot, fork, mapping, repair, replace};
+use mmnpz_format::additions::array_field::ArrayField;
 use mmnpz_format::additions::filler::Filler;
 use mmnpz_format::additions::mark::MemberState;
-use mmnpz_format::error::ErrorKind;
-use mmnpz_format::recover::recovery_scan::Effort;
-use mmnpz_format::recover::survey::Survey;
-use mmnpz_format::sparse::Sparse;
 use mmnpz_format::write::appender::{Appender, Reserved};
 use mmnpz_format::write::directory_plan::{NewDirectory, Publish};
-use mmnpz_format::write::grow_in_place::SharedBytes;
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
+
+use crate::failure::{Failure, KeepGoing, check};
+use crate::items::Items;
+use crate::writable_file::{self, Locked, write_all_at};
+use crate::{fork, recovery, replace};
 
 /// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
 /// blocks of 512 KiB the two threads wait more for each other.
@@ -44,7 +38,7 @@ const POLL_BLOCKS: usize = 16;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// Fails if there is one.
     Create,
     /// A new one in place of the one there is.
@@ -54,17 +48,17 @@ pub(crate) enum Mode {
 }
 
 /// An archive that is open for writing.
-pub(crate) struct Archive {
+pub struct ArchiveWriter {
     /// As it was given.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// The same, whatever the working folder is.
     absolute: PathBuf,
     locked: Locked,
     /// Whether all that is said to be written survives a power failure.
     sync: bool,
-    /// How often this process was forked off when it was opened. A forked child has a copy of the state that
+    /// The fork generation of the process that opened it. A forked child has a copy of the state that
     /// nobody tells of further members.
-    pub(crate) forks: u64,
+    forks: u64,
     state: Mutex<State>,
     /// Signalled when a member is finished.
     finished: Condvar,
@@ -75,87 +69,82 @@ pub(crate) struct Archive {
 
 /// What the threads that write share. It is locked for moments: to reserve a range, and to enter what was
 /// written.
-pub(crate) struct State {
-    pub(crate) appender: Appender,
+struct State {
+    appender: Appender,
     /// Gaps that could not be filled yet, as writing failed.
     gaps: Vec<Filler>,
     /// The threads that write a large member: these look at signals meanwhile.
     large: Vec<ThreadId>,
-    pub(crate) closed: bool,
+    closed: bool,
 }
 
 /// The answer to a thread that wants to write a member.
-pub(crate) enum Answer {
-    /// Its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Its place. [`ArchiveWriter::write`] must be called with it.
     Place(Placement),
-    /// So many bytes are needed in front of the directory, see [`Archive::make_room`].
+    /// There is one of this name already, and it was not said that this is meant.
+    Duplicate,
+    /// At least this many bytes are needed in front of the directory: call [`ArchiveWriter::make_room`].
     NoRoom(u64),
-    /// The file must be [prepared](Archive::prepare) first.
+    /// The file must be made ready first, which waits for the disk: call [`ArchiveWriter::prepare`].
     Unprepared,
+    /// The writer is closed.
+    Closed,
 }
 
 /// A member on its way to the file.
-pub(crate) struct Member {
-    pub(crate) name: StoredName,
-    pub(crate) header: Box<NpyHeader>,
-    pub(crate) items: Items,
+#[derive(Debug)]
+pub struct NewMember<'a> {
+    /// Its name.
+    pub name: StoredName,
+    /// Its `.npy` header.
+    pub header: &'a [u8],
+    /// The same, for the directory.
+    pub array_field: Option<&'a ArrayField>,
+    /// What follows the header.
+    pub items: Items,
 }
 
-/// What is in a file, to go on behind it. Members that no directory lists are taken up if their checksums are right.
-fn resume(file: &File, alignment: Alignment) -> Result<Appender, Failure> {
-    let metadata = file.metadata()?;
-    if metadata.len() == 0 {
-        return Ok(Appender::new(alignment));
-    }
-    // What was written since the system started is as it was written; of what is older, a power failure can have kept a
-    // part from the disk.
-    let effort = if boot::is_older(&metadata) { Effort::AppendChecked } else { Effort::Append };
-    let held: SharedBytes = Arc::new(mapping::map(file)?);
-    let holes = mapping::holes(file, &metadata, (*held).as_ref());
-    let sparse = Sparse::new((*held).as_ref(), &holes);
-    let mut survey = match polled(|keep_going| Survey::new(sparse, effort, keep_going)) {
-        Err(Failure::Format(error)) if error.kind != ErrorKind::Interrupted && is_blank(sparse)? => {
-            Survey::default()
-        }
-        survey => survey?,
-    };
-    repair::sort_out(file, sparse, &mut survey, |_| check_signals())?;
-    repair::resume(file, &held, &survey, alignment)
-}
-
-/// Whether a file holds nothing but zeros.
-pub(crate) fn is_blank(file: Sparse<'_>) -> Result<bool, Failure> {
-    polled(|keep_going| file.is_blank(keep_going))
-}
-
-impl Archive {
-    pub(crate) fn open(path: PathBuf, mode: Mode, alignment: Alignment, sync: bool) -> Result<Self, Failure> {
+impl ArchiveWriter {
+    /// Opens or creates the file at `path`. With `sync`, all that is said to be written survives a power failure.
+    ///
+    /// # Errors
+    /// If the system refuses it, another writer has the file, or what is there is no archive.
+    pub fn open(
+        path: PathBuf,
+        mode: Mode,
+        alignment: Alignment,
+        sync: bool,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Self, Failure> {
         let locked = match mode {
-            Mode::Create => file::create_new(&path)?,
-            Mode::Replace => replace::replace(&path)?,
-            Mode::Append => file::open_or_create(&path)?,
+            Mode::Create => writable_file::create_new(&path)?,
+            Mode::Replace => replace::replace(&path, keep_going)?,
+            Mode::Append => writable_file::open_or_create(&path)?,
         };
         if sync && locked.is_new {
             locked.file.sync_all()?;
-            file::sync_folder(&locked.file, &path)?;
+            writable_file::sync_folder(&locked.file, &path)?;
         }
         let appender = match mode {
-            Mode::Append => resume(&locked.file, alignment)?,
+            Mode::Append => recovery::append_to(&locked.file, alignment, keep_going)?,
             Mode::Create | Mode::Replace => Appender::new(alignment),
         };
         Ok(Self::new(path, locked, appender, sync))
     }
 
+    /// A writer that goes on as `appender` says.
     pub(crate) fn new(path: PathBuf, locked: Locked, appender: Appender, sync: bool) -> Self {
         // One that was there before may have been there for long.
         let is_on_disk = appender.count() > 0;
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        Archive {
+        ArchiveWriter {
             path,
             absolute,
             locked,
             sync,
-            forks: fork::count(),
+            forks: fork::generation(),
             state: Mutex::new(State { appender, gaps: Vec::new(), large: Vec::new(), closed: false }),
             finished: Condvar::new(),
             publishing: Mutex::new(is_on_disk),
@@ -166,18 +155,50 @@ impl Archive {
         &self.locked.file
     }
 
-    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
+    fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
         self.state.lock().map_err(|_| Failure::Poisoned)
     }
 
-    /// The same for a thread that is attached to the interpreter: it lets go of it while it waits.
-    pub(crate) fn lock_attached(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
-        self.state.lock_py_attached(py).map_err(|_| Failure::Poisoned)
+    /// Whether this process opened it. In a forked child nothing may be written.
+    pub fn is_own(&self) -> bool {
+        self.forks == fork::generation()
     }
 
-    /// Reserves a range for a member, in the state that is locked already.
-    pub(crate) fn reserve(&self, state: &mut State, member: &Member) -> Result<Answer, Failure> {
-        let header = member.header.bytes.len() as u64;
+    /// Reserves a range for a member; says if there is one of this name already, unless it `is_repeated` all the same.
+    ///
+    /// # Errors
+    /// If the system cannot write, or the member does not fit into any archive.
+    pub fn reserve(&self, member: &NewMember<'_>, is_repeated: bool) -> Result<Answer, Failure> {
+        self.reserve_in(&mut *self.lock()?, member, is_repeated)
+    }
+
+    /// As [`ArchiveWriter::reserve`], unless another thread has the lock: then None.
+    ///
+    /// # Errors
+    /// Those.
+    pub fn try_reserve(&self, member: &NewMember<'_>, is_repeated: bool) -> Result<Option<Answer>, Failure> {
+        match self.state.try_lock() {
+            Ok(mut state) => self.reserve_in(&mut state, member, is_repeated).map(Some),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Poisoned(_)) => Err(Failure::Poisoned),
+        }
+    }
+
+    fn reserve_in(
+        &self,
+        state: &mut State,
+        member: &NewMember<'_>,
+        is_repeated: bool,
+    ) -> Result<Answer, Failure> {
+        if state.closed {
+            return Ok(Answer::Closed);
+        }
+        if is_repeated {
+            state.appender.repeats_name();
+        } else if state.appender.is_likely(&member.name) {
+            return Ok(Answer::Duplicate);
+        }
+        let header = member.header.len() as u64;
         let size = header + member.items.len();
         if state.appender.has_prologue() && self.must_sync_prologue(state) {
             return Ok(Answer::Unprepared);
@@ -215,16 +236,28 @@ impl Archive {
         self.sync || state.appender.must_sync_prologue()
     }
 
-    /// The same for whoever is to wait for the disk without the interpreter.
-    pub(crate) fn prepare(&self) -> Result<(), Failure> {
+    /// Writes what must be in the file before members are appended, and waits for the disk.
+    ///
+    /// # Errors
+    /// If the system cannot write.
+    pub fn prepare(&self) -> Result<(), Failure> {
         let mut state = self.lock()?;
         self.begin(&mut state)
     }
 
     /// Writes a member into its range and enters it in the directory.
-    pub(crate) fn write(&self, place: &Placement, member: &mut Member) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// If the system cannot write, or it was interrupted: then the range is given up.
+    pub fn write(
+        &self,
+        place: &Placement,
+        member: &mut NewMember<'_>,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<(), Failure> {
         let large = place.is_large();
-        let written = if large { self.write_large(place, member) } else { self.write_small(place, member) };
+        let written =
+            if large { self.write_large(place, member, keep_going) } else { self.write_small(place, member) };
         let mut state = self.lock()?;
         if large {
             let this = thread::current().id();
@@ -232,11 +265,11 @@ impl Archive {
             found.map(|at| state.large.swap_remove(at));
         }
         if let Ok(crc) = &written {
-            state.appender.finish(place, &member.name, *crc, member.header.array_field.as_ref());
+            state.appender.finish(place, &member.name, *crc, member.array_field);
         } else {
             // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may have
             // mapped it. What cannot be done here only leaves bytes that nobody reads.
-            let _ = file::release(self.file(), place.header..place.end);
+            let _ = writable_file::release(self.file(), place.header..place.end);
             let gap = state.appender.abandon(place);
             state.gaps.extend(gap);
             self.fill_gaps(&mut state);
@@ -252,16 +285,16 @@ impl Archive {
     /// Fills gaps, so that members follow one another. Where that fails, the next directory tries again: until then, only
     /// programs that read without a directory miss what is behind.
     fn fill_gaps(&self, state: &mut State) {
-        state.gaps.retain(|filler| file::fill(self.file(), filler).is_err());
+        state.gaps.retain(|filler| writable_file::fill(self.file(), filler).is_err());
     }
 
     /// One buffer, one system call.
-    fn write_small(&self, place: &Placement, member: &mut Member) -> Result<u32, Failure> {
+    fn write_small(&self, place: &Placement, member: &mut NewMember<'_>) -> Result<u32, Failure> {
         let head = (place.file - place.header) as usize;
         let mut bytes = Vec::with_capacity((place.end - place.header) as usize);
         // The local header needs the checksum of what follows it.
         bytes.resize(head, 0);
-        bytes.extend_from_slice(&member.header.bytes);
+        bytes.extend_from_slice(member.header);
         member.items.read(member.items.len() as usize, &mut bytes);
         let crc = crc32fast::hash(&bytes[head..]);
         if self.sync || place.header == 0 {
@@ -281,7 +314,12 @@ impl Archive {
     /// A second thread takes every other block: while one copies and checksums, the other is in the system call,
     /// so that the bytes which are stored are those that were checksummed, whatever happens to the array, and
     /// writing still goes at the pace of the system call alone. If there is no free core, nothing is lost.
-    fn write_large(&self, place: &Placement, member: &Member) -> Result<u32, Failure> {
+    fn write_large(
+        &self,
+        place: &Placement,
+        member: &NewMember<'_>,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<u32, Failure> {
         self.begin_member(place, &member.name)?;
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
@@ -289,7 +327,7 @@ impl Archive {
         let mut blocks = thread::scope(|scope| {
             // Without another thread (there can be a limit) one does it all.
             let other = thread::Builder::new().spawn_scoped(scope, || job.write_blocks(|| Ok(()))).ok();
-            let mine = job.write_blocks(check_signals);
+            let mine = job.write_blocks(|| check(keep_going));
             let others = other.map_or(Ok(Ok(Vec::new())), thread::ScopedJoinHandle::join);
             let mut blocks = mine?;
             blocks.extend(others.map_err(|_| Failure::Poisoned)??);
@@ -340,17 +378,23 @@ impl Archive {
     }
 
     /// Writes a directory of all that is written, in front of which further members have room.
-    pub(crate) fn flush(&self, sync: bool) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// If the system cannot write.
+    pub fn flush(&self, sync: bool) -> Result<(), Failure> {
         self.publish(Publish::Flush(0), sync || self.sync)?;
         if sync && !self.sync {
             // Otherwise done when the file was opened.
-            file::sync_folder(self.file(), &self.absolute)?;
+            writable_file::sync_folder(self.file(), &self.absolute)?;
         }
         Ok(())
     }
 
     /// Makes room for a member of so many bytes.
-    pub(crate) fn make_room(&self, size: u64) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// If the system cannot write.
+    pub fn make_room(&self, size: u64) -> Result<(), Failure> {
         if self.lock()?.appender.make_way()? {
             return Ok(());
         }
@@ -396,7 +440,7 @@ impl Archive {
         let names = new.take_names();
         let new = &*new;
         if let Some(filler) = new.filler() {
-            file::fill_from_its_head(self.file(), filler)?;
+            writable_file::fill_from_its_head(self.file(), filler)?;
         }
         if new.grows() && *is_on_disk && !sync {
             // That it grows must be on the disk before its end record goes.
@@ -426,13 +470,32 @@ impl Archive {
         };
         new.last_writes(&head).try_for_each(|(bytes, at)| write(bytes, at))?;
         if let Some(room) = new.room() {
-            file::occupy(self.file(), &room);
+            writable_file::occupy(self.file(), &room);
         }
         Ok(())
     }
 
+    /// The names of all arrays, in the order of their members; a name as often as it was written.
+    ///
+    /// # Errors
+    /// If a directory that is added to where it is cannot be read to its end.
+    pub fn names(&self) -> Result<Vec<String>, Failure> {
+        Ok(self.lock()?.appender.names()?)
+    }
+
+    /// Whether there is a member of this name.
+    ///
+    /// # Errors
+    /// If a directory that is added to where it is cannot be read to its end.
+    pub fn contains(&self, name: &StoredName) -> Result<bool, Failure> {
+        Ok(self.lock()?.appender.contains(name)?)
+    }
+
     /// Waits for members that are being written, writes the directory, and lets nothing more be written.
-    pub(crate) fn close(&self) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// If the system cannot write: it can be called again. [`Failure::Writing`] in the middle of a write of this thread.
+    pub fn close(&self, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let mut state = self.lock()?;
         if state.large.contains(&thread::current().id()) {
             // A signal handler that runs in the middle of `write`, which would wait for itself.
@@ -443,7 +506,7 @@ impl Archive {
             state = self.finished.wait_timeout(state, PATIENCE).map_err(|_| Failure::Poisoned)?.0;
             if state.appender.is_busy() {
                 drop(state);
-                let interrupted = check_signals();
+                let interrupted = check(keep_going);
                 state = self.lock()?;
                 if interrupted.is_err() {
                     state.closed = false;
@@ -465,7 +528,7 @@ impl Archive {
 struct Job<'a> {
     file: &'a File,
     place: &'a Placement,
-    member: &'a Member,
+    member: &'a NewMember<'a>,
     /// The next block that nobody took.
     next: &'a AtomicU64,
     /// Some thread failed: the others need not go on.
@@ -501,11 +564,11 @@ impl Job<'_> {
             }
             let mut left = BLOCK.min(size - at);
             block.clear();
-            let header = self.member.header.bytes.get(at as usize..).unwrap_or_default();
+            let header = self.member.header.get(at as usize..).unwrap_or_default();
             block.extend_from_slice(&header[..header.len().min(left as usize)]);
             left -= block.len() as u64;
             if left > 0 {
-                items.seek(at + block.len() as u64 - self.member.header.bytes.len() as u64);
+                items.seek(at + block.len() as u64 - self.member.header.len() as u64);
                 items.read(left as usize, &mut block);
             }
             let mut crc = crc32fast::Hasher::new();

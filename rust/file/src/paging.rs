@@ -1,13 +1,10 @@
 //! What the operating system is told of how a map will be used. Nothing where there is no such thing to tell.
 
-use pyo3::exceptions::PyValueError;
-use pyo3::prelude::*;
-
-use crate::mapping::Mapping;
+use crate::mapping::Map;
 
 /// How the pages of a map will be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Advice {
+pub enum Advice {
     /// As the system thinks best.
     Normal,
     /// Here and there: nothing is read ahead.
@@ -21,7 +18,8 @@ pub(crate) enum Advice {
 }
 
 impl Advice {
-    const NAMES: [(&str, Advice); 5] = [
+    /// All of them, by their names.
+    pub const NAMES: [(&str, Advice); 5] = [
         ("normal", Advice::Normal),
         ("random", Advice::Random),
         ("sequential", Advice::Sequential),
@@ -29,30 +27,26 @@ impl Advice {
         ("dontneed", Advice::DontNeed),
     ];
 
-    /// The advice that users name so.
-    pub(crate) fn of(name: &str) -> PyResult<Self> {
-        let found = Self::NAMES.iter().find(|(other, _)| *other == name);
-        found.map(|(_, advice)| *advice).ok_or_else(|| {
-            let names = Self::NAMES.map(|(name, _)| format!("'{name}'")).join(", ");
-            PyValueError::new_err(format!("advice must be one of {names}, got {name:?}"))
-        })
+    /// The advice of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(other, _)| *other == name).map(|(_, advice)| *advice)
     }
 }
 
-impl Mapping {
+impl Map {
     /// Gives the system advice on `length` bytes from `offset` on. Whether it takes it is its own affair: errors are
     /// left aside, as are ranges that are not in the map.
-    pub(crate) fn advise(&self, advice: Advice, offset: usize, length: usize) {
+    pub fn advise(&self, advice: Advice, offset: usize, length: usize) {
         let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.bytes().len());
         if is_inside && length > 0 {
-            give(self.map(), advice, offset, length);
+            give(self.mapped(), advice, offset, length);
         }
     }
 
     /// Whether the bytes that are looked at, at most [`SAMPLE`] pages from `offset` on, are known not to be in memory.
     ///
     /// The system may say that all are: of a file that is not the user's own it always does.
-    pub(crate) fn is_absent(&self, offset: usize, length: usize) -> bool {
+    pub fn is_absent(&self, offset: usize, length: usize) -> bool {
         let end = offset.saturating_add(length).min(self.bytes().len());
         offset < end && absent(self.start(), offset, end)
     }

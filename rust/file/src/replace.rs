@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Failure, check_signals, polled};
-use crate::file::{self, Locked};
+use crate::failure::{Failure, KeepGoing, check, polled};
 use crate::mapping;
+use crate::writable_file::{self, Locked};
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::sparse::Sparse;
@@ -27,17 +27,17 @@ const MOST_LINKS: usize = 40;
 /// Where the system lets no other file take that place (a folder that may not be written to, a file of somebody else in one
 /// with the sticky bit, a file that is mounted by itself), the one that is there gets nothing but zeros. It does not get
 /// shorter: who has it mapped would die.
-pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
+pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Locked, Failure> {
     loop {
         let target = followed(path);
         match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
-            Ok(_) => return Err(file::irregular()),
+            Ok(_) => return Err(writable_file::irregular()),
             // A dangling link creates what it leads to; a file without a name can be opened where a process has it open.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let found = file::open_or_create(path)?;
+                let found = writable_file::open_or_create(path)?;
                 if !found.is_new {
-                    blank(&found.file)?;
+                    blank(&found.file, keep_going)?;
                 }
                 return Ok(found.made_new());
             }
@@ -46,12 +46,14 @@ pub(crate) fn replace(path: &Path) -> Result<Locked, Failure> {
         // What may not be written may not be replaced, nor what somebody else is writing; and a folder is refused
         // as the system words it. The path is the one that was given: the system may not let this process follow the
         // links of others.
-        let Some(old) = file::open_once(path)?.filter(|old| file::is_at(&old.file, &target)) else {
+        let Some(old) =
+            writable_file::open_once(path)?.filter(|old| writable_file::is_at(&old.file, &target))
+        else {
             continue;
         };
         match put_in_place(&target, &old.file, &old.file.metadata()?) {
             Err(Failure::Io(error)) if cannot_be_replaced(&error) => {
-                blank(&old.file)?;
+                blank(&old.file, keep_going)?;
                 return Ok(old.made_new());
             }
             new => return new,
@@ -96,7 +98,7 @@ fn create_temporary(beside: &Path) -> Result<(PathBuf, Locked), Failure> {
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = beside.with_file_name(format!(".mmnpz-{}-{number}.tmp", std::process::id()));
-        match file::create_private(&path) {
+        match writable_file::create_private(&path) {
             Ok(locked) => return Ok((path, locked)),
             // Left by a killed process of the same number.
             Err(Failure::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -153,7 +155,7 @@ fn keep(_: &File, new: &File, metadata: &Metadata) {
 }
 
 /// Where that starts which is behind the members of the file, as far as anybody can tell.
-fn end_of_archive(file: &File) -> Result<u64, Failure> {
+fn end_of_archive(file: &File, keep_going: KeepGoing<'_>) -> Result<u64, Failure> {
     let metadata = file.metadata()?;
     let length = metadata.len();
     if length == 0 {
@@ -161,8 +163,9 @@ fn end_of_archive(file: &File) -> Result<u64, Failure> {
     }
     let map = mapping::map(file)?;
     let holes = mapping::holes(file, &metadata, &map);
-    let survey = match polled(|keep_going| Survey::new(Sparse::new(&map, &holes), Effort::Read, keep_going)) {
-        Err(Failure::Raised(raised)) => return Err(Failure::Raised(raised)),
+    let sparse = Sparse::new(&map, &holes);
+    let survey = match polled(keep_going, |keep_going| Survey::new(sparse, Effort::Read, keep_going)) {
+        Err(Failure::Interrupted) => return Err(Failure::Interrupted),
         survey => survey.unwrap_or_default(),
     };
     let seal = survey.seal.map(|seal| seal.start());
@@ -171,17 +174,17 @@ fn end_of_archive(file: &File) -> Result<u64, Failure> {
 }
 
 /// Puts zeros in place of all that a file holds: what a killed writer leaves must not be taken for a part of the new file.
-fn blank(file: &File) -> Result<(), Failure> {
+fn blank(file: &File, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
     let length = file.metadata()?.len();
     // What leads to members first, the last directory: while they go, from the start on, each loses its header before its
     // data, and nothing lists it.
-    file::clear(file, end_of_archive(file)?..length)?;
+    writable_file::clear(file, end_of_archive(file, keep_going)?..length)?;
     file.sync_data()?;
     let mut at = 0;
     while at < length {
-        check_signals()?;
+        check(keep_going)?;
         let end = length.min(at + STEP);
-        file::clear(file, at..end)?;
+        writable_file::clear(file, at..end)?;
         at = end;
     }
     Ok(())

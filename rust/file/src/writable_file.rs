@@ -5,13 +5,14 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::error::Failure;
+use crate::failure::Failure;
 use crate::lock::{self, WriteLock};
 use crate::mapping;
 use mmnpz_format::additions::filler::Filler;
 
 /// A file that this process alone writes to.
 pub(crate) struct Locked {
+    /// The file, open for reading and writing.
     pub(crate) file: File,
     /// It was not there, or nothing of what was there is in it.
     pub(crate) is_new: bool,
@@ -256,6 +257,7 @@ fn punch(_file: &File, _range: &Range<u64>) -> bool {
     false
 }
 
+/// Writes bytes at a place of a file.
 #[cfg(unix)]
 pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)

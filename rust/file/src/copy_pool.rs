@@ -77,14 +77,14 @@ pub(crate) fn together<T>(count: usize, help: &(dyn Fn(usize) + Sync), work: imp
 /// The helpers of a call, which are let go when it is dropped, also by a panic.
 struct Crew {
     helpers: Vec<&'static Helper>,
-    /// How often this process was forked off.
+    /// The fork generation of the process that called them.
     forks: u64,
 }
 
 impl Crew {
     fn call(count: usize, job: &Job<'_>) -> Self {
         let most = MOST.min(count.max(processors() - 1));
-        let mut crew = Crew { helpers: Vec::with_capacity(count.min(most)), forks: fork::count() };
+        let mut crew = Crew { helpers: Vec::with_capacity(count.min(most)), forks: fork::generation() };
         for number in 1..=count {
             let Some(helper) = claim(&HELPERS[..most]) else { break };
             helper.number.store(number, Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         // In a child there are no such threads, and what they were to do is not theirs any more.
-        if self.forks != fork::count() {
+        if self.forks != fork::generation() {
             return;
         }
         for helper in &self.helpers {

@@ -10,11 +10,10 @@ use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::advice::Advice;
-use crate::error::{Failure, check_signals};
-use crate::fork;
-use crate::helpers;
-use crate::mapping::Mapping;
+use crate::failure::{Failure, KeepGoing, check};
+use crate::mapping::Map;
+use crate::paging::Advice;
+use crate::{copy_pool, fork};
 
 /// Threads take so many bytes at a time, or a bit less, for whole excerpts.
 const UNIT: usize = 1 << 17;
@@ -33,19 +32,21 @@ const SLOW: Duration = Duration::from_micros(200);
 /// If so many units were slow, they had to be read, even if the system says otherwise.
 const SUSPECT: usize = 3;
 
-/// Pending signals are looked at so often.
+/// How often it is asked whether to go on.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Bytes of a map: an excerpt.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) offset: usize,
-    pub(crate) bytes: usize,
+pub struct Place {
+    /// Where it starts.
+    pub offset: usize,
+    /// How many it has.
+    pub bytes: usize,
 }
 
 /// A batch of excerpts that is being copied.
-pub(crate) struct Copying<'a> {
-    mapping: &'a Mapping,
+pub struct Copying<'a> {
+    map: &'a Map,
     places: &'a [Place],
     /// Bytes that each excerpt has in the batch.
     room: usize,
@@ -82,15 +83,9 @@ impl<'a> Copying<'a> {
     /// - All `places` lie in the map, and none has more than `room` bytes.
     /// - `pad` is not empty if one has less, and divides what it is to fill.
     /// - `out` has `room` bytes for each place, for as long as this lives, that nobody else needs.
-    pub(crate) unsafe fn new(
-        mapping: &'a Mapping,
-        places: &'a [Place],
-        room: usize,
-        pad: &'a [u8],
-        out: *mut u8,
-    ) -> Self {
+    pub unsafe fn new(map: &'a Map, places: &'a [Place], room: usize, pad: &'a [u8], out: *mut u8) -> Self {
         Copying {
-            mapping,
+            map,
             places,
             room,
             pad,
@@ -109,10 +104,13 @@ impl<'a> Copying<'a> {
         self.room * self.places.len()
     }
 
-    /// Copies all, with as many threads as `threads` says, this one included, unless a signal handler raises.
-    pub(crate) fn run(mut self, threads: usize) -> Result<(), Failure> {
+    /// Copies all, with as many threads as `threads` says, this one included.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`].
+    pub fn run(mut self, threads: usize, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let looks = (self.total() / LOOK_EVERY).clamp(1, LOOKS);
-        if is_cold(self.mapping, self.places, looks) {
+        if is_cold(self.map, self.places, looks) {
             self.cold.store(true, Ordering::Relaxed);
             // Before there is another thread, which would not wait for this.
             self.tell(AHEAD);
@@ -120,17 +118,19 @@ impl<'a> Copying<'a> {
         let threads = threads.min(self.total().div_ceil(self.unit)).max(1);
         self.parts = (0..threads).map(|part| self.part(part, threads).start.into()).collect();
         if threads == 1 {
-            return self.work(0);
+            return self.work(0, Some(keep_going));
         }
-        let forks = fork::count();
-        // They stop when the main thread says so, and see no signals.
-        helpers::together(threads - 1, &|number| drop(self.work(number)), || self.work(0))?;
-        if forks != fork::count() {
+        let forks = fork::generation();
+        // They stop when the thread that was called says so.
+        copy_pool::together(threads - 1, &|number| drop(self.work(number, None)), || {
+            self.work(0, Some(keep_going))
+        })?;
+        if forks != fork::generation() {
             // A signal handler has forked, and this is the child: what others had begun is not done here.
             for number in 0..threads {
                 self.parts[number].store(self.part(number, threads).start, Ordering::Relaxed);
             }
-            self.work(0)?;
+            self.work(0, Some(keep_going))?;
         }
         Ok(())
     }
@@ -142,8 +142,8 @@ impl<'a> Copying<'a> {
         at(number)..at(number + 1)
     }
 
-    /// Copies units until there are no more. Only the thread that Python called, number 0, may look at signals.
-    fn work(&self, thread: usize) -> Result<(), Failure> {
+    /// Copies units until there are no more. Only the thread that was called, number 0, asks whether to go on.
+    fn work(&self, thread: usize, keep_going: Option<KeepGoing<'_>>) -> Result<(), Failure> {
         let mut clock = Instant::now();
         let mut polled = clock;
         let parts = self.parts.len();
@@ -165,8 +165,10 @@ impl<'a> Copying<'a> {
                     self.suspect(unit.end);
                 }
                 clock = now;
-                if thread == 0 && now - polled > POLL {
-                    if let Err(failure) = check_signals() {
+                if let Some(keep_going) = keep_going
+                    && now - polled > POLL
+                {
+                    if let Err(failure) = check(keep_going) {
                         self.stop.store(true, Ordering::Relaxed);
                         return Err(failure);
                     }
@@ -183,7 +185,7 @@ impl<'a> Copying<'a> {
     fn suspect(&self, at: usize) {
         let later = self.places.get(at / self.room..).unwrap_or_default();
         let times = self.slow.fetch_add(1, Ordering::Relaxed) + 1;
-        if times == SUSPECT || is_cold(self.mapping, later, LOOKS) {
+        if times == SUSPECT || is_cold(self.map, later, LOOKS) {
             self.cold.store(true, Ordering::Relaxed);
         }
     }
@@ -199,7 +201,7 @@ impl<'a> Copying<'a> {
             }
             if self.told.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 self.for_each_piece(&(from..to), |_, place, _| {
-                    self.mapping.advise(Advice::WillNeed, place.offset, place.bytes);
+                    self.map.advise(Advice::WillNeed, place.offset, place.bytes);
                 });
             }
         }
@@ -220,7 +222,7 @@ impl<'a> Copying<'a> {
     }
 
     fn copy(&self, unit: &Range<usize>) {
-        let map = self.mapping.start();
+        let map = self.map.start();
         self.for_each_piece(unit, |at, place, padding| {
             // While this one is copied, the processor fetches the start of the next.
             if let Some(next) = self.places.get(at / self.room + 1) {
@@ -262,7 +264,7 @@ const HEAD: usize = 1024;
 /// Has the processor fetch the first bytes from an address on: each excerpt is somewhere else, and waiting for its
 /// first bytes takes a fifth of the time of copying one of 3 kB.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn soon(start: *const u8, length: usize) {
+pub fn soon(start: *const u8, length: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     for line in (0..length.min(HEAD)).step_by(64) {
         // SAFETY: a hint, without effect where nothing can be read.
@@ -271,32 +273,35 @@ pub(crate) fn soon(start: *const u8, length: usize) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn soon(_start: *const u8, _length: usize) {}
+pub fn soon(_start: *const u8, _length: usize) {}
 
 /// Whether some of the places, of which so many are looked at, are not in memory.
-fn is_cold(mapping: &Mapping, places: &[Place], looks: usize) -> bool {
+fn is_cold(map: &Map, places: &[Place], looks: usize) -> bool {
     let last = places.len().saturating_sub(1);
     let mut numbers = (0..looks).map(|look| last * look / looks.saturating_sub(1).max(1));
-    numbers.any(|number| places.get(number).is_some_and(|place| mapping.is_absent(place.offset, place.bytes)))
+    numbers.any(|number| places.get(number).is_some_and(|place| map.is_absent(place.offset, place.bytes)))
 }
 
 /// One of so many places is looked at.
 const LOOK_EACH: usize = 16;
 
 /// Whether some places are not in memory, of which a few are looked at.
-pub(crate) fn are_cold(mapping: &Mapping, places: &[Place]) -> bool {
-    is_cold(mapping, places, LOOKS.max(places.len() / LOOK_EACH))
+pub fn are_cold(map: &Map, places: &[Place]) -> bool {
+    is_cold(map, places, LOOKS.max(places.len() / LOOK_EACH))
 }
 
-/// Has the system read places, unless a signal handler raises.
-pub(crate) fn fetch(mapping: &Mapping, places: &[Place]) -> Result<(), Failure> {
+/// Has the system read places.
+///
+/// # Errors
+/// [`Failure::Interrupted`].
+pub fn fetch(map: &Map, places: &[Place], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
     let mut polled = Instant::now();
     let result = places.iter().try_for_each(|place| {
         let end = place.offset + place.bytes;
         (place.offset..end).step_by(STEP).try_for_each(|offset| {
-            mapping.advise(Advice::WillNeed, offset, STEP.min(end - offset));
+            map.advise(Advice::WillNeed, offset, STEP.min(end - offset));
             if polled.elapsed() > POLL {
-                if let Err(failure) = check_signals() {
+                if let Err(failure) = check(keep_going) {
                     return ControlFlow::Break(failure);
                 }
                 polled = Instant::now();

@@ -1,0 +1,114 @@
+//! The bytes of an array in memory, in the order in which they are stored.
+
+/// The items of an array, read block by block in the order in which they are stored.
+#[derive(Debug, Clone)]
+pub struct Items {
+    /// The first item.
+    start: *const u8,
+    /// Lengths and strides in bytes of the axes, slowest first, without those that a `run` covers.
+    axes: Vec<(usize, isize)>,
+    /// Position along each of the axes.
+    position: Vec<usize>,
+    /// Bytes that lie side by side.
+    run: usize,
+    /// How many of them of the current run were read.
+    in_run: usize,
+    /// Bytes in all.
+    length: u64,
+}
+
+// SAFETY: the pointer is only read from, and only while the memory is there, in any thread: by the contract of `new`.
+unsafe impl Send for Items {}
+// SAFETY: as above; what changes is changed through `&mut`.
+unsafe impl Sync for Items {}
+
+impl Items {
+    /// The items of an array with these lengths and strides, in bytes, of its axes. If it `is_contiguous`, in C or in Fortran
+    /// order, all of it is one run. None if it is larger than the address space.
+    ///
+    /// # Safety
+    /// - `start` points to the first item of such an array.
+    /// - The memory of the array stays, and nobody frees it, for as long as what is returned is used, in any thread. It may be
+    ///   changed meanwhile: the bytes are moved and never interpreted.
+    pub unsafe fn new(
+        start: *const u8,
+        itemsize: usize,
+        shape: &[usize],
+        strides: &[isize],
+        is_contiguous: bool,
+    ) -> Option<Self> {
+        let length = shape.iter().try_fold(itemsize, |product, &n| product.checked_mul(n))?;
+        let (mut axes, mut run) = (Vec::new(), length);
+        if !is_contiguous {
+            // Axes of one item do not move; an axis that continues the run behind it joins it.
+            let all = shape.iter().copied().zip(strides.iter().copied());
+            axes.extend(all.filter(|&(n, _)| n != 1));
+            run = itemsize;
+            while let Some((n, _)) = axes.pop_if(|(_, stride)| usize::try_from(*stride) == Ok(run)) {
+                run *= n;
+            }
+        }
+        let position = vec![0; axes.len()];
+        Some(Items { start, axes, position, run, in_run: 0, length: length as u64 })
+    }
+
+    /// The number of bytes in all.
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Goes to a byte of the stored order, which must be one that there is.
+    pub fn seek(&mut self, at: u64) {
+        // Inside the array, whose size is a usize.
+        let at = at as usize;
+        self.in_run = at % self.run;
+        let mut run = at / self.run;
+        for (position, &(n, _)) in self.position.iter_mut().zip(&self.axes).rev() {
+            *position = run % n;
+            run /= n;
+        }
+    }
+
+    /// Appends the next `count` bytes to `block`; the caller asks for no more than there are.
+    pub fn read(&mut self, mut count: usize, block: &mut Vec<u8>) {
+        block.reserve(count);
+        while count > 0 {
+            let offset: isize =
+                self.axes.iter().zip(&self.position).map(|(&(_, stride), &at)| stride * at as isize).sum();
+            let part = count.min(self.run - self.in_run);
+            let used = block.len();
+            // SAFETY: `position` is inside the array's shape, so that its run lies in the array's memory, which
+            // is there by the contract of `new`; `in_run + part` is at most `run`. The block has room for `count`
+            // bytes, reserved above, and is other memory. Another thread may change the array meanwhile: the
+            // bytes are moved and never interpreted, as in NumPy's own `tofile`, and the checksum is taken of
+            // the copy.
+            unsafe {
+                let from = self.start.offset(offset).add(self.in_run);
+                std::ptr::copy_nonoverlapping(from, block.as_mut_ptr().add(used), part);
+                block.set_len(used + part);
+            }
+            count -= part;
+            self.in_run += part;
+            if self.in_run == self.run {
+                self.in_run = 0;
+                self.step();
+            }
+        }
+    }
+
+    /// Goes to the next run, last axis first.
+    fn step(&mut self) {
+        for (position, &(n, _)) in self.position.iter_mut().zip(&self.axes).rev() {
+            *position += 1;
+            if *position < n {
+                return;
+            }
+            *position = 0;
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Memory maps of archives.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::ops::Range;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use memmap2::Mmap;
+
+use crate::failure::Failure;
+use crate::map_limit::Claim;
+use mmnpz_format::recover::recovery_scan;
+use mmnpz_format::sparse::Sparse;
+
+/// A file that is mapped for reading, and the right to the map.
+#[derive(Debug)]
+pub struct Map {
+    map: Mmap,
+    /// Given back once the map is gone.
+    _claim: Claim,
+}
+
+impl Map {
+    /// A map that was [claimed](Claim::new).
+    pub(crate) fn new(map: Mmap, claim: Claim) -> Self {
+        Map { map, _claim: claim }
+    }
+
+    /// The bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub(crate) fn mapped(&self) -> &Mmap {
+        &self.map
+    }
+
+    /// Where the bytes are.
+    pub fn start(&self) -> *const u8 {
+        self.map.as_ptr()
+    }
+}
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Its size.
+    pub size: u64,
+    /// When it was last changed, in ns.
+    pub modified: u128,
+    /// Its number on the file system.
+    pub inode: u64,
+}
+
+/// A file that was mapped.
+pub(crate) struct MappedFile {
+    pub(crate) map: Mmap,
+    pub(crate) identity: Identity,
+    /// Its holes, as they were right after it was mapped.
+    pub(crate) holes: Vec<Range<u64>>,
+}
+
+impl MappedFile {
+    /// The bytes, and where they are in holes.
+    pub(crate) fn sparse(&self) -> Sparse<'_> {
+        Sparse::new(&self.map, &self.holes)
+    }
+}
+
+/// Maps the whole file at `path` for reading. The descriptor is closed again before this returns.
+pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        // Without it, opening a FIFO would wait for a writer.
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    }
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        #[cfg(unix)]
+        return Err(std::io::Error::from_raw_os_error(libc::EISDIR).into());
+    }
+    if !metadata.is_file() {
+        return Err(Failure::Irregular);
+    }
+    let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    #[cfg(unix)]
+    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+    #[cfg(not(unix))]
+    let inode = 0;
+    let map = map(&file)?;
+    let holes = holes(&file, &metadata, &map);
+    Ok(MappedFile { map, identity: Identity { size: metadata.len(), modified, inode }, holes })
+}
+
+/// So many holes are told of, the first ones: a file can have any number of them.
+const MOST_HOLES: usize = 1 << 12;
+
+/// The holes of a file with these bytes, in ascending order. The room in front of a directory counts as one if nobody looks
+/// into it, whatever fences are there.
+pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range<u64>> {
+    if !has_holes(metadata) {
+        return Vec::new();
+    }
+    let room = recovery_scan::closed_room(bytes);
+    let mut holes = holes_in(file, 0..room.start);
+    holes.extend((!room.is_empty()).then_some(room.clone()));
+    holes.extend(holes_in(file, room.end..metadata.len()));
+    holes
+}
+
+/// Whether a file can have any.
+#[cfg(unix)]
+fn has_holes(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    /// What `stat` counts space in.
+    const BLOCK: u64 = 512;
+
+    metadata.blocks().saturating_mul(BLOCK) < metadata.len()
+}
+
+/// Elsewhere, nobody can tell.
+#[cfg(not(unix))]
+fn has_holes(_metadata: &Metadata) -> bool {
+    false
+}
+
+/// The holes in a range of a file, in ascending order.
+#[cfg(target_os = "linux")]
+pub(crate) fn holes_in(file: &File, range: Range<u64>) -> Vec<Range<u64>> {
+    use std::os::fd::AsRawFd;
+
+    let seek = |at: u64, whence| {
+        let at = i64::try_from(at).ok()?;
+        // SAFETY: the descriptor is open as long as `file` is borrowed. Nobody relies on the position that this moves: all
+        // reads and writes name their places.
+        let found = unsafe { libc::lseek64(file.as_raw_fd(), at, whence) };
+        u64::try_from(found).ok()
+    };
+    let mut holes = Vec::new();
+    let mut at = range.start;
+    while holes.len() < MOST_HOLES
+        && at < range.end
+        && let Some(start) = seek(at, libc::SEEK_HOLE).filter(|&start| start < range.end)
+    {
+        // There is no data behind the last hole.
+        let end = seek(start, libc::SEEK_DATA).unwrap_or(range.end).min(range.end);
+        if end <= start {
+            break;
+        }
+        holes.push(start..end);
+        at = end;
+    }
+    holes
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn holes_in(_file: &File, _range: Range<u64>) -> Vec<Range<u64>> {
+    Vec::new()
+}
+
+/// Maps a whole open file for reading.
+pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
+    // SAFETY: a mapped file can be changed by others while we hold `&[u8]` to it, and no lock of ours can stop
+    // that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
+    // interpreted without a check against the map's own length at that moment, no check relies on two reads of
+    // the same byte being equal, and no `str` or reference made from the map outlives the call that made it
+    // and was not validated in it. mmnpz's own writer never makes a file shorter: it
+    // overwrites what is behind the last member, and appends; or it puts zeros over all, in mode "w". A file that others cut short ends the process with SIGBUS,
+    // which is not undefined behaviour.
+    Ok(unsafe { Mmap::map(file) }?)
+}

@@ -1,0 +1,79 @@
+//! Bringing back what a killed writer left: checking it, and writing the directory that lists it.
+
+use std::path::Path;
+
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::Origin;
+use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::zip::name;
+
+use crate::failure::{Failure, KeepGoing};
+pub use crate::recovery::Dropped;
+use crate::recovery::{self, FoundFile};
+use crate::writable_file;
+use crate::writer::ArchiveWriter;
+
+/// What a repair found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    /// How many members the archive has.
+    pub count: u64,
+    /// The names of those that no directory listed.
+    pub recovered: Vec<String>,
+    /// What is not in the archive.
+    pub dropped: Vec<Dropped>,
+    /// Whether anything had to be done.
+    pub changed: bool,
+}
+
+/// Makes the file at `path` an archive that lists all that is there. `progress` gets the numbers of bytes that were checked
+/// and that are to be, and says whether to go on.
+///
+/// # Errors
+/// If it is no archive, another writer has it, or the system cannot write.
+pub fn repair(
+    path: &Path,
+    progress: &dyn Fn(u64, u64) -> bool,
+    keep_going: KeepGoing<'_>,
+) -> Result<Repaired, Failure> {
+    let locked = writable_file::open(path)?;
+    let alignment = Alignment::new(1)?;
+    let mut found = FoundFile::new(&locked.file, &locked.file.metadata()?, Effort::Full, keep_going)?;
+    if found.survey.is_whole() {
+        let count = found.survey.directory.as_ref().map_or(0, |directory| directory.count);
+        let is_mended = recovery::mend_start(&locked.file, found.sparse().bytes, &found.survey)?;
+        let changed = is_mended | recovery::fill_stale_indexes(&locked.file, &found.survey)?;
+        if changed {
+            locked.file.sync_data()?;
+        }
+        return Ok(Repaired { count, recovered: Vec::new(), dropped: Vec::new(), changed });
+    }
+    let total: u64 = found.survey.found.iter().map(|member| member.end - member.file).sum();
+    let mut done = 0;
+    let mut dropped = found.sort_out(&locked.file, &mut |count| {
+        done += count;
+        progress(done, total)
+    })?;
+    let unfinished = found.survey.unfinished.iter();
+    dropped.extend(unfinished.map(|member| Dropped {
+        name: member.name.clone(),
+        header: member.header,
+        why: "it was not finished",
+    }));
+    let bytes = found.sparse().bytes;
+    let recovered = found.survey.found.iter().filter_map(|member| {
+        let name = name::decode(member.name(bytes), member.flags).ok()?;
+        Some(name.strip_suffix(name::EXTENSION)?.to_owned())
+    });
+    let recovered = recovered.collect();
+    let appender = recovery::resume(&locked.file, &found.bytes, &found.survey, alignment)?;
+    let count = appender.count();
+    if found.survey.origin == Origin::Members {
+        let (at, directory) = appender.foreign_directory();
+        writable_file::write_all_at(&locked.file, &directory, at)?;
+        locked.file.sync_data()?;
+    } else {
+        ArchiveWriter::new(path.to_owned(), locked, appender, true).close(keep_going)?;
+    }
+    Ok(Repaired { count, recovered, dropped, changed: true })
+}
