@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from mmnpz._memmap import memmap
-from mmnpz._mmnpz import DirectReader
+from mmnpz._mmnpz import DirectReader, _walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -223,14 +223,14 @@ class _Values(ValuesView["NDArray[Any]"]):
     _mapping: NpzReader
 
     def __iter__(self) -> Iterator["NDArray[Any]"]:
-        return self._mapping._walk(pairs=False) if _gives_views(self._mapping) else super().__iter__()
+        return _walk(self._mapping, pairs=False) if _gives_views(self._mapping) else super().__iter__()
 
 
 class _Items(ItemsView[str, "NDArray[Any]"]):
     _mapping: NpzReader
 
     def __iter__(self) -> Iterator[tuple[str, "NDArray[Any]"]]:
-        return self._mapping._walk(pairs=True) if _gives_views(self._mapping) else super().__iter__()
+        return _walk(self._mapping, pairs=True) if _gives_views(self._mapping) else super().__iter__()
 
 
 def _gives_views(reader: NpzReader) -> bool:

@@ -1,49 +1,55 @@
-//! The binding of `mmnpz-file` to Python and NumPy.
+//! The binding of `mmnpz-file` to Python and NumPy: classes, exceptions, and views.
+//!
+//! It knows no zip, and opens no file. Each folder may use those above it in this list, and no other:
+//!
+//! - `error`, `detach`, `swap_cell`, `mapping`: exceptions; running without the interpreter; a value that threads read
+//!   while one replaces it; what keeps a file mapped.
+//! - `numpy`: all that touches the NumPy C API.
+//! - `views`: open files, and the views that are handed out.
+//! - `batch`: many members at once.
+//! - `reading`, `writing`: the classes.
 #![deny(missing_docs)]
 // PyO3 hands arguments over by value and wants getters as methods; docstrings have Python's brackets and quotes.
 #![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref, clippy::doc_link_with_quotes)]
 
 use pyo3::pymodule;
 
-mod array;
+mod batch;
 mod detach;
 mod error;
-mod gather;
 mod mapping;
-mod memmap;
-mod reader;
-mod repair;
-mod shared;
-mod source;
-mod subclass;
-mod subscript;
+mod numpy;
+mod reading;
+mod swap_cell;
 mod views;
-mod walk;
-mod writer;
+mod writing;
 
 /// The compiled half of mmnpz; use the names that the package exports.
 #[pymodule(gil_used = false)]
 mod _mmnpz {
     use pyo3::prelude::*;
 
-    use super::{array, memmap, source, subscript};
+    use super::numpy::{array, memmap, npy_header};
+    use super::reading::getitem_slot;
 
     #[pymodule_export]
     use super::mapping::Mapping;
     #[pymodule_export]
-    use super::reader::Reader;
+    use super::reading::iterate::_walk;
     #[pymodule_export]
-    use super::repair::repair;
+    use super::reading::reader::Reader;
     #[pymodule_export]
-    use super::writer::Writer;
+    use super::writing::repair::repair;
+    #[pymodule_export]
+    use super::writing::writer::Writer;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         mmnpz_file::init();
         array::look_up(module.py())?;
-        source::look_up(module.py())?;
+        npy_header::look_up(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        module.add("DirectReader", subscript::make_type(module.py())?)?;
+        module.add("DirectReader", getitem_slot::make_type(module.py())?)?;
         module.add("memmap", memmap::make_type(module.py())?)
     }
 }

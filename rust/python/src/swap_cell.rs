@@ -8,17 +8,17 @@
 use pyo3::prelude::*;
 
 #[cfg(not(Py_GIL_DISABLED))]
-pub(crate) struct Shared<T>(std::cell::UnsafeCell<T>);
+pub(crate) struct SwapCell<T>(std::cell::UnsafeCell<T>);
 
 // SAFETY: the value is reached only through `read`, `visit` and `replace`, which need the GIL, and is then moved
 // or copied from without letting go of it: no two threads are in there at once.
 #[cfg(not(Py_GIL_DISABLED))]
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for SwapCell<T> {}
 
 #[cfg(not(Py_GIL_DISABLED))]
-impl<T: Send + Sync> Shared<T> {
+impl<T: Send + Sync> SwapCell<T> {
     pub(crate) fn new(value: T) -> Self {
-        Shared(std::cell::UnsafeCell::new(value))
+        SwapCell(std::cell::UnsafeCell::new(value))
     }
 
     /// Takes something out of the value. `read` may count references up; it may not run Python code, drop a
@@ -43,12 +43,12 @@ impl<T: Send + Sync> Shared<T> {
 }
 
 #[cfg(Py_GIL_DISABLED)]
-pub(crate) struct Shared<T>(arc_swap::ArcSwap<T>);
+pub(crate) struct SwapCell<T>(arc_swap::ArcSwap<T>);
 
 #[cfg(Py_GIL_DISABLED)]
-impl<T: Send + Sync> Shared<T> {
+impl<T: Send + Sync> SwapCell<T> {
     pub(crate) fn new(value: T) -> Self {
-        Shared(arc_swap::ArcSwap::from_pointee(value))
+        SwapCell(arc_swap::ArcSwap::from_pointee(value))
     }
 
     /// Takes something out of the value, which stays as it is meanwhile.

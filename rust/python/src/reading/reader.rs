@@ -1,365 +1,29 @@
 //! The reader: from names to views.
 
-use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyUserWarning, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
-use pyo3::{Borrowed, PyTraverseError, PyVisit};
+use pyo3::{PyTraverseError, PyVisit};
 
-use crate::array;
-use crate::detach::detached;
-use crate::error::{IntoErr, go_on_unless, in_member, keep_going};
-use crate::gather::{self, Key, Making, Part};
-use crate::mapping::Mapping;
-use crate::shared::Shared;
-use crate::views::{DICT_FIRST, Views, may_be_locked};
-use crate::walk::Walk;
 use mmnpz_file::mapping::Identity;
 use mmnpz_file::paging::Advice;
-use mmnpz_file::snapshot::{Snapshot, Unlisted};
-use mmnpz_file::{Failure, fork};
-use mmnpz_format::error::Error;
-use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
-use mmnpz_format::read::walked_index::{Member, MemberId};
+use mmnpz_file::snapshot::Snapshot;
 
-/// So many members are taken up between two looks at pending signals.
-const POLL_INTERVAL: usize = 4096;
-
-/// So many members are looked at together where views are made of one after the other.
-const SOME: usize = 128;
-
-/// An open archive: what all handles on it share, and what a view needs to be made.
-struct OpenFile {
-    snapshot: Snapshot,
-    /// With what it was opened, to open it again: pairs, as no tuple has a lock.
-    options: Py<PyTuple>,
-    mapping: Py<Mapping>,
-    /// The type of the array over the whole map.
-    map_type: Py<PyType>,
-    /// The type of the views.
-    view_type: Py<PyType>,
-    max_header_size: usize,
-    /// It was said that the directory is damaged.
-    warned: AtomicBool,
-    /// The list of all names, and the fork generation in which it was made. Locked for moments, by threads that stay
-    /// attached meanwhile.
-    files: Mutex<Option<(u64, Py<PyList>)>>,
-}
-
-impl OpenFile {
-    fn bytes(&self) -> &[u8] {
-        self.snapshot.bytes()
-    }
-
-    fn lookup(&self) -> &Lookup {
-        self.snapshot.lookup()
-    }
-
-    fn err(&self, py: Python<'_>, failure: Failure) -> PyErr {
-        failure.into_err(py, self.snapshot.path())
-    }
-
-    /// The exception that says what is wrong with a member.
-    fn member_err(&self, py: Python<'_>, failure: Failure, name: &str) -> PyErr {
-        match failure {
-            Failure::Format(error) => self.err(py, Failure::Format(error.in_member(name))),
-            other => self.err(py, other),
-        }
-    }
-
-    /// A new view of a member, with `mmap` as its base.
-    fn view<'py>(
-        &self,
-        mmap: &Bound<'py, PyAny>,
-        member: &Member,
-        name: &str,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = mmap.py();
-        let located = self.snapshot.locate(member, name, self.max_header_size, &|| self.verify(py));
-        let LocatedArray { header, offset, stored } =
-            located.map_err(|failure| self.member_err(py, failure, name))?;
-        // No more than the length of the map.
-        let offset = offset as usize;
-        let view = array::with_dtype(py, &header.descr, |dtype| {
-            let view_type = self.view_type.bind(py);
-            array::map_array(self.mapping.get(), mmap, view_type, &header, dtype, stored, offset)
-        });
-        view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
-    }
-
-    /// The member of a name; `again` is for one that is not going to be read.
-    fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
-        let found = self.snapshot.find(name, again, &|| self.verify(py));
-        found.map_err(|failure| self.member_err(py, failure, name))
-    }
-
-    /// Makes sure that what the lookup says of all members is right.
-    fn verify(&self, py: Python<'_>) -> Result<(), Failure> {
-        let snapshot = &self.snapshot;
-        if snapshot.is_verified() {
-            return Ok(());
-        }
-        detached(py, || snapshot.verify(&keep_going))?;
-        if self.lookup().is_recovered()
-            && !snapshot.is_being_written()
-            && !self.warned.swap(true, Ordering::Relaxed)
-        {
-            let message = format!(
-                "{}: the archive's directory is damaged; {} arrays were found without it; mmnpz.repair checks them and \
-                 writes a directory",
-                snapshot.path().display(),
-                self.lookup().len()
-            );
-            if !go_on_unless(warn(py, message)) {
-                return Err(Failure::Interrupted);
-            }
-        }
-        Ok(())
-    }
-
-    fn verify_or_err(&self, py: Python<'_>) -> PyResult<()> {
-        self.verify(py).map_err(|failure| self.err(py, failure))
-    }
-
-    /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
-    /// all of them once more.
-    fn for_each(
-        &self,
-        py: Python<'_>,
-        mut each: impl FnMut(usize, &Member, &Bound<'_, PyString>) -> PyResult<()>,
-    ) -> PyResult<()> {
-        self.verified(py, |lookup, bytes| {
-            lookup.members(bytes).enumerate().try_for_each(|(number, named)| {
-                let (member, name) = named?;
-                let done = each(number, &member, &PyString::new(py, &name))
-                    .and_then(|()| if number % POLL_INTERVAL == 0 { py.check_signals() } else { Ok(()) });
-                if go_on_unless(done) { Ok(()) } else { Err(Failure::Interrupted) }
-            })
-        })
-    }
-
-    /// The names of all arrays; the same list each time.
-    fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        if let Some(files) = self.known_files(py) {
-            return Ok(files);
-        }
-        let forks = fork::generation();
-        let mut list = PyList::empty(py);
-        self.for_each(py, |number, _, name| {
-            if number == 0 {
-                list = PyList::empty(py);
-            }
-            list.append(name)
-        })?;
-        let mut files = self.lock_files();
-        if let Some((made, first)) = &*files
-            && !may_be_locked(*made)
-        {
-            // Ours goes after the lock, which is younger.
-            return Ok(first.bind(py).clone());
-        }
-        let old = files.replace((forks, list.clone().unbind()));
-        drop(files);
-        drop(old);
-        Ok(list)
-    }
-
-    fn known_files<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyList>> {
-        let files = self.lock_files();
-        let (made, list) = files.as_ref()?;
-        (!may_be_locked(*made)).then(|| list.bind(py).clone())
-    }
-
-    fn lock_files(&self) -> MutexGuard<'_, Option<(u64, Py<PyList>)>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
-        self.verified(py, |lookup, bytes| Ok(lookup.name(bytes, member)?))
-    }
-
-    /// The member at a position in archive order, and its name.
-    fn at(&self, py: Python<'_>, position: usize) -> PyResult<(Member, String)> {
-        self.verified(py, |lookup, bytes| Ok(lookup.at(bytes, position)?))
-    }
-
-    /// Some members from a position in archive order on, whose views are going to be made, and their names.
-    fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
-        let some: Vec<(Member, String)> = self.verified(py, |lookup, bytes| {
-            let some: Result<_, Error> = lookup.members_from(bytes, from).take(SOME).collect();
-            Ok(some?)
-        })?;
-        self.fetch_headers(py, some.iter().map(|(member, _)| *member))?;
-        Ok(some)
-    }
-
-    /// Has the system read the headers of members whose views are going to be made, if they are needed and not in memory.
-    fn fetch_headers(&self, py: Python<'_>, members: impl Iterator<Item = Member>) -> PyResult<()> {
-        if self.lookup().has_headers() {
-            return Ok(());
-        }
-        let places = members.map(|member| member.extent().0);
-        gather::fetch_headers_at(py, self.mapping.get(), self.snapshot.path(), places)
-    }
-
-    /// What `read` tells of all members once that is verified.
-    fn verified<T>(
-        &self,
-        py: Python<'_>,
-        read: impl FnMut(&Lookup, &[u8]) -> Result<T, Failure>,
-    ) -> PyResult<T> {
-        let found = self.snapshot.verified(&|| self.verify(py), read);
-        found.map_err(|failure| self.err(py, failure))
-    }
-}
-
-/// An archive and views into it, which any number of readers share.
-pub(crate) struct Handle {
-    file: Arc<OpenFile>,
-    views: Views,
-}
-
-impl Handle {
-    /// A handle with views of its own, all of them made if they are to be preloaded.
-    fn new(py: Python<'_>, file: Arc<OpenFile>, preload: bool) -> PyResult<Arc<Self>> {
-        let mmap = array::whole_map(file.mapping.bind(py), file.map_type.bind(py))?;
-        let views = Views::new(py, file.lookup().limit(), mmap.unbind());
-        let handle = Handle { file, views };
-        if preload {
-            handle.preload(py)?;
-        }
-        Ok(Arc::new(handle))
-    }
-
-    fn view<'py>(&self, py: Python<'py>, member: &Member, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        self.file.view(self.views.mmap.bind(py), member, name)
-    }
-
-    /// The view of a name, which is made and, if it is to be, kept.
-    #[cold]
-    pub(crate) fn first_access<'py>(
-        &self,
-        name: &Bound<'py, PyAny>,
-        keep: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = name.py();
-        let file = &self.file;
-        let key = name.cast::<PyString>().ok();
-        // A name with lone surrogates is in no archive.
-        let text = key.and_then(|key| key.to_str().ok());
-        let found = text.map_or(Ok(None), |text| file.find(py, text, false))?;
-        let (Some(key), Some(text), Some(member)) = (key, text, found) else {
-            // As a dict would: what cannot be hashed is no key at all.
-            name.hash()?;
-            return Err(PyKeyError::new_err((name.clone().unbind(),)));
-        };
-        let view = self.view(py, &member, text)?;
-        if !keep {
-            return Ok(view);
-        }
-        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
-        self.keep(member.id, &key, view)
-    }
-
-    /// The names of all arrays, the same list each time.
-    pub(crate) fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.file.files(py)
-    }
-
-    /// See [`Archive::some`].
-    pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
-        self.file.some(py, from)
-    }
-
-    /// The view of a member, whose name is looked up nowhere.
-    pub(crate) fn view_of<'py>(
-        &self,
-        member: &Member,
-        name: &Bound<'py, PyString>,
-        keep: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = name.py();
-        if keep && let Some(view) = self.views.get(py, member.id) {
-            return Ok(view);
-        }
-        let view = self.view(py, member, name.to_str()?)?;
-        if keep { self.keep(member.id, name, view) } else { Ok(view) }
-    }
-
-    /// The same for the member at a position in archive order.
-    #[cold]
-    fn first_access_at<'py>(
-        &self,
-        py: Python<'py>,
-        position: usize,
-        keep: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (member, name) = self.file.at(py, position)?;
-        let view = self.view(py, &member, &name)?;
-        if keep { self.keep(member.id, &PyString::new(py, &name), view) } else { Ok(view) }
-    }
-
-    /// The view of a member that counts from now on, entered in the dict of views where it must be.
-    fn keep<'py>(
-        &self,
-        member: MemberId,
-        name: &Bound<'py, PyString>,
-        view: Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (view, listed) = self.views.publish(member, view)?;
-        if listed {
-            self.views.enter(name, &view)?;
-        }
-        self.views.settle(member);
-        Ok(view)
-    }
-
-    /// Makes and keeps all views.
-    fn preload(&self, py: Python<'_>) -> PyResult<()> {
-        self.file.for_each(py, |number, member, name| {
-            if number % SOME == 0 {
-                let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
-                self.file.fetch_headers(py, next)?;
-            }
-            let view = self.view(py, member, name.to_str()?)?;
-            self.keep(member.id, name, view).map(drop)
-        })
-    }
-
-    /// The dict of all views that are kept.
-    fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.views.arrays(py, |member| Ok(PyString::new(py, &self.file.name(py, member)?).into_any()))
-    }
-}
-
-/// Warns of what a writer left in a file, or is just writing.
-fn warn_of_unlisted(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
-    let Some(Unlisted { count, is_lost }) = snapshot.unlisted() else { return Ok(()) };
-    let is_written = detached(py, || snapshot.is_being_written());
-    let path = snapshot.path().display();
-    let message = match (is_written, is_lost) {
-        // What was written since the last flush.
-        (true, false) => return Ok(()),
-        (true, true) => {
-            format!("{path}: the archive has no directory, as it is being written; {count} arrays were found")
-        }
-        (false, _) => format!(
-            "{path}: the archive has no complete directory, as a writer was not closed; {count} arrays were \
-             found without; mmnpz.repair checks them and writes a directory"
-        ),
-    };
-    warn(py, message)
-}
-
-fn warn(py: Python<'_>, message: String) -> PyResult<()> {
-    // A path cannot have a NUL in it.
-    let message = std::ffi::CString::new(message)?;
-    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)
-}
+use crate::batch::arguments::Part;
+use crate::batch::gather::{self, Making};
+use crate::batch::lookup::BatchLookup;
+use crate::batch::{members, prefetch};
+use crate::detach::detached;
+use crate::error::{IntoErr, keep_going};
+use crate::mapping::Mapping;
+use crate::swap_cell::SwapCell;
+use crate::views::handle::Handle;
+use crate::views::open_file::{OpenFile, Types, warn_of_unlisted};
+use crate::views::pages;
+use crate::views::view_cache::DICT_FIRST;
 
 /// What changes when a reader is opened and closed.
 #[derive(Default)]
@@ -384,7 +48,7 @@ impl State {
 /// The compiled base of `mmnpz.NpzReader`.
 #[pyclass(subclass, frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Reader {
-    state: Shared<State>,
+    state: SwapCell<State>,
 }
 
 impl Reader {
@@ -437,150 +101,6 @@ impl Reader {
     }
 }
 
-/// The views of many members, of an archive that stays as it is when the reader is closed meanwhile.
-pub(crate) struct BatchLookup<'py> {
-    py: Python<'py>,
-    handle: Arc<Handle>,
-    cache: bool,
-    /// The dict to ask first for a name, if there is such.
-    first: Option<Bound<'py, PyDict>>,
-}
-
-/// A view that is kept.
-pub(crate) enum Kept<'a, 'py> {
-    Own(Bound<'py, PyAny>),
-    /// Without a reference of its own, which threads would wait for each other to count.
-    Shared(Borrowed<'a, 'py, PyAny>),
-}
-
-impl<'py> Deref for Kept<'_, 'py> {
-    type Target = Bound<'py, PyAny>;
-
-    fn deref(&self) -> &Self::Target {
-        match self {
-            Kept::Own(view) => view,
-            Kept::Shared(view) => view,
-        }
-    }
-}
-
-impl<'py> BatchLookup<'py> {
-    pub(crate) fn py(&self) -> Python<'py> {
-        self.py
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.handle.file.snapshot.path()
-    }
-
-    pub(crate) fn mapping(&self) -> &Mapping {
-        self.handle.file.mapping.get()
-    }
-
-    /// How many members there are: only then is known what a position means.
-    pub(crate) fn count(&self) -> PyResult<usize> {
-        self.handle.file.verify_or_err(self.py)?;
-        Ok(self.handle.file.lookup().len())
-    }
-
-    /// The name of the member at a position.
-    pub(crate) fn name_at(&self, position: usize) -> PyResult<String> {
-        self.handle.file.at(self.py, position).map(|(_, name)| name)
-    }
-
-    /// The view of a member, if it is kept.
-    #[inline]
-    pub(crate) fn kept(&self, key: Key<'_, 'py>) -> PyResult<Option<Kept<'_, 'py>>> {
-        match (key, &self.first) {
-            (Key::Name(name), Some(dict)) => Ok(dict.get_item(name)?.map(Kept::Own)),
-            _ if self.cache => {
-                let file = &self.handle.file;
-                let member = match key {
-                    Key::Name(name) => {
-                        let name = name.cast::<PyString>().ok();
-                        let text = name.as_ref().and_then(|name| name.to_str().ok());
-                        let found = text.map(|text| file.lookup().find_again(file.bytes(), text));
-                        found.and_then(Found::member).map(|member| member.id)
-                    }
-                    Key::Position(position) => file.lookup().id(position),
-                };
-                Ok(member.and_then(|member| self.handle.views.peek(self.py, member)).map(Kept::Shared))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// The same of many members; an error is left for whoever asks for that one. What is to be read to make the others
-    /// is in the cache of the processor then.
-    pub(crate) fn kept_of<'a>(&'a self, keys: &[Key<'_, 'py>], kept: &mut Vec<Option<Kept<'a, 'py>>>) {
-        let file = &self.handle.file;
-        if self.cache && self.first.is_none() {
-            let found = file.lookup().find_all(file.bytes(), keys.iter().map(text_of));
-            kept.extend(keys.iter().zip(found).map(|(key, found)| {
-                let member = if let Key::Position(at) = *key { file.lookup().id(at) } else { found };
-                self.handle.views.peek(self.py, member?).map(Kept::Shared)
-            }));
-            return;
-        }
-        kept.extend(keys.iter().map(|key| self.kept(*key).unwrap_or_default()));
-        if file.lookup().uses_stored() && kept.iter().any(Option::is_none) {
-            let missing = keys.iter().zip(&*kept).filter(|(_, view)| view.is_none());
-            file.lookup().find_all(file.bytes(), missing.map(|(key, _)| text_of(key)));
-        }
-    }
-
-    /// What the reader gives for a member of which no view is kept.
-    #[inline]
-    pub(crate) fn made(&self, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.access(key, self.cache)
-    }
-
-    /// Whether a view cannot be made without a look at the member's headers.
-    pub(crate) fn reads_headers(&self) -> bool {
-        !self.handle.file.lookup().has_headers()
-    }
-
-    /// Where the headers of a member start, as far as that is known without a look at them.
-    pub(crate) fn headers_at(&self, key: Key<'_, 'py>) -> Option<u64> {
-        let file = &self.handle.file;
-        let member = match key {
-            Key::Name(name) => {
-                let name = name.cast::<PyString>().ok()?;
-                file.lookup().find_again(file.bytes(), name.to_str().ok()?).member()?
-            }
-            Key::Position(position) => file.lookup().at(file.bytes(), position).ok()?.0,
-        };
-        Some(member.extent().0)
-    }
-
-    /// A new view, whatever is kept.
-    pub(crate) fn fresh(&self, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.access(key, false)
-    }
-
-    #[cold]
-    fn access(&self, key: Key<'_, 'py>, keep: bool) -> PyResult<Bound<'py, PyAny>> {
-        match key {
-            Key::Name(name) => {
-                let view = self.handle.first_access(&name, keep);
-                view.map_err(|error| {
-                    let is_unknown = error.is_instance_of::<PyKeyError>(self.py);
-                    is_unknown.then(|| gather::not_a_name(&name)).flatten().unwrap_or(error)
-                })
-            }
-            Key::Position(position) => self.handle.first_access_at(self.py, position, keep),
-        }
-    }
-}
-
-/// The name that a member is asked for by.
-fn text_of<'a>(key: &'a Key<'_, '_>) -> Option<&'a str> {
-    let Key::Name(name) = key else { return None };
-    // Not by a reference of its own, which would go before the text does.
-    let name: &Bound<'_, PyAny> = name;
-    name.cast::<PyString>().ok()?.to_str().ok()
-}
-
 fn closed() -> PyErr {
     PyValueError::new_err("the reader is closed")
 }
@@ -590,7 +110,7 @@ impl Reader {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Reader { state: Shared::new(State::default()) }
+        Reader { state: SwapCell::new(State::default()) }
     }
 
     /// Opens an archive, in place of the one that is open. `options` are the arguments that follow, for
@@ -614,16 +134,9 @@ impl Reader {
         let opened = detached(py, || Snapshot::open(&path, expected, &keep_going));
         let snapshot = opened.map_err(|failure| failure.into_err(py, &path))?;
         warn_of_unlisted(py, &snapshot)?;
-        let file = OpenFile {
-            mapping: Bound::new(py, Mapping::new(Arc::clone(snapshot.map()), filename))?.unbind(),
-            snapshot,
-            options,
-            map_type: map_type.unbind(),
-            view_type: view_type.unbind(),
-            max_header_size,
-            warned: AtomicBool::new(false),
-            files: Mutex::default(),
-        };
+        let mapping = Bound::new(py, Mapping::new(Arc::clone(snapshot.map()), filename))?.unbind();
+        let types = Types { map: map_type.unbind(), view: view_type.unbind() };
+        let file = OpenFile::new(snapshot, options, mapping, types, max_header_size);
         let handle = Handle::new(py, Arc::new(file), preload)?;
         drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())
@@ -814,7 +327,7 @@ impl Reader {
     ) -> PyResult<()> {
         let lookup = self.lookup(names.py())?;
         let part = Part::new(&lookup, names, starts, stops, length)?;
-        gather::prefetch(&lookup, &part)
+        prefetch::prefetch(&lookup, &part)
     }
 
     /// Tells the operating system how the map of the file will be used, by all who share it in this process.
@@ -879,11 +392,6 @@ impl Reader {
         self.file(py)?.files(py)?.try_iter()
     }
 
-    /// The views of all arrays in archive order, with their names if `pairs`.
-    fn _walk(slf: &Bound<'_, Self>, pairs: bool) -> PyResult<Walk> {
-        Walk::new(slf, pairs)
-    }
-
     /// The names of all arrays, in archive order, without their ``.npy`` extension (list of str).
     ///
     /// The list is made when it is first asked for.
@@ -914,20 +422,20 @@ impl Reader {
         // Nothing of Python runs in there: the array keeps the dtype that is looked at.
         self.state.read(py, |state| {
             let handle = state.handle.as_ref().ok_or_else(closed)?;
-            Ok(gather::place_of(handle.file.mapping.get(), array).is_some())
+            Ok(pages::place_of(handle.file.mapping.get(), array).is_some())
         })
     }
 
     /// Has the system read the items of those arrays that lie in the file, if they are not in memory.
     fn _fetch(&self, arrays: &Bound<'_, PyList>) -> PyResult<()> {
         let file = self.file(arrays.py())?;
-        gather::fetch(file.mapping.get(), file.snapshot.path(), arrays)
+        pages::fetch(file.mapping.get(), file.snapshot.path(), arrays)
     }
 
     /// Has the system read the headers of those arrays, given by their names, if they are needed and not in memory.
     fn _fetch_headers(&self, names: &Bound<'_, PyAny>) -> PyResult<()> {
         let lookup = self.lookup(names.py())?;
-        gather::fetch_headers_of(&lookup, names)
+        members::fetch_headers_of(&lookup, names)
     }
 
     /// The memory map of the whole file (memmap of uint8); gone once the reader is closed.
@@ -994,11 +502,8 @@ impl Reader {
             if Arc::strong_count(handle) > 1 {
                 return Ok(());
             }
-            if Arc::strong_count(&handle.file) == 1
-                && let Ok(files) = handle.file.files.try_lock()
-                && let Some((_, list)) = &*files
-            {
-                visit.call(list)?;
+            if Arc::strong_count(&handle.file) == 1 {
+                handle.file.traverse(&visit)?;
             }
             handle.views.traverse(&visit)
         })

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-use crate::array::is_plain;
+use crate::numpy::array::is_plain;
 use mmnpz_file::items::Items;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::npy::header;

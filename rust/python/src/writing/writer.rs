@@ -9,8 +9,8 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::detach::detached;
 use crate::error::{IntoErr, in_member, keep_going};
-use crate::shared::Shared;
-use crate::source::{as_array, items, npy_header};
+use crate::numpy::npy_header::{as_array, items, npy_header};
+use crate::swap_cell::SwapCell;
 use mmnpz_file::Failure;
 use mmnpz_file::writer::{Answer, ArchiveWriter, Mode, NewMember};
 use mmnpz_format::write::placement::Alignment;
@@ -20,7 +20,7 @@ use mmnpz_format::zip::name::StoredName;
 #[pyclass(subclass, frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Writer {
     /// None before opening and after closing.
-    archive: Shared<Option<Arc<ArchiveWriter>>>,
+    archive: SwapCell<Option<Arc<ArchiveWriter>>>,
 }
 
 impl Writer {
@@ -47,7 +47,7 @@ impl Writer {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Writer { archive: Shared::new(None) }
+        Writer { archive: SwapCell::new(None) }
     }
 
     /// Opens an archive; one that is open is closed first.

@@ -13,9 +13,9 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::reader::Reader;
-use crate::subclass;
-use crate::views::DICT_FIRST;
+use crate::numpy::slot_type;
+use crate::reading::reader::Reader;
+use crate::views::view_cache::DICT_FIRST;
 
 /// Makes the type `DirectReader`, which is `Reader` with this in place of its `__getitem__`.
 pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -32,7 +32,7 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
     // SAFETY: functions of this module that have the types of their slots, and zero.
-    unsafe { subclass::make(&reader, c"mmnpz._mmnpz.DirectReader", &mut slots) }
+    unsafe { slot_type::make(&reader, c"mmnpz._mmnpz.DirectReader", &mut slots) }
 }
 
 /// The `__getitem__` of the binding.

@@ -10,12 +10,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::reader::{Handle, Reader};
+use crate::reading::reader::Reader;
+use crate::views::handle::Handle;
 use mmnpz_format::read::walked_index::Member;
 
 /// An iterator over the views of a reader.
 #[pyclass(module = "mmnpz._mmnpz")]
-pub(crate) struct Walk {
+pub(crate) struct ViewIterator {
     reader: Py<Reader>,
     /// None once it has come to its end.
     way: Option<Way>,
@@ -36,13 +37,13 @@ struct Way {
     ahead: vec::IntoIter<(Member, String)>,
 }
 
-impl Walk {
-    pub(crate) fn new(reader: &Bound<'_, Reader>, pairs: bool) -> PyResult<Self> {
-        let (handle, keep) = reader.get().handle(reader.py())?;
-        let names = handle.files(reader.py())?.unbind();
-        let way = Way { handle, keep, names, position: 0, ahead: Vec::new().into_iter() };
-        Ok(Walk { reader: reader.clone().unbind(), way: Some(way), pairs })
-    }
+/// The views of all arrays in archive order, with their names if `pairs`.
+#[pyfunction]
+pub(crate) fn _walk(reader: &Bound<'_, Reader>, pairs: bool) -> PyResult<ViewIterator> {
+    let (handle, keep) = reader.get().handle(reader.py())?;
+    let names = handle.files(reader.py())?.unbind();
+    let way = Way { handle, keep, names, position: 0, ahead: Vec::new().into_iter() };
+    Ok(ViewIterator { reader: reader.clone().unbind(), way: Some(way), pairs })
 }
 
 impl Way {
@@ -71,7 +72,7 @@ impl Way {
 }
 
 #[pymethods]
-impl Walk {
+impl ViewIterator {
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }

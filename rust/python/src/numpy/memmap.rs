@@ -16,7 +16,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::type_object::PyTypeInfo;
 
 use crate::mapping::Mapping;
-use crate::subclass;
+use crate::numpy::slot_type;
 
 /// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are added by
 /// the package: a Python class on top of it would cost a level each time an array is made and freed.
@@ -53,7 +53,7 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     ];
     // SAFETY: functions of this module that have the types of their slots, attributes that end with an empty one and
     // are never freed, and zero.
-    unsafe { subclass::make(&memmap, c"mmnpz.memmap", &mut slots) }
+    unsafe { slot_type::make(&memmap, c"mmnpz.memmap", &mut slots) }
 }
 
 /// `ndarray`'s own function of this slot.

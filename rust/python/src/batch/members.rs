@@ -1,0 +1,128 @@
+//! Going through the views of the members that are asked for, and naming one in an error.
+
+use std::fmt::Display;
+
+use pyo3::exceptions::{PyKeyError, PyTypeError};
+use pyo3::prelude::*;
+
+use mmnpz_file::copy;
+
+use crate::batch::arguments::{Keys, not_a_name};
+use crate::batch::lookup::{BatchLookup, Kept, Key};
+use crate::detach::detached;
+use crate::error::{IntoErr, keep_going};
+use crate::numpy::array::{self, Layout};
+use crate::views::pages::headers_at;
+
+/// Calls `read` with the view of a member and its layout.
+pub(crate) fn with_view<'py, R>(
+    lookup: &BatchLookup<'py>,
+    key: Key<'_, 'py>,
+    read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
+) -> PyResult<R> {
+    with_kept(lookup, key, lookup.kept(key)?, read)
+}
+
+/// A view, or what is wrong with what was given as a name.
+fn named<'py>(view: PyResult<Bound<'py, PyAny>>, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    view.map_err(|error| match key {
+        Key::Name(name) if error.is_instance_of::<PyKeyError>(name.py()) => {
+            not_a_name(&name).unwrap_or(error)
+        }
+        _ => error,
+    })
+}
+
+/// The same for one that may be kept. What somebody else put in the dict of views is not believed.
+#[inline]
+fn with_kept<'py, R>(
+    lookup: &BatchLookup<'py>,
+    key: Key<'_, 'py>,
+    kept: Option<Kept<'_, 'py>>,
+    read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
+) -> PyResult<R> {
+    let map = lookup.mapping().bytes().as_ptr_range();
+    let kept = kept.map_or_else(|| named(lookup.made(key), key).map(Kept::Own), Ok)?;
+    if let Some(layout) = array::layout(&kept)
+        && map.start <= layout.start
+        && layout.start.cast_const() <= map.end
+    {
+        return read(&kept, &layout);
+    }
+    let view = named(lookup.fresh(key), key)?;
+    let layout = array::layout(&view).ok_or_else(|| PyTypeError::new_err("a view is not an array"))?;
+    read(&view, &layout)
+}
+
+/// So many members are looked up together.
+const TOGETHER: usize = 64;
+
+/// Calls `read` with the layouts of the views of all members, and their numbers.
+///
+/// What is read of each lies in some five places of memory, each of which leads to the next, and copying the last batch
+/// has driven all of them out of the cache. One after the other, to wait for them takes a fifth of the time of a batch. So
+/// each step is taken for many members before the next one is.
+pub(crate) fn with_all<'py>(
+    lookup: &BatchLookup<'py>,
+    keys: &Keys<'py>,
+    mut read: impl FnMut(usize, Key<'_, 'py>, &Layout<'_>) -> PyResult<()>,
+) -> PyResult<()> {
+    let mut some = Vec::with_capacity(TOGETHER);
+    let mut kept = Vec::with_capacity(TOGETHER);
+    let mut keys = keys.iter();
+    let mut numbers = 0..;
+    loop {
+        some.clear();
+        some.extend(keys.by_ref().take(TOGETHER));
+        if some.is_empty() {
+            return Ok(());
+        }
+        lookup.kept_of(&some, &mut kept);
+        for view in kept.iter().flatten() {
+            copy::soon(view.as_ptr().cast_const().cast(), array::HEADER);
+        }
+        for layout in kept.iter().flatten().filter_map(|view| array::layout(view)) {
+            copy::soon(layout.shape.as_ptr().cast(), size_of_val(layout.shape));
+        }
+        for ((&key, view), number) in some.iter().zip(kept.drain(..)).zip(&mut numbers) {
+            with_kept(lookup, key, view, |_, layout| read(number, key, layout))?;
+        }
+    }
+}
+
+/// Has the system read the headers of members that views cannot be made without, if they are not in memory. To find them
+/// so one after the other would be to wait for the disk as often.
+pub(crate) fn fetch_headers(lookup: &BatchLookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
+    if !lookup.reads_headers() {
+        return Ok(());
+    }
+    let (py, map) = (lookup.py(), lookup.mapping());
+    let place = |key| headers_at(map, lookup.headers_at(key)?);
+    // Where they are in memory, to look for all of them would be half of the work.
+    let some = keys.iter().step_by((keys.len() / 2).max(1)).filter_map(place);
+    if !copy::are_cold(map, &some.collect::<Vec<_>>()) {
+        return Ok(());
+    }
+    let places = keys.iter().filter_map(place).collect::<Vec<_>>();
+    let result = detached(py, || copy::fetch(map, &places, &keep_going));
+    result.map_err(|failure| failure.into_err(py, lookup.path()))
+}
+
+/// The same for names that are going to be looked up one by one.
+pub(crate) fn fetch_headers_of(lookup: &BatchLookup<'_>, names: &Bound<'_, PyAny>) -> PyResult<()> {
+    if lookup.reads_headers() { fetch_headers(lookup, &Keys::new(lookup, names)?) } else { Ok(()) }
+}
+
+pub(crate) fn message(lookup: &BatchLookup<'_>, key: Key<'_, '_>, what: impl Display) -> String {
+    format!("{}: member {}: {what}", lookup.path().to_string_lossy(), quoted(lookup, key))
+}
+
+/// The name of a member in quotes, as in all other errors.
+pub(crate) fn quoted(lookup: &BatchLookup<'_>, key: Key<'_, '_>) -> String {
+    match key {
+        Key::Name(name) => format!("{:?}", name.to_string()),
+        Key::Position(position) => lookup
+            .name_at(position)
+            .map_or_else(|_| format!("at position {position}"), |name| format!("{name:?}")),
+    }
+}

@@ -1,0 +1,5 @@
+//! The class of readers.
+
+pub(crate) mod getitem_slot;
+pub(crate) mod iterate;
+pub(crate) mod reader;

@@ -1,0 +1,137 @@
+//! A file and the views into it that are kept.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyKeyError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+
+use mmnpz_format::read::walked_index::{Member, MemberId};
+
+use crate::numpy::array;
+use crate::views::open_file::{OpenFile, SOME};
+use crate::views::view_cache::Views;
+
+/// An archive and views into it, which any number of readers share.
+pub(crate) struct Handle {
+    pub(crate) file: Arc<OpenFile>,
+    pub(crate) views: Views,
+}
+
+impl Handle {
+    /// A handle with views of its own, all of them made if they are to be preloaded.
+    pub(crate) fn new(py: Python<'_>, file: Arc<OpenFile>, preload: bool) -> PyResult<Arc<Self>> {
+        let mmap = array::whole_map(file.mapping.bind(py), file.types.map.bind(py))?;
+        let views = Views::new(py, file.lookup().limit(), mmap.unbind());
+        let handle = Handle { file, views };
+        if preload {
+            handle.preload(py)?;
+        }
+        Ok(Arc::new(handle))
+    }
+
+    pub(crate) fn view<'py>(
+        &self,
+        py: Python<'py>,
+        member: &Member,
+        name: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.file.view(self.views.mmap.bind(py), member, name)
+    }
+
+    /// The view of a name, which is made and, if it is to be, kept.
+    #[cold]
+    pub(crate) fn first_access<'py>(
+        &self,
+        name: &Bound<'py, PyAny>,
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        let file = &self.file;
+        let key = name.cast::<PyString>().ok();
+        // A name with lone surrogates is in no archive.
+        let text = key.and_then(|key| key.to_str().ok());
+        let found = text.map_or(Ok(None), |text| file.find(py, text, false))?;
+        let (Some(key), Some(text), Some(member)) = (key, text, found) else {
+            // As a dict would: what cannot be hashed is no key at all.
+            name.hash()?;
+            return Err(PyKeyError::new_err((name.clone().unbind(),)));
+        };
+        let view = self.view(py, &member, text)?;
+        if !keep {
+            return Ok(view);
+        }
+        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
+        self.keep(member.id, &key, view)
+    }
+
+    /// The names of all arrays, the same list each time.
+    pub(crate) fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.file.files(py)
+    }
+
+    /// See [`OpenFile::some`].
+    pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
+        self.file.some(py, from)
+    }
+
+    /// The view of a member, whose name is looked up nowhere.
+    pub(crate) fn view_of<'py>(
+        &self,
+        member: &Member,
+        name: &Bound<'py, PyString>,
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        if keep && let Some(view) = self.views.get(py, member.id) {
+            return Ok(view);
+        }
+        let view = self.view(py, member, name.to_str()?)?;
+        if keep { self.keep(member.id, name, view) } else { Ok(view) }
+    }
+
+    /// The same for the member at a position in archive order.
+    #[cold]
+    pub(crate) fn first_access_at<'py>(
+        &self,
+        py: Python<'py>,
+        position: usize,
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (member, name) = self.file.at(py, position)?;
+        let view = self.view(py, &member, &name)?;
+        if keep { self.keep(member.id, &PyString::new(py, &name), view) } else { Ok(view) }
+    }
+
+    /// The view of a member that counts from now on, entered in the dict of views where it must be.
+    pub(crate) fn keep<'py>(
+        &self,
+        member: MemberId,
+        name: &Bound<'py, PyString>,
+        view: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (view, listed) = self.views.publish(member, view)?;
+        if listed {
+            self.views.enter(name, &view)?;
+        }
+        self.views.settle(member);
+        Ok(view)
+    }
+
+    /// Makes and keeps all views.
+    pub(crate) fn preload(&self, py: Python<'_>) -> PyResult<()> {
+        self.file.for_each(py, |number, member, name| {
+            if number % SOME == 0 {
+                let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
+                self.file.fetch_headers(py, next)?;
+            }
+            let view = self.view(py, member, name.to_str()?)?;
+            self.keep(member.id, name, view).map(drop)
+        })
+    }
+
+    /// The dict of all views that are kept.
+    pub(crate) fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.views.arrays(py, |member| Ok(PyString::new(py, &self.file.name(py, member)?).into_any()))
+    }
+}

@@ -1,0 +1,6 @@
+//! Open files, and the views that are handed out.
+
+pub(crate) mod handle;
+pub(crate) mod open_file;
+pub(crate) mod pages;
+pub(crate) mod view_cache;

@@ -1,0 +1,266 @@
+//! A file that is open for reading, as Python sees it: its names, and new views of its members.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::PyUserWarning;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple, PyType};
+use pyo3::{PyTraverseError, PyVisit};
+
+use mmnpz_file::snapshot::{Snapshot, Unlisted};
+use mmnpz_file::{Failure, fork};
+use mmnpz_format::error::Error;
+use mmnpz_format::read::lookup::{LocatedArray, Lookup};
+use mmnpz_format::read::walked_index::{Member, MemberId};
+
+use crate::detach::detached;
+use crate::error::{IntoErr, go_on_unless, in_member, keep_going};
+use crate::mapping::Mapping;
+use crate::numpy::array;
+use crate::views::pages;
+use crate::views::view_cache::may_be_locked;
+
+/// So many members are taken up between two looks at pending signals.
+const POLL_INTERVAL: usize = 4096;
+
+/// So many members are looked at together where views are made of one after the other.
+pub(crate) const SOME: usize = 128;
+
+/// The types of arrays that are made.
+pub(crate) struct Types {
+    /// Of the array over the whole map.
+    pub(crate) map: Py<PyType>,
+    /// Of the views.
+    pub(crate) view: Py<PyType>,
+}
+
+/// An open archive: what all handles on it share, and what a view needs to be made.
+pub(crate) struct OpenFile {
+    pub(crate) snapshot: Snapshot,
+    /// With what it was opened, to open it again: pairs, as no tuple has a lock.
+    pub(crate) options: Py<PyTuple>,
+    pub(crate) mapping: Py<Mapping>,
+    pub(crate) types: Types,
+    max_header_size: usize,
+    /// It was said that the directory is damaged.
+    warned: AtomicBool,
+    /// The list of all names, and the fork generation in which it was made. Locked for moments, by threads that stay
+    /// attached meanwhile.
+    files: Mutex<Option<(u64, Py<PyList>)>>,
+}
+
+impl OpenFile {
+    pub(crate) fn new(
+        snapshot: Snapshot,
+        options: Py<PyTuple>,
+        mapping: Py<Mapping>,
+        types: Types,
+        max_header_size: usize,
+    ) -> Self {
+        let (warned, files) = (AtomicBool::new(false), Mutex::default());
+        OpenFile { snapshot, options, mapping, types, max_header_size, warned, files }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.snapshot.bytes()
+    }
+
+    pub(crate) fn lookup(&self) -> &Lookup {
+        self.snapshot.lookup()
+    }
+
+    pub(crate) fn err(&self, py: Python<'_>, failure: Failure) -> PyErr {
+        failure.into_err(py, self.snapshot.path())
+    }
+
+    /// The exception that says what is wrong with a member.
+    pub(crate) fn member_err(&self, py: Python<'_>, failure: Failure, name: &str) -> PyErr {
+        match failure {
+            Failure::Format(error) => self.err(py, Failure::Format(error.in_member(name))),
+            other => self.err(py, other),
+        }
+    }
+
+    /// A new view of a member, with `mmap` as its base.
+    pub(crate) fn view<'py>(
+        &self,
+        mmap: &Bound<'py, PyAny>,
+        member: &Member,
+        name: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = mmap.py();
+        let located = self.snapshot.locate(member, name, self.max_header_size, &|| self.verify(py));
+        let LocatedArray { header, offset, stored } =
+            located.map_err(|failure| self.member_err(py, failure, name))?;
+        // No more than the length of the map.
+        let offset = offset as usize;
+        let view = array::with_dtype(py, &header.descr, |dtype| {
+            let view_type = self.types.view.bind(py);
+            array::map_array(self.mapping.get(), mmap, view_type, &header, dtype, stored, offset)
+        });
+        view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
+    }
+
+    /// The member of a name; `again` is for one that is not going to be read.
+    pub(crate) fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
+        let found = self.snapshot.find(name, again, &|| self.verify(py));
+        found.map_err(|failure| self.member_err(py, failure, name))
+    }
+
+    /// Makes sure that what the lookup says of all members is right.
+    pub(crate) fn verify(&self, py: Python<'_>) -> Result<(), Failure> {
+        let snapshot = &self.snapshot;
+        if snapshot.is_verified() {
+            return Ok(());
+        }
+        detached(py, || snapshot.verify(&keep_going))?;
+        if self.lookup().is_recovered()
+            && !snapshot.is_being_written()
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            let message = format!(
+                "{}: the archive's directory is damaged; {} arrays were found without it; mmnpz.repair checks them and \
+                 writes a directory",
+                snapshot.path().display(),
+                self.lookup().len()
+            );
+            if !go_on_unless(warn(py, message)) {
+                return Err(Failure::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn verify_or_err(&self, py: Python<'_>) -> PyResult<()> {
+        self.verify(py).map_err(|failure| self.err(py, failure))
+    }
+
+    /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
+    /// all of them once more.
+    pub(crate) fn for_each(
+        &self,
+        py: Python<'_>,
+        mut each: impl FnMut(usize, &Member, &Bound<'_, PyString>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        self.verified(py, |lookup, bytes| {
+            lookup.members(bytes).enumerate().try_for_each(|(number, named)| {
+                let (member, name) = named?;
+                let done = each(number, &member, &PyString::new(py, &name))
+                    .and_then(|()| if number % POLL_INTERVAL == 0 { py.check_signals() } else { Ok(()) });
+                if go_on_unless(done) { Ok(()) } else { Err(Failure::Interrupted) }
+            })
+        })
+    }
+
+    /// The names of all arrays; the same list each time.
+    pub(crate) fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        if let Some(files) = self.known_files(py) {
+            return Ok(files);
+        }
+        let forks = fork::generation();
+        let mut list = PyList::empty(py);
+        self.for_each(py, |number, _, name| {
+            if number == 0 {
+                list = PyList::empty(py);
+            }
+            list.append(name)
+        })?;
+        let mut files = self.lock_files();
+        if let Some((made, first)) = &*files
+            && !may_be_locked(*made)
+        {
+            // Ours goes after the lock, which is younger.
+            return Ok(first.bind(py).clone());
+        }
+        let old = files.replace((forks, list.clone().unbind()));
+        drop(files);
+        drop(old);
+        Ok(list)
+    }
+
+    fn known_files<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyList>> {
+        let files = self.lock_files();
+        let (made, list) = files.as_ref()?;
+        (!may_be_locked(*made)).then(|| list.bind(py).clone())
+    }
+
+    /// Shows the list of names to the garbage collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.files.try_lock() {
+            Ok(files) => files.as_ref().map_or(Ok(()), |(_, list)| visit.call(list)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn lock_files(&self) -> MutexGuard<'_, Option<(u64, Py<PyList>)>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
+        self.verified(py, |lookup, bytes| Ok(lookup.name(bytes, member)?))
+    }
+
+    /// The member at a position in archive order, and its name.
+    pub(crate) fn at(&self, py: Python<'_>, position: usize) -> PyResult<(Member, String)> {
+        self.verified(py, |lookup, bytes| Ok(lookup.at(bytes, position)?))
+    }
+
+    /// Some members from a position in archive order on, whose views are going to be made, and their names.
+    pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
+        let some: Vec<(Member, String)> = self.verified(py, |lookup, bytes| {
+            let some: Result<_, Error> = lookup.members_from(bytes, from).take(SOME).collect();
+            Ok(some?)
+        })?;
+        self.fetch_headers(py, some.iter().map(|(member, _)| *member))?;
+        Ok(some)
+    }
+
+    /// Has the system read the headers of members whose views are going to be made, if they are needed and not in memory.
+    pub(crate) fn fetch_headers(
+        &self,
+        py: Python<'_>,
+        members: impl Iterator<Item = Member>,
+    ) -> PyResult<()> {
+        if self.lookup().has_headers() {
+            return Ok(());
+        }
+        let places = members.map(|member| member.extent().0);
+        pages::fetch_headers_at(py, self.mapping.get(), self.snapshot.path(), places)
+    }
+
+    /// What `read` tells of all members once that is verified.
+    pub(crate) fn verified<T>(
+        &self,
+        py: Python<'_>,
+        read: impl FnMut(&Lookup, &[u8]) -> Result<T, Failure>,
+    ) -> PyResult<T> {
+        let found = self.snapshot.verified(&|| self.verify(py), read);
+        found.map_err(|failure| self.err(py, failure))
+    }
+}
+
+/// Warns of what a writer left in a file, or is just writing.
+pub(crate) fn warn_of_unlisted(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
+    let Some(Unlisted { count, is_lost }) = snapshot.unlisted() else { return Ok(()) };
+    let is_written = detached(py, || snapshot.is_being_written());
+    let path = snapshot.path().display();
+    let message = match (is_written, is_lost) {
+        // What was written since the last flush.
+        (true, false) => return Ok(()),
+        (true, true) => {
+            format!("{path}: the archive has no directory, as it is being written; {count} arrays were found")
+        }
+        (false, _) => format!(
+            "{path}: the archive has no complete directory, as a writer was not closed; {count} arrays were \
+             found without; mmnpz.repair checks them and writes a directory"
+        ),
+    };
+    warn(py, message)
+}
+
+fn warn(py: Python<'_>, message: String) -> PyResult<()> {
+    // A path cannot have a NUL in it.
+    let message = std::ffi::CString::new(message)?;
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)
+}
