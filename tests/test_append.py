@@ -247,8 +247,8 @@ def test_a_comment_that_zipfile_itself_cannot_read(tmp_path: Path) -> None:
 
 
 UNREADABLE = {
-    "a name that is not the UTF-8 it is flagged as": Entry(b"\xff.npy", npy(OLD), flags=0x800),
-    "the same of another member": Entry(b"\xff.txt", npy(OLD), flags=0x800),
+    "an array name that is not the UTF-8 it is flagged as": Entry(b"\xff.npy", npy(OLD), flags=0x800),
+    "a file name that is not the UTF-8 it is flagged as": Entry(b"\xff.txt", npy(OLD), flags=0x800),
     "no zip64 field where one must be": Entry(
         "b.npy", npy(OLD), compressed_size=2**32 - 1, file_size=2**32 - 1
     ),

@@ -107,9 +107,8 @@ def test_a_file_whose_owner_cannot_stay_gets_no_more_rights(archive: Path, tmp_p
     as_nobody(f"mmnpz.NpzWriter({archive.name!r}, 'w').close()", tmp_path)
     found = archive.stat()
     assert (found.st_uid, found.st_gid) == (65534, 65534)
-    assert (
-        stat.S_IMODE(found.st_mode) == 0o666
-    )  # no set-user-ID bit, and the rights of others for the new group
+    # The file has no set-user-ID bit, and its new group has only the rights of others.
+    assert stat.S_IMODE(found.st_mode) == 0o666
 
 
 @posix

@@ -46,7 +46,7 @@ def test_killed_ten_times(tmp_path: Path) -> None:
             assert process.stdout is not None
             said = process.stdout.readline()
             assert said.startswith(f"{len(seen)} of {ITEMS}")
-            # Kill the job when its file has so many items. On a busy machine it may run far beyond that.
+            # Kill the job when its file has `goal` items. On a busy machine the job may run far beyond that.
             goal = (number + 1) * ITEMS // (2 * KILLS)
             while process.poll() is None and len(items(path)) < goal:
                 time.sleep(chance.uniform(0, 0.002))
