@@ -1,4 +1,4 @@
-"""Runs the benchmarks and reports what they found: ``python benchmarks/run.py``. See the README beside it."""
+"""Run the benchmarks and report their figures: ``python benchmarks/run.py``. See the README beside it."""
 
 import argparse
 import datetime

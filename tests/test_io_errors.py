@@ -306,7 +306,7 @@ assert zipfile.ZipFile(sys.argv[1]).testzip() is None
     run_python(code, tmp_path / "a.npz")
 
 
-def test_a_descriptor_that_somebody_closed(explorer: Explorer) -> None:
+def test_a_writer_whose_descriptor_was_closed(explorer: Explorer) -> None:
     script = Script(explorer.path)
     script.open("x").write("a", noise(50)).flush().write("b", noise(50))
     script.steps.append(("close_descriptors",))

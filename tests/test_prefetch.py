@@ -287,7 +287,7 @@ def test_any_range(
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Path:
+def numpy_file(tmp_path: Path) -> Path:
     """The path of a file that NumPy wrote: its directory has no header fields."""
     path = tmp_path / "theirs.npz"
     arrays: dict[str, Any] = {str(number): np.full((ROWS, 64), number, np.float32) for number in range(40)}
@@ -298,14 +298,14 @@ def theirs(tmp_path: Path) -> Path:
 @linux
 @pytest.mark.thread_unsafe(reason="looks at the page cache")
 @pytest.mark.parametrize("by", ["name", "position"])
-def test_the_headers_of_a_batch_are_read_at_once(theirs: Path, by: str) -> None:
-    with zipfile.ZipFile(theirs) as file:
+def test_the_headers_of_a_batch_are_read_at_once(numpy_file: Path, by: str) -> None:
+    with zipfile.ZipFile(numpy_file) as file:
         headers = [info.header_offset for info in file.infolist()]
-    drop(theirs)
-    with resident(theirs) as share:
-        if share(0, theirs.stat().st_size) > 0.5:
+    drop(numpy_file)
+    with resident(numpy_file) as share:
+        if share(0, numpy_file.stat().st_size) > 0.5:
             pytest.skip("this file system keeps its files in memory")
-        data = mmnpz.load(theirs)
+        data = mmnpz.load(numpy_file)
         keys: list[Any] = list(range(40)) if by == "position" else [str(number) for number in range(40)]
         data._fetch_headers(keys)
         wait_until(lambda: all(share(at, at + 200) == 1 for at in headers))
@@ -316,17 +316,19 @@ def test_the_headers_of_a_batch_are_read_at_once(theirs: Path, by: str) -> None:
 @linux
 @pytest.mark.thread_unsafe(reason="looks at the page cache")
 @pytest.mark.parametrize("how", ["gather", "prefetch"])
-def test_batches_of_a_numpy_file_read_little_more_than_headers_and_excerpts(theirs: Path, how: str) -> None:
-    drop(theirs)
-    with resident(theirs) as share:
-        if share(0, theirs.stat().st_size) > 0.5:
+def test_batches_of_a_numpy_file_read_little_more_than_headers_and_excerpts(
+    numpy_file: Path, how: str
+) -> None:
+    drop(numpy_file)
+    with resident(numpy_file) as share:
+        if share(0, numpy_file.stat().st_size) > 0.5:
             pytest.skip("this file system keeps its files in memory")
-        data = mmnpz.load(theirs)
+        data = mmnpz.load(numpy_file)
         names = [str(number) for number in range(0, 40, 2)]
         if how == "prefetch":
             data.prefetch(names, 1000, length=100)
         assert (data.gather(names, 1000, length=100)[:, 0, 0] == np.arange(0, 40, 2)).all()
-        assert share(0, theirs.stat().st_size) < 0.3
+        assert share(0, numpy_file.stat().st_size) < 0.3
     # An unknown name raises the usual error.
     with pytest.raises(KeyError, match="nothing"):
         data.gather(["1", "nothing"], 0, length=1)
