@@ -1,4 +1,4 @@
-"""How many arrays of a written archive start at a multiple of 64 bytes."""
+"""The share of arrays in a written archive that start at a multiple of 64 bytes."""
 
 import os
 from pathlib import Path

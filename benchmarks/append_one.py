@@ -1,4 +1,4 @@
-"""Adding one small array to an archive that has many."""
+"""The time to append one small array to an archive that has many."""
 
 import os
 from collections.abc import Callable
@@ -31,7 +31,8 @@ WAYS: dict[str, Peer] = {
 }
 
 ONLY_FEW = ("zarr", "np.memmap", "ztensor")
-"""A million files, folders, or blocks of 4 KiB are not what anyone would make."""
+"""The peers that are measured at 10,000 members only: with a million members they would need a million files,
+folders, or blocks of 4 KiB, which nobody would use."""
 
 
 def cases(plan: Plan) -> list[Case]:
@@ -77,7 +78,7 @@ def with_peer(contender: str, archives: dict[str, str], members: int, repeat: in
         require_small(np.array(store.array(store.key(member_name(members - 1)))), members - 1)
         store.close()
 
-    # What a contender imports and makes once per process is not what is measured.
+    # Warm up on a tiny archive: do not measure what a contender imports and allocates once per process.
     tiny = Path(archives[contender]).parent / f"tiny-{os.getpid()}"
     peer.write(tiny, [(member_name(0), array)])
     append(tiny, member_name(1))
@@ -86,7 +87,7 @@ def with_peer(contender: str, archives: dict[str, str], members: int, repeat: in
 
 
 def with_rewriting(archives: dict[str, str], members: int, repeat: int) -> float:
-    """The limit: the directory is read, and written again behind a block of the size of a member."""
+    """The limit: read the directory, and write it again behind a block of the size of a member."""
     archive = archives[OURS]
     block = bytes(directory_start(Path(archive)) // members)
 

@@ -1,4 +1,4 @@
-"""Looking up arrays that were looked up before, at random."""
+"""The time to look up arrays, in random order, that were looked up before."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -92,7 +92,7 @@ def _measure(data: Mapping[str, Any], names: list[str], strings: str, repeat: in
 
 
 def copies(names: list[str]) -> list[str]:
-    """Equal strings that are other objects, without a stored hash."""
+    """Return equal strings that are other objects, whose hash Python has not computed yet."""
     return [(name + " ")[:-1] for name in names]
 
 

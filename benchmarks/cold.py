@@ -1,4 +1,4 @@
-"""Takes files out of the page cache."""
+"""Remove files from the page cache."""
 
 import ctypes
 import mmap
@@ -14,15 +14,15 @@ ATTEMPTS = 50
 
 def drop(files: Iterable[Path]) -> float:
     """
-    Takes files, which must be on a disk and written out, out of the page cache.
+    Remove files from the page cache. They must be on a disk, with all pages written out.
 
-    The system keeps pages that a process has in its page tables. So they leave those of this process first;
-    its maps stay, and read the pages again when they are touched.
+    The system keeps pages that are in the page tables of a process. So this function first removes them from
+    the page tables of this process. Its maps stay valid, and read the pages again at the next access.
 
     Returns
     -------
     float
-        The share of the pages that is still there, which should be next to nothing.
+        The share of the pages that is still in the page cache, which should be next to nothing.
     """
     files = list(files)
     _leave_page_tables({str(file) for file in files})
@@ -30,7 +30,7 @@ def drop(files: Iterable[Path]) -> float:
     for _ in range(ATTEMPTS):
         if not left:
             break
-        time.sleep(0.02)  # what is being read ahead or written back stays until that is done
+        time.sleep(0.02)  # the system keeps pages while it reads them ahead or writes them back
         left = _drop(files)
     return left
 
@@ -61,13 +61,13 @@ def _leave_page_tables(names: set[str]) -> None:
 
 
 def _resident(descriptor: int, size: int) -> int:
-    """How many pages of a file are in the page cache."""
+    """Return how many pages of a file are in the page cache."""
     if not size:
         return 0
     mincore = _libc().mincore
     mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
     found = ctypes.create_string_buffer(-(-size // PAGE))
-    # A private map can be written to, which ctypes asks for to tell the address.
+    # A private map is writable, and ctypes returns the address of a writable buffer only.
     with mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY) as pages:
         first = ctypes.c_char.from_buffer(pages)
         failed = mincore(ctypes.addressof(first), size, found)

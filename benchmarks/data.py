@@ -1,4 +1,4 @@
-"""The archives that are read, and the sizes of a run."""
+"""The archives that the scenarios read, and the sizes of a run."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from peers import PEERS, NumPy, Ours
 
 Excerpt = Callable[[str, int, int], NDArray[Any]]
-"""Gives the rows from one to another of the array with a name."""
+"""A function of a name, a first row and a stop: it returns these rows of the array."""
 
 COLUMNS = 80
 
@@ -36,10 +36,10 @@ MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 
 def write_like_savez(path: Path, members: int) -> None:
     """
-    Writes small arrays as `numpy.savez` does, byte for byte, in a tenth of the time.
+    Write small arrays as `numpy.savez` does, byte for byte, in a tenth of the time.
 
-    `numpy.savez` and `zipfile` take 20 s for a million members. Nothing of mmnpz is used: whatever its writer
-    will one day add to its files is not in this one.
+    `numpy.savez` and `zipfile` take 20 s for a million members. This function does not use mmnpz, so that the
+    file never has anything that mmnpz adds to its files.
     """
     empty = BytesIO()
     np.save(empty, small_array(0))
@@ -76,10 +76,10 @@ def write_like_savez(path: Path, members: int) -> None:
 
 
 OWN, SAVEZ = "ours", "numpy.savez"
-"""The writer of our archives, and of those that read them."""
+"""The writers of archives that mmnpz and other contenders read: mmnpz itself, and `write_like_savez`."""
 
 
-# What the members of an archive hold.
+# The contents of the members.
 
 
 def rows_of(number: int) -> int:
@@ -87,7 +87,7 @@ def rows_of(number: int) -> int:
 
 
 def recording(number: int) -> NDArray[np.float32]:
-    """200 to 1000 rows, of values that no other member has in the same place."""
+    """Return 200 to 1000 rows. No other member has the same value at the same place."""
     return rows_of_recording(number, 0, rows_of(number))
 
 
@@ -102,16 +102,16 @@ CONTENTS: dict[str, Callable[[int], NDArray[np.float32]]] = {
 }
 
 
-# How excerpts are taken from them.
+# Functions that take excerpts.
 
 
 def excerpts_of(data: Any) -> Excerpt:
-    """Of a mapping from names to arrays."""
+    """Take excerpts from a mapping of names to arrays."""
     return lambda name, start, stop: data[name][start:stop]
 
 
 def safetensors_excerpts(path: str, *, keep: bool) -> Excerpt:
-    """With `keep`, what stands for an array in Python is made once; else for each excerpt."""
+    """Take excerpts with safetensors. With `keep`, make the slice object of an array only once."""
     from safetensors import safe_open
 
     return _excerpts(safe_open(path, "numpy").get_slice, keep=keep)
@@ -129,21 +129,21 @@ def _excerpts(look_up: Callable[[str], Any], *, keep: bool) -> Excerpt:
 
 
 def lmdb_store(path: str) -> Any:
-    """A process must not open a store twice."""
+    """Open a store. A process must not open a store twice."""
     import lmdb
 
     return lmdb.open(path, subdir=False, readonly=True, lock=False)
 
 
 def lmdb_excerpts(store: Any, row: tuple[int, ...] = ()) -> Excerpt:
-    """Of float32 arrays with rows of this shape, for the thread that calls this."""
+    """Take excerpts from float32 arrays with rows of this shape, in the thread that calls this function."""
     get = store.begin(buffers=True).get
     array, dtype, shape = np.frombuffer, np.float32, (-1, *row)
     return lambda name, start, stop: array(get(name.encode()), dtype).reshape(shape)[start:stop]
 
 
 def directory_start(path: Path) -> int:
-    """Where the directory of an archive without a comment starts."""
+    """Return the offset of the central directory of an archive without a comment."""
     with path.open("rb") as file:
         file.seek(-END.size, os.SEEK_END)
         fields = END.unpack(file.read())
@@ -157,18 +157,18 @@ def directory_start(path: Path) -> int:
 @dataclass
 class Plan:
     """
-    What a run measures on.
+    The folders and sizes of a run.
 
     Attributes
     ----------
     folder : Path
-        Where the files are.
+        The folder of the files.
     quick : bool
         Whether all sizes are tiny.
     free_threaded : bool
-        Whether there is a free-threaded interpreter to measure with, too.
+        Whether the run also measures with a free-threaded interpreter.
     disk : Path, optional
-        A folder on a disk, for what is read cold.
+        A folder on a disk, for files that are read cold.
     """
 
     folder: Path
@@ -189,14 +189,14 @@ class Plan:
         return self.member_counts[-1]
 
     def savez_archive(self, members: int) -> Path:
-        """An archive as anyone writes it."""
+        """Return the path of an archive as `numpy.savez` writes it."""
         return self._archive("savez", "small", members, write_like_savez)
 
     def our_archive(self, members: int) -> Path:
         return self.archive("ours", "small", members)
 
     def archive(self, writer: str, content: str, members: int, *, on_disk: bool = False) -> Path:
-        """An archive in our format or in that of a peer."""
+        """Return the path of a data set in the format of mmnpz, `numpy.savez` or a peer."""
 
         def write(path: Path, members: int) -> None:
             make = CONTENTS[content]
@@ -228,13 +228,13 @@ class Plan:
         return self.built[key]
 
     def forget(self) -> None:
-        """Removes the archives that are too large to stay for other scenarios."""
+        """Remove the archives that are too large to keep for other scenarios."""
         for key in [key for key in self.built if key[1] == "recording"]:
             remove(self.built.pop(key))
 
 
 def copy_of(archive: str) -> Path:
-    """A copy to be changed, beside the archive."""
+    """Copy an archive, beside it, so that a contender may change the copy."""
     path = Path(archive)
     copy = path.with_name(f"copy-{os.getpid()}-{path.name}")
     if path.is_dir():
@@ -245,7 +245,7 @@ def copy_of(archive: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder that stands for one."""
+    """Remove a file, or the folder of a peer that writes folders."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -253,5 +253,5 @@ def remove(path: Path) -> None:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that an archive is made of."""
+    """Return the files of an archive, which some peers write as a folder."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

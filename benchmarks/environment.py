@@ -1,4 +1,4 @@
-"""The two environments, and what is in them."""
+"""The environments of this mmnpz and of mmnpz 1.0.0, and the versions in them."""
 
 import importlib
 import os
@@ -25,10 +25,10 @@ PEERS = {
     "spdl": ("spdl-io", "spdl.io"),
     "mmap_ninja": ("mmap-ninja", "mmap_ninja"),
 }
-"""Each peer's distribution and module."""
+"""The distribution and the module of each peer."""
 
 NUMPYS = ("numpy.load", "numpy.savez", "np.memmap")
-"""What NumPy itself offers."""
+"""The peers that come with NumPy."""
 
 VERSIONS = "import mmnpz, numpy; from importlib.metadata import version as v; print(v('mmnpz'), v('numpy'))"
 
@@ -42,7 +42,7 @@ print(f"{platform.python_version()}, mmnpz {mmnpz.__version__}, NumPy {numpy.__v
 
 
 class Unusable(Exception):
-    """An environment lacks something; the message says what to do."""
+    """An environment lacks a package. The message says what to do."""
 
 
 def require_peers() -> None:
@@ -56,12 +56,12 @@ def require_peers() -> None:
 
 
 def is_peer(contender: str) -> bool:
-    """Whether a contender is a library, not a limit. What is behind a bracket says how it was used."""
+    """Return whether a contender is a library, not a limit. Its name may tell in brackets how it is used."""
     return contender.partition(" (")[0] in {*PEERS, *NUMPYS}
 
 
 def python_of_v1(folder: Path) -> Path:
-    """The interpreter of the environment of mmnpz 1.0.0, which is made if need be."""
+    """Return the interpreter of the environment of mmnpz 1.0.0. Make the environment if it does not exist."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not _is_v1(python):
         print(f"making {folder} with {' '.join(PINNED)}", file=sys.stderr)
@@ -79,14 +79,15 @@ def python_of_v1(folder: Path) -> Path:
 def _is_v1(python: Path) -> bool:
     if not python.exists():
         return False
-    # Isolated: a folder mmnpz in the working directory would be imported in place of the installed one.
+    # Isolated mode: otherwise Python would import a folder mmnpz in the working directory, not the installed
+    # one.
     command = [str(python), "-I", "-c", VERSIONS]
     found = subprocess.run(command, check=False, capture_output=True, text=True)
     return found.stdout.split() == ["1.0.0", "2.2.6"]
 
 
 def free_threaded_versions(python: Path) -> str:
-    """What there is in a free-threaded environment."""
+    """Return the versions in a free-threaded environment."""
     command = [str(python), "-I", "-c", FREE_THREADED]
     try:
         found = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -98,7 +99,7 @@ def free_threaded_versions(python: Path) -> str:
 
 
 def without_python_path() -> dict[str, str]:
-    """What leads to our mmnpz must not lead the interpreter of 1.0.0 there."""
+    """Return the environment variables without PYTHONPATH, which would make mmnpz 1.0.0 import this mmnpz."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
@@ -115,7 +116,7 @@ def description() -> dict[str, str]:
 
 
 def kind_of_folder(folder: Path) -> str:
-    """The kind of the file system, which says more than the path, and how much it reads ahead."""
+    """Return the kind of the file system, which tells more than the path, and how much it reads ahead."""
     command = ["stat", "--file-system", "--format=%T", str(folder)]
     found = subprocess.run(command, check=False, capture_output=True, text=True)
     kind = found.stdout.strip() or "unknown"

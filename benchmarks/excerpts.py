@@ -1,4 +1,4 @@
-"""Short excerpts of long arrays, taken at random and copied into a batch."""
+"""The rate of short excerpts of long arrays, taken at random and copied into a batch."""
 
 import random
 import time
@@ -76,7 +76,7 @@ def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Cas
     members = plan.scaled(4096 if cold else 2048, 256)
     ways = [name for name in WAYS if cold or name not in ONLY_COLD]
     if state == "cold, first":
-        # A file without anything of ours, whose directory does not say what its members are.
+        # A file of numpy.savez: its directory has no header fields.
         ways = [name for name in ways if name in READS_SAVEZ]
     writer = {name: SAVEZ if state == "cold, first" else _writer(name) for name in ways}
     archives = {name: str(plan.archive(writer[name], "recording", members, on_disk=cold)) for name in ways}
@@ -91,7 +91,7 @@ def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Cas
             "batch": size.batch,
             "state": state,
             "repeat": plan.scaled(3, 1),
-            # A folder for temporary files in memory cannot be taken out of the page cache.
+            # If the folder for temporary files is in memory, its files cannot leave the page cache.
             "strict": not plan.quick,
         },
         lambda rate: f"{digits(rate / 1e3)} k/s",
@@ -103,12 +103,12 @@ def _case(plan: Plan, size: Size, state: str, bars: tuple[Bar, ...] = ()) -> Cas
 
 
 def _writer(name: str) -> str:
-    """Who writes what a contender reads."""
+    """Return the writer of the archive that a contender reads."""
     return OWN if name in READS_OURS else name.partition(" (")[0]
 
 
 class Epoch:
-    """Excerpts of members in random order, in batches, from some row on."""
+    """One excerpt of each member, from a random row on, in batches and in random order."""
 
     def __init__(self, store: Store, numbers: list[int], length: int, batch: int, seed: int) -> None:
         generator = random.Random(seed)
@@ -165,10 +165,13 @@ def _check_arrays(store: Store, members: int) -> None:
 
 def _steady(open_store: Callable[[], Store], members: int, length: int, batch: int, repeat: int) -> float:
     """
-    Each time from other rows on: a peer may remember what it read last of an array.
+    Return the rate of an epoch on warm files.
 
-    All of each array is read first, as many epochs would do in the end. Else most of what is measured of
-    those who map their files are the first accesses to pages: one epoch of short excerpts touches a tenth.
+    Each epoch takes other rows, because a peer may remember the rows of an array that it read last.
+
+    Each array is read as a whole first, as many epochs would do in the end. Otherwise, for contenders that
+    map their files, the time would mostly be that of the first access to each page: one epoch of short
+    excerpts touches a tenth of the pages.
     """
     store = open_store()
     numbers = list(range(members))
@@ -204,10 +207,10 @@ def _cold(
     again: bool,
 ) -> float:
     """
-    One batch at a time, as of what is larger than memory; `again` of members that were read before.
+    Return the rate of batches on cold files, as for a data set that is larger than memory.
 
-    Between two batches, nothing of the files stays in the page cache, so that what one fetched too much does
-    not help the next.
+    With `again`, the store has read each member before. Before each batch, the files leave the page cache, so
+    that pages which one batch read in excess do not help the next one.
     """
     store = open_store()
     files = files_of(path)

@@ -1,4 +1,4 @@
-"""The first access to each array of an open archive, in random order."""
+"""The time of the first access to each array of an open archive, in random order."""
 
 from functools import partial
 from typing import Any
@@ -30,11 +30,11 @@ READS_OURS = (OURS, V1, "numpy.load", "spdl", "ndarray")
 WAYS: dict[str, Peer] = {OURS: Ours(), V1: Ours(), "numpy.load": NumPy(), **PEERS}
 
 FEWER = ("zarr", "tensorstore", "np.memmap", "spdl")
-"""They have fewer arrays: they take long to write them; spdl reads no more than 65,535."""
+"""The peers that get fewer arrays: they take long to write them, and spdl reads at most 65,535."""
 
 
 SLOW = ("zarr", "tensorstore", "np.memmap")
-"""They take up to a thousand times as long, and so read a tenth of what they have."""
+"""The peers that read a tenth of their arrays only: they take up to a thousand times as long."""
 
 
 def cases(plan: Plan) -> list[Case]:
@@ -60,7 +60,7 @@ def cases(plan: Plan) -> list[Case]:
 
 
 def _measure(name: str, archives: dict[str, str], counts: dict[str, int]) -> float:
-    """Those of ours keep each view, as they do; the others have nowhere to keep it."""
+    """Measure a contender. mmnpz keeps each view, as it does by default; the other stores keep nothing."""
     store = WAYS[name].open(archives[name])
     members = counts[name]
     keys = [store.key(member) for member in shuffled(member_names(members))]
@@ -80,7 +80,7 @@ def _measure(name: str, archives: dict[str, str], counts: dict[str, int]) -> flo
 
 
 def with_ndarray(archives: dict[str, str], counts: dict[str, int]) -> float:
-    """The limit: the place of each array is known; what is left is to slice it out of the map and keep it."""
+    """The limit: slice each array, at a known offset, out of an array over the map, and keep it."""
     members = counts["ndarray"]
     data: Any = mmnpz.load(archives["ndarray"])
     begin = data.mmap.ctypes.data

@@ -1,4 +1,4 @@
-"""Batches of excerpts, warm and cold, beside loops over views and beside what the machine can do."""
+"""The rate of `gather`, warm and cold, beside loops over views and beside the limits of the machine."""
 
 import ctypes
 import mmap
@@ -25,7 +25,7 @@ import mmnpz
 ROW = COLUMNS * 4
 
 NEAR = 0.9
-"""What counts as nearly as fast as the limit."""
+"""The smallest ratio to a limit that counts as nearly as fast."""
 
 MEMCPY, MEMCPY2, CALLERS = "memcpy", "memcpy, 2 threads", "2 callers"
 VIEWS, FETCH = "ndarray", "WILLNEED"
@@ -33,7 +33,7 @@ VIEWS, FETCH = "ndarray", "WILLNEED"
 
 @dataclass(frozen=True)
 class Batches:
-    """Which excerpts a batch has: names, numbers of the members, first rows."""
+    """The excerpts of some batches: for each batch, the names and numbers of members, and the first rows."""
 
     length: int
     places: list[tuple[list[str], list[int], NDArray[np.int64]]]
@@ -142,14 +142,14 @@ def with_gather(archive: str, threads: int = 1, cold: bool = False, **parameters
 
 
 def with_loop(archive: str, cold: bool = False, **parameters: Any) -> float:
-    """What there was before: a loop over views."""
+    """A loop over the views of a reader, as programs did before `gather`."""
     with _cold(archive) if cold else nullcontext(archive) as path:
         loop = partial(_loop, mmnpz.load(path))
         return _measure(loop, first=cold or parameters.pop("first", False), **parameters)
 
 
 def with_views(archive: str, first: bool = False, **parameters: Any) -> float:
-    """The views as plain arrays in a dict."""
+    """A loop over plain arrays in a dict."""
     views = mmnpz.load(archive, preload=True, subok=False).arrays
     return _measure(partial(_loop, views), first=first, **parameters)
 
@@ -163,7 +163,7 @@ def _loop(data: Any, names: list[str], starts: NDArray[np.int64], out: NDArray[n
 def _measure(
     gather: Gather, members: int, length: int, size: int, count: int, repeat: int = 1, first: bool = False
 ) -> float:
-    """Excerpts a second: the best of many epochs, or the first one."""
+    """Return excerpts a second: in the best of `repeat` epochs, or in the first epoch."""
     planned = batches(members, length, size, count)
     out = planned.new()
 
@@ -179,7 +179,7 @@ def _measure(
 
 
 def with_callers(archive: str, threads: int, **parameters: Any) -> float:
-    """Two threads that share a reader, and make every other batch each."""
+    """Two threads that share a reader. Each makes every other batch."""
     data: Any = mmnpz.load(archive)
 
     def work(planned: Batches, number: int, out: NDArray[np.float32]) -> None:
@@ -212,7 +212,7 @@ def _measure_threads(
     return planned.excerpts / seconds
 
 
-# The limits: the same copies, from addresses that are known.
+# The limits: the same copies, from known addresses.
 
 SOURCE = """
 #include <string.h>
@@ -272,7 +272,7 @@ def with_memcpy(
 
 
 def with_memcpy_by_two(archive: str, threads: int, **parameters: Any) -> float:
-    """Two threads that make every other batch each."""
+    """Two threads that copy with memcpy. Each makes every other batch."""
     planned = batches(*(parameters[name] for name in ("members", "length", "size", "count")))
     _data, addresses = _addresses(archive, planned)
     copies = _copies()
@@ -285,12 +285,12 @@ def with_memcpy_by_two(archive: str, threads: int, **parameters: Any) -> float:
     return _measure_threads(work, **parameters)
 
 
-# Cold: from a disk, and not in the page cache.
+# Cold: from a disk, with no page of the file in the page cache.
 
 
 @contextmanager
 def _cold(archive: str) -> Iterator[str]:
-    """A copy beside this file, since what is in /dev/shm is always in memory."""
+    """Copy an archive beside this file, because files in /dev/shm are always in memory."""
     with tempfile.TemporaryDirectory(prefix=".cold-", dir=Path(__file__).parent) as folder:
         path = shutil.copy(archive, folder)
         descriptor = os.open(path, os.O_RDONLY)
@@ -301,14 +301,14 @@ def _cold(archive: str) -> Iterator[str]:
 
 
 def with_fetching(archive: str, members: int, length: int, size: int, count: int, cold: bool) -> float:
-    """The limit: the system is told of a whole batch before it is copied."""
+    """The limit: tell the system all pages of a batch (madvise), and then copy it with memcpy."""
     planned = batches(members, length, size, count)
     out, copies = planned.new(), _copies()
     will_need = ctypes.CDLL(None).madvise
     will_need.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     bytes_ = length * ROW
     with _cold(archive) as path:
-        # Our files have what is needed in the directory: this touches no member.
+        # The directory of an mmnpz file has the header fields, so this reads no page of a member.
         _data, addresses = _addresses(path, planned)
 
         def epoch() -> None:

@@ -1,11 +1,11 @@
-"""What the scenarios share.
+"""The parts that all scenarios share: cases, bars, small arrays, clocks, threads, and a memory gauge.
 
-A scenario is a file of two halves. ``cases`` says to the runner what there is to measure; ``CONTENDERS`` maps
-the name of each contender to the function that measures it, in a process of its own: the file as a script
-with a contender's name and its parameters as JSON, prints the figure as one line of JSON. It may add a second
-figure, which is shown beside the first and not compared.
+A scenario is a file with two parts. ``cases`` tells the runner what to measure. ``CONTENDERS`` maps the name
+of each contender to the function that measures it. The runner starts the file as a script, in a new process
+for each contender, with the contender's name and its parameters as JSON. The script prints the figure as one
+line of JSON. It may print a second figure, which the report shows beside the first and does not compare.
 
-This module is imported into every such process, also into those of mmnpz 1.0.0, and so imports only NumPy.
+Every such process imports this module, also those of mmnpz 1.0.0. So this module imports only NumPy.
 """
 
 import gc
@@ -44,10 +44,10 @@ Result = TypeVar("Result")
 @dataclass(frozen=True)
 class Bar:
     """
-    What the project asks of a figure.
+    A bound that the figure of mmnpz must reach.
 
-    With `peer`, the ratio to it (how many times as good as the peer we are) must reach `limit`. Without,
-    our own figure must not be worse than `limit`.
+    With `peer`, the ratio (how many times as good as the peer mmnpz is) must be at least `limit`. Without
+    `peer`, the figure of mmnpz must not be worse than `limit`.
     """
 
     text: str
@@ -67,20 +67,20 @@ class Case:
     more_is_better: bool = False
     free_threaded: bool = False
     headline: str = ""
-    """What the row is called in the summary and in plots; without, it is in neither."""
+    """The name of the row in the summary and in plots. A row without a headline is in neither."""
     plot: str = ""
-    """The plot it is drawn in; see `report.PLOTS`."""
+    """The name of the plot that shows the row; see `report.PLOTS`."""
 
 
 def run(contenders: Contenders) -> None:
-    """Measures one contender, as the command line says, and prints the figure."""
+    """Measure the contender that the command line names, and print the figure."""
     measure = contenders[sys.argv[1]]
     parameters = json.loads(sys.argv[2])
     print(json.dumps({"figure": measure(**parameters)}))
 
 
 class WrongResult(Exception):
-    """What was read is not what was written."""
+    """A contender read another array than the one that was written."""
 
 
 def require(condition: bool, what: str) -> None:
@@ -100,7 +100,7 @@ def member_names(count: int) -> list[str]:
 
 
 def small_array(number: int, items: int = ITEMS) -> NDArray[np.float32]:
-    """A member's array. No two are equal, so that a view of another member is found out."""
+    """Return the array of a member. No two are equal, so that a check notices the view of another member."""
     array = np.arange(items, dtype=np.float32)
     array[0] = number  # exact below 2**24
     return array
@@ -119,7 +119,7 @@ def require_small(array: NDArray[Any], number: int) -> None:
 
 
 def require_sample(data: Any, count: int) -> None:
-    """Checks the first, the last, and a thousand members between."""
+    """Check the first, the last, and about a thousand members between them."""
     for number in {*range(0, count, max(count // 1000, 1)), count - 1}:
         require_small(data[member_name(number)], number)
 
@@ -128,7 +128,7 @@ def require_sample(data: Any, count: int) -> None:
 
 
 def timed(work: Callable[[], Result], check: Callable[[Result], object] | None = None) -> float:
-    """Times `work` in seconds. What it returns is checked and dropped after the clock has stopped."""
+    """Return the seconds that `work` takes. Check and free its result after the clock has stopped."""
     gc.collect()
     start = time.perf_counter()
     result = work()
@@ -139,7 +139,7 @@ def timed(work: Callable[[], Result], check: Callable[[Result], object] | None =
 
 
 def best(once: Callable[[], float], repeat: int) -> float:
-    """The best of several measurements: what others on the machine do can only make it slower."""
+    """Return the best of several measurements: other processes can only make a measurement slower."""
     return min(once() for _ in range(repeat))
 
 
@@ -148,7 +148,7 @@ def best(once: Callable[[], float], repeat: int) -> float:
 
 @dataclass(frozen=True)
 class Task:
-    """What one thread does: `work` as many times as it is told, and afterwards a `check` of what it read."""
+    """The task of one thread: `work`, with the number of times, and then a `check` of what it read."""
 
     work: Callable[[int], object]
     check: Callable[[], object]
@@ -156,10 +156,10 @@ class Task:
 
 class Threads:
     """
-    Two threads that live as long as the measurement, and the task of each.
+    Two threads that live as long as the measurement, and their tasks.
 
-    Each task is made in the thread that does it: free-threaded CPython counts references to what a thread has
-    made itself without telling the others.
+    Each thread makes its own task. Free-threaded CPython counts references to an object faster in the thread
+    that made it.
     """
 
     def __init__(self, make_task: Callable[[int], Task]) -> None:
@@ -179,7 +179,7 @@ class Threads:
         self._exits.close()
 
     def seconds(self, count: int, times: int = 1) -> float:
-        """From when the first thread starts to when the last ends, if `count` threads do their tasks."""
+        """Return the seconds from the first start to the last end of the tasks of `count` threads."""
         barrier = Barrier(count)
 
         def clocked(work: Callable[[int], object]) -> tuple[float, float]:
@@ -197,7 +197,7 @@ class Threads:
         return float(max(ends) - min(starts))
 
     def times(self, seconds: float) -> int:
-        """How many times one thread does its task in as many seconds."""
+        """Return how many times one thread can do its task in this many seconds."""
         times = 1
         while (took := self.seconds(1, times)) < seconds / 10:
             times *= 2
@@ -210,9 +210,10 @@ class Threads:
 
 def two_over_one(seconds: Callable[[int], float], repeat: int) -> tuple[float, float]:
     """
-    How many times as much two threads get done as one, and the seconds that two take for a task each.
+    Return how many times as much two threads get done as one, and the seconds that two threads take.
 
-    `seconds` says how long a number of threads takes. One and two take turns, and the best of each counts.
+    `seconds` returns the time for a number of threads that do one task each. Measurements of one and two
+    threads alternate, and the best of each counts.
     """
     one, two = map(min, zip(*((seconds(1), seconds(2)) for _ in range(repeat)), strict=True))
     return 2 * one / two, two
@@ -222,7 +223,7 @@ def two_over_one(seconds: Callable[[int], float], repeat: int) -> tuple[float, f
 
 
 def memory(process: int | str, *kinds: str) -> int:
-    """The memory of these kinds that a process has, in bytes, as the system accounts for it."""
+    """Return the memory of these kinds of a process, in bytes, by /proc/PID/smaps_rollup."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
     sizes = {
         kind: int(amount.split()[0]) * 1024 for kind, _, amount in (line.partition(":") for line in lines)
@@ -231,13 +232,13 @@ def memory(process: int | str, *kinds: str) -> int:
 
 
 def anonymous_memory() -> int:
-    """The anonymous memory of this process, in bytes: mapped files do not count."""
+    """Return the anonymous memory of this process, in bytes. Mapped files do not count."""
     gc.collect()
     return memory("self", "Anonymous")
 
 
 def watch(pid: int) -> None:
-    """Watches a process's anonymous memory until standard input is closed; prints the peak in bytes."""
+    """Watch the anonymous memory of a process until standard input ends, and print the peak in bytes."""
     status = os.open(f"/proc/{pid}/status", os.O_RDONLY)
     os.set_blocking(0, False)
     print("ready", flush=True)
@@ -260,10 +261,10 @@ class Peak:
 @contextmanager
 def peak_anonymous_memory() -> Iterator[Peak]:
     """
-    By how much the anonymous memory of this process rises inside the block at most, in bytes.
+    Measure by how much the anonymous memory of this process rises at most inside the block, in bytes.
 
-    Another process watches, about a thousand times a second: no contender's hold on the interpreter lock can
-    hide a peak.
+    Another process watches about a thousand times a second, so that a contender that holds the interpreter
+    lock cannot hide a peak.
     """
     gc.collect()
     peak = Peak()
@@ -278,11 +279,11 @@ def peak_anonymous_memory() -> Iterator[Peak]:
     peak.bytes = int(output) - before
 
 
-# How figures are shown.
+# Figures as text.
 
 
 def digits(number: float) -> str:
-    """Three of them, and all in front of the point."""
+    """Format a number with three significant digits, and with all digits in front of the point."""
     return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
 
 

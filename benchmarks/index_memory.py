@@ -1,4 +1,4 @@
-"""The anonymous memory that an open archive takes."""
+"""The anonymous memory of an open archive, for each member."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ from peers import PEERS, NumPy, Ours, OursStore, Peer
 READS_OURS = (OURS, V1, "numpy.load")
 
 WITHOUT = ("zarr", "np.memmap", "ztensor", "spdl")
-"""They cannot have a million arrays, or should not: see `open_archive`."""
+"""The peers that cannot, or should not, have a million arrays: see `open_archive`."""
 
 WAYS: dict[str, Peer] = {
     OURS: Ours(),
@@ -77,12 +77,12 @@ def _measure(
     archives: dict[str, str] | None = None,
     others: dict[str, str] | None = None,
 ) -> float:
-    """One archive for all, or one for each."""
+    """Measure a contender. All contenders read one archive, or each reads its own."""
     path, first = (archives[name], others[name]) if archives and others else (archive, other)
     assert path is not None
     assert first is not None
     peer = WAYS[name]
-    tiny = peer.open(first)  # what is imported and allocated once per process is no member's
+    tiny = peer.open(first)  # warm up: do not count what a contender allocates once per process
     require_small(np.array(tiny.array(tiny.key(member_name(1)))), 1)
     tiny.close()
     del tiny

@@ -1,4 +1,4 @@
-"""Opening an archive, and one lookup."""
+"""The time to open an archive and look one array up."""
 
 import os
 from functools import partial
@@ -24,10 +24,11 @@ from harness import (
 from peers import PEERS, NumPy, Ours, Peer, Store
 
 FEW = ("zarr", "np.memmap", "spdl")
-"""A million files or folders are not what anyone would make; spdl reads no more than 65,535 members."""
+"""The peers with 10,000 arrays only: nobody would make a million files or folders, and spdl reads at most
+65,535 members."""
 
 LARGE = ("ztensor",)
-"""Its smallest alignment, 4 KiB, would make files of 4 GB."""
+"""The peer with at most 100,000 arrays: with its smallest alignment, 4 KiB, a million would take 4 GB."""
 
 READS_OURS = (OURS, V1, "numpy.load", "spdl")
 
@@ -77,7 +78,7 @@ def _repeat(members: int) -> int:
 def _measure(
     name: str, members: int, repeat: int, archive: str | None = None, archives: dict[str, str] | None = None
 ) -> float:
-    """One archive for all, or one for each."""
+    """Measure a contender. All contenders read one archive, or each reads its own."""
     number = members // 3
     path = archives[name] if archives else archive
     assert path is not None
@@ -99,7 +100,7 @@ def _measure(
 
 
 def _import(name: str, folder: Path) -> None:
-    """What a contender imports and makes once per process is not what is measured."""
+    """Warm up on a tiny archive: do not measure what a contender imports and allocates once per process."""
     path = folder / f"tiny-{os.getpid()}"
     WAYS[name].write(path, [(member_name(number), small_array(number)) for number in range(3)])
     store = WAYS[name].open(str(path))

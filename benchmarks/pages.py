@@ -1,4 +1,4 @@
-"""The pages that show figures, made of the file that keeps them."""
+"""Render the pages that show figures, from the file that keeps the figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ BEGIN = "<!-- Made by `make bench`; what is written here is lost. -->"
 END = "<!-- End of what `make bench` made. -->"
 
 SAME = ("Python", "mmnpz", "mmnpz 1.0.0", "peers", "processor", "kernel")
-"""The facts that all scenarios of a page should have in common."""
+"""The facts that all scenarios should have in common. The page shows those of a scenario that differ."""
 
 
 def render() -> None:
-    """Writes the page, its images, and the table in the README."""
+    """Write the page, its images, and the table in the README."""
     stored = report.load(FIGURES)
     outcomes = [outcome for entry in stored.values() for outcome in report.outcomes_of(entry)]
     images = _draw(outcomes)
@@ -31,7 +31,7 @@ def render() -> None:
 
 
 def _draw(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """The title of each image that there is."""
+    """Draw the images, and return the title of each by its name."""
     IMAGES.mkdir(exist_ok=True)
     drawn = {}
     for plot, title in report.PLOTS.items():
@@ -80,13 +80,13 @@ def _page(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, 
 
 
 def _rounds(outcomes: Sequence[Outcome]) -> str:
-    """How many there were: not all scenarios need be run at once."""
+    """Return the number of rounds as text: a range, if scenarios were run with different numbers."""
     counts = sorted({len(rounds) for outcome in outcomes for rounds in outcome.figures.values()})
     return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
 
 
 def _excerpt(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, str]) -> str:
-    """What the README shows."""
+    """Return the text of the section in the README."""
     facts = max((entry["facts"] for entry in stored.values()), key=lambda facts: facts["date"])
     shown = [plot for plot in ("excerpts",) if plot in images]
     parts = [
@@ -102,7 +102,7 @@ def _excerpt(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[st
 
 
 def _replace_in(page: Path, text: str) -> None:
-    """Puts a text between the two marks."""
+    """Replace the text between the two comments in a page."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):

@@ -1,4 +1,4 @@
-"""The anonymous memory that writing takes at most."""
+"""The peak of the anonymous memory while large arrays are written."""
 
 import os
 import tempfile
@@ -53,7 +53,7 @@ def _measure(name: str, folder: str, nbytes: int, items: int) -> float:
     peer = WAYS[name]
     arrays = _mapped(nbytes) if items == 1 else _items(nbytes, items)
     path = Path(folder, f"peak-{os.getpid()}.npz")
-    # What a contender allocates once per process is not what is measured.
+    # Warm up: do not measure what a contender allocates once per process.
     peer.write(path, [(member_name(0), np.zeros(10, np.float32))])
     path.unlink()
     with peak_anonymous_memory() as peak:
@@ -75,7 +75,7 @@ def _require_same(store: Store, name: str, array: NDArray[np.float32]) -> None:
 
 
 def _mapped(nbytes: int) -> Arrays:
-    """A sparse file, on the disk rather than in memory, with something at its start, middle and end."""
+    """Yield an array over a sparse file on a disk, with values at its start, middle and end."""
     count = nbytes // 4
     with tempfile.NamedTemporaryFile() as file:
         array = np.memmap(file.name, np.float32, "w+", shape=(count,))

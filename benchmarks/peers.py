@@ -1,11 +1,12 @@
 """
-The peers: how each writes a data set, and how it reads it.
+The peers: how each writes a data set, and how it reads one.
 
-Each is set up as its documentation says for speed, and as trying confirmed; what was tried and was slower is
-said here. All keep the bytes as they are: nothing is compressed, nothing converted.
+Each peer is set up as its documentation advises for speed, and as measurements confirmed. The docstrings say
+which other ways were measured and are slower. All peers store the bytes of the arrays, without compression or
+conversion.
 
-This module is imported into every process that measures, also into those of mmnpz 1.0.0, and so imports a
-peer only where it is used.
+Every process that measures imports this module, also those of mmnpz 1.0.0. So this module imports a peer only
+where it uses it.
 """
 
 import asyncio
@@ -28,7 +29,8 @@ class Store(ABC):
     """
     A data set of float32 arrays that is open for reading.
 
-    Its keys are what it looks arrays up by, made of the names once and for all: bytes or numbers for some.
+    A key is the object by which the store looks an array up: bytes or a number for some peers. Scenarios make
+    the keys once, from the names.
     """
 
     def __init__(self, row: tuple[int, ...]) -> None:
@@ -40,18 +42,18 @@ class Store(ABC):
 
     @abstractmethod
     def array(self, key: Any) -> Array:
-        """A whole array, looked up as if for the first time."""
+        """Return a whole array, looked up as if for the first time."""
 
     @abstractmethod
     def fill(self, keys: Sequence[Any], starts: Sequence[int], out: Array) -> None:
-        """Fills each item of `out` with so many rows of an array, from a row on."""
+        """Fill each item of `out` with rows of an array: as many as the item has, from a start on."""
 
     def close(self) -> None:
         return None
 
 
 class Peer(ABC):
-    """How a peer writes and reads arrays of float32 whose rows have the same shape."""
+    """A library that writes and reads arrays of float32 whose rows have the same shape."""
 
     can_append: ClassVar[bool] = True
 
@@ -62,21 +64,21 @@ class Peer(ABC):
     def open(self, path: str, row: tuple[int, ...] = ()) -> Store: ...
 
     def append(self, path: Path, name: str, array: Array) -> None:
-        """Adds an array to what is there: opens, writes, closes."""
+        """Add an array to a data set: open it, write, and close it."""
         raise NotImplementedError
 
 
 def fill_with(
     find: Callable[[Any], Any], keys: Sequence[Any], starts: Sequence[int], out: NDArray[Any]
 ) -> None:
-    """The loop of those that have something to slice for each array."""
+    """Fill a batch with slices of arrays, for peers that have a sliceable object for each array."""
     length = out.shape[1]
     for number, (key, start) in enumerate(zip(keys, starts, strict=True)):
         out[number] = find(key)[start : start + length]
 
 
 class OursStore(Store):
-    """mmnpz, of either version: views are kept by the reader."""
+    """mmnpz 2 or 1.0.0: the reader keeps its views."""
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
         super().__init__(row)
@@ -98,7 +100,7 @@ class OursStore(Store):
 
 
 class GatherStore(OursStore):
-    """mmnpz, a batch in one call."""
+    """mmnpz 2: `gather` makes a batch in one call."""
 
     def fill(self, keys: Sequence[str], starts: Sequence[int], out: Array) -> None:
         self.reader.gather(keys, starts, length=out.shape[1], out=out)
@@ -128,7 +130,7 @@ class Gather(Ours):
 
 
 class ViewsStore(Store):
-    """The limit of all that map a file: plain views, in a dict, made before."""
+    """The limit of contenders that map a file: a dict of plain views, made before the measurement."""
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
         super().__init__(row)
@@ -171,15 +173,15 @@ class NumPy(Peer):
     can_append = False
 
     def write(self, path: Path, arrays: Arrays) -> None:
-        with path.open("xb") as file:  # a path would get the ending .npz
-            np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # no array is called allow_pickle
+        with path.open("xb") as file:  # savez would add .npz to a path
+            np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # no array has the name allow_pickle
 
     def open(self, path: str, row: tuple[int, ...] = ()) -> Store:
         return NumPyStore(path, row)
 
 
 class SafetensorsStore(Store):
-    """What stands for an array is kept; slicing it copies."""
+    """The store keeps the slice object of each array. Slicing it copies."""
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
         super().__init__(row)
@@ -212,10 +214,10 @@ class Safetensors(Peer):
 
 class LMDBStore(Store):
     """
-    Views into the map for one transaction that stays open, which save a copy.
+    Views into the map, in one transaction that stays open. Views save a copy.
 
-    Without `readahead`, which is its documentation's advice for random reads of what is larger than memory,
-    the first epoch over what is in memory is slower.
+    The documentation of LMDB advises ``readahead=False`` for random reads of data larger than memory. Without
+    read-ahead, the first epoch over files in memory is slower.
     """
 
     def __init__(self, path: str, row: tuple[int, ...], *, readahead: bool) -> None:
@@ -244,10 +246,11 @@ class LMDBStore(Store):
 
 class LMDB(Peer):
     """
-    One file, the bytes of an array as a value; shapes are for the user to know.
+    One file, in which a value is the bytes of an array. The user has to know the shapes.
 
-    All arrays of a run are written in one transaction, in the order of their keys, without locks and without
-    waiting for the disk: what mmnpz promises for a killed process after each `write`, it promises at the end.
+    One transaction writes all arrays of a run, in the order of their keys, without locks and without waiting
+    for the disk. So LMDB promises only at the end of the run what mmnpz promises after each `write`: that a
+    kill of the process loses nothing.
     """
 
     SIZE = 1 << 36
@@ -275,10 +278,10 @@ class LMDB(Peer):
 
 class HDF5Store(Store):
     """
-    Datasets are looked up through the low-level interface, in a quarter of the time of `file[name]`.
+    Datasets that are opened with the low-level interface, in a quarter of the time of `file[name]`.
 
-    They are kept, and excerpts are slices of them: `read_direct`, and reading through the low-level
-    interface, which save a copy, take longer.
+    The store keeps them, and excerpts are slices of them. `read_direct`, and reads with the low-level
+    interface, save a copy, but take longer.
     """
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
@@ -314,7 +317,7 @@ class HDF5(Peer):
     """
     One contiguous dataset for each array, in the newest format, whose groups have an index.
 
-    Made through the low-level interface, in a third of the time of `create_dataset`.
+    The low-level interface makes them in a third of the time of `create_dataset`.
     """
 
     def write(self, path: Path, arrays: Arrays) -> None:
@@ -363,7 +366,7 @@ class ZTensorStore(Store):
 
 
 class ZTensor(Peer):
-    """Its own format, with the closest alignment that it has: the canonical form gives each array 64 KiB."""
+    """The format of ztensor, with its smallest alignment. In the canonical form, each array takes 64 KiB."""
 
     ALIGN = 4096
 
@@ -385,7 +388,7 @@ class ZTensor(Peer):
 
 
 class ZarrStore(Store):
-    """A batch is read as the documentation says for many reads: all at once, awaiting them together."""
+    """A batch starts all reads and awaits them together, as the documentation advises for many reads."""
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
         super().__init__(row)
@@ -405,7 +408,7 @@ class ZarrStore(Store):
 
     def fill(self, keys: Sequence[str], starts: Sequence[int], out: Array) -> None:
         length = out.shape[1]
-        # Looking up reads and waits by itself, which is not allowed inside what is awaited.
+        # A lookup reads and waits by itself, which is not allowed in a coroutine.
         found = [
             (self.find(key), slice(start, start + length)) for key, start in zip(keys, starts, strict=True)
         ]
@@ -422,10 +425,10 @@ class ZarrStore(Store):
 
 class Zarr(Peer):
     """
-    A group with an array of one uncompressed chunk for each of ours.
+    A group with one zarr array, of one uncompressed chunk, for each array.
 
-    All in one array with chunks of 64 to 128 rows, sharded or not, was slower to read from, by 0.9 to 0.5,
-    although fewer bytes are read: what costs is the work for each chunk.
+    One zarr array for all rows, with chunks of 64 to 128 rows, sharded or not, reads at 0.5 to 0.9 times the
+    rate. It reads fewer bytes, but the work for each chunk costs more.
     """
 
     def write(self, path: Path, arrays: Arrays) -> None:
@@ -448,7 +451,7 @@ class Zarr(Peer):
 
 
 class TensorStoreStore(Store):
-    """All reads of a batch are started, and then waited for."""
+    """A batch starts all reads, and then waits for them."""
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
         super().__init__(row)
@@ -477,15 +480,16 @@ class TensorStoreStore(Store):
 
 class TensorStore(Peer):
     """
-    The rows of all arrays in one uncompressed, sharded zarr3 array, and the number of each array's first row.
+    The rows of all arrays in one uncompressed, sharded zarr3 array, and a table of first rows. It knows no
+    names.
 
-    Its driver with the least work for each read, without a cache: with one that holds all, excerpts are twice
-    as fast, but the data sets that this is about are larger than memory. Mapping the files
-    (`file_io_mode`) makes no difference. One array for each of ours was slower, by 0.5. It knows no names.
+    zarr3 is the driver with the least work for each read. It has no cache: with one that holds all data,
+    excerpts are twice as fast, but the scenario stands for data sets that are larger than memory. Mapping the
+    files (`file_io_mode`) makes no difference. One zarr3 array for each array reads at 0.5 times the rate.
     """
 
     SHARD = 512
-    """Chunks in a shard."""
+    """The number of chunks in a shard."""
 
     def write(self, path: Path, arrays: Arrays) -> None:
         firsts, pending, waiting = [0], [], 0
@@ -542,9 +546,10 @@ class TensorStore(Peer):
 
 class SPDLStore(Store):
     """
-    `load_npz` of a map of our file: it takes the bytes of an archive, and gives views into them.
+    `load_npz` of a memory map of an mmnpz file: it takes the bytes of an archive, and returns views into
+    them.
 
-    Each lookup computes the checksum of the whole array. So the arrays are kept.
+    Each lookup computes the checksum of the whole array. So the store keeps the arrays.
     """
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
@@ -557,7 +562,7 @@ class SPDLStore(Store):
         self.find = cache(self.file.__getitem__)
 
     def key(self, name: str) -> str:
-        return f"{name}.npy"  # found at once; without the ending it searches a list
+        return f"{name}.npy"  # without the ending, spdl searches a list
 
     def array(self, key: str) -> Array:
         array: Array = self.file[key]
@@ -568,7 +573,7 @@ class SPDLStore(Store):
 
 
 class SPDL(Ours):
-    """Reads what others wrote."""
+    """spdl cannot write archives. It reads those of mmnpz."""
 
     can_append = False
 
@@ -595,10 +600,10 @@ class NinjaStore(Store):
 
 
 class Ninja(Peer):
-    """A `RaggedMmap`: arrays in one file, their places and shapes in others. It knows no names."""
+    """A `RaggedMmap`: arrays in one file, their offsets and shapes in other files. It knows no names."""
 
     BATCH = 1 << 26
-    """Bytes that are written at once."""
+    """The number of bytes in one write."""
 
     def write(self, path: Path, arrays: Arrays) -> None:
         from itertools import chain
@@ -623,7 +628,7 @@ class Ninja(Peer):
 
 
 class FilesStore(Store):
-    """Each array is mapped when it is first needed, and stays so."""
+    """The store maps the file of an array at the first access, and keeps the map."""
 
     def __init__(self, path: str, row: tuple[int, ...]) -> None:
         super().__init__(row)
@@ -641,7 +646,7 @@ class FilesStore(Store):
 
 
 class Files(Peer):
-    """A folder with an `.npy` file for each array. Linux lets a process have 65530 maps."""
+    """A folder with an `.npy` file for each array. Linux allows a process 65,530 maps."""
 
     def write(self, path: Path, arrays: Arrays) -> None:
         path.mkdir()
@@ -656,7 +661,7 @@ class Files(Peer):
 
 
 def number_of(name: str) -> int:
-    """What number a member has, for those that know no names."""
+    """Return the number of a member, for peers that know no names."""
     return int(name.removeprefix("item"))
 
 

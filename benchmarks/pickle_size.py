@@ -1,4 +1,4 @@
-"""How large a pickled reader is."""
+"""The size of a pickled reader."""
 
 import pickle
 

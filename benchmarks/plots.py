@@ -1,4 +1,4 @@
-"""Bar charts as SVG, readable on a light and on a dark screen, on a page of whatever colours."""
+"""Draw bar charts as SVG, readable on pages of any colours, light or dark."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ VALUES = 100
 BAR, GAP, TITLE, NOTE = 18, 5, 16, 20
 
 MOST_LINEAR = 200
-"""How many times as long as the shortest bar the longest may be before the scale is logarithmic."""
+"""The scale is logarithmic if the longest bar is more than this many times as long as the shortest."""
 
 STYLE = """
 rect.page { fill: #ffffff }
@@ -38,7 +38,7 @@ rect.limit { fill: none; stroke: #818b98; stroke-dasharray: 3 2 }
 
 @dataclass(frozen=True)
 class Bar:
-    """A contender's bar; `kind` is one of ours, before, peer and limit."""
+    """The bar of a contender. `kind` is "ours", "before", "peer" or "limit"."""
 
     label: str
     value: float
@@ -54,7 +54,7 @@ class Panel:
 
 
 def svg(description: str, panels: Iterable[Panel]) -> str:
-    """One panel below the other; the best bar of each is on top."""
+    """Return an image of panels, one below the other, each with its best bar on top."""
     parts: list[str] = []
     y = MARGIN
     for panel in panels:
@@ -96,7 +96,7 @@ def _draw(panel: Panel, y: int, parts: list[str]) -> int:
 
 
 class Scale:
-    """How long the bar of a value is."""
+    """A function from a value to the length of its bar."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self.room = WIDTH - 2 * MARGIN - LABELS - VALUES
@@ -104,7 +104,7 @@ class Scale:
         self.most = max(positive, default=1.0)
         least = min(positive, default=1.0)
         self.logarithmic = self.most / least > MOST_LINEAR
-        # A logarithmic scale starts below the shortest bar, which is then still to be seen.
+        # A logarithmic scale starts below the shortest bar, so that this bar is visible.
         self.start = math.log10(least) - 0.15 * math.log10(self.most / least)
 
     def __call__(self, value: float) -> float:

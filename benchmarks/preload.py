@@ -1,4 +1,4 @@
-"""Opening with all views made, of a file in the page cache or not, and going through all of them."""
+"""The time to open with `preload`, on warm and cold files, and to iterate over `items`."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def cases(plan: Plan) -> list[Case]:
 
     def parameters(*, cold: bool, walk: bool = False) -> dict[str, Any]:
         archive = plan.archive("ours", "small", members, on_disk=cold)
-        # A folder for temporary files in memory cannot be taken out of the page cache.
+        # If the folder for temporary files is in memory, its files cannot leave the page cache.
         return {
             "archive": str(archive),
             "members": members,

@@ -1,4 +1,4 @@
-"""From figures to tables and plots, and to the file that keeps the figures."""
+"""Turn figures into tables and plots, and store them in the file that keeps the figures."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,12 +14,12 @@ from harness import OURS, V1, Bar, Case, digits
 COLUMNS = ("scenario", "mmnpz", "1.0.0", "others", "ratio to 1.0.0", "ratio to the others", "bar", "met")
 
 LEVEL = 1.05
-"""Two figures of the same thing differ by as much."""
+"""A factor: two measurements of the same thing may differ by as much."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of a case: for each contender, those of each round."""
+    """The figures of a case, for each contender and each round."""
 
     scenario: str
     label: str
@@ -50,7 +50,7 @@ class Outcome:
         return median(self._compared(contender))
 
     def ratios(self, peer: str, ours: str = OURS) -> list[float]:
-        """How many times as good as the peer we are, in each round."""
+        """Return how many times as good as the peer mmnpz is, in each round."""
         pairs = list(zip(self._compared(ours), self._compared(peer), strict=True))
         if self.more_is_better:
             return [_divide(mine, theirs) for mine, theirs in pairs]
@@ -70,7 +70,7 @@ class Outcome:
         return ours >= bar.limit if self.more_is_better else ours <= bar.limit
 
     def best(self, contenders: Iterable[str]) -> str | None:
-        """The best of some contenders."""
+        """Return the best of some contenders."""
         order = sorted(contenders, key=self.value, reverse=self.more_is_better)
         return order[0] if order else None
 
@@ -79,7 +79,7 @@ class Outcome:
 
     @property
     def ours(self) -> Sequence[str]:
-        """This mmnpz, in each of the ways that were measured."""
+        """The contenders that are this mmnpz, one for each way in which it was measured."""
         return [name for name in self.figures if kind(name) == "ours"]
 
     @property
@@ -88,7 +88,7 @@ class Outcome:
 
     @property
     def libraries(self) -> Sequence[str]:
-        """The peers that are libraries, not limits."""
+        """The contenders that are libraries, not limits."""
         return [name for name in self.figures if kind(name) == "peer"]
 
 
@@ -110,7 +110,7 @@ def _divide(above: float, below: float) -> float:
 
 
 def table(outcomes: Iterable[Outcome], *, judge: bool) -> str:
-    """A Markdown table; without `judge` it does not say whether the bars are met."""
+    """Return a Markdown table. With `judge`, it says whether the bars are met."""
     lines = []
     for outcome in outcomes:
         bars = outcome.bars
@@ -138,7 +138,8 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-# The file that keeps the figures: for each scenario, where and with what it was run, and its outcomes.
+# The file that keeps the figures: for each scenario the facts of its run (machine, versions), and its
+# outcomes.
 
 Stored = dict[str, dict[str, Any]]
 
@@ -160,7 +161,7 @@ def entry(facts: dict[str, str], outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
 
 def _rounded(stored: dict[str, Any]) -> dict[str, Any]:
-    """Five digits are more than can be repeated."""
+    """Round figures to five digits, which is more than another run repeats."""
     stored["figures"] = {
         name: [[float(f"{figure:.5g}") for figure in figures] for figures in rounds]
         for name, rounds in stored["figures"].items()
@@ -187,7 +188,7 @@ SUMMARY = ("", "mmnpz 2", "mmnpz 1.0", "best peer", "mmnpz 2 beside it")
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """The rows that have a headline, each beside the best peer there is."""
+    """Return a table of the rows that have a headline, each beside the best peer."""
     rows = []
     for outcome in outcomes:
         if not outcome.headline:
@@ -224,7 +225,7 @@ def _times(ratio: float) -> str:
 
 
 def lost(outcomes: Iterable[Outcome]) -> str:
-    """In words, where peers are better."""
+    """Return a text about the rows in which a peer is better."""
     lines = []
     for outcome in outcomes:
         ours = outcome.best(outcome.ours)
@@ -244,7 +245,10 @@ def lost(outcomes: Iterable[Outcome]) -> str:
 
 
 def details(outcomes: Sequence[Outcome]) -> str:
-    """All figures of a scenario, with our ratio to each. Contenders are rows if there are more of them."""
+    """Return a table of all figures of a scenario, with the ratio of mmnpz to each.
+
+    Contenders are rows if there are more contenders than cases.
+    """
     contenders = list(dict.fromkeys(name for outcome in outcomes for name in outcome.figures))
 
     def cell(outcome: Outcome, contender: str) -> str:

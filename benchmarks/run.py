@@ -1,4 +1,4 @@
-"""Runs the benchmarks and reports what they found: ``python benchmarks/run.py``. See the README beside it."""
+"""Run the benchmarks and report their figures: ``python benchmarks/run.py``. See the README beside it."""
 
 import argparse
 import datetime
@@ -49,11 +49,11 @@ ROOM = 10_000_000_000
 QUICK_ROOM = 200_000_000
 
 LONGEST = 600
-"""Seconds after which a contender is given up."""
+"""The seconds after which the runner kills a contender."""
 
 
 class Failed(Exception):
-    """A contender read something else than what was written, or did not finish."""
+    """A contender read another array than the one that was written, or did not finish."""
 
 
 def arguments() -> argparse.Namespace:
@@ -92,7 +92,10 @@ def arguments() -> argparse.Namespace:
 
 
 def _absolute(path: str) -> Path:
-    """Contenders run in another folder. Links stay: the interpreter of an environment is one."""
+    """Make a path absolute, because contenders run in another folder.
+
+    Do not resolve symbolic links: the interpreter of an environment is one.
+    """
     return Path(path).absolute()
 
 
@@ -105,7 +108,7 @@ def data_folder(quick: bool) -> Path:
 
 @dataclass(frozen=True)
 class Pythons:
-    """The interpreters of the environments beside our own."""
+    """The interpreters of the other environments: mmnpz 1.0.0, and free-threaded Python."""
 
     v1: Path
     free_threaded: Path | None
@@ -119,21 +122,21 @@ class Pythons:
 def measure(
     scenario: str, case: Case, contender: str, round_number: int, pythons: Pythons
 ) -> tuple[float, ...]:
-    """The figures of a contender, from a fresh process."""
+    """Measure a contender in a new process, and return its figures."""
     other = pythons.of(case, contender)
     python, variables = (
         (other, environment.without_python_path()) if other else (sys.executable, {**os.environ})
     )
-    # All contenders of a round have the same collisions in their dicts.
+    # The same hash seed for all contenders of a round, so that their dicts have the same collisions.
     variables["PYTHONHASHSEED"] = str(round_number)
-    # NumPy's threads, which nothing here needs, spin for a while after they are made.
+    # One thread for NumPy's linear algebra: no scenario needs more, and idle threads spin for a while.
     variables["OPENBLAS_NUM_THREADS"] = "1"
     command = [str(python), str(HERE / f"{scenario}.py"), contender, json.dumps(case.parameters)]
     try:
         done = subprocess.run(
             command,
             check=False,
-            cwd=HERE,  # a process forked from a server looks there first, and must not find our package
+            cwd=HERE,  # a process of a fork server imports from here first, and must not find this mmnpz
             env=variables,
             stdout=subprocess.PIPE,
             text=True,
@@ -148,7 +151,7 @@ def measure(
 
 
 def compare(scenario: str, case: Case, rounds: int, pythons: Pythons) -> report.Outcome:
-    """All figures of a case. Each round starts with another contender."""
+    """Measure all contenders of a case. Each round starts with another contender."""
     figures: dict[str, list[tuple[float, ...]]] = {contender: [] for contender in case.contenders}
     for round_number in range(rounds):
         first = round_number % len(case.contenders)
@@ -168,7 +171,7 @@ def outcomes(plan: Plan, scenario: str, rounds: int, pythons: Pythons) -> Iterat
 
 
 def _keep(scenario: str, entry: dict[str, Any]) -> None:
-    """Puts what a scenario found among the figures, in the order of the scenarios, as soon as it is there."""
+    """Store the figures of a scenario as soon as it ends, in the order of the scenarios."""
     stored = report.load(pages.FIGURES) | {scenario: entry}
     report.save(pages.FIGURES, {name: stored[name] for name in SCENARIOS if name in stored})
 
@@ -178,7 +181,7 @@ def main() -> int:
     if given.render:
         pages.render()
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the data are removed then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # exit normally, so that the data are removed
     parent = given.dir or data_folder(given.quick)
     disk = given.disk or Path(tempfile.gettempdir())
     try:

@@ -1,4 +1,4 @@
-"""Slicing a view."""
+"""The time to slice a view."""
 
 import time
 from itertools import repeat as times

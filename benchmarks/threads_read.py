@@ -1,4 +1,4 @@
-"""What two threads get done that read from one file, beside one thread."""
+"""How many times as much two threads that read one file get done as one thread."""
 
 import copy
 import random
@@ -41,7 +41,7 @@ LENGTH = 100
 BATCH = 64
 
 LEVEL = 0.95
-"""What counts as level: two measurements of the same thing differ by as much."""
+"""The smallest ratio that counts as level: two measurements of the same thing may differ by as much."""
 
 SHARING = {
     "one": "one reader",
@@ -52,7 +52,7 @@ SHARING = {
 
 @dataclass(frozen=True)
 class Part:
-    """The members that a thread reads, each from some row on, in the thread's own strings and numbers."""
+    """The members that a thread reads, and the first row of each, in strings and numbers of its own."""
 
     numbers: list[int]
     names: list[str]
@@ -60,7 +60,10 @@ class Part:
 
 
 def part_of(thread: int, members: int, distinct: bool) -> Part:
-    """Each thread has half of the members, one the other half if `distinct`, in an order of its own."""
+    """Return the part of a thread: one half of the members, in an order of its own.
+
+    With `distinct`, the other thread has the other half.
+    """
     numbers = list(range(thread * distinct, members, 2))
     generator = random.Random(thread)
     generator.shuffle(numbers)
@@ -74,7 +77,7 @@ def cases(plan: Plan) -> list[Case]:
         for free_threaded in ((False, True) if plan.free_threaded else (False,))
         for work in WORKS
         for distinct in (True, False)
-        # Under the interpreter lock, who shares what makes no difference.
+        # Under the interpreter lock, it makes no difference which objects the threads share.
         for sharing in (SHARING if free_threaded else ("one",))
     ]
 
@@ -105,8 +108,8 @@ def _case(plan: Plan, work: str, distinct: bool, sharing: str, free_threaded: bo
         "work": work,
         "distinct": distinct,
         "sharing": sharing,
-        # Twenty turns at the interpreter lock. Two threads that share it take twice as long, and all is
-        # repeated: this is what takes the time of a contender, not its start.
+        # Long enough for twenty turns at the interpreter lock. Two threads that share it take twice as long,
+        # and all is repeated. So a contender spends its time on this, not on its start.
         "seconds": plan.scaled(100, 5) / 1000,
         "repeat": plan.scaled(4, 1),
     }
@@ -117,7 +120,8 @@ def _shown(ratio: float, rate: float) -> str:
     return f"{digits(ratio)} ({digits(rate / 1e3)} k/s)"
 
 
-# What is done with each member. Loops use no globals: threads would wait for each other to count references.
+# The work on each member. Loops use no globals: threads would wait for each other to count references to
+# them.
 
 
 def lookups(data: Mapping[str, Any], part: Part) -> Task:
@@ -197,7 +201,7 @@ WORKS: dict[str, tuple[str, Callable[[Mapping[str, Any], Part], Task]]] = {
 }
 
 
-# How the threads share.
+# The objects that the threads share.
 
 
 def with_mmnpz(archives: dict[str, str], members: int, work: str, sharing: str, **options: Any) -> Any:
@@ -213,7 +217,7 @@ def with_mmnpz(archives: dict[str, str], members: int, work: str, sharing: str, 
 
 
 def with_dict(archives: dict[str, str], members: int, work: str, sharing: str, **options: Any) -> Any:
-    """One dict of plain views for both threads or, beside readers with their own views, one for each."""
+    """A dict of plain views for both threads or, beside readers with their own views, a dict for each."""
 
     def views() -> dict[str, Any]:
         return mmnpz.load(archives["archive"], preload=True, subok=False).arrays
@@ -227,7 +231,7 @@ def with_dict(archives: dict[str, str], members: int, work: str, sharing: str, *
 
 
 def with_own_dict(sharing: str, **parameters: Any) -> Any:
-    """The limit: threads that share nothing, so that only the machine can make them wait."""
+    """The limit: threads that share no objects, so that only the machine can make them wait."""
     return with_dict(sharing="views", **parameters)
 
 

@@ -1,4 +1,4 @@
-"""What memory a worker has to itself once it has read from each member."""
+"""The memory that a worker shares with no process, after it has read from each member."""
 
 import gc
 import importlib
@@ -37,7 +37,7 @@ def cases(plan: Plan) -> list[Case]:
     ]
 
 
-# How a contender opens. Functions of a module, so that spawned workers find them.
+# Functions that open a data set. They are functions of this module, so that spawned workers find them.
 
 Open = Callable[[str, bool], Excerpt]
 
@@ -63,10 +63,10 @@ def open_lmdb(path: str, cache: bool) -> Excerpt:
 
 
 def work(connection: Connection, take: Excerpt, members: int) -> None:
-    """Reads from each member, and stays until it is told to go."""
+    """Read from each member, and then wait until the measuring process closes the connection."""
     expected = small_array(0)[:LENGTH].copy()
     for number in range(members):
-        name = member_name(number)  # a list of all names would be memory of the worker, too
+        name = member_name(number)  # a list of all names would count as memory of the worker
         expected[0] = number
         require(np.array_equal(take(name, 0, LENGTH), expected), f"{name} is not what was written")
     gc.collect()
@@ -89,9 +89,9 @@ def _measure(
     module: str, open_file: Open, path: str, members: int, method: str, cache: bool, inherit: bool = True
 ) -> float:
     """
-    The memory that two workers have more than an idle one, on average.
+    Return how much more private memory two workers have than an idle worker, on average.
 
-    Both have read the same, so that the pages of the file are theirs in common, as they are of all workers.
+    Both workers read the same pages of the file, so that the pages are shared, and count for neither.
     """
     context: Any = multiprocessing.get_context(method)
     importlib.import_module(module)
@@ -123,7 +123,7 @@ def with_mmnpz(archives: dict[str, str], **options: Any) -> float:
 
 
 def with_numpy(archives: dict[str, str], **options: Any) -> float:
-    """Opened by each: threads and processes that share such a reader move each other's file position."""
+    """Each worker opens the file: threads and processes that share such a reader move its file position."""
     return _measure("numpy", open_numpy, archives["ours"], inherit=False, **options)
 
 
@@ -132,12 +132,12 @@ def with_safetensors(archives: dict[str, str], **options: Any) -> float:
 
 
 def with_h5py(archives: dict[str, str], **options: Any) -> float:
-    """Opened by each: the library is not made for open files to be forked."""
+    """Each worker opens the file: the library does not support open files across a fork."""
     return _measure("h5py", open_h5py, archives["h5py"], inherit=False, **options)
 
 
 def with_lmdb(archives: dict[str, str], **options: Any) -> float:
-    """Opened by each: a store must not be used behind a fork."""
+    """Each worker opens the store: LMDB forbids the use of an open store after a fork."""
     return _measure("lmdb", open_lmdb, archives["LMDB"], inherit=False, **options)
 
 

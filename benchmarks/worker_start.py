@@ -1,4 +1,4 @@
-"""From nothing to two spawned workers that have each read an array."""
+"""The time until two new workers, spawned or forked from a server, have each read an array."""
 
 import multiprocessing
 import time
@@ -33,7 +33,7 @@ def cases(plan: Plan) -> list[Case]:
     ]
 
 
-# What a worker does with what it is handed.
+# Functions that a worker calls with the object that it receives.
 
 
 def itself(data: Any) -> Any:
@@ -52,7 +52,7 @@ def work(connection: Connection, load: Callable[[Any], Any], given: Any, name: s
 def _measure(load: Callable[[Any], Any], given: Any, members: int, method: str, repeat: int) -> float:
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        # What such a server is for: its children have what all contenders import.
+        # The server imports what all contenders import, so that its children have it already.
         context.set_forkserver_preload(["mmnpz"])
     numbers = (members // 3, members - 1)
 
@@ -82,7 +82,7 @@ def _measure(load: Callable[[Any], Any], given: Any, members: int, method: str, 
             require(same, f"a worker read something else than {member_name(number)}")
         return seconds
 
-    start(nothing, None)  # starts the server
+    start(nothing, None)  # start the fork server before the measurement
     return best(once, repeat)
 
 

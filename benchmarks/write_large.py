@@ -1,4 +1,4 @@
-"""Writing large arrays."""
+"""The rate of writing large arrays."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ def with_peer(name: str, folder: str, nbytes: int) -> float:
 
 
 def with_write(folder: str, nbytes: int) -> float:
-    """The limit: the bytes of the arrays and nothing else, one system call each."""
+    """The limit: one system call for the bytes of each array, and nothing else."""
 
     def write(path: Path, arrays: Arrays) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

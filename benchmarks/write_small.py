@@ -1,4 +1,4 @@
-"""Writing many small arrays."""
+"""The rate of writing many small arrays."""
 
 import os
 from collections.abc import Callable
@@ -34,7 +34,8 @@ WAYS: dict[str, Peer] = {
 }
 
 SLOW = {"zarr": 100, "np.memmap": 10}
-"""They make folders or files, take up to a thousand times as long, and have so much less to write."""
+"""The peers that write fewer arrays: they make a file or folder for each, and take up to a thousand times as
+long."""
 
 
 def cases(plan: Plan) -> list[Case]:
@@ -74,7 +75,7 @@ def with_peer(name: str, folder: str, members: int, nbytes: int) -> float:
 
 
 def with_write(folder: str, members: int, nbytes: int) -> float:
-    """The limit: as many bytes for each member as ours takes, in one system call, and no directory."""
+    """The limit: one system call for each member, with as many bytes as mmnpz writes for it."""
     names = member_names(members)
     block = bytes(nbytes)
 

@@ -1,4 +1,4 @@
-"""Two threads that write to one file, beside one thread."""
+"""How many times as much two threads that write to one file get done as one thread."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import mmnpz
 Array = NDArray[np.float32]
 
 OTHERS = 16
-"""Each thread writes so many different arrays in turn."""
+"""The number of different arrays that each thread writes in turn."""
 
 
 class Target(Protocol):
@@ -93,7 +93,7 @@ class Archive:
 
 
 class Places:
-    """The limit: the bytes of the arrays and nothing else, each at a place that its thread knows."""
+    """The limit: only the bytes of the arrays, each at an offset that its thread knows."""
 
     def __init__(self, nbytes: int, items: int, path: Path) -> None:
         self.path = path

@@ -40,12 +40,12 @@ def real_files() -> list[Path]:
 
 
 def real_arrays() -> Iterator[tuple[str, Array]]:
-    """Yield the arrays of those files, and of scikit-learn's data sets, with a name for each."""
+    """Yield a name and an array for each array in these files and in scikit-learn's data sets."""
     for path in real_files():
         try:
-            with warnings.catch_warnings(action="ignore"):  # some were written by Python 2
+            with warnings.catch_warnings(action="ignore"):  # NumPy warns about files that Python 2 wrote
                 loaded = np.load(path)
-        except ValueError:  # holds pickled objects
+        except ValueError:  # NumPy refuses to load pickled objects
             continue
         for key in loaded.files if path.suffix == ".npz" else ("",):
             try:
@@ -70,17 +70,17 @@ def pieces(arrays: dict[str, Array], count: int, rng: random.Random) -> Iterator
 
 
 def excerpt(array: Array, start: int) -> Array:
-    """Copy some rows: what a training step takes."""
+    """Copy some rows of an array, as a training step does."""
     return np.array(array[start : start + EXCERPT_ROWS])
 
 
 def same(one: Array, other: Array) -> bool:
-    """Tell whether two arrays have the same dtype, shape and bytes."""
+    """Return whether two arrays have the same dtype, shape and bytes."""
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def main() -> None:
-    """Write, append, read and compare, and tell how it went."""
+    """Write, append, read and compare, and print how long each step takes."""
     rng = random.Random(0)
     arrays = dict(real_arrays())
     print(f"real input: {len(arrays)} arrays from {len(real_files())} files and 6 data sets")

@@ -1,9 +1,9 @@
-"""A job that writes a data set item by item, can be killed at any time, and goes on when it is started again.
+"""A job that writes a data set item by item. A kill at any time loses no item: start the job again to go on.
 
     python examples/resume.py dataset.npz 500
 
-What is in the archive is not computed again. `mode="a"` creates the file, or opens it and brings back what a
-killed process has written, whatever state it left the file in.
+The job skips the items that the archive has. `mode="a"` creates the file if it does not exist. Otherwise it
+repairs the file, in whatever state a killed process left it, and finds all items that were written.
 """
 
 import sys
@@ -16,13 +16,13 @@ FLUSH_EVERY = 50
 
 
 def compute(number: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    """Stand in for what takes long: an item of the data set."""
+    """Return an item of the data set. This stands for a long computation."""
     generator = np.random.default_rng(number)
     return generator.normal(size=(int(generator.integers(1, 400)), 8))
 
 
 def main(path: str, count: int) -> None:
-    """Write the items that are not there yet."""
+    """Write the items that the archive does not have yet."""
     with mmnpz.NpzWriter(path, "a") as writer:
         print(f"{len(writer)} of {count} items are there", flush=True)
         for number in range(count):
@@ -31,7 +31,7 @@ def main(path: str, count: int) -> None:
                 continue
             writer.write(name, compute(number))
             if number % FLUSH_EVERY == 0:
-                # Not needed for safety: from here on other programs see what is written so far.
+                # Other programs see the items from here on. A kill would lose nothing without this.
                 writer.flush()
 
 

@@ -1,4 +1,4 @@
-"""The compiled half of mmnpz; use the names that the package exports."""
+"""The compiled half of mmnpz. Programs use the names that the package `mmnpz` exports."""
 
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
@@ -15,7 +15,22 @@ __version__: Final[str]
 
 def _repair(
     path: str | PathLike[str], progress: Callable[[int, int], object] | None
-) -> tuple[int, list[str], list[tuple[str, int, str]], bool]: ...
+) -> tuple[int, list[str], list[tuple[str, int, str]], bool]:
+    """
+    Repair the file at `path`, and return the parts of a `mmnpz.RepairReport`.
+
+    Returns
+    -------
+    members : int
+        The number of members in the archive after the repair.
+    recovered : list of str
+        The names of the arrays that no complete directory listed before.
+    dropped : list of (str, int, str)
+        The name, the offset of the local header, and the reason, for each member that was dropped.
+    changed : bool
+        Whether the repair changed the file.
+    """
+
 @overload
 def _walk(reader: Reader, pairs: Literal[False]) -> Iterator[NDArray[Any]]: ...
 @overload
@@ -23,21 +38,46 @@ def _walk(reader: Reader, pairs: Literal[True]) -> Iterator[tuple[str, NDArray[A
 
 @final
 class Mapping:
-    """Keeps an archive mapped: the last owner in the chain of bases of every view.
+    """
+    The object that keeps a file mapped: the last one in the chain of bases of every view.
 
-    It lives as long as a view does; there is nothing to call.
+    It lives as long as any view into the map does. It has no methods.
+
+    Attributes
+    ----------
+    filename : str or pathlib.Path
+        The absolute path of the mapped file.
     """
 
     @property
     def filename(self) -> str | Path:
-        """The path of the mapped file, absolute, in the type it was given in."""
+        """The absolute path of the mapped file: a path object if the caller passed one, otherwise a str."""
 
 class memmap(np.memmap[Any, Any]):
-    """An array over a memory-mapped file; `mmnpz._memmap` adds its methods."""
+    """An array over a memory-mapped file. `mmnpz._memmap` adds its methods and its documentation."""
 
 @disjoint_base
 class Reader:
-    """The compiled base of `mmnpz.NpzReader`."""
+    """
+    The compiled base class of `mmnpz.NpzReader`.
+
+    Attributes
+    ----------
+    files : list of str
+        The names of all arrays, in archive order, without their ``.npy`` extension.
+    mmap : memmap
+        The memory map of the whole file (uint8), which is the base of every view.
+    arrays : dict of str to memmap
+        The views that the reader has kept so far.
+    cache : bool
+        Whether the reader keeps its views.
+    preload : bool
+        Whether the reader made all views while opening.
+
+    See Also
+    --------
+    mmnpz.NpzReader : Has the constructor and the methods of a mapping.
+    """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _open(
@@ -51,19 +91,85 @@ class Reader:
         preload: bool,
         max_header_size: int,
         identity: tuple[int, int, int] | None = None,
-    ) -> None: ...
-    def _share(self, other: Reader, own_views: bool) -> None: ...
-    def _name(self, number: int) -> str: ...
-    def _number(self, name: str) -> int: ...
-    def _holds(self, array: NDArray[Any]) -> bool: ...
-    def _fetch(self, arrays: list[NDArray[Any]]) -> None: ...
-    def _fetch_headers(self, names: list[str]) -> None: ...
-    def __getitem__(self, key: str, /) -> NDArray[Any]: ...
-    def __contains__(self, key: object, /) -> bool: ...
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[str]: ...
+    ) -> None:
+        """
+        Open an archive, in place of the one that the reader has open.
+
+        `options` holds the arguments that follow it, for `_origin`. With `identity`, raise `ValueError` if
+        the file has another size, time of modification or inode.
+        """
+
+    def _share(self, other: Reader, own_views: bool) -> None:
+        """
+        Become another handle on the archive that `other` has open.
+
+        The handles share the map and the index. They also share the views, unless `own_views` is true. If
+        `other` was preloaded, the handle then makes all of its own views at once.
+        """
+
+    def _name(self, number: int) -> str:
+        """Return the name of the array at a position in archive order, without making a list of all names."""
+
+    def _number(self, name: str) -> int:
+        """Return the position of an array in archive order."""
+
+    def _holds(self, array: NDArray[Any]) -> bool:
+        """Return whether the items of `array` lie in the map of the file."""
+
+    def _fetch(self, arrays: list[NDArray[Any]]) -> None:
+        """Have the operating system read the items of those `arrays` that lie in the map of the file."""
+
+    def _fetch_headers(self, names: list[str]) -> None:
+        """Have the operating system read the headers of these members, if their views need the headers."""
+
+    def __getitem__(self, key: str, /) -> NDArray[Any]:
+        """
+        Return the view of an array.
+
+        With ``cache=True``, the first lookup of a name makes its view, and later lookups return the same
+        view. With ``cache=False``, each lookup makes a new view.
+
+        Raises
+        ------
+        KeyError
+            If the archive has no such array.
+        ValueError, zipfile.BadZipFile
+            As for `load`.
+        """
+
+    def __contains__(self, key: object, /) -> bool:
+        """Return whether the archive has an array of this name."""
+
+    def __len__(self) -> int:
+        """Return the number of arrays in the archive."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Return an iterator over the names of all arrays, in archive order."""
+
     def load(self, name: str) -> NDArray[Any]:
-        """A new view of an array, whatever is cached."""
+        """
+        Return a new view of an array, even if the reader keeps one already.
+
+        Parameters
+        ----------
+        name : str
+            The member's name without its ``.npy`` extension.
+
+        Returns
+        -------
+        memmap or ndarray
+            A read-only view into the map, with the shape, dtype, byte order and memory order of the array.
+
+        Raises
+        ------
+        KeyError
+            If the archive has no such array.
+        ValueError
+            If the member is encrypted, its ``.npy`` header is bad, its shape does not fit the stored size, it
+            holds Python objects, or the reader is closed.
+        zipfile.BadZipFile
+            If the member is not where the archive's directory says.
+        """
 
     def gather(
         self,
@@ -77,7 +183,94 @@ class Reader:
         pad: ArrayLike | None = None,
         threads: SupportsIndex | None = None,
     ) -> NDArray[Any]:
-        """A batch: excerpts of many arrays, or whole arrays, stacked along a new first axis."""
+        """
+        Return a batch: excerpts of many arrays, or whole arrays, stacked along a new first axis.
+
+        The result is that of ``numpy.stack([data[name][start:stop] for ...])``, without a loop in the
+        interpreter. The reader first looks up and checks all excerpts, and then copies them without the GIL.
+        Of pages that are not in the page cache, it first tells the operating system all that the batch needs.
+        The disk then reads only these pages, many excerpts at a time.
+
+        Parameters
+        ----------
+        names : sequence of str or of int
+            The names of the arrays, or their positions in archive order, as in ``data.files[position]``. A
+            negative position counts from the end. A name or position may occur more than once.
+        starts : int or sequence of int, optional
+            The first row of each excerpt, counted from the start of its array. By default 0.
+        stops : int or sequence of int, optional
+            The row behind the last row of each excerpt. By default `length` rows behind the first row or,
+            without `length`, the end of the array.
+        length : int, optional
+            How many rows each excerpt has in the batch. By default as many as the first excerpt or, with
+            `pad`, as many as the longest one.
+        out : ndarray, optional
+            The array to copy to. It must have the shape and the dtype of the batch. A C-contiguous array is
+            fastest. For a tensor of PyTorch, pass its ``numpy()``.
+        dtype : data-type, optional
+            The dtype to which items are converted, by the rule ``"same_kind"`` of `numpy.can_cast`. By
+            default all arrays must have the same dtype, byte order included, and the batch has that dtype.
+        pad : scalar or array_like, optional
+            A value, or a row, for the rows that an array does not have, and for those that an excerpt lacks
+            to `length`. By default such excerpts are an error.
+        threads : int, optional
+            How many threads copy, the calling one included: 1 by default, at most 64. All callers share the
+            helping threads, which wait for later batches. A caller that finds no free thread copies alone.
+
+        Returns
+        -------
+        ndarray
+            `out`, or a new array. Its shape is ``(len(names), length, ...)``. If none of `starts`, `stops`,
+            `length` and `pad` is given, it is ``(len(names), ...)`` with the shape that all arrays have.
+
+        Raises
+        ------
+        KeyError
+            If the archive has no array of a name.
+        IndexError
+            If the archive has no array at a position. Also if an excerpt starts before its array, stops
+            before it starts or, without `pad`, does not lie in its array.
+        TypeError
+            If the dtypes of the arrays, or that of `out`, do not fit, or an argument has a wrong type.
+            `names` must not be booleans, and must not mix names with positions.
+        ValueError
+            If the shapes of the arrays, or that of `out`, do not fit, or an array cannot be read (see
+            `load`). Also if `names` is empty and there is no `out`, or if the reader is closed.
+
+        See Also
+        --------
+        prefetch : Has the operating system read what a later batch needs.
+
+        Notes
+        -----
+        Errors name the file and the array. They are raised before anything is written to `out`.
+
+        If `cache` is true, the reader keeps the views, as for ``data[name]``, also those of positions.
+        Positions do not make the list `files`. Their first use checks the central directory of the file.
+
+        NumPy copies arrays in Fortran order, and those that are converted, one after the other.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mmnpz
+        >>> np.savez("example.npz", a=np.arange(6), b=np.arange(10, 14))
+        >>> data = mmnpz.load("example.npz")
+        >>> data.gather(["a", "b", "a"], starts=[0, 1, 3], length=3)
+        array([[ 0,  1,  2],
+               [11, 12, 13],
+               [ 3,  4,  5]])
+        >>> data.gather([0, -1], starts=1, length=2)
+        array([[ 1,  2],
+               [11, 12]])
+        >>> data.gather(["a", "b"], pad=-1, dtype=np.float32)
+        array([[ 0.,  1.,  2.,  3.,  4.,  5.],
+               [10., 11., 12., 13., -1., -1.]], dtype=float32)
+        >>> data.gather(["a", "b"], starts=[0, 2], length=3)
+        Traceback (most recent call last):
+          ...
+        IndexError: example.npz: member "b": ...
+        """
 
     def prefetch(
         self,
@@ -87,65 +280,240 @@ class Reader:
         *,
         length: SupportsIndex | None = None,
     ) -> None:
-        """Has the operating system read excerpts, or whole arrays, into memory."""
+        """
+        Have the operating system read excerpts, or whole arrays, into the page cache.
+
+        The call returns at once, and does not wait for the disk.
+
+        Parameters
+        ----------
+        names : sequence of str or of int
+            The names of the arrays, or their positions in archive order.
+        starts, stops, length
+            The rows to read, as for `gather`. By default all rows. Rows behind the end of an array are
+            ignored.
+
+        Raises
+        ------
+        KeyError, IndexError, TypeError, ValueError
+            As for `gather`.
+
+        Notes
+        -----
+        `gather` does the same for its own batch. Call `prefetch` for the next batch, and then work on the
+        present one. On systems without such advice, Windows for one, the call reads nothing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mmnpz
+        >>> np.savez("example.npz", a=np.arange(6), b=np.arange(10, 14))
+        >>> data = mmnpz.load("example.npz")
+        >>> data.prefetch(["a", "b"], starts=[2, 0], length=2)
+        >>> data.gather(["a", "b"], starts=[2, 0], length=2)
+        array([[ 2,  3],
+               [10, 11]])
+        """
 
     def advise(self, advice: Literal["normal", "random", "sequential", "willneed", "dontneed"]) -> None:
-        """Tells the operating system how the map of the file will be used, by all who share it."""
+        """
+        Tell the operating system how this process will use the map of the file.
+
+        The advice holds for all readers and views of this process that share the map.
+
+        Parameters
+        ----------
+        advice : {"normal", "random", "sequential", "willneed", "dontneed"}
+            What to expect:
+
+            - ``"normal"``, the initial state: the system reads some pages ahead.
+            - ``"random"``: small parts of views, in random order. The system reads no page ahead.
+            - ``"sequential"``: whole arrays from start to end. The system reads many pages ahead.
+            - ``"willneed"``: the whole file, soon. The system reads it in the background.
+            - ``"dontneed"``: nothing for now. This process gives up its pages. They stay in the page cache
+              until the system needs the memory, and the next access brings them back.
+
+        Raises
+        ------
+        ValueError
+            If `advice` has another value, or the reader is closed.
+
+        Notes
+        -----
+        Advice never changes the contents of views. A system may ignore it; Windows does. `gather` and
+        `prefetch` do not need it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mmnpz
+        >>> np.savez("example.npz", a=np.arange(6))
+        >>> data = mmnpz.load("example.npz")
+        >>> data.advise("random")
+        >>> data["a"][4:]
+        memmap([4, 5])
+        """
 
     def close(self) -> None:
-        """Releases the reader's hold on the map and on the views."""
+        """
+        Release the reader's references to the map and to the views.
+
+        Views, and dicts of views, that the program already has stay valid: the file stays mapped until the
+        last of them is gone. A second call does nothing.
+        """
 
     @property
     def files(self) -> list[str]:
-        """The names of all arrays, in archive order, without their ``.npy`` extension (list of str)."""
+        """
+        The names of all arrays, in archive order, without their ``.npy`` extension (list of str).
+
+        The reader makes the list at the first access, and returns the same list later.
+        """
 
     @property
     def mmap(self) -> NDArray[np.uint8]:
-        """The memory map of the whole file (memmap of uint8); gone once the reader is closed."""
+        """
+        The memory map of the whole file (memmap of uint8), which is the base of every view.
+
+        A closed reader raises `AttributeError`.
+        """
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The views that were preloaded or cached so far, by name (dict)."""
+        """
+        The views that the reader has kept so far, by name (dict).
+
+        This is the reader's own dict, not a copy: the reader adds each further view to it. The dict stays
+        valid after the reader is closed or deleted. A closed reader returns an empty dict.
+        """
 
     @property
     def cache(self) -> bool:
-        """Whether the views that are handed out are kept, so that a name always gives the same one (bool)."""
+        """Whether the reader keeps its views, so that a name always gives the same view (bool)."""
 
     @property
     def preload(self) -> bool:
-        """Whether all views were made while opening (bool)."""
+        """Whether the reader made all views while opening (bool)."""
 
     @property
-    def _origin(self) -> tuple[tuple[tuple[str, Any], ...], tuple[int, int, int]]: ...
+    def _origin(self) -> tuple[tuple[tuple[str, Any], ...], tuple[int, int, int]]:
+        """The options of the call that opened the file; the file size, time of modification and inode."""
+
     @property
-    def _index_memory(self) -> int: ...
+    def _index_memory(self) -> int:
+        """How many bytes of memory the index takes."""
 
 class DirectReader(Reader):
-    """`Reader` with a way to the views that are kept which does not lead through the binding."""
+    """A `Reader` that finds kept views without a call into the binding."""
 
     def __getitem__(self, key: str, /) -> NDArray[Any]: ...
 
 @disjoint_base
 class Writer:
-    """The compiled base of `mmnpz.NpzWriter`."""
+    """
+    The compiled base class of `mmnpz.NpzWriter`.
+
+    Attributes
+    ----------
+    files : list of str
+        The names of all arrays in the archive, in archive order.
+    closed : bool
+        Whether the writer is closed.
+
+    See Also
+    --------
+    mmnpz.NpzWriter : Has the constructor.
+    """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
-    def _open(self, path: str | PathLike[str], mode: str, align: int, sync: bool) -> None: ...
-    def write(self, name: str, array: ArrayLike) -> None:
-        """Writes an array as a member of the archive."""
+    def _open(self, path: str | PathLike[str], mode: str, align: int, sync: bool) -> None:
+        """Open an archive. If the writer has one open, close that one first."""
 
-    def __setitem__(self, key: str, value: ArrayLike, /) -> None: ...
-    def __contains__(self, key: object, /) -> bool: ...
-    def __len__(self) -> int: ...
+    def write(self, name: str, array: ArrayLike) -> None:
+        """
+        Write an array as a member of the archive.
+
+        When this returns, the operating system has the member: a kill of the process does not lose it.
+        Threads may call this at the same time.
+
+        Parameters
+        ----------
+        name : str
+            The member's name without its ``.npy`` extension. Slashes make folders for zip tools. Of two
+            members with one name, readers return the last.
+        array : array_like
+            Anything that `numpy.asanyarray` takes, of any size, memory order and strides. The member has the
+            bytes that `numpy.save` would write. The writer streams arrays that are not in memory, such as
+            memory maps.
+
+        Warns
+        -----
+        UserWarning
+            If the archive already has a member of this name.
+
+        Raises
+        ------
+        ValueError
+            If the array holds Python objects, or the name cannot be stored: it contains a NUL, or has more
+            than 65531 bytes of UTF-8. Also if the writer is closed. Nothing is then written.
+        OSError
+            If the operating system cannot write. Earlier members stay, and the writer can go on.
+        RuntimeError
+            In a forked child: a writer belongs to the process that opened it.
+        """
+
+    def __setitem__(self, key: str, value: ArrayLike, /) -> None:
+        """Write an array as a member of the archive, as `write` does."""
+
+    def __contains__(self, key: object, /) -> bool:
+        """Return whether the archive has an array of this name."""
+
+    def __len__(self) -> int:
+        """Return the number of names in `files`."""
+
     def flush(self, sync: bool = False) -> None:
-        """Makes all that is written so far readable by every zip reader, and goes on."""
+        """
+        Write a central directory, so that every zip reader finds all members written so far.
+
+        From then on the file is a valid archive, whatever happens to the writer. This directory has room in
+        front of it, into which the writer puts later members. The next `flush`, or `close`, lists those.
+
+        Parameters
+        ----------
+        sync : bool, optional
+            Whether to wait until the disk has all members, so that they survive a power failure.
+
+        Raises
+        ------
+        ValueError
+            If the writer is closed.
+        OSError
+            If the operating system cannot write.
+        RuntimeError
+            In a forked child: a writer belongs to the process that opened it.
+        """
 
     def close(self) -> None:
-        """Writes the archive's directory and closes the file; waits for members that are being written."""
+        """
+        Write the central directory, and close the file.
+
+        The call waits for members that other threads are writing. A second call does nothing. In a forked
+        child, the call does not touch the file.
+
+        Raises
+        ------
+        OSError
+            If the operating system cannot write the directory. The writer then stays open: call `close` again
+            once the disk has space.
+        """
 
     @property
     def files(self) -> list[str]:
-        """The names of all arrays in the archive, in archive order (list of str)."""
+        """
+        The names of all arrays in the archive, in archive order (list of str).
+
+        Arrays of earlier writers are included. Each name occurs once.
+        """
 
     @property
     def closed(self) -> bool:

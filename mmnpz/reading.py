@@ -1,4 +1,4 @@
-"""Reading memory-mapped ``.npz`` files."""
+"""Read ``.npz`` files through a memory map."""
 
 import os
 import sys
@@ -21,71 +21,75 @@ __all__ = ["NpzReader", "load"]
 
 class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     """
-    The arrays of an uncompressed ``.npz`` file as views into a memory map of it.
+    The arrays of an uncompressed ``.npz`` file, as views into a memory map of the file.
 
-    Opening maps the file and reads its directory, and nothing else. An array is a read-only view that is made
-    when it is first asked for; its bytes are read by the operating system when they are first used. Stands in
-    for `numpy.load`, and may be shared by any number of threads.
+    Opening maps the file and reads at most its central directory. The reader makes a read-only view when a
+    program first looks up its name. The operating system reads the bytes of an array when a program first
+    uses them. A reader stands in for the result of `numpy.load`, and any number of threads may share it.
 
     Parameters
     ----------
     fn : str or os.PathLike
         The file to open.
     mmap_mode : {"r"}, optional
-        For compatibility with `numpy.load`: the file is mapped for reading.
+        For compatibility with `numpy.load`: mmnpz maps the file for reading.
     cache : bool, optional
-        Whether a name always gives the same view, in all threads and for ever. Otherwise each access makes a
-        new one.
+        Whether the reader keeps its views, so that a name gives the same view in all threads, as long as the
+        reader lives. If false, each lookup makes a new view.
     preload : bool, optional
-        Whether to make all views at once, while opening. They are kept then, whatever `cache` says.
+        Whether to make all views while opening. The reader then keeps them, even with ``cache=False``.
     subok : bool, optional
-        Whether views are instances of `mmnpz.memmap`, a subclass of `numpy.memmap`; otherwise they are plain
+        Whether views are instances of `mmnpz.memmap`, a subclass of `numpy.memmap`. If false, they are plain
         instances of `numpy.ndarray`.
     max_header_size : int, optional
-        The most characters of an ``.npy`` header that are trusted, as for `numpy.load`.
+        The longest ``.npy`` header that the reader accepts, in characters, as for `numpy.load`.
 
     Attributes
     ----------
     files : list of str
         The names of all arrays, in archive order, without their ``.npy`` extension.
     mmap : memmap
-        The memory map of the whole file (uint8), base of every view. Gone once the reader is closed.
+        The memory map of the whole file (uint8), which is the base of every view. A closed reader raises
+        `AttributeError`.
     arrays : dict of str to memmap
-        The views that were preloaded or cached so far: one dict, to which further views are added. It stays
-        valid when the reader is closed or gone.
+        The views that the reader has kept so far. This is the reader's own dict, not a copy: the reader adds
+        each further view to it. The dict stays valid after the reader is closed or deleted.
     cache : bool
-        Whether views are kept: as given, or because of `preload`.
+        Whether the reader keeps its views: true if `cache` or `preload` was given as true.
     preload : bool
-        As given.
+        Whether the reader made all views while opening.
 
     Raises
     ------
     OSError
         If the file cannot be opened (`FileNotFoundError`, `PermissionError`, `IsADirectoryError`, …).
     zipfile.BadZipFile
-        If it is not a zip archive that can be read.
+        If the file is not a readable zip archive.
     ValueError
-        If `mmap_mode` is another. With `preload`, also as for access to a bad member, see `load`.
+        If `mmap_mode` is not ``"r"``. With `preload`, also if a member is bad: see `load`.
 
     See Also
     --------
     NpzWriter : Writes such files.
-    numpy.load : Reads whole arrays, compressed ones too.
+    numpy.load : Reads whole arrays, and compressed arrays too.
 
     Notes
     -----
-    Listed are the stored members whose names end in ``.npy``. Of several members with one name the last
-    counts; if that one is compressed, the name is not listed. Names are decoded as by `zipfile`: UTF-8 where
-    the member is flagged so, code page 437 elsewhere (APPNOTE 6.3.10, appendix D).
+    A reader lists the stored members whose names end in ``.npy``. Of several members with one name, the last
+    counts. If that member is compressed, the reader does not list the name. A reader decodes names as
+    `zipfile` does: as UTF-8 if the member has the UTF-8 flag, otherwise as code page 437 (APPNOTE 6.3.10,
+    appendix D).
 
-    A memory map is only as good as its file: a program that cuts the file short while it is mapped ends this
-    process with SIGBUS at the next access to the missing part. `NpzWriter` never does that.
+    If another program cuts the file short while it is mapped, the next access to the missing part ends this
+    process with SIGBUS. `NpzWriter` never cuts a mapped file short.
 
-    ``copy.copy`` gives another handle on the same map, index and views, at once; ``copy.deepcopy`` one on the
-    same map and index with views of its own. On free-threaded Python, let each thread make its own: threads
-    that share a reader wait for each other to count its references, those of its views, and those of `mmap`,
-    to which every slice of a view refers. A pickle holds the path and the options, and unpickling opens the
-    file again; if it was changed meanwhile, that is a `ValueError`.
+    ``copy.copy`` gives another handle on the same map, index and views, in constant time. ``copy.deepcopy``
+    gives a handle on the same map and index, with views of its own. On free-threaded Python, make one such
+    handle for each thread. Threads that share a reader wait for each other to count the references to it, to
+    its views, and to `mmap`, to which every slice of a view refers.
+
+    A pickle holds the path and the options. Unpickling opens the file again, and raises `ValueError` if the
+    file was changed since.
 
     Examples
     --------
@@ -114,7 +118,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     ) -> None:
         if mmap_mode != "r":
             raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
-        # As numpy.memmap has it: absolute, and a path object stays one.
+        # As numpy.memmap does it: `filename` is absolute, and a path object stays a path object.
         filename = _resolved(fn) if isinstance(fn, os.PathLike) else os.path.abspath(fn)
         options: dict[str, Any] = {
             "path": os.fspath(fn),
@@ -129,17 +133,17 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
     def values(self) -> ValuesView["NDArray[Any]"]:
         """
-        Return all views, in archive order: those of `items`, without their names.
+        Return all views in archive order: those of `items`, without the names.
 
         Returns
         -------
         collections.abc.ValuesView of memmap
-            A view of the reader, as `dict.values` gives one.
+            A live view of the reader, like the result of `dict.values`.
 
         Raises
         ------
         ValueError, zipfile.BadZipFile
-            As for `items`.
+            During iteration, as for `items`.
 
         Examples
         --------
@@ -155,20 +159,21 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         """
         Return all names with their views, in archive order.
 
-        A view is made when it is its turn, and kept as that of ``data[name]`` is. No name is looked up: the
-        directory is read in its order. Of a file that another program wrote, the headers of many members are
-        read at a time.
+        The iterator makes each view when it comes to it. The reader keeps that view as it keeps the view of
+        ``data[name]``. The iterator reads the central directory from start to end, without a lookup of each
+        name. In a file that another program wrote, it has the operating system read the headers of many
+        members at a time.
 
         Returns
         -------
         collections.abc.ItemsView of (str, memmap)
-            A view of the reader, as `dict.items` gives one.
+            A live view of the reader, like the result of `dict.items`.
 
         Raises
         ------
         ValueError, zipfile.BadZipFile
-            While it is gone through: if the reader is closed, or as for access to a bad member, see `load`.
-            The member behind that one comes next.
+            During iteration: if the reader is closed, or if a member is bad, see `load`. After the error of a
+            bad member, the iterator goes on with the next member.
 
         Examples
         --------
@@ -181,16 +186,16 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         return _Items(self)
 
     def __copy__(self) -> Self:
-        """Return another handle on the same archive, with the same views."""
+        """Return another handle on the same map, index and views."""
         other = type(self).__new__(type(self))
-        if self.__dict__:  # an empty one need not be locked, see rust/python/src/fork.rs
+        if self.__dict__:  # leave an empty dict unlocked: a forked child inherits locks, see fork.rs
             other.__dict__.update(self.__dict__)
         other._share(self, own_views=False)
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return another handle on the same map, with views of its own."""
-        import copy  # loaded by whoever called this
+        """Return another handle on the same map and index, with views of its own."""
+        import copy  # already loaded: copy.deepcopy calls this method
 
         other = type(self).__new__(type(self))
         memo[id(self)] = other
@@ -200,8 +205,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path and the options: unpickling opens the file again, if it is still the same."""
-        # The path that was given may be relative to a folder that another process is not in.
+        """Pickle the path and the options. Unpickling opens the file again, if it was not changed since."""
+        # The absolute path: `path` may be relative, and the other process may be in another folder.
         origin, identity = self._origin
         options = dict(origin)
         options["path"] = os.fspath(options["filename"])
@@ -234,7 +239,7 @@ class _Items(ItemsView[str, "NDArray[Any]"]):
 
 
 def _gives_views(reader: NpzReader) -> bool:
-    """Whether iteration gives what the compiled half would give: no subclass has another way."""
+    """Return true unless a subclass overrides `__getitem__` or `__iter__`, which iteration must then call."""
     own = type(reader)
     return own.__getitem__ is NpzReader.__getitem__ and own.__iter__ is NpzReader.__iter__
 
@@ -242,18 +247,18 @@ def _gives_views(reader: NpzReader) -> bool:
 def _reopen(
     reader_type: type[NpzReader], options: dict[str, Any], identity: tuple[int, int, int]
 ) -> NpzReader:
-    """Open the file of a pickled reader again."""
+    """Open the file of a pickled reader again, if it still has the identity it had then."""
     reader = reader_type.__new__(reader_type)
     reader._open(tuple(options.items()), **options, identity=identity)
     return reader
 
 
 def _resolved(path: os.PathLike[str]) -> "Path":
-    from pathlib import Path  # not loaded by NumPy, nor by us until there is a path object
+    from pathlib import Path  # imported here: `import mmnpz` should not load pathlib
 
     try:
         return Path(path).resolve()
-    except (OSError, RuntimeError):  # a loop of links: opening it says so
+    except (OSError, RuntimeError):  # a loop of symbolic links: opening the file raises the error
         return Path(os.path.abspath(path))
 
 

@@ -1,4 +1,4 @@
-"""Bringing back what a writer left that was killed."""
+"""Repair archives that a killed writer left without a complete central directory."""
 
 import os
 from collections.abc import Callable
@@ -11,16 +11,16 @@ __all__ = ["DroppedMember", "RepairReport", "repair"]
 
 class DroppedMember(NamedTuple):
     """
-    A member that was begun and is not in the archive.
+    A member that a writer began, and that `repair` did not list in the archive.
 
     Attributes
     ----------
     name : str
-        Its name without the ``.npy`` extension.
+        The member's name without the ``.npy`` extension.
     offset : int
-        Where its local header starts in the file, in bytes.
+        The offset of the member's local header in the file, in bytes.
     reason : str
-        Why it is not in the archive.
+        Why `repair` did not list the member.
     """
 
     name: str
@@ -30,20 +30,21 @@ class DroppedMember(NamedTuple):
 
 class RepairReport(NamedTuple):
     """
-    What `repair` found and did; ``str`` gives it as text.
+    What `repair` found and did. ``str`` gives the report as text.
 
     Attributes
     ----------
     path : str
-        The file.
+        The path of the file.
     members : int
-        How many members the archive has now.
+        The number of members in the archive after the repair.
     recovered : list of str
-        The names of arrays that no complete directory listed, and that the archive has now.
+        The names of the arrays that the directory now lists, and that no complete directory listed before.
     dropped : list of DroppedMember
-        What was begun and not finished, or did not reach the disk before a power failure.
+        The members that a writer did not finish, or whose bytes did not reach the disk before a power
+        failure.
     changed : bool
-        Whether anything had to be done.
+        Whether `repair` changed the file.
     """
 
     path: str
@@ -65,27 +66,28 @@ def repair(
     fn: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
 ) -> RepairReport:
     """
-    Write the directory of an archive whose writer was killed.
+    Write the central directory of an archive whose writer was killed.
 
-    Every array whose `NpzWriter.write` had returned is found again, and so is every member that was in the
-    file before. The checksums of those that no directory lists are compared: after a power failure, arrays
-    that were not synced may be incomplete, and are dropped. Of an archive that another program did not
-    finish, the stored members from the start of the file are taken, as far as their checksums are right.
+    The repair finds every array whose `NpzWriter.write` had returned, and every member that was in the file
+    before. It compares the checksums of the members that no directory lists. After a power failure, arrays
+    that were not synced may be incomplete: the repair drops those. In an archive that another program did not
+    finish, the repair takes the stored members from the start of the file, as far as their checksums are
+    right.
 
-    Nothing is done to an archive that is whole. A process that is killed while it repairs loses nothing:
-    repair again. The file does not get shorter, so that readers which have it mapped are not hurt.
+    The repair does not change an archive that is whole. A repair that is killed loses nothing: repair again.
+    The repair never makes the file shorter, so readers that have the file mapped are safe.
 
     Parameters
     ----------
     fn : str or os.PathLike
-        The file.
+        The file to repair.
     progress : callable, optional
-        Called with the number of bytes that were checked and the number that are to be.
+        Called with two numbers: how many bytes the repair has checked, and how many it has to check in all.
 
     Returns
     -------
     RepairReport
-        What was found and done.
+        What the repair found and did.
 
     Raises
     ------
@@ -94,11 +96,11 @@ def repair(
     BlockingIOError
         If a writer has the file open.
     zipfile.BadZipFile
-        If there is nothing of an archive in the file.
+        If the file holds no part of an archive.
 
     See Also
     --------
-    NpzWriter : In mode ``"a"`` it repairs by itself, and goes on.
+    NpzWriter : Repairs the file by itself in mode ``"a"``, and then appends to it.
 
     Examples
     --------

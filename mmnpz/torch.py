@@ -1,4 +1,4 @@
-"""Arrays of ``.npz`` files as samples for PyTorch; needs PyTorch, and is not imported by ``mmnpz`` itself."""
+"""Arrays of ``.npz`` files as samples for PyTorch. ``import mmnpz`` does not load this module."""
 
 import copy
 import operator
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 __all__ = ["NpzDataset"]
 
-# Asked once, after torch was imported: nothing turns it off later, and if something turns it on, a handle for
-# each thread is of no use, and does no harm.
+# Read once, after the import of torch. Nothing turns the GIL off later. If something turns it on later, the
+# handles for each thread are unnecessary but harmless.
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class _Handles(threading.local):
-    """In each thread, `reader` is a handle of its own."""
+    """A thread-local: `reader` is another handle on the same file in each thread."""
 
     def __init__(self, reader: NpzReader) -> None:
-        # Called in each thread that looks. Threads that share views would wait for each other to count their
-        # references; a deep copy has views of its own.
+        # Python calls this in each thread that uses the object. The handle is a deep copy, with views of its
+        # own: threads that share views wait for each other to count references.
         self.reader = copy.deepcopy(reader)
 
 
@@ -47,26 +47,26 @@ class NpzDataset(Dataset[Any]):
     """
     The arrays of an uncompressed ``.npz`` file as a map-style dataset for PyTorch.
 
-    A sample is a tensor made from an array, or from an excerpt of it; only that part is read from the file.
-    May be used by any number of threads, and by the workers of a `torch.utils.data.DataLoader`, however they
-    are started.
+    A sample is a tensor, made from an array or from an excerpt of one. The dataset reads only that part of
+    the file. Any number of threads may share the dataset. The workers of a `torch.utils.data.DataLoader` may
+    use it with every start method.
 
     Parameters
     ----------
     fn : str or os.PathLike or NpzReader
-        The file to open, or an open reader. The reader is used with its own options, and must stay open.
+        The file to open, or an open reader. The dataset uses that reader with its options: leave it open.
     names : iterable of str, optional
-        The names of the arrays, in the order of the samples; a name may occur more than once. By default, all
+        The names of the arrays, in the order of the samples. A name may occur more than once. By default, all
         arrays in archive order.
     excerpt : callable, optional
-        Takes a read-only view of an array, and returns the part of it that makes the sample.
+        Takes a read-only view of an array, and returns the part of it that becomes the sample.
     transform : callable, optional
         Takes the tensor, and returns the sample.
 
     Raises
     ------
     KeyError
-        If one of `names` is not in the file.
+        If the file has no array of one of `names`.
     OSError, zipfile.BadZipFile
         As for `mmnpz.NpzReader`.
 
@@ -76,24 +76,26 @@ class NpzDataset(Dataset[Any]):
 
     Notes
     -----
-    A tensor owns its memory: a writable, contiguous copy in native byte order. It cannot share the memory of
-    the file, because that is mapped for reading only, and PyTorch has no tensors that cannot be written to.
+    A tensor owns its memory: it is a writable, contiguous copy in native byte order. It cannot share the
+    memory of the file: the file is mapped for reading only, and PyTorch has no read-only tensors.
 
-    A batch that is not in memory is asked for as a whole, so that the disk reads many samples at a time. For
-    that `excerpt` is called for all samples of a batch before the first is copied. With both `excerpt` and
-    `transform`, which may draw from the same random numbers, samples are made, and read, one after the other.
+    For a batch that is not in the page cache, the dataset first tells the operating system all parts that the
+    batch needs. The disk then reads many samples at a time. To know these parts, the dataset calls `excerpt`
+    for all samples of a batch before it copies the first one. With both `excerpt` and `transform`, it makes
+    and reads one sample after the other, because both may draw from the same random numbers.
 
-    If a subclass overrides `__getitem__`, its batches are made of its own samples, one after the other. To
-    read batches as a whole, it overrides `__getitems__` too, and adds to the list that this class returns.
+    If a subclass overrides `__getitem__`, its batches consist of its own samples, made one after the other.
+    To read batches as a whole, the subclass also overrides `__getitems__`, and changes the list that this
+    class returns.
 
-    A worker costs next to no memory for each array. A file that is given by its path is opened with
-    ``cache=False``, so that views do not pile up, and `names` are kept as numbers.
+    A worker needs next to no memory for each array. The dataset opens a path with ``cache=False``, so views
+    do not pile up, and keeps `names` as numbers.
 
-    A pickle holds the path, the options, the numbers of the names and the callables. The file is opened when
-    the unpickled dataset is first used. If it was changed meanwhile, that is a `ValueError`; if it is gone, a
-    `FileNotFoundError`.
+    A pickle holds the path, the options, the numbers of the names and the callables. The unpickled dataset
+    opens the file when it is first used. That raises `ValueError` if the file was changed since, and
+    `FileNotFoundError` if the file is gone.
 
-    On free-threaded Python each thread gets a handle of its own on the file.
+    On free-threaded Python, each thread has its own handle on the file.
 
     Examples
     --------
@@ -118,12 +120,13 @@ class NpzDataset(Dataset[Any]):
     ) -> None:
         if isinstance(names, str):
             raise TypeError(f"names must be an iterable of names, got the string {names!r}")
-        # Plain arrays are sliced fastest.
+        # subok=False: plain arrays are the fastest to slice.
         reader = fn if isinstance(fn, NpzReader) else NpzReader(fn, cache=False, subok=False)
         self._excerpt = excerpt
         self._transform = transform
-        # The numbers of the members, not a list of names. A forked process would copy such a list, page by
-        # page, by counting the references to its items; a spawned one would be sent it.
+        # The positions of the members, not a list of names. A forked worker would copy the pages of such a
+        # list, because it counts references to the items; a spawned worker would receive the list in a
+        # pickle.
         self._numbers: NDArray[np.uint32] | None = None
         if names is None:
             self._length = len(reader)
@@ -140,17 +143,18 @@ class NpzDataset(Dataset[Any]):
         return self._sample(self._reader(), index)
 
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Any]:
-        """Return the samples of a batch."""
+        """Return the samples of a batch, as a list."""
         kind = type(self)
         if kind.__getitem__ is not NpzDataset.__getitem__ and kind.__getitems__ is NpzDataset.__getitems__:
-            # Only the subclass knows what its samples are. A subclass that overrides both and calls this
-            # method asks for the samples of this class.
+            # Only the subclass knows how to make its samples. (A subclass that overrides both methods, and
+            # calls this one, gets the samples of NpzDataset.)
             return [self[index] for index in indices]
         reader = self._reader()
         if self._excerpt is not None and self._transform is not None:
-            # One after the other, as both may draw from the same random numbers.
+            # One sample after the other: both callables may draw from the same random numbers.
             return [self._sample(reader, index) for index in indices]
-        # A slice of a view reads nothing. So the system can be told of all parts before the first is copied.
+        # A slice of a view reads nothing from the file. So the dataset knows all parts of the batch, and
+        # tells the operating system about them, before it copies the first part.
         excerpt, holds, indices = self._excerpt, reader._holds, list(indices)
         names = [reader._name(self._number(index)) for index in indices]
         reader._fetch_headers(names)
@@ -160,14 +164,14 @@ class NpzDataset(Dataset[Any]):
             if excerpt is not None:
                 part = np.asarray(excerpt(part))
                 if not holds(part):
-                    part = np.array(part)  # it may be a buffer that is used again
+                    part = np.array(part)  # `excerpt` may use this buffer again for the next sample
             parts.append(part)
         reader._fetch(parts)
         return [self._finish(reader, index, part) for index, part in zip(indices, parts, strict=True)]
 
     def name(self, index: SupportsIndex) -> str:
         """
-        Return the name of the array that a sample is made from.
+        Return the name of the array from which a sample is made.
 
         Parameters
         ----------
@@ -187,22 +191,22 @@ class NpzDataset(Dataset[Any]):
         return self._reader()._name(self._number(index))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to this process."""
-        # The reader goes as a pickle in the pickle: it is opened where and when it is needed.
+        """Return the state without the handles, which belong to this process."""
+        # The state holds the pickled reader: the other process opens the file when it first uses the dataset.
         pickled = self._pickled or pickle.dumps(self._reader())
         return self.__dict__ | {"_pickled": pickled, "_handles": None}
 
     def _reader(self) -> NpzReader:
-        """Return this thread's handle on the file, opened if it is not yet."""
+        """Return this thread's handle on the file. Open the file if it is not open yet."""
         handles = self._handles
         if handles is None:
-            # Of threads that come here at once, each opens the file. The last one's handles stay.
+            # Threads that get here at the same time each open the file. The handles of the last one stay.
             handles = self._handles = _handles(pickle.loads(self._pickled))
         reader: NpzReader = handles.reader
         return reader
 
     def _number(self, index: SupportsIndex) -> int:
-        """Return the number of the member that a sample is made from."""
+        """Return the position, in archive order, of the member from which a sample is made."""
         position = operator.index(index)
         if position < 0:
             position += self._length
@@ -216,9 +220,9 @@ class NpzDataset(Dataset[Any]):
         return self._finish(reader, index, part)
 
     def _finish(self, reader: NpzReader, index: SupportsIndex, part: "NDArray[Any]") -> Any:
-        """Return the sample that is made from a part of an array."""
-        # The one copy, laid out as torch wants it. Of the view itself torch would make a tensor too, with a
-        # warning, and writing to that one would end the process with SIGSEGV.
+        """Return the sample made from `part`, which is an array or an excerpt of one."""
+        # The only copy, in the layout that torch needs. torch would also accept the read-only view, with a
+        # warning; a write to that tensor would end the process with SIGSEGV.
         array = np.array(part, dtype=part.dtype.newbyteorder("="), order="C")
         try:
             tensor = torch.from_numpy(array)

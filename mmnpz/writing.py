@@ -1,4 +1,4 @@
-"""Writing ``.npz`` files member by member."""
+"""Write ``.npz`` files member by member."""
 
 import os
 from types import TracebackType
@@ -13,31 +13,32 @@ _LARGEST_ALIGNMENT = 32768
 
 class NpzWriter(Writer):
     """
-    Adds arrays to an uncompressed ``.npz`` file, one by one.
+    A writer that adds arrays to an uncompressed ``.npz`` file, one by one.
 
-    An array is in the operating system's hands when `write` returns: nothing that this process does, or that
-    is done to it, can lose it any more. The file is an ordinary zip archive after each `flush` and once the
-    writer is closed: `numpy.load`, `zipfile` and every zip tool read it. Threads may share a writer.
+    When `write` returns, the operating system has the array: neither a crash nor a kill of this process loses
+    it. After each `flush`, and once the writer is closed, the file is an ordinary zip archive: `numpy.load`,
+    `zipfile` and every zip tool read it. Threads may share a writer.
 
     Parameters
     ----------
     fn : str or os.PathLike
         The file to write.
     mode : {"x", "w", "a"}, optional
-        ``"x"`` creates the file and fails if there is one. ``"w"`` puts a new file in place of one that is
-        there; readers that have that one mapped keep it. Where the system lets no other file take its
-        place, it is written over with zeros first. ``"a"`` appends to an archive, whoever wrote it, and
-        creates the file if there is none.
+        ``"x"`` creates the file and fails if it exists. ``"w"`` replaces an existing file by a new one;
+        readers that have the old file mapped keep its arrays. Where the system does not let the writer
+        replace the file, the writer overwrites it with zeros first. ``"a"`` appends to an archive, whichever
+        program wrote it, and creates the file if it does not exist.
     align : int, optional
-        The data of every array starts at a multiple of so many bytes in the file: a power of two up to 32768.
+        The data of every array starts at a multiple of `align` bytes in the file. A power of two, at most
+        32768.
     sync : bool, optional
-        Whether an array also survives a power failure once `write` has returned. Each `write` waits for the
-        disk then, twice.
+        Whether an array also survives a power failure once `write` has returned. Each `write` then waits for
+        the disk twice.
 
     Attributes
     ----------
     files : list of str
-        The names of all arrays in the archive, those that were there before too, in archive order.
+        The names of all arrays in the archive, in archive order. Arrays of earlier writers are included.
     closed : bool
         Whether the writer is closed.
 
@@ -46,15 +47,15 @@ class NpzWriter(Writer):
     FileExistsError
         In mode ``"x"``, if the file exists.
     BlockingIOError
-        If another writer has the file open, in this process or another.
+        If another writer has the file open, in this process or in another process.
     OSError
         If the file cannot be created or opened.
     zipfile.BadZipFile
         In mode ``"a"``, if the file is not empty and not a zip archive.
     MemoryError
-        In mode ``"a"``, if there is no memory for a copy of the archive's directory.
+        In mode ``"a"``, if a copy of the archive's central directory does not fit into memory.
     ValueError
-        If `mode` or `align` is another.
+        If `mode` or `align` has another value.
 
     See Also
     --------
@@ -63,9 +64,10 @@ class NpzWriter(Writer):
 
     Notes
     -----
-    The same arrays, written in the same order, give the same bytes: members carry no date but the first that
-    there is, 1 January 1980. With several threads, members are listed in the order in which they are
-    finished.
+    The same arrays, written in the same order, give the same bytes. For that, the writer gives all members
+    the same date: 1 January 1980, the earliest one that the format has. When several threads write, `flush`
+    lists members in the order in which they were finished. `close` lists them in the order in which they lie
+    in the file.
 
     Examples
     --------
@@ -107,7 +109,7 @@ class NpzWriter(Writer):
         except Exception as error:
             if exc_value is None:
                 raise
-            # What went wrong first is what the caller must see.
+            # The caller must see the first error: the error of closing becomes a note to it.
             exc_value.add_note(f"Closing the writer failed, too: {error}")
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""Forging and taking apart zip archives byte by byte, independently of the package under test."""
+"""Build and parse zip archives byte by byte, without the package under test."""
 
 import io
 import struct
@@ -18,14 +18,14 @@ SATURATED = 0xFFFFFFFF
 
 
 def npy(array: Any) -> bytes:
-    """What numpy.save writes for an array."""
+    """Return the bytes that numpy.save writes for an array."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
 def npy_with_header(text: str | bytes, data: bytes = b"", version: int = 1) -> bytes:
-    """A .npy file with any text in its header."""
+    """Return a .npy file whose header holds any text."""
     raw = text if isinstance(text, bytes) else text.encode("utf-8" if version == 3 else "latin-1")
     length = struct.pack("<H" if version == 1 else "<L", len(raw))
     return b"\x93NUMPY" + bytes([version, 0]) + length + raw + data
@@ -33,7 +33,7 @@ def npy_with_header(text: str | bytes, data: bytes = b"", version: int = 1) -> b
 
 @dataclass
 class Entry:
-    """A member to forge. What is None gets its right value."""
+    """A member for `build_zip`. A field that is None gets its correct value."""
 
     name: str | bytes
     data: bytes
@@ -58,7 +58,10 @@ def _zip64_field(*numbers: int) -> bytes:
 def build_zip(
     *entries: Entry, comment: bytes = b"", junk: bytes = b"", gap: bytes = b"", zip64_end: bool = False
 ) -> bytes:
-    """An archive of members; its offsets do not count `junk`, and `gap` is in front of its directory."""
+    """Return an archive of these members, with `junk` in front of it and `gap` in front of its directory.
+
+    The offsets in the archive count from the end of `junk`.
+    """
     out = bytearray()
     central = bytearray()
     for entry in entries:
@@ -111,7 +114,7 @@ def build_zip(
 
 @dataclass
 class Parsed:
-    """A member as it lies in the file."""
+    """A member, as its entry and its local header describe it."""
 
     name: bytes
     flags: int
@@ -131,7 +134,7 @@ class Parsed:
         return self.start + self.size
 
     def data_offset(self, raw: bytes) -> int:
-        """Where the array starts in the file: behind the .npy header."""
+        """Return the offset of the first item of the array, which follows the .npy header."""
         npy_start = raw[self.start : self.start + 12]
         if npy_start[6] == 1:
             return self.start + 10 + int(struct.unpack("<H", npy_start[8:10])[0])
@@ -139,7 +142,7 @@ class Parsed:
 
 
 def extra_fields(extra: bytes) -> dict[int, bytes]:
-    """Extra fields by their number; every byte must belong to one."""
+    """Return extra fields by their number. Every byte must belong to a field."""
     fields = {}
     while extra:
         number, length = struct.unpack("<2H", extra[:4])
@@ -150,7 +153,7 @@ def extra_fields(extra: bytes) -> dict[int, bytes]:
 
 
 def parse_zip(raw: bytes) -> list[Parsed]:
-    """The members of an archive without a comment and without anything in front."""
+    """Return the members of an archive that has no comment, and no bytes in front of it."""
     end = END.unpack(raw[-END.size :])
     assert end[0] == b"PK\5\6"
     assert end[-1] == 0
@@ -204,7 +207,7 @@ def parse_zip(raw: bytes) -> list[Parsed]:
 
 
 class Parts(NamedTuple):
-    """A file of ours, taken apart."""
+    """The parts of an mmnpz file, in their order; `room` is a size, and `table` the index of names."""
 
     members: bytes
     room: int
@@ -215,7 +218,7 @@ class Parts(NamedTuple):
 
 
 def parts(path: Path) -> Parts:
-    """Take a file of ours without zip64 records apart."""
+    """Split an mmnpz file that has no zip64 end record."""
     raw = path.read_bytes()
     size, start = struct.unpack("<2I", raw[-10:-2])
     seal = start - 96
@@ -228,18 +231,19 @@ def parts(path: Path) -> Parts:
 
 
 def same_items(ours: Any, theirs: Any) -> bool:
-    """Whether two arrays of one dtype and shape hold the same bytes (NaN and all), padding left aside.
+    """Return whether two arrays of one dtype and shape hold the same bytes, NaN included, padding excluded.
 
-    NumPy itself leaves it uninitialized when it writes strided arrays or reads from a zip.
+    NumPy leaves the padding uninitialized when it writes strided arrays or reads from a zip.
     """
     if ours.dtype.names is not None:
-        ours, theirs = ours.reshape(-1), theirs.reshape(-1)  # room for the axes of sub-arrays
+        # With one axis, the axes of sub-arrays do not exceed the number of axes that NumPy allows.
+        ours, theirs = ours.reshape(-1), theirs.reshape(-1)
         return all(same_items(ours[name], theirs[name]) for name in ours.dtype.names)
     return bool(ours.tobytes() == theirs.tobytes())
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Whether two arrays agree in all that is stored: dtype, shape, memory order and items."""
+    """Return whether two arrays agree in what a .npy file stores: dtype, shape, memory order and items."""
 
     def order(array: Any) -> tuple[bool, bool]:
         return array.flags.c_contiguous, array.flags.f_contiguous
@@ -248,22 +252,22 @@ def same(ours: Any, theirs: Any) -> bool:
         ours.dtype == theirs.dtype
         and ours.dtype.byteorder == theirs.dtype.byteorder
         and ours.shape == theirs.shape
-        # NumPy does not settle the order of items of no bytes.
+        # NumPy does not define the order of items that have no bytes.
         and (ours.dtype.itemsize == 0 or order(ours) == order(theirs))
         and same_items(ours, theirs)
     )
 
 
 def put(path: Path, raw: bytes) -> Path:
-    """Writes a file and gives back its path, for use inside an expression."""
+    """Write a file and return its path, for use inside an expression."""
     path.write_bytes(raw)
     return path
 
 
 def own_copy(path: Path, folder: Path) -> Path:
-    """A copy of an archive that a test may change.
+    """Copy an archive that a fixture made into `folder`, so that the test may change the copy.
 
-    Where a test runs in several threads, they share what its fixtures made, and have a folder each.
+    pytest-run-parallel runs a test in several threads. These share the fixtures, and have a folder each.
     """
     copy = folder / f"own-{path.name}"
     copy.write_bytes(path.read_bytes())
@@ -271,7 +275,7 @@ def own_copy(path: Path, folder: Path) -> Path:
 
 
 def give_names(path: Path, names: dict[str, str]) -> None:
-    """Gives members other names of the same length where they stand, as `zipnote -w` does."""
+    """Rename members in place, to names of the same length, as `zipnote -w` does."""
     raw = path.read_bytes()
     for number, old in enumerate(names):
         raw = raw.replace(f"{old}.npy".encode(), b"\0%*d\0" % (len(old) + 2, number))

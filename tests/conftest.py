@@ -31,7 +31,7 @@ settings.load_profile("mmnpz")
 
 @pytest.fixture(scope="module")
 def new_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Gives another unused path at each call, also inside a Hypothesis test."""
+    """A function that returns another unused path at each call, also inside a Hypothesis test."""
     folder = tmp_path_factory.mktemp("new")
     numbers = itertools.count()
     return lambda: folder / f"{next(numbers)}.npz"
@@ -39,7 +39,7 @@ def new_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
 @pytest.fixture
 def arrays() -> dict[str, Any]:
-    """A handful of arrays that differ in dtype, rank and order."""
+    """Arrays that differ in dtype, number of axes and memory order, by name."""
     return {
         "matrix": np.arange(12, dtype="<f8").reshape(3, 4),
         "fortran": np.asfortranarray(np.arange(12, dtype="<i4").reshape(3, 4)),
@@ -54,7 +54,7 @@ def arrays() -> dict[str, Any]:
 
 @pytest.fixture
 def archive(tmp_path: Path, arrays: dict[str, Any]) -> Path:
-    """An archive of `arrays` that mmnpz had no hand in."""
+    """An archive of `arrays` that zipfile wrote."""
     path = tmp_path / "archive.npz"
     with zipfile.ZipFile(path, "w") as file:
         for name, array in arrays.items():
@@ -64,7 +64,7 @@ def archive(tmp_path: Path, arrays: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A file system of two megabytes in memory."""
+    """The root of a file system in memory that holds two megabytes."""
     folder = Path(tempfile.mkdtemp())
     problem = "there is no mount"
     if shutil.which("mount"):
@@ -82,7 +82,7 @@ def memory() -> Iterator[Path]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the tests of durability tried."""
+    """Print the counts of the durability tests."""
     if promise.TRIED:
         terminalreporter.section("what was killed and torn")
         for line in promise.summary():

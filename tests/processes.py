@@ -1,4 +1,4 @@
-"""Python in a process of its own, for what concerns a whole process."""
+"""Run Python code in another process, for tests of state that belongs to a whole process."""
 
 import faulthandler
 import os
@@ -15,20 +15,23 @@ from pathlib import Path
 import mmnpz
 
 ATTEMPTS = 6
-"""So often a script is run before what is not ours counts, too."""
+"""`run_script` runs a script up to this often while its output contains `NOT_OURS`. The last run counts."""
 
 NOT_OURS = (
     "ResourceTracker called reentrantly",
     "UserWarning: resource_tracker: '/mp-",
     "terminate called without an active exception",
 )
-"""What CPython says of a semaphore that it frees while it makes another (3.13, free-threaded), or that is
-gone when it wants to free it, and what the C++ library says of a thread that ends with its process. mmnpz has
-neither semaphores nor C++; PyTorch has."""
+"""Messages that come from CPython and the C++ library, not from mmnpz.
+
+CPython writes the first when it frees a semaphore while it makes another (3.13, free-threaded). It writes
+the second when it wants to free a semaphore that is gone. The C++ library writes the third when a thread ends
+with its process. PyTorch uses semaphores and C++; mmnpz uses neither.
+"""
 
 
 def run_python(code: str, *arguments: object, cwd: Path | None = None) -> str:
-    """Runs code with sys.argv[1:] and gives back what it printed; it must succeed."""
+    """Run code with `arguments` as sys.argv[1:], and return its output. The code must succeed."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=cwd)
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr}"
@@ -36,10 +39,11 @@ def run_python(code: str, *arguments: object, cwd: Path | None = None) -> str:
 
 
 def run_script(code: str, folder: Path, *arguments: object) -> str:
-    """Runs code as run_python does, from a file: what it defines can be sent to processes that it spawns.
+    """Run code from a file, as `run_python` does with a string, and return its output.
 
-    Nothing may be on its standard error: there are the warnings of processes that end after the script.
-    What a process says of its own end that is `NOT_OURS` is not: the script is run again.
+    From a file, the code can send its functions and classes to processes that it spawns. The standard error
+    must be empty: processes that end after the script write their warnings to it. If the standard error
+    contains one of `NOT_OURS`, run the script again.
     """
     script = folder / "script.py"
     script.write_text(textwrap.dedent(code), encoding="utf-8")
@@ -55,18 +59,18 @@ def run_script(code: str, folder: Path, *arguments: object) -> str:
 
 
 def fork(work: Callable[[], object], seconds: int = 60) -> int:
-    """Forks a child that does some work, and gives its number; its status is 0 if that went well."""
+    """Fork a child that calls `work`, and return its process id. Its exit status is 0 if `work` returned."""
     with warnings.catch_warnings():
-        # Python warns of forking with threads, which is what is tried here.
+        # Python warns when a process with threads forks. The tests do this on purpose.
         warnings.simplefilter("ignore", DeprecationWarning)
         process = os.fork()
     if process:
         return process
-    # Nothing of pytest may run in the child: its hook keeps objects whose destructor has raised.
+    # The hook of pytest must not run in the child: it keeps objects whose destructor raised an exception.
     sys.unraisablehook = sys.__unraisablehook__
     status = 1
     try:
-        # A deadlock ends with SIGALRM, which shows first where all threads are.
+        # SIGALRM ends a deadlocked child, after faulthandler has written the stacks of all threads.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         faulthandler.register(signal.SIGALRM, file=2, chain=True)
         signal.alarm(seconds)
@@ -79,17 +83,17 @@ def fork(work: Callable[[], object], seconds: int = 60) -> int:
 
 
 def copied(reader: mmnpz.NpzReader, *, deeply: bool = False) -> mmnpz.NpzReader:
-    """The same as copy.copy or copy.deepcopy, for processes that fork meanwhile.
+    """Copy a reader without the module `copy`, for tests in which another thread forks meanwhile.
 
-    Those look the type up in a dict of theirs. Free-threaded CPython 3.13 locks it for that, and in a child
-    that is forked in the middle it stays locked.
+    The module `copy` looks the type up in a global dict. Free-threaded CPython 3.13 locks the dict for that.
+    In a child that is forked during the lookup, the dict stays locked.
     """
     return reader.__deepcopy__({}) if deeply else reader.__copy__()
 
 
 def wait_for(process: int) -> None:
-    """Waits for a child, which must have done its work."""
-    # The child ends by itself in the worst case. Python lets other threads go on meanwhile.
+    """Wait for a child of `fork`, which must end with status 0."""
+    # A deadlocked child ends by SIGALRM. Polling lets the other Python threads run.
     while (waited := os.waitpid(process, os.WNOHANG))[0] == 0:
         time.sleep(0.0005)
     assert waited == (process, 0), f"the child ended with status {waited[1]}"

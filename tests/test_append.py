@@ -1,4 +1,4 @@
-"""Appending to archives, whoever wrote them."""
+"""Mode "a" appends to archives of all programs, and keeps their members."""
 
 import io
 import os
@@ -20,7 +20,7 @@ OLD = np.arange(100, dtype="<i4")
 
 
 class Unseekable(io.RawIOBase):
-    """A pipe, so that zipfile writes data descriptors."""
+    """A file without `seek`, like a pipe, for which zipfile writes data descriptors."""
 
     def __init__(self) -> None:
         self.bytes = b""
@@ -90,7 +90,7 @@ ARCHIVES: dict[str, Callable[[Path], bytes]] = {
 
 
 def contents(path: Path) -> list[tuple[Any, ...]]:
-    """All that zipfile can tell of the members, and their bytes as they are stored."""
+    """Return what zipfile tells about each member, and the bytes from its local header to its end."""
     found = []
     raw = path.read_bytes()
     with zipfile.ZipFile(path) as file:
@@ -144,7 +144,7 @@ def test_append(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_new_data_is_aligned_also_behind_others(tmp_path: Path, kind: str) -> None:
+def test_appended_data_is_aligned(tmp_path: Path, kind: str) -> None:
     path = put(tmp_path / "a.npz", ARCHIVES[kind](tmp_path))
     with mmnpz.NpzWriter(path, "a", align=256) as writer:
         writer.write("new", np.arange(1000.0))
@@ -164,7 +164,7 @@ def test_appending_nothing_changes_nothing(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_again_and_again(tmp_path: Path, kind: str) -> None:
+def test_appending_many_times_leaves_no_garbage(tmp_path: Path, kind: str) -> None:
     raw = ARCHIVES[kind](tmp_path)
     path = put(tmp_path / "a.npz", raw)
     with zipfile.ZipFile(io.BytesIO(raw), "a") as file:
@@ -177,12 +177,12 @@ def test_again_and_again(tmp_path: Path, kind: str) -> None:
     with zipfile.ZipFile(path) as file:
         assert len(file.namelist()) == before + 20
         assert all(file.read(f"x{number}.npy") for number in range(20))
-    # Compact: the directory and the comment of the other program stay where they are, once, and of the
-    # sessions none leaves anything behind.
+    # The file keeps one copy of the other program's directory and comment. No session leaves an old
+    # directory.
     assert path.stat().st_size < 2 * len(raw) + 20 * 700 + 1000
 
 
-def test_zipfile_appends_to_ours_and_we_to_that(tmp_path: Path) -> None:
+def test_zipfile_and_mmnpz_append_by_turns(tmp_path: Path) -> None:
     path = put(tmp_path / "a.npz", mmnpz_wrote(tmp_path))
     for number in range(3):
         with zipfile.ZipFile(path, "a") as file:
@@ -198,7 +198,7 @@ def test_zipfile_appends_to_ours_and_we_to_that(tmp_path: Path) -> None:
 
 
 def test_a_file_of_zeros_is_a_new_one(tmp_path: Path) -> None:
-    """After a power failure, a file may have its size and nothing else."""
+    """A file of zeros counts as an empty file. A power failure can leave a file that has its size only."""
     path = put(tmp_path / "a.npz", bytes(1000))
     with mmnpz.NpzWriter(path, "a") as writer:
         writer.write("x", 1)
@@ -247,8 +247,8 @@ def test_a_comment_that_zipfile_itself_cannot_read(tmp_path: Path) -> None:
 
 
 UNREADABLE = {
-    "a name that is not the UTF-8 it is flagged as": Entry(b"\xff.npy", npy(OLD), flags=0x800),
-    "the same of another member": Entry(b"\xff.txt", npy(OLD), flags=0x800),
+    "an array name that is not the UTF-8 it is flagged as": Entry(b"\xff.npy", npy(OLD), flags=0x800),
+    "a file name that is not the UTF-8 it is flagged as": Entry(b"\xff.txt", npy(OLD), flags=0x800),
     "no zip64 field where one must be": Entry(
         "b.npy", npy(OLD), compressed_size=2**32 - 1, file_size=2**32 - 1
     ),
@@ -257,7 +257,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_what_cannot_be_read_is_not_appended_to(tmp_path: Path, kind: str) -> None:
-    """Or what is written would be lost to every reader that refuses the archive."""
+    """Mode "a" refuses the archives that `load` refuses: no reader would find an appended array."""
     raw = build_zip(FORGED, UNREADABLE[kind])
     path = put(tmp_path / "a.npz", raw)
     try:
@@ -291,7 +291,7 @@ def test_a_file_with_bytes_behind_the_archive_does_not_get_shorter(tmp_path: Pat
     with mmnpz.NpzWriter(path, "a") as writer:
         writer.write("b", [1])
     assert path.stat().st_size >= size
-    assert reader.mmap[-1] in range(256)  # would be SIGBUS
+    assert reader.mmap[-1] in range(256)  # SIGBUS if the writer had truncated the file
     assert np.load(path).files == mmnpz.load(path).files == ["a", "b"]
 
 
@@ -312,7 +312,10 @@ def test_a_sparse_file_that_claims_a_huge_directory_costs_nothing(tmp_path: Path
 
 
 def test_what_another_program_hides_stays_in_the_file(tmp_path: Path) -> None:
-    """A member that was written after a flush, before the writer was killed."""
+    """Appending keeps the bytes of a member that another program's directory does not list.
+
+    The writer wrote the member after a flush, and was killed. Then another program appended to the file.
+    """
     path = tmp_path / "a.npz"
     hidden = np.random.default_rng(1).integers(0, 256, 5000, np.uint8)
     writer = mmnpz.NpzWriter(path)
@@ -334,7 +337,7 @@ def test_what_another_program_hides_stays_in_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("comment", [b"short", b"long" * 15_000, b"PK\3\4" + bytes(30)])
 @pytest.mark.parametrize("has_room", [False, True])
 @pytest.mark.parametrize("count", [3, 3000])
-def test_the_comment_that_another_program_gave_to_an_archive_of_ours_stays(
+def test_the_comment_that_another_program_gave_to_an_mmnpz_file_stays(
     tmp_path: Path, count: int, has_room: bool, comment: bytes
 ) -> None:
     path = tmp_path / "a.npz"
@@ -345,7 +348,7 @@ def test_the_comment_that_another_program_gave_to_an_archive_of_ours_stays(
             writer.flush()
     with zipfile.ZipFile(path, "a") as file:
         file.comment = comment
-    assert len(mmnpz.load(path).files) == count  # without a warning
+    assert len(mmnpz.load(path).files) == count  # a warning would be an error
     assert not mmnpz.repair(path).changed
     for session in range(4):
         with mmnpz.NpzWriter(path, "a") as writer:
@@ -366,7 +369,7 @@ def test_the_comment_that_another_program_gave_to_an_archive_of_ours_stays(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.parametrize("base", ["savez", "junk behind the end"])
 def test_no_program_finds_a_directory_that_lists_some_of_the_members(tmp_path: Path, base: str) -> None:
-    """That of the other program is kept in the file, and its end is near when the next session is killed."""
+    """After a kill, no program takes an old directory, which mmnpz keeps in the file, for the current one."""
     path = tmp_path / "a.npz"
     path.write_bytes(savez() + (b"junk" * 30 if base != "savez" else b""))
     with mmnpz.NpzWriter(path, "a") as writer:

@@ -1,7 +1,7 @@
-"""Readers that open, look and close all the time, beside writers that are killed or fail again and again.
+"""Reader processes open one file again and again, beside writers that are killed or whose writes fail.
 
-A reader finds all that was said to be written before it opened the file, with the right bytes, and lives.
-`MMNPZ_BESIDE` is the number of seconds that each test takes.
+A reader must find, with the right bytes, every array whose `write` returned before the reader opened the
+file. No signal may end a reader. `MMNPZ_BESIDE` is the number of seconds that each test takes.
 """
 
 import errno
@@ -31,7 +31,7 @@ from tests.processes import fork
 SECONDS = float(os.environ.get("MMNPZ_BESIDE", "3"))
 READERS = 3
 WRITERS = 3
-# A new file is begun after so many seconds: looking through a longer one takes longer.
+# Each file is used for at most this many seconds: checking a longer file takes longer.
 LIFE = 10.0
 
 pytestmark = [
@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.timeout(SECONDS * 2 + 120),
 ]
 
-# An array is made from its name, here and in the reader.
+# The array of a member follows from its name: the reader computes the expected array as `array_of` does.
 READING = """
 import os, random, sys, warnings, zlib
 import numpy as np, mmnpz
@@ -57,7 +57,7 @@ print("ready", flush=True)
 opened = 0
 while not os.path.exists(report + "-end"):
     with open(report) as file:
-        # Its last line may be there in part.
+        # Another process may have written a part of the last line only.
         written = file.read().rpartition("\\n")[0].split("\\n")
     some = {*written[-8:], *chance.choices(written, k=4)}
     ways = chance.sample(["files", "missing", "name", "items", "positions"], 5)
@@ -90,13 +90,13 @@ print(opened, flush=True)
 
 
 def array_of(name: str, size: int) -> Any:
-    """An array that tells its name; only some may be empty."""
+    """Return an array whose items are the CRC-32 of its name. For one name of five, it may be empty."""
     number = zlib.crc32(name.encode())
     return np.full(size if number % 5 == 0 else max(size, 1), number, np.uint32)
 
 
 class Readers:
-    """Processes that read a file until they are told to stop."""
+    """Processes that read a file until `stop` is called."""
 
     def __init__(self, path: Path, report: Path, seed: int) -> None:
         self.report = report
@@ -117,7 +117,7 @@ class Readers:
         return all(process.poll() is None for process in self.processes)
 
     def stop(self) -> None:
-        """Stop them; they must have lived, and found all right."""
+        """Stop the readers, and fail if a reader died or found a wrong array."""
         Path(f"{self.report}-end").touch()
         problems = []
         for process in self.processes:
@@ -132,7 +132,7 @@ class Readers:
 
 
 def begin(folder: Path, number: int) -> tuple[Path, Path]:
-    """Begin a file and the report of what is said to be in it; every other one has a large directory."""
+    """Write a file, and the report of its names. Every second file has a large directory."""
     path, report = folder / f"{number}.npz", folder / f"report-{number}"
     names = [f"base/{each}" for each in range(MANY if number % 2 else 5)]
     with mmnpz.NpzWriter(path) as writer:
@@ -143,7 +143,7 @@ def begin(folder: Path, number: int) -> tuple[Path, Path]:
 
 
 def append(path: Path, report: Path, seed: int) -> None:
-    """Append in sessions until killed."""
+    """Open the file, append and close, again and again, until killed."""
     chance = random.Random(seed)
     log = os.open(report, os.O_WRONLY | os.O_APPEND)
     warnings.simplefilter("ignore")
@@ -157,7 +157,7 @@ def append(path: Path, report: Path, seed: int) -> None:
         for _ in range(chance.choice([0, 1, 1, 5, 30])):
             name = f"{seed}/{count}"
             writer.write(name, array_of(name, chance.choice([0, 1, 50, 50, 1000, 1000, 10_000])))
-            # A line in one call: it is there whole or not.
+            # One system call for the whole line: a kill cannot leave a part of it in the report.
             os.write(log, f"{name}\n".encode())
             count += 1
             if chance.random() < 0.2:
@@ -169,7 +169,7 @@ def append(path: Path, report: Path, seed: int) -> None:
 
 
 def check_end(path: Path, report: Path) -> None:
-    """Let NumPy look for all that was said to be written."""
+    """Repair the file, and check with NumPy that it has every array in the report."""
     mmnpz.repair(path)
     names = report.read_text().split()
     with np.load(path) as data:
@@ -210,13 +210,13 @@ def test_appending_processes_are_killed(tmp_path: Path) -> None:
         number += 1
 
 
-# A limit that lets a part of a large array through.
+# The size of a large array, and a limit for the file size: only a part of such an array fits into the file.
 LARGE = 6 << 20
 LIMIT = 4 << 20
 
 
 def fail(path: Path, report: Path, error: int, prepare: Callable[[], None]) -> None:
-    """Write large arrays, all of which fail, and small ones between them."""
+    """Write large arrays, for which every write must fail, and small ones between them."""
     prepare()
     warnings.simplefilter("ignore")
     log = os.open(report, os.O_WRONLY | os.O_APPEND)
@@ -236,20 +236,20 @@ def fail(path: Path, report: Path, error: int, prepare: Callable[[], None]) -> N
     while not Path(f"{report}-end").exists():
         writer = mmnpz.NpzWriter(path, "a")
         for _ in range(20):
-            assert fails(writer.write, f"large/{count}", large), "this was to fail"
+            assert fails(writer.write, f"large/{count}", large), "the write of a large array must fail"
             failed += 1
             count += 1
-            # Few, so that the file does not reach the limit by them.
+            # Few small arrays, so that they alone do not fill the file up to the limit.
             if count % 50 == 1:
                 name = f"small/{count}"
                 array = array_of(name, chance.choice([1, 100]))
                 if not fails(writer.write, name, array):
                     os.write(log, f"{name}\n".encode())
             if chance.random() < 0.1:
-                # What the failed write has made longer can leave no room for a directory behind it.
+                # May fail: a failed write makes the file longer, and the directory may not fit behind that.
                 fails(writer.flush)
         if fails(writer.close):
-            # It is left as a killed writer leaves it. The next one mends that.
+            # The file is then as a killed writer leaves it. The next writer repairs it.
             del writer
     assert failed
 
@@ -276,7 +276,7 @@ def fail_now_and_then(path: Path, report: Path) -> None:
             if error.errno != errno.EIO:
                 raise
             failed += 1
-        # It is closed or left as a killed writer leaves it.
+        # The finalizer closes the file, or fails and leaves it as a killed writer does.
         del writer
     assert failed
 
@@ -301,7 +301,7 @@ def beside_failures(folder: Path, report_in: Path, start: Callable[[Path, Path],
         readers = Readers(path, report, number)
         before = report.stat().st_size
         writer = start(path, report)
-        # It may have to load its packages.
+        # Wait for the first array: a new process may first have to import its packages.
         patience = time.monotonic() + 30
         while report.stat().st_size == before and time.monotonic() < patience and readers.live():
             time.sleep(0.01)
@@ -314,7 +314,7 @@ def beside_failures(folder: Path, report_in: Path, start: Callable[[Path, Path],
             status = os.waitpid(writer, 0)[1]
             readers.stop()
         assert status == 0, f"the writer ended with {status}, see its standard error"
-        # Where there is room for a directory.
+        # Check a copy in a folder where a repair has space for a directory.
         copy = report_in / "copy.npz"
         shutil.copy(path, copy)
         check_end(copy, report)
@@ -323,7 +323,7 @@ def beside_failures(folder: Path, report_in: Path, start: Callable[[Path, Path],
 
 
 def forked(error: int, prepare: Callable[[], None]) -> Callable[[Path, Path], int]:
-    """What starts a writer whose large writes all fail."""
+    """Return a function that starts a writer, in a fork, whose large writes all fail with `error`."""
     return lambda path, report: fork(partial(fail, path, report, error, prepare), seconds=int(SECONDS) + 60)
 
 

@@ -1,4 +1,4 @@
-"""Archives that claim more than there is memory for: they never end the process."""
+"""An archive that claims more members than fit into memory does not end the process."""
 
 import mmap
 import struct
@@ -29,11 +29,11 @@ with open("/proc/self/statm") as file:
     taken = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + size + room,) * 2)
 """
-"""The file can be mapped once, and there is room for some other memory."""
+"""Limits the address space, so that the process can map the file once, and allocate `room` megabytes."""
 
 
 def run_limited(path: Path, megabytes: int, code: str) -> None:
-    """Run code on a file with room for so many megabytes of other memory."""
+    """Run code on a file, in a process that can map the file and allocate this many megabytes."""
     run_python(LIMITED + textwrap.dedent(code), path, megabytes)
 
 
@@ -54,9 +54,9 @@ def crc_of_zeros(crc: int, count: int) -> int:
 
 
 def claim(path: Path, members: int, room: int = 0, checksums: bool = False) -> None:
-    """A sparse file with the index and the seal of mmnpz, which claims so many members; "a" is there.
+    """Write a sparse mmnpz file whose index, seal and end records claim this many members; only "a" exists.
 
-    There is some room in front of the index. The checksums are right if they are asked for.
+    `room` bytes are in front of the index. The checksums of index and directory are right if `checksums`.
     """
     data, name = npy(np.arange(8)), b"a.npy"
     common = struct.pack("<5H3I2H", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
@@ -79,7 +79,7 @@ def claim(path: Path, members: int, room: int = 0, checksums: bool = False) -> N
         crcs[0] = crc_of_zeros(zlib.crc32(record), records - len(record))
         crcs[1] = crc_of_zeros(zlib.crc32(slot, crc_of_zeros(0, place)), index - place - len(slot))
     sizes = [at, len(local), len(local), records, at + 96 + records + len(end), members, records, index]
-    # The end of the seal, which says that there is an index and which version this is, is that of a real one.
+    # Take the last bytes of the seal from a real file: they say that there is an index, and the version.
     with mmnpz.NpzWriter(path) as writer:
         writer.write("a", np.arange(8))
     raw = path.read_bytes()
@@ -95,7 +95,7 @@ def claim(path: Path, members: int, room: int = 0, checksums: bool = False) -> N
 
 @pytest.mark.parametrize("members", [100_000_000, 2**31 - 2])
 @pytest.mark.parametrize("options", ["", "preload=False, subok=False"])
-def test_a_view_is_looked_up_among_members_that_are_claimed(
+def test_a_lookup_does_not_allocate_memory_for_claimed_members(
     tmp_path: Path, members: int, options: str
 ) -> None:
     path = tmp_path / "a.npz"
@@ -113,7 +113,7 @@ def test_a_view_is_looked_up_among_members_that_are_claimed(
     )
 
 
-def test_members_that_only_an_end_record_claims(tmp_path: Path) -> None:
+def test_a_claim_without_a_seal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     claim(path, 4_000_000)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:

@@ -1,4 +1,4 @@
-"""Whole archives: what we write NumPy reads, what NumPy writes we read, and appending mixes with both."""
+"""NumPy reads what mmnpz writes, mmnpz reads what NumPy writes, and both append to one archive."""
 
 import io
 import zipfile
@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as npst
 import mmnpz
 from tests.archives import npy, same
 
-# Names of fields beyond Latin-1 need format 3.0, of which NumPy and we warn.
+# Field names beyond Latin-1 need format 3.0. NumPy and mmnpz warn when they write that format.
 pytestmark = pytest.mark.filterwarnings("ignore:.*format 3.0")
 
-# What NumPy cannot look up: "a" and "a.npy" are one name for numpy.load, and "file" is savez's own argument.
+# numpy.load cannot tell the names "a" and "a.npy" apart, so no name ends in ".npy".
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\\"), max_size=12).filter(
     lambda name: not name.endswith(".npy")
 )
@@ -42,14 +42,14 @@ ARCHIVES = st.dictionaries(NAMES, ARRAYS, max_size=6)
 
 
 def load_numpy(path: Path, names: Any) -> dict[str, Any]:
-    """Through zipfile, as numpy.load does, but by the exact member."""
+    """Read members with zipfile and NumPy, as numpy.load does, but by their exact names."""
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
         return {name: np.load(io.BytesIO(file.read(name + ".npy"))) for name in names}
 
 
 @given(arrays=ARCHIVES, align=st.sampled_from([1, 16, 64, 4096]))
-def test_written_by_us_read_by_numpy(
+def test_numpy_reads_what_mmnpz_writes(
     new_path: Callable[[], Path], arrays: dict[str, Any], align: int
 ) -> None:
     path = new_path()
@@ -61,14 +61,14 @@ def test_written_by_us_read_by_numpy(
         for name in data.files:
             assert same(data[name], load_numpy(path, [name])[name])
     for name, array in load_numpy(path, arrays).items():
-        # An array that is contiguous in no order is stored in C order.
+        # A .npy file has no strides: NumPy and mmnpz store an array that is not contiguous in C order.
         assert same(array, np.load(io.BytesIO(npy(arrays[name]))))
         assert array.dtype == arrays[name].dtype
         assert array.shape == arrays[name].shape
 
 
 @given(arrays=ARCHIVES, cache=st.booleans(), preload=st.booleans())
-def test_written_by_numpy_read_by_us(
+def test_mmnpz_reads_what_numpy_writes(
     new_path: Callable[[], Path], arrays: dict[str, Any], cache: bool, preload: bool
 ) -> None:
     path = new_path()
@@ -90,7 +90,9 @@ def test_written_by_numpy_read_by_us(
         st.tuples(st.sampled_from(["zipfile", "deflated", "mmnpz"]), ARCHIVES), min_size=2, max_size=4
     )
 )
-def test_sessions_of_both(new_path: Callable[[], Path], sessions: list[tuple[str, dict[str, Any]]]) -> None:
+def test_zipfile_and_mmnpz_append_to_one_archive(
+    new_path: Callable[[], Path], sessions: list[tuple[str, dict[str, Any]]]
+) -> None:
     path = new_path()
     last: dict[str, tuple[str, Any]] = {}
     for number, (program, arrays) in enumerate(sessions):

@@ -1,7 +1,7 @@
-"""Every session in the README, the documentation and the docstrings runs, and shows what it says.
+"""Every session in the README, the documentation and the docstrings runs, and prints what it shows.
 
-The tests change the working directory, which belongs to the whole process: they must not run in parallel
-threads. That they take `monkeypatch` tells pytest-run-parallel so.
+The tests change the working directory, which belongs to the whole process, so they must not run in parallel
+threads. pytest-run-parallel runs a test that takes `monkeypatch` in one thread.
 """
 
 import doctest
@@ -23,16 +23,16 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(\S*)")
-# A fence in another language than these is a snippet that nobody runs.
+# The languages of fences without Python code. No test would run a snippet in any other language than pycon.
 NOT_PYTHON = {"console", "text", "{eval-rst}", "{include}", "{toctree}"}
 
 
-# What cannot be tried where PyTorch is not installed; in CI it must be.
+# The module and the page that need PyTorch, if it is not installed. In CI it must be installed.
 WITHOUT = set() if "CI" in os.environ or importlib.util.find_spec("torch") else {"mmnpz.torch", "howto.md"}
 
 
 def session_of(page: Path) -> str:
-    """The sessions of a page, each line where it is in the page, and nothing else."""
+    """Return the sessions of a page, with an empty line in place of each other line of the page."""
     lines = []
     language = closing = None
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
@@ -52,7 +52,7 @@ def session_of(page: Path) -> str:
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """All docstrings of the package, those of compiled classes and their members too, by qualified name."""
+    """Yield all docstrings of the package by qualified name, those of the compiled half included."""
     names = [module.name for module in pkgutil.iter_modules(mmnpz.__path__, "mmnpz.")]
     seen: set[int] = set()
 
@@ -60,7 +60,7 @@ def docstrings() -> Iterator[tuple[str, str]]:
         if id(thing) in seen:
             return
         seen.add(id(thing))
-        # What inherits its docstring has none of its own.
+        # Skip a class that only inherits its docstring.
         text = vars(thing).get("__doc__") if inspect.isclass(thing) else getattr(thing, "__doc__", None)
         if isinstance(text, str) and text:
             yield name, text
@@ -80,7 +80,7 @@ def docstrings() -> Iterator[tuple[str, str]]:
 
 
 def run(text: str, name: str, filename: str) -> int:
-    """Runs the examples of a text in one session; gives back how many there are."""
+    """Run the examples of a text in one session, and return their number."""
     test = doctest.DocTestParser().get_doctest(text, {"__name__": "__main__"}, name, filename, 0)
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)

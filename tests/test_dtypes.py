@@ -1,4 +1,4 @@
-"""Every dtype and memory order: written as numpy.save writes it, and read back as numpy.load reads it."""
+"""mmnpz writes every dtype and memory order as numpy.save does, and reads it as numpy.load does."""
 
 import io
 import zipfile
@@ -50,7 +50,7 @@ VERSION_3 = "names beyond latin-1"
 
 
 def filled(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int = 0) -> Any:
-    """An array of random bytes, for dtypes of which any bytes are an item."""
+    """Return an array of random items: random bytes, for dtypes that accept any bytes."""
     array = np.zeros(shape, dtype)
     if dtype.itemsize and array.size:
         rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def filled(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int = 0) -> Any:
             raw = rng.integers(0, 256, array.nbytes, dtype=np.uint8)
             array = np.frombuffer(raw.tobytes(), dtype).reshape(shape).copy()
         else:
-            fields: Any = array  # a name is not a literal here
+            fields: Any = array  # mypy accepts only literal field names
             for name in dtype.names:
                 field = dtype[name]
                 fields[name] = filled(field.base, shape + field.shape, seed + 1)
@@ -70,7 +70,7 @@ def filled(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int = 0) -> Any:
 
 
 def written(path: Path, array: Any) -> bytes:
-    """The bytes of the member that our writer makes of an array."""
+    """Return the bytes of the .npy file that mmnpz writes for an array."""
     with mmnpz.NpzWriter(path) as writer:
         writer.write("x", array)
     with zipfile.ZipFile(path) as file:
@@ -78,7 +78,10 @@ def written(path: Path, array: Any) -> bytes:
 
 
 def as_numpy_saves(raw: bytes, array: Any) -> bool:
-    """Whether these are the bytes of numpy.save, up to padding where numpy.save leaves it to chance."""
+    """Return whether these are the bytes that numpy.save writes, except for padding.
+
+    numpy.save writes undefined padding bytes for structured arrays that are not contiguous.
+    """
     expected = npy(array)
     contiguous = array.flags.c_contiguous or array.flags.f_contiguous
     if contiguous or array.dtype.names is None or array.dtype.itemsize == 0:
@@ -184,7 +187,7 @@ def test_anything_that_numpy_makes_an_array_of(
         assert written(new_path(), value) == file.read("x.npy")
 
 
-def test_a_writer_takes_our_own_views(new_path: Callable[[], Path]) -> None:
+def test_a_writer_takes_views_of_a_reader(new_path: Callable[[], Path]) -> None:
     path = new_path()
     np.savez(path, x=np.asfortranarray(np.arange(12).reshape(3, 4)))
     view = mmnpz.load(path)["x"]
@@ -197,7 +200,7 @@ def test_dimensions_up_to_numpys_limit(new_path: Callable[[], Path]) -> None:
         shape = (1,) * (rank - 1) + (3,)
         try:
             array = np.zeros(shape, "<i2")
-        except ValueError:  # 32 was NumPy 1's limit, 64 is NumPy 2's
+        except ValueError:  # NumPy 1 allows 32 axes, NumPy 2 allows 64
             raw = b"{'descr': '<i2', 'fortran_order': False, 'shape': " + str(shape).encode() + b"}\n"
             header = b"\x93NUMPY\1\0" + len(raw).to_bytes(2, "little") + raw
             path = put(new_path(), build_zip(Entry("x.npy", header + bytes(6))))
@@ -247,7 +250,7 @@ NAMES = st.text(st.characters(max_codepoint=255, exclude_categories=["Cs"]), max
 
 @st.composite
 def structured_dtypes(draw: st.DrawFn, depth: int = 2) -> Any:
-    """Records of scalars, sub-arrays and records, some with titles, some aligned."""
+    """Draw structured dtypes of scalars, sub-arrays and structured dtypes, some with titles, some aligned."""
     names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
     fields: list[Any] = []
     for number, name in enumerate(names):
@@ -257,7 +260,7 @@ def structured_dtypes(draw: st.DrawFn, depth: int = 2) -> Any:
         fields.append((full, draw(inner), shape) if shape else (full, draw(inner)))
     try:
         return np.dtype(fields, align=draw(st.booleans()))
-    except ValueError:  # an empty name was replaced by one that is there, such as "f1"
+    except ValueError:  # NumPy replaces an empty name by "f1" or so, which another field may have
         return np.dtype([("a", "<f8")])
 
 

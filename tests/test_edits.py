@@ -1,8 +1,7 @@
-"""Sessions of mmnpz between edits of other programs: after each, all have the same arrays.
+"""mmnpz and other programs edit one file by turns; after each session, all programs read the same arrays.
 
-NumPy and zipfile are the oracles. Readers that were opened before keep right answers, or say that
-something is wrong.
-`MMNPZ_EDITS` is the number of sessions in each test.
+NumPy and zipfile are the oracles. Readers that opened an earlier version of the file keep giving the right
+arrays, or raise an error. `MMNPZ_EDITS` is the number of sessions in each test.
 """
 
 import os
@@ -28,11 +27,11 @@ from tests.processes import fork, wait_for
 from tests.test_interop import tool
 
 EDITS = int(os.environ.get("MMNPZ_EDITS", "40"))
-# So many old readers are kept.
+# The number of old readers that are kept.
 READERS = 5
-# An archive with more members loses some again.
+# If a small archive has more members than this, the next edit deletes some.
 MOST = 40
-# Of an archive with many members, so many arrays are compared after each session.
+# At most twice this many arrays are compared after each session.
 SAMPLE = 25
 
 pytestmark = [
@@ -43,11 +42,11 @@ pytestmark = [
 
 
 class RefusedError(Exception):
-    """Another program does not want to edit the file."""
+    """Another program refuses to edit the file, or spoils it."""
 
 
 class Reader:
-    """A reader, and what it must answer."""
+    """A reader, and the arrays that the file had when the reader opened it."""
 
     def __init__(self, path: Path, arrays: dict[str, Any], chance: random.Random, how: str) -> None:
         self.data = mmnpz.load(path, cache=chance.random() < 0.5)
@@ -58,7 +57,7 @@ class Reader:
         self.views = {name: self.data[name] for name in some}
 
     def check(self, chance: random.Random, renamed: set[str]) -> None:
-        """Compare what it hands out with what was in the file when it was opened."""
+        """Compare the views of the reader with the arrays that the file had when the reader opened it."""
         for name, view in self.views.items():
             assert same(view, self.arrays[name]), f"the view of {name!r} has changed ({self.how})"
         if self.files is not None:
@@ -74,13 +73,13 @@ class Reader:
         return dict(zip(self.data.files, self.data.values(), strict=True))
 
     def compare(self, ask: Callable[[], dict[str, Any]], renamed: set[str]) -> None:
-        """Compare arrays, unless the reader says that something is wrong with the file."""
+        """Compare the arrays that `ask` returns, unless it raises an error about the file."""
         try:
             found = ask()
         except KeyError as error:
             if error.args[0] not in renamed:
-                raise AssertionError(f"{error} is not there any more ({self.how})") from error
-            # Another program has given the member another name.
+                raise AssertionError(f"the reader does not find {error} any more ({self.how})") from error
+            # Another program has renamed the member, so the reader may miss it.
         except (zipfile.BadZipFile, ValueError):
             TRIED["old readers that said so"] += 1
         else:
@@ -89,7 +88,7 @@ class Reader:
 
 
 class Editing:
-    """A file, and the arrays that are in it."""
+    """A file, the arrays that it must have, and the ways to edit it."""
 
     def __init__(self, folder: Path, seed: int, count: int) -> None:
         self.folder = folder
@@ -101,7 +100,7 @@ class Editing:
         self.readers: list[Reader] = []
         self.history: list[str] = []
         self.renamed: set[str] = set()
-        # What stands in front of and behind the archive; not all programs edit such a file.
+        # Whether bytes are in front of or behind the archive. Some programs refuse to edit such a file.
         self.has_prefix = self.has_suffix = False
         with mmnpz.NpzWriter(self.path) as writer:
             for _ in range(count):
@@ -110,7 +109,7 @@ class Editing:
                 self.arrays[name] = array
 
     def new(self) -> tuple[str, Any]:
-        """An array that nothing else has, under a new name."""
+        """Return a new name, and an array with items that no other array has."""
         self.number += 1
         size = self.chance.choice([0, 1, 10, 10, 300]) if self.count < MOST else self.number % 7
         if self.chance.random() < 0.02:
@@ -122,11 +121,11 @@ class Editing:
         return dict(self.new() for _ in range(self.chance.randint(1, most)))
 
     def pick(self, most: int = 3) -> list[str]:
-        """Some names that are there, but never all."""
+        """Return some names of the file, but never all of them."""
         count = min(self.chance.randint(1, most), len(self.arrays) - 1)
         return self.chance.sample(list(self.arrays), max(count, 0))
 
-    # Ours.
+    # Sessions of mmnpz.
 
     def append(self) -> None:
         with mmnpz.NpzWriter(self.path, "a") as writer:
@@ -142,7 +141,7 @@ class Editing:
         mmnpz.NpzWriter(self.path, "a").close()
 
     def die(self) -> None:
-        """Kill a writer: what it has said to be there is found at once, and after it was mended."""
+        """Kill a writer. `load` must find each array whose `write` returned, before and after a repair."""
         arrays = self.some(5)
         flushes = self.chance.random() < 0.5
 
@@ -166,10 +165,10 @@ class Editing:
     def repair(self) -> None:
         mmnpz.repair(self.path)
 
-    # Other programs'.
+    # Edits by other programs.
 
     def tool(self, program: str, *arguments: Any, **options: Any) -> None:
-        """Let a program edit the file. It may refuse, or spoil, one with something in front or behind."""
+        """Let a program edit the file. It may refuse or spoil a file with bytes in front of or behind it."""
         command = [tool(program), *map(str, arguments)]
         before = self.path.read_bytes()
         done = subprocess.run(
@@ -178,12 +177,12 @@ class Editing:
         odd = self.has_prefix or self.has_suffix
         if done.returncode or self.seen() is None or (odd and not self.is_readable()):
             assert odd, f"{command} gives {done.returncode}: {done.stdout}{done.stderr}"
-            # A new file: readers may have the old one.
+            # Replace the file: readers may have the old one mapped.
             self.replace(before)
             raise RefusedError(program)
 
     def seen(self) -> list[str] | None:
-        """The names that zipfile finds."""
+        """Return the names that zipfile finds, or None if it finds no archive."""
         try:
             with zipfile.ZipFile(self.path) as file:
                 return [name.removesuffix(".npy") for name in file.namelist()]
@@ -204,7 +203,7 @@ class Editing:
         new.replace(self.path)
 
     def by_files(self, arrays: dict[str, Any], edit: Callable[..., None], *arguments: Any) -> None:
-        """Have a program read arrays from files."""
+        """Save arrays as .npy files, which a program then adds to the archive."""
         for name, array in arrays.items():
             (self.folder / f"{name}.npy").write_bytes(npy(array))
         try:
@@ -225,7 +224,7 @@ class Editing:
         self.by_files(self.some(), self.tool, "zip", "-q", "-0", self.path)
 
     def zip_grows(self) -> None:
-        """In the file itself, over its directory."""
+        """Let zip append in place, over the directory."""
         self.by_files(self.some(), self.tool, "zip", "-q", "-0", "-g", self.path)
 
     def zip_replaces(self) -> None:
@@ -267,7 +266,7 @@ class Editing:
         self.has_suffix = False
 
     def seen_comment(self) -> bytes | None:
-        """What zipfile finds."""
+        """Return the comment that zipfile finds, or None if it finds no archive."""
         try:
             with zipfile.ZipFile(self.path) as file:
                 return file.comment
@@ -281,14 +280,14 @@ class Editing:
             self.zip_adjusts()
 
     def add_suffix(self) -> None:
-        """In the file itself."""
+        """Append bytes to the file in place."""
         size = self.chance.choice([1, 22, 500, 5000])
         with self.path.open("ab") as file:
             file.write(self.chance.choice([bytes(size), self.chance.randbytes(size)]))
         self.has_suffix = True
 
     def rename(self) -> None:
-        """In the file itself, in the local header and the directory's entry."""
+        """Rename a member in place, in its local header and in its entry."""
         names = {name: f"r{name[1:]}" for name in self.pick() if name.startswith("n")}
         give_names(self.path, names)
         for old, new in names.items():
@@ -301,7 +300,7 @@ class Editing:
         self.has_prefix = self.has_suffix = False
 
     def session(self, number: int) -> None:
-        """One of ours, or an edit; then look at all."""
+        """Edit the file with mmnpz or another program, and check the file and the old readers."""
         ours: list[Callable[[], None]] = [
             self.append,
             self.append,
@@ -316,12 +315,12 @@ class Editing:
         ]  # fmt: skip
         edit = self.chance.choice(ours if number % 2 else others)
         if edit == self.add_suffix and self.has_suffix:
-            # More of it, and zip programs would not find the end record any more.
+            # With a longer suffix, zip programs would not find the end record any more.
             edit = self.append
         if edit == self.savez and self.chance.random() < 0.7:
-            edit = self.zipfile_appends  # it would end too many histories
+            edit = self.zipfile_appends  # seldom write a new file, so that files see many sessions
         if edit in others and self.has_prefix and self.chance.random() < 0.3:
-            # 7-Zip edits no file with something in front.
+            # Remove the prefix now and then: 7-Zip edits no file that has one.
             edit = self.savez
         if len(self.arrays) > MOST > self.count and number % 2 == 0:
             edit = self.zip_deletes
@@ -332,7 +331,7 @@ class Editing:
         except RefusedError:
             self.history[-1] += " (refused)"
         if edit in ours and comment is not None:
-            assert self.seen_comment() in {comment, None}, "the comment is another"
+            assert self.seen_comment() in {comment, None}, "mmnpz changed the comment"
         self.check()
         if len(self.readers) == READERS:
             self.readers.pop(self.chance.randrange(READERS))
@@ -340,7 +339,7 @@ class Editing:
         self.readers.append(Reader(self.path, dict(self.arrays), self.chance, how))
 
     def check(self) -> None:
-        """Compare NumPy, zipfile and mmnpz with what should be there, and ask the old readers."""
+        """Compare what NumPy, zipfile and mmnpz read with the expected arrays, and check the old readers."""
         names = self.seen()
         assert names is not None, "zipfile does not find an archive"
         assert sorted(names) == sorted(self.arrays), (
@@ -384,8 +383,8 @@ def edit(folder: Path, seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("count", [5, MANY])
 @pytest.mark.parametrize("seed", range(3))
-def test_edits_of_other_programs_between_ours(tmp_path: Path, seed: int, count: int) -> None:
+def test_mmnpz_and_other_programs_edit_by_turns(tmp_path: Path, seed: int, count: int) -> None:
     for program in ("zip", "7z"):
         tool(program)
-    # In a process of its own, which a bus error would end.
+    # In a child, because a bus error would end the process.
     wait_for(fork(partial(edit, tmp_path, seed, count), seconds=100 + 3 * EDITS))

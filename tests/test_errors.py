@@ -175,7 +175,7 @@ BAD_HEADERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # NumPy warns of some of these before it refuses them
+@pytest.mark.filterwarnings("ignore")  # NumPy warns about some of these headers before it refuses them
 @pytest.mark.parametrize("kind", BAD_HEADERS)
 def test_bad_members(tmp_path: Path, kind: str) -> None:
     path = put(
@@ -183,7 +183,8 @@ def test_bad_members(tmp_path: Path, kind: str) -> None:
         build_zip(Entry("folder/bäd.npy", BAD_HEADERS[kind]), Entry("good.npy", npy(A))),
     )
     with np.load(path) as theirs, pytest.raises(Exception):  # noqa: B017, PT011, PT012
-        if isinstance(theirs["folder/bäd"], bytes):  # NumPy gives what has no magic as it stands
+        # NumPy returns the raw bytes of a member without magic string.
+        if isinstance(theirs["folder/bäd"], bytes):
             raise ValueError
     data = mmnpz.load(path)
     assert data.files == ["folder/bäd", "good"]
@@ -207,7 +208,7 @@ def test_keys_that_are_none(archive: Path, text: Any) -> None:
 
 @pytest.mark.thread_unsafe(reason="looks at what the whole process has open")
 def test_errors_keep_nothing_open(tmp_path: Path) -> None:
-    """An error that is kept must not keep the map: nothing of the archive hangs on its traceback."""
+    """A kept exception does not keep the file mapped: its traceback refers to nothing of the archive."""
     path = put(tmp_path / "a.npz", build_zip(Entry("a.npy", b"bad")))
     data = mmnpz.load(path)
     with pytest.raises(ValueError, match="npy") as info:
@@ -252,5 +253,5 @@ def test_cut_at_the_front_at_every_length(tmp_path: Path, kind: str) -> None:
             views = [np.array(data[name]) for name in data]
         except DOCUMENTED:
             continue
-        # What is before the end may be gone, and then an archive of fewer members remains, never other data.
+        # The cut archive may have fewer members, but never data that the whole archive does not have.
         assert all(view.tobytes() in raw for view in views)

@@ -1,4 +1,7 @@
-"""Killed at any moment, whatever was said to be written is there: every state of recorded programs."""
+"""A kill or a power failure at any moment loses no array that mmnpz has promised to keep.
+
+The tests record scenarios, and check the states in which a kill or a power failure can leave their files.
+"""
 
 import shutil
 import tempfile
@@ -45,7 +48,7 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
 
 @pytest.fixture
 def explorer(recorder: Recorder) -> Iterator[Explorer]:
-    # States are written by the thousand: in memory, where there is a file system for that.
+    # The tests write thousands of states: use a file system in memory if there is one.
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(dir=memory))
     yield Explorer(recorder, folder)
@@ -73,8 +76,11 @@ def test_killed_while_appending_again_and_again(explorer: Explorer, base: str) -
     explorer.kill(BASES[base](), append_sessions).conclude()
 
 
-def test_killed_while_mending_what_has_nothing_but_a_header_behind_zeros(explorer: Explorer) -> None:
-    """As a thread leaves it that began a member when another had written nothing in front of that yet."""
+def test_killed_while_repairing_a_file_with_only_a_begun_member_behind_zeros(explorer: Explorer) -> None:
+    """A killed repair loses nothing of a file that has zeros, and then a local header of a begun member.
+
+    Such a file is left if one thread has begun a member, and another has not written anything in front of it.
+    """
     script = Script(explorer.path).open("x").write("first", noise(2_000_000)).write("begun", noise(1_200_000))
     _, events, _ = explorer.record(None, script.close())
     writes = [event for event in events if event.operation is Operation.WRITE and not event.is_end]
@@ -93,7 +99,7 @@ def test_killed_while_replacing(explorer: Explorer, base: str) -> None:
 
 @pytest.mark.parametrize("name", FRESH)
 def test_power_failures_while_writing_a_new_file(explorer: Explorer, name: str) -> None:
-    # In these, each state has megabytes.
+    # The states of a scenario with large arrays have megabytes each: check fewer of them.
     most = 60 * THOROUGH if "large" in name else None
     explorer.power(None, FRESH[name], sync=True, most=most).conclude()
 
@@ -111,7 +117,10 @@ def test_power_failures_while_appending(explorer: Explorer, base: str) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("base", ["ours, with room", "ours, with room, renamed"])
 def test_power_failures_while_appending_again_and_again(explorer: Explorer, base: str, seed: int) -> None:
-    """In which a directory stops to grow: one state of a thousand tells whether its seal says so in time."""
+    """The seal of a directory that stops growing in place says so before the directory is overwritten.
+
+    One of about a thousand states tells a wrong order of these writes.
+    """
     explorer.power(BASES[base](), append_sessions, sync=True, seed=seed).conclude()
 
 
@@ -128,8 +137,8 @@ def test_power_failures_while_replacing(explorer: Explorer, base: str) -> None:
     explorer.power(BASES[base](), replace, sync=True).conclude()
 
 
-# Programs that append to an archive with a directory of more than 64 KiB, of which mmnpz reads only parts.
-# mmnpz adds to that directory in place, or moves it.
+# Scripts that append to an archive with a directory of more than 64 KiB. mmnpz reads only parts of such a
+# directory. It adds entries in place, or moves the directory.
 INTO_LARGE = [
     append_once, append_sessions, append_and_flush, append_many, append_and_move, append_and_move_at_once,
 ]  # fmt: skip
@@ -154,5 +163,5 @@ def test_killed_while_appending_to_a_large_archive(
 def test_power_failures_while_appending_to_a_large_archive(
     explorer: Explorer, build: Callable[..., None], base: str, sync: bool
 ) -> None:
-    """Without a sync, what was on the disk before must be spared."""
+    """A power failure loses no member that was on the disk before, and with `sync` no array at all."""
     explorer.power(large(base), build, sync=sync, most=LARGE_STATES).conclude()

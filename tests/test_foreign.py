@@ -1,4 +1,4 @@
-"""Archives as other programs write them, read as zipfile and NumPy read them."""
+"""mmnpz reads the archives of other programs as zipfile and NumPy do."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ B = np.asfortranarray(np.arange(6.0).reshape(2, 3))
 
 
 def listed_by_zipfile(path: Path) -> list[str]:
-    """What must be listed: of each name the last member, if it is a stored array."""
+    """Return the names that mmnpz must list: those whose last member is a stored array."""
     with zipfile.ZipFile(path) as file:
         last = {info.filename: info for info in file.infolist()}
     return [name[:-4] for name, info in last.items() if name.endswith(".npy") and info.compress_type == 0]
@@ -92,7 +92,7 @@ def test_read_as_zipfile_and_numpy_do(tmp_path: Path, kind: str, preload: bool) 
     with zipfile.ZipFile(path) as file:
         for name in data.files:
             assert name in data
-            # Not numpy.load: it looks up "a.npy" and "a" in one list of names.
+            # Do not use numpy.load: it does not tell the names "a" and "a.npy" apart.
             assert same(data[name], np.load(io.BytesIO(file.read(name + ".npy"))))
         for info in file.infolist():
             if info.filename.removesuffix(".npy") not in data.files:
@@ -114,7 +114,7 @@ def test_archive_order_is_that_of_the_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_comments_that_hold_the_signature_of_an_end_record(tmp_path: Path, count: int) -> None:
-    """zipfile gives up on these; the directory is found nevertheless, or the file refused, never misread."""
+    """mmnpz finds the directory of an archive with such a comment. zipfile does not."""
     raw = build_zip(Entry("a.npy", npy(A)), comment=b"see PK\5\6 and so on " * count)
     data = mmnpz.load(put(tmp_path / "a.npz", raw))
     assert data.files == ["a"]
@@ -128,14 +128,14 @@ def test_the_last_of_two_end_records_counts_as_in_zipfile(tmp_path: Path) -> Non
 
 
 def test_bytes_behind_the_archive(tmp_path: Path) -> None:
-    """zipfile accepts them, as a comment that is longer than it says."""
+    """mmnpz ignores bytes behind the archive, as zipfile does: a comment longer than the end record says."""
     path = put(tmp_path / "a.npz", build_zip(Entry("a.npy", npy(A))) + b"\r\n" * 20)
     assert listed_by_zipfile(path) == ["a"]
     assert same(mmnpz.load(path)["a"], A)
 
 
 def test_a_longer_name_field_in_the_local_header(tmp_path: Path) -> None:
-    """Where the data starts is told by the local header, not by the directory."""
+    """The lengths in the local header, not those in the directory, tell where the data starts."""
     raw = build_zip(Entry("a.npy", npy(A), local_extra=b"\1\2\x64\0" + bytes(100), central_extra=b"\1\2\0\0"))
     assert same(mmnpz.load(put(tmp_path / "a.npz", raw))["a"], A)
 
@@ -215,7 +215,7 @@ def test_local_headers_that_are_elsewhere(tmp_path: Path, offset: int) -> None:
 def test_npy_versions(tmp_path: Path, version: int, order: Any) -> None:
     array = np.array(np.arange(6.0).reshape(2, 3), order=order)
     file = io.BytesIO()
-    if version == 3:  # numpy.lib.format writes it only where it is needed
+    if version == 3:  # numpy.lib.format writes version 3 only for names that need it
         header = npy(array)[10:128]
         raw = npy_with_header(header, array.tobytes("A"), 3)
     else:
@@ -282,7 +282,7 @@ def test_numpy_savez_of_everything(new_path: Callable[[], Path], arrays: dict[st
 
 
 def test_end_records_whose_counts_are_wrong(tmp_path: Path) -> None:
-    """zipfile counts the records itself."""
+    """mmnpz counts the entries of the directory, as zipfile does, and ignores a wrong count."""
     raw = bytearray(build_zip(Entry("a.npy", npy(A)), Entry("b.npy", npy(B))))
     for count in (0, 1, 3, 65535):
         struct.pack_into("<2H", raw, len(raw) - END.size + 8, count, count)
@@ -295,7 +295,10 @@ def test_end_records_whose_counts_are_wrong(tmp_path: Path) -> None:
 def test_a_part_of_a_split_archive_is_refused(
     tmp_path: Path, disk: int, directory_disk: int, zip64: bool
 ) -> None:
-    """Its members are in other files, and with ours in it the parts could not be joined any more."""
+    """mmnpz neither reads nor changes a part of a split archive.
+
+    The members are in other files. If mmnpz appended to a part, nobody could join the parts any more.
+    """
     raw = bytearray(build_zip(Entry("a.npy", npy(A)), zip64_end=zip64))
     end = raw.rindex(b"PK\5\6")
     raw[end + 4 : end + 8] = struct.pack("<2H", disk, directory_disk)

@@ -1,4 +1,4 @@
-"""A forked process can use an inherited reader at once, whatever other threads of its parent were doing."""
+"""A forked child can use an inherited reader at once, whatever the threads of its parent were doing."""
 
 import gc
 import os
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def check(reader: mmnpz.NpzReader, first: int) -> None:
-    """Read every seventh array, some of which nobody has asked for yet."""
+    """Read every seventh array. The reader has no view of some of them yet."""
     for number in range(first, MEMBERS, 7):
         view = reader[str(number)]
         assert view[0] == view[-1] == number
@@ -42,7 +42,7 @@ def check(reader: mmnpz.NpzReader, first: int) -> None:
 
 
 def everything(reader: mmnpz.NpzReader, first: int, forks: int) -> None:
-    """Uses a reader in all ways at once, and does the same in so many generations of forks."""
+    """Use a reader in all ways at once, also in a child, its child, and so on for `forks` generations."""
     names = [str(number) for number in range(first, MEMBERS, 7)]
 
     def list_all() -> None:
@@ -89,7 +89,7 @@ def everything(reader: mmnpz.NpzReader, first: int, forks: int) -> None:
 
 
 def fork_and_check(reader: mmnpz.NpzReader, first: int) -> int:
-    """Fork a child that reads, and give its number."""
+    """Fork a child that reads, and return its process id."""
 
     def read() -> None:
         check(reader, first)
@@ -102,7 +102,7 @@ def fork_and_check(reader: mmnpz.NpzReader, first: int) -> int:
 def under_load(
     path: Path, forks: int, load: Callable[[mmnpz.NpzReader], None], fork_off: Callable[..., int]
 ) -> None:
-    """Forks so often while three threads load readers of their own and a shared one."""
+    """Fork `forks` children, one after the other, while three threads call `load` with a shared reader."""
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -130,7 +130,7 @@ def under_load(
 
 def test_children_read_while_threads_of_the_parent_read_publish_and_close(path: Path) -> None:
     def load(shared: mmnpz.NpzReader) -> None:
-        # Each round is a new reader: views are published, handed out and freed all the time.
+        # A new reader in each round, so that the threads make, return and free views all the time.
         with mmnpz.load(path) as reader:
             check(reader, 0)
             check(shared, 1)
@@ -160,8 +160,11 @@ def test_children_use_everything_while_threads_of_the_parent_do(path: Path) -> N
     under_load(path, FORKS // 2, load, lambda reader, first: fork(lambda: everything(reader, first, 1)))
 
 
-def test_a_child_asks_for_arrays_that_others_were_filling(path: Path) -> None:
-    """The parent's dict may be locked for ever in the child, or be half filled: there it is another one."""
+def test_a_child_uses_the_dict_of_views_that_threads_were_filling(path: Path) -> None:
+    """A child has a dict of views that works, even if a thread of its parent held the lock of the dict.
+
+    In the child, the parent's dict may stay locked for ever, or lack views. So the child makes another dict.
+    """
     for number in range(FORKS):
         reader = mmnpz.load(path)
         barrier = threading.Barrier(3)
@@ -197,10 +200,13 @@ def test_a_child_asks_for_arrays_that_others_were_filling(path: Path) -> None:
         assert len(reader.arrays) == MEMBERS
 
 
-def test_a_child_reads_the_list_that_others_were_reading(tmp_path: Path) -> None:
-    """The parent's list may be locked for ever in the child: there it is another one."""
+def test_a_child_uses_the_list_of_names_that_threads_were_reading(tmp_path: Path) -> None:
+    """A child has a list of names that works, even if a thread of its parent held the lock of the list.
+
+    In the child, the parent's list may stay locked for ever. So the child makes another list.
+    """
     path = tmp_path / "a.npz"
-    names = tuple(str(number) for number in range(20_000))  # which has no lock
+    names = tuple(str(number) for number in range(20_000))  # a tuple has no lock
     with mmnpz.NpzWriter(path) as writer:
         for name in names:
             writer.write(name, 0)

@@ -1,4 +1,7 @@
-"""A full file system in memory: whoever reads a hole through a map needs a page, and there is none."""
+"""mmnpz survives a full file system in memory, where a read of a hole through a map ends in SIGBUS.
+
+Such a read needs a page, and a full tmpfs has none.
+"""
 
 import os
 import signal
@@ -15,7 +18,7 @@ import mmnpz
 
 pytestmark = pytest.mark.thread_unsafe(reason="has processes of its own, and fills a file system")
 
-# A writer that is killed after a flush leaves room in the file, which is a hole.
+# A writer that is killed after a flush leaves room in the file, and this room is a hole.
 FLUSHED = """
 import os, signal, sys, numpy as np, mmnpz
 writer = mmnpz.NpzWriter(sys.argv[1])
@@ -43,7 +46,7 @@ import sys, numpy as np
 assert np.load(sys.argv[1])["n1"][5] == 6
 """
 
-# Both may need space that is not there.
+# `REPAIRING` and `APPENDING` may fail for lack of space, but only with ENOSPC.
 REPAIRING = """
 import errno, sys, mmnpz
 try:
@@ -62,13 +65,13 @@ try:
     writer.close()
 except OSError as error:
     assert error.errno == errno.ENOSPC and error.filename == sys.argv[1], error
-    # The file stays as it is: nothing closes the writer.
+    # Exit without the finalizer of the writer, which would close the file.
     os._exit(0)
 """
 
 
 def fill(folder: Path) -> None:
-    """Take all space that there is."""
+    """Fill the file system of a folder."""
     with suppress(OSError), (folder / "filler").open("ab", buffering=0) as file:
         while True:
             file.write(bytes(4096))
@@ -76,7 +79,7 @@ def fill(folder: Path) -> None:
 
 
 def python(code: str, *arguments: Any) -> str:
-    """Run code in a process of its own; gives how that failed, if it did."""
+    """Run code in another process, and return how it failed, or an empty string."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode < 0:
@@ -85,23 +88,23 @@ def python(code: str, *arguments: Any) -> str:
 
 
 def flushed(path: Path) -> int:
-    """Leave a file as a writer does that is killed after a flush."""
+    """Kill a writer after a flush, and return the number of members in its file."""
     assert python(FLUSHED, path) == "ended by SIGKILL"
     return 3
 
 
 def closed(path: Path) -> int:
-    """Write a file whose directory is so large that closing leaves room in front of it."""
+    """Write a file with room in front of its directory, and return the number of members."""
     with mmnpz.NpzWriter(path) as writer:
         for number in range(150):
             writer.write(f"n{number}", np.arange(1000) + number)
-        # Closing puts the directory where the flush has, and leaves that room.
+        # `close` writes the directory where the flush wrote it, and so keeps the room of the flush.
         writer.flush()
     return 150
 
 
 def grown(path: Path) -> int:
-    """Write a file to which members were added in place."""
+    """Write a file whose directory has grown in place, and return the number of members with known arrays."""
     count = closed(path)
     with mmnpz.NpzWriter(path, "a") as writer:
         writer.write("last", np.arange(1000))
@@ -109,7 +112,7 @@ def grown(path: Path) -> int:
 
 
 def give_back_holes(path: Path) -> None:
-    """Make holes of what has space and holds nothing, as programs do that copy files."""
+    """Turn zeros that take space into holes, as programs that copy files do."""
     with path.open("r+b") as file:
         start = end = 0
         while (start := os.lseek(file.fileno(), end, os.SEEK_HOLE)) < path.stat().st_size:
@@ -119,7 +122,7 @@ def give_back_holes(path: Path) -> None:
                 end = path.stat().st_size
             places = ["--offset", str(start), "--length", str(end - start)]
             subprocess.run(["fallocate", "--punch-hole", *places, path], check=True)
-    # And of zeros that were written.
+    # `--dig-holes` finds zeros that were written.
     subprocess.run(["fallocate", "--dig-holes", path], check=True)
 
 
@@ -129,7 +132,7 @@ def space_of_holes(path: Path) -> int:
 
 @pytest.mark.parametrize("leave", [closed, grown])
 def test_a_closed_file_in_memory_has_no_hole(memory: Path, leave: Any) -> None:
-    """Whoever looks at all of its bytes through a map would need pages for one."""
+    """A closed file on tmpfs has no hole, so a reader of all its bytes needs no new page."""
     path = memory / "a.npz"
     leave(path)
     assert space_of_holes(path) <= 0
@@ -143,7 +146,7 @@ def test_a_full_file_system_in_memory(memory: Path, leave: Any) -> None:
     count = leave(path)
     if space_of_holes(path) <= 4096:
         give_back_holes(path)
-    assert space_of_holes(path) > 4096, "this file was to have a hole"
+    assert space_of_holes(path) > 4096, "the file must have a hole"
     fill(memory)
     assert python(BY_NUMPY, path) == ""
     problems = {}
@@ -157,7 +160,7 @@ def test_a_full_file_system_in_memory(memory: Path, leave: Any) -> None:
         if problem := python(code, path, count):
             problems[what] = problem
     assert not problems
-    # With room again, all is as ever.
+    # Once the file system has space again, repairing and appending work.
     (memory / "filler").unlink()
     mmnpz.repair(path)
     with mmnpz.NpzWriter(path, "a") as writer:

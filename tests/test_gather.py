@@ -1,4 +1,4 @@
-"""Batches: gather gives what numpy.stack makes of slices of the views, and refuses before it writes."""
+"""`gather` returns what numpy.stack makes of slices of the views, and raises errors before it writes."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ ROWS = [30 + 7 * number % 40 for number in range(RECORDINGS)]
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """An archive of recordings of different lengths, `r0`, `r1`, …"""
+    """The path of an archive of recordings of different lengths: `r0`, `r1`, …"""
     path = tmp_path / "recordings.npz"
     with mmnpz.NpzWriter(path) as writer:
         for number, rows in enumerate(ROWS):
@@ -49,16 +49,19 @@ def stacked(data: Any, names: Any, starts: Any, length: int) -> Any:
 
 
 def stack(arrays: Any) -> Any:
-    """numpy.stack, in the dtype of the arrays: it would give native byte order, and records without gaps."""
+    """Stack arrays with numpy.stack, in their own dtype.
+
+    Without `out`, numpy.stack returns native byte order, and structured dtypes without padding.
+    """
     dtype = arrays[0].dtype
     if dtype.itemsize == 0 and dtype.kind in "SU":
-        dtype = np.empty(0, dtype).dtype  # one character
+        dtype = np.empty(0, dtype).dtype  # NumPy makes an empty string dtype one character long
     out = np.empty((len(arrays), *arrays[0].shape), dtype)
     return np.stack(arrays, out=out)
 
 
 def equal(ours: Any, theirs: Any) -> bool:
-    """Whether two arrays hold the same, in the same dtype and byte order."""
+    """Return whether two arrays have the same shape, dtype, byte order and items."""
     return bool(
         ours.dtype == theirs.dtype
         and ours.dtype.byteorder == theirs.dtype.byteorder
@@ -165,7 +168,7 @@ def test_what_is_no_sequence_of_names(recordings: Path, names: Any) -> None:
         data.prefetch(names, length=1)
 
 
-# out, and what is refused before anything is written to it
+# `out`, and errors that leave it unchanged
 
 
 def test_out_is_filled_and_given_back(recordings: Path) -> None:
@@ -326,7 +329,7 @@ def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
     assert (out == 7).all()
 
 
-# Nothing
+# Batches without names, without rows, or without items
 
 
 def test_no_names(recordings: Path) -> None:
@@ -388,7 +391,7 @@ def test_short_excerpts_are_padded(recordings: Path, pad: Any) -> None:
     assert equal(data.gather(NAMES, starts, length=7, pad=pad), padded(data, NAMES, starts, 7, pad))
     far = [start + 10**9 for start in starts]
     assert equal(data.gather(NAMES, far, length=3, pad=pad), padded(data, NAMES, far, 3, pad))
-    # Without a length as long as the longest.
+    # Without `length`, the batch is as long as the longest excerpt.
     assert equal(data.gather(NAMES, pad=pad), padded(data, NAMES, [0] * RECORDINGS, max(ROWS), pad))
     assert equal(data.gather(NAMES, starts, pad=pad), padded(data, NAMES, starts, RECORDINGS - 1, pad))
     out = np.asfortranarray(np.empty((RECORDINGS, 7, 3, 2), np.float32))
@@ -583,7 +586,10 @@ def test_any_batch(
 @pytest.mark.parametrize("columns", [1, 7, 1000, 50_000])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_large_batches(tmp_path: Path, columns: int, threads: int) -> None:
-    """Excerpts that are many units of the threads, parts of one, or do not divide it."""
+    """Threads copy large batches correctly, whatever the excerpts have to do with the threads' units of work.
+
+    An excerpt is several units, a part of one, or does not divide a unit.
+    """
     path = tmp_path / "a.npz"
     rows = 400_000 // columns
     with mmnpz.NpzWriter(path) as writer:
@@ -594,7 +600,7 @@ def test_large_batches(tmp_path: Path, columns: int, threads: int) -> None:
     data = mmnpz.load(path)
     names = ["2", "0", "1", "1"]
     starts = [0, 1, rows // 2, rows - 1]
-    pad = np.arange(columns) - 5  # differs within a row, which the end of a unit may split
+    pad = np.arange(columns) - 5  # differs within a row, because the end of a unit may split a row
     batch = data.gather(names, starts, length=rows, pad=pad, threads=threads)
     assert equal(batch, padded(data, names, starts, rows, pad))
     assert equal(data.gather(names, threads=threads), stack([data[name] for name in names]))
@@ -602,7 +608,7 @@ def test_large_batches(tmp_path: Path, columns: int, threads: int) -> None:
     assert equal(data.gather(names, 1, length=one, threads=threads), stacked(data, names, [1] * 4, one))
 
 
-# The reader: its cache, its end, and who shares it
+# The reader: its cache, its closing, and threads and processes that share it
 
 
 def test_views_are_kept_as_by_data_of_name(recordings: Path) -> None:
@@ -640,7 +646,7 @@ def test_batches_of_any_number_of_members(
                 writer[name] = array
     data = mmnpz.load(path, **options)
     generator = np.random.default_rng(count)
-    # Some are kept already, and some come twice.
+    # The reader keeps some views already, and some names occur twice.
     kept = {name: data[name] for name in list(arrays)[::3]} if data.cache else {}
     numbers = generator.integers(0, 100, count)
     starts = generator.integers(0, 15, count)
@@ -663,7 +669,7 @@ def test_of_several_errors_the_first_is_raised(recordings: Path) -> None:
         data.gather([*many[:64], "r2", "nothing"], [0] * 64 + [1000, 0], length=1)
 
 
-def test_what_is_no_name_is_not_the_name_of_nothing(tmp_path: Path) -> None:
+def test_an_invalid_name_is_not_taken_for_the_empty_name(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with mmnpz.NpzWriter(path) as writer:
         writer[""] = np.arange(5)
@@ -676,7 +682,7 @@ def test_what_is_no_name_is_not_the_name_of_nothing(tmp_path: Path) -> None:
                 data.gather(["a", other], 1, length=2)
 
 
-def test_what_others_put_among_the_views_is_not_read(recordings: Path) -> None:
+def test_foreign_objects_in_the_dict_of_views_are_ignored(recordings: Path) -> None:
     data = mmnpz.load(recordings)
     arrays: dict[str, Any] = data.arrays
     arrays["r1"] = "a string"
@@ -690,7 +696,7 @@ def test_what_others_put_among_the_views_is_not_read(recordings: Path) -> None:
 
 def set_shape(view: Any, shape: tuple[int, ...]) -> None:
     with warnings.catch_warnings():
-        # NumPy 2.5 warns that this will not always be allowed.
+        # NumPy 2.5 deprecates setting the shape.
         warnings.simplefilter("ignore", DeprecationWarning)
         view.shape = shape
 
@@ -833,14 +839,14 @@ def test_a_long_gather_can_be_interrupted(tmp_path: Path, arguments: str) -> Non
                 break
     else:
         sys.exit("not interrupted")
-    # It goes on as before.
+    # The reader can make a batch after the interruption.
     assert not data.gather(["a"], length=5).any()
     """
     run_python(code, tmp_path / "a.npz")
 
 
 @pytest.mark.thread_unsafe(reason="measures what else runs")
-def test_other_threads_run_meanwhile(tmp_path: Path) -> None:
+def test_other_threads_run_during_a_gather(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with mmnpz.NpzWriter(path) as writer:
         writer["a"] = np.zeros(1 << 22)
@@ -858,7 +864,7 @@ def test_other_threads_run_meanwhile(tmp_path: Path) -> None:
     thread = threading.Thread(target=tick)
     interval = sys.getswitchinterval()
     try:
-        # From here on a thread runs only where another one lets it.
+        # From here on a thread runs only while another thread has given up the GIL.
         sys.setswitchinterval(1000)
         thread.start()
         for _ in range(100):

@@ -1,4 +1,4 @@
-"""Adding to a directory where it is: in no time, without a look at it, and never to something else."""
+"""mmnpz adds entries to a directory in place: fast, without reading it, and only if its seal is right."""
 
 import os
 import struct
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 MANY = 1500
-"""So many members have a directory that leaves room in front of it, for some ten of them."""
+"""With this many members, the directory is so large that `close` leaves room for some ten more members."""
 
 
 FIELDS = {
@@ -41,7 +41,7 @@ FIELDS = {
 
 
 def write_seal(path: Path, old: Parts, **changes: int) -> None:
-    """Change a seal, and its checksum."""
+    """Change fields of the seal, and give it the right checksum."""
     seal = bytearray(old.seal)
     for name, value in changes.items():
         offset, form = FIELDS[name]
@@ -59,7 +59,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def check(path: Path, members: int, new: dict[str, Any]) -> None:
-    """NumPy, `zipfile` and we find all of them."""
+    """Check that NumPy, `zipfile` and mmnpz find the members n0, n1, … and the `new` ones."""
     data = mmnpz.load(path)
     assert len(data) == members + len(new)
     assert data.files == [*(f"n{number}" for number in range(members)), *new]
@@ -73,10 +73,10 @@ def check(path: Path, members: int, new: dict[str, Any]) -> None:
         assert file.testzip() is None
 
 
-def test_nothing_moves(path: Path) -> None:
+def test_adding_a_member_moves_nothing(path: Path) -> None:
     before = parts(path)
     assert before.room > 1000
-    # A fence, and nothing behind it.
+    # The room has a fence, and zeros behind that.
     assert not any(path.read_bytes()[len(before.members) :][46 : before.room])
     write(path, 1, "a", MANY)
     after = parts(path)
@@ -84,7 +84,7 @@ def test_nothing_moves(path: Path) -> None:
     assert after.directory.startswith(before.directory)
     assert after.room == before.room - (len(after.members) - len(before.members))
     assert len(after.table) == len(before.table)
-    # A slot, and the place of every sixteenth entry.
+    # One slot of the index changes, and one place, which the index has for every sixteenth entry.
     changed = sum(one != other for one, other in zip(before.table, after.table, strict=True))
     assert 0 < changed <= 12 + 8
     assert path.stat().st_size < sum(map(len, (before.members, before.table, before.directory))) + (
@@ -94,8 +94,12 @@ def test_nothing_moves(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "sessions"), [(1, 150), (3, 50), (250, 5)])
-def test_sessions_make_the_file_that_one_would_have_made(tmp_path: Path, step: int, sessions: int) -> None:
-    """Apart from the room: as long as it suffices, when it is used up, and when the index gets too small."""
+def test_many_sessions_make_the_same_file_as_one(tmp_path: Path, step: int, sessions: int) -> None:
+    """Many sessions write the bytes that one session writes, apart from the room.
+
+    The sessions fill the room, move the directory when the room is used up, and make the index anew when it
+    gets too small.
+    """
     path = write(tmp_path / "a.npz", MANY)
     moved, members = 0, MANY
     start = len(parts(path).members) + parts(path).room
@@ -123,13 +127,13 @@ def test_the_room_is_small_and_a_hole(tmp_path: Path) -> None:
     assert 90_000 < room < size // 128
     if sys.platform == "linux":
         assert path.stat().st_blocks * 512 < size - room + 20_000
-    # None but a fence where the directory is moved in no time.
+    # A small directory, which is moved fast, has room for a fence only.
     assert parts(write(tmp_path / "b.npz", 500)).room == 46
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its page cache")
 @pytest.mark.thread_unsafe(reason="of a page cache that others use too")
-def test_of_a_file_on_the_disk_little_is_read(tmp_path: Path) -> None:
+def test_appending_reads_little_of_a_file_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     block = np.arange(1 << 13, dtype="<f4")
     with mmnpz.NpzWriter(path) as writer:
@@ -146,12 +150,12 @@ def test_of_a_file_on_the_disk_little_is_read(tmp_path: Path) -> None:
     assert not pages_in_memory(path).any()
     with mmnpz.NpzWriter(path, "a") as writer:
         writer.write("new", block)
-    # The system reads ahead, up to 8 MiB around what is touched: the start of the file, and its end.
+    # mmnpz reads the start and the end of the file. The system reads up to 8 MiB ahead around these.
     assert not pages_in_memory(path)[2048 : members - 2048].any()
     assert same(mmnpz.load(path)["new"], block)
 
 
-def test_what_does_not_fit_moves_the_directory(path: Path) -> None:
+def test_a_member_that_does_not_fit_moves_the_directory(path: Path) -> None:
     room = parts(path).room
     new = {
         "a": np.arange(10.0),
@@ -237,24 +241,25 @@ def test_readers_keep_what_they_had(path: Path, opened: str) -> None:
         assert data.files == [f"n{number}" for number in range(members)]
 
 
-def test_a_reader_that_is_opened_while_it_grows(path: Path) -> None:
+def test_a_reader_that_is_opened_while_the_directory_grows(path: Path) -> None:
     with mmnpz.NpzWriter(path, "a") as writer:
         writer.write("new", array(3))
         data = mmnpz.load(path)
         assert same(data["new"], array(3))
         assert same(data["n7"], array(7))
         assert len(data) == MANY + 1
-        # For others it is what it was.
+        # Other programs read the old directory until the writer closes.
         with np.load(path) as theirs:
             assert len(theirs.files) == MANY
     assert same(data["n8"], array(8))
     check(path, MANY, {"new": array(3)})
 
 
-# What others did to it.
+# Files that other programs changed.
 
 
 def swap(path: Path, old: bytes, new: bytes, everywhere: bool = True) -> None:
+    """Replace a name in the local header and in the entry, or only in the entry."""
     raw = path.read_bytes()
     at = raw.rindex(old)
     assert raw.count(old) == 2
@@ -275,7 +280,7 @@ def test_names_that_were_changed_in_place(path: Path) -> None:
         assert "n700" not in writer
         assert "x700" in writer.files
         writer.write("newer", array(2))
-    # It is not ours any more: what stands there stays.
+    # The file is not as mmnpz wrote it any more, so mmnpz keeps all of its members.
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
         assert file.namelist()[-2:] == ["new.npy", "newer.npy"]
@@ -301,7 +306,7 @@ def test_a_name_that_was_changed_in_place_is_written_again(path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_damaged_index_or_directory(path: Path, seed: int) -> None:
-    """Whatever was changed there, we then find what `zipfile` finds."""
+    """After a session on a file with a damaged index or directory, mmnpz finds what `zipfile` finds."""
     old = parts(path)
     generator = np.random.default_rng(seed)
     raw = bytearray(path.read_bytes())
@@ -316,13 +321,13 @@ def test_a_damaged_index_or_directory(path: Path, seed: int) -> None:
     except (zipfile.BadZipFile, ValueError):
         return
     with warnings.catch_warnings():
-        # Where the directory cannot be read, the members are found without it.
+        # mmnpz finds the members without the directory if that cannot be read, and warns.
         warnings.filterwarnings("ignore", message=".*directory is damaged")
         agree(path, [f"n{number}" for number in range(MANY + 3)])
 
 
 @pytest.mark.parametrize("cut", ["behind", "in front", "end record"])
-def test_a_file_that_has_another_end(path: Path, cut: str) -> None:
+def test_a_file_whose_start_or_end_was_changed(path: Path, cut: str) -> None:
     raw = path.read_bytes()
     if cut == "behind":
         path.write_bytes(raw[:-22] + raw[-22:-2] + struct.pack("<H", 5) + b"hello")
@@ -336,7 +341,7 @@ def test_a_file_that_has_another_end(path: Path, cut: str) -> None:
 
 
 def test_another_program_uses_the_room(path: Path) -> None:
-    """To which it is a gap."""
+    """Another program, for which the room is a gap, writes a member there, and mmnpz appends after that."""
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("theirs.npy", npy(array(5)))
     write(path, 1, "a", MANY)
@@ -345,8 +350,8 @@ def test_another_program_uses_the_room(path: Path) -> None:
     check(path, MANY, {"theirs": array(5), f"n{MANY}": array(MANY)})
 
 
-def test_a_writer_that_was_killed_while_it_grew(path: Path) -> None:
-    """With what it had written, and with nothing."""
+def test_a_writer_that_was_killed_while_the_directory_grew(path: Path) -> None:
+    """A kill while a directory grows loses nothing, whether the writer had changed the end record or not."""
     old = parts(path)
     write_seal(path, old, state=2)
     assert len(mmnpz.load(path)) == MANY
@@ -361,7 +366,7 @@ def test_a_writer_that_was_killed_while_it_grew(path: Path) -> None:
     assert is_stored_index_used(path)
 
 
-def test_an_index_that_says_that_it_is_none_is_not_added_to(path: Path) -> None:
+def test_an_index_that_the_seal_denies_is_not_added_to(path: Path) -> None:
     write_seal(path, parts(path), indexed=0)
     write(path, 1, "a", MANY)
     check(path, MANY + 1, {})
@@ -371,8 +376,8 @@ def test_an_index_that_says_that_it_is_none_is_not_added_to(path: Path) -> None:
     "value", [0, 1, MANY - 1, MANY + 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**63, 2**64 - 1]
 )
 @pytest.mark.parametrize("field", ["listed", "next", "size", "members", "hinted", "index"])
-def test_a_seal_that_lies(path: Path, field: str, value: int) -> None:
-    """Whoever makes the checksum right, too."""
+def test_a_seal_with_wrong_numbers(path: Path, field: str, value: int) -> None:
+    """A seal with wrong numbers and a right checksum makes mmnpz neither crash nor read a wrong array."""
     before = path.stat().st_size
     write_seal(path, parts(path), **{field: value})
     try:
@@ -392,10 +397,11 @@ def test_a_seal_that_lies(path: Path, field: str, value: int) -> None:
             assert same(data[f"n{number}"], array(number))
 
 
-# Killed, and out of space. What is in the file at a moment is what a kill would leave.
+# Kills, and full file systems. A kill leaves the bytes that are in the file at that moment.
 
 
-def as_killed(path: Path, writer: mmnpz.NpzWriter) -> None:
+def leave_as_killed(path: Path, writer: mmnpz.NpzWriter) -> None:
+    """Close a writer, and restore the bytes that the file had before."""
     raw = path.read_bytes()
     writer.close()
     path.write_bytes(raw)
@@ -409,9 +415,9 @@ def test_an_index_that_was_not_finished_is_made_again(path: Path, moment: str) -
     if moment == "flushed":
         writer.flush()
     before = path.read_bytes()
-    as_killed(path, writer)
+    leave_as_killed(path, writer)
     if moment == "entered":
-        # The new slot, and nothing else.
+        # The index has the new slot, and the file has no other change.
         write(path.with_name("b.npz"), MANY)
         with mmnpz.NpzWriter(path.with_name("b.npz"), "a") as other:
             other["x"] = array(1)
@@ -429,7 +435,7 @@ def test_an_index_that_was_not_finished_is_made_again(path: Path, moment: str) -
     assert is_stored_index_used(path)
 
 
-def test_what_another_program_added_behind_a_directory_that_had_been_edited(path: Path) -> None:
+def test_members_that_another_program_added_after_an_edit_stay(path: Path) -> None:
     swap(path, b"n700.npy", b"x700.npy")
     with mmnpz.NpzWriter(path, "a") as writer:
         writer["new"] = np.ones(300_000, "u1")
@@ -437,7 +443,7 @@ def test_what_another_program_added_behind_a_directory_that_had_been_edited(path
         file.writestr("theirs.npy", npy(array(7)))
     writer = mmnpz.NpzWriter(path, "a")
     writer["x"] = np.ones(100_000, "u1")
-    as_killed(path, writer)
+    leave_as_killed(path, writer)
     for repaired in (False, True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -468,7 +474,7 @@ for size in range(3, 130):
     length = os.path.getsize(path)
     writer = mmnpz.NpzWriter(path, "a", align=1)
     writer.write("m0000", np.arange(size, dtype="u1"))
-    raw = open(path, "rb").read()  # what a kill would leave
+    raw = open(path, "rb").read()  # a kill would leave these bytes
     writer.close()
     open(path, "wb").write(raw)
     limit(length)
@@ -513,5 +519,5 @@ assert np.load(path).files == data.files
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 @pytest.mark.parametrize("script", [KILLED_AND_FULL, FULL_AND_LARGE], ids=["killed", "large"])
-def test_out_of_space_while_it_grows(tmp_path: Path, script: str) -> None:
+def test_out_of_space_while_the_directory_grows(tmp_path: Path, script: str) -> None:
     run_python(script, tmp_path / "a.npz")

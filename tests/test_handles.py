@@ -1,4 +1,4 @@
-"""`copy.copy(reader)`: another handle on the same map, index and views; `deepcopy` has views of its own."""
+"""`copy.copy(reader)` is a handle on the same map, index and views; a deep copy has views of its own."""
 
 import copy
 import gc
@@ -21,9 +21,9 @@ def test_handles_share_the_map_and_the_views(archive: Path, arrays: dict[str, An
     assert type(second) is mmnpz.NpzReader
     assert second.mmap is first.mmap
     names = list(arrays)
-    assert second[names[0]] is first[names[0]]  # first seen through the copy
-    assert first[names[1]] is second[names[1]]  # first seen through the original
-    assert third[names[2]] is second[names[2]] is third[names[2]]  # through a copy of the copy
+    assert second[names[0]] is first[names[0]]  # the copy makes the view
+    assert first[names[1]] is second[names[1]]  # the original makes the view
+    assert third[names[2]] is second[names[2]] is third[names[2]]  # a copy of the copy makes the view
     assert list(third) == first.files == names
 
 
@@ -131,7 +131,7 @@ def test_options_hold_for_deep_copies(archive: Path, options: dict[str, Any]) ->
     reader = mmnpz.load(archive, **options)
     own = copy.deepcopy(reader)
     assert (own.cache, own.preload) == (reader.cache, reader.preload)
-    # Preloaded views are made anew.
+    # A deep copy of a preloaded reader makes all views anew.
     assert list(own.arrays) == list(reader.arrays)
     assert not any(own.arrays[name] is view for name, view in reader.arrays.items())
     assert type(own["matrix"]) is type(reader["matrix"])

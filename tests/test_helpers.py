@@ -1,4 +1,4 @@
-"""The threads that help gather: they stay, and are in nobody's way."""
+"""The helper threads of `gather` stay for later batches, and disturb neither signals, forks nor the exit."""
 
 import signal
 import sys
@@ -80,14 +80,14 @@ def test_helpers_stay_and_are_not_more_than_one_call_needs(path: Path) -> None:
     wait_for_helpers(2)
     gather(2)
     wait_for_helpers(2)
-    gather(200)  # there are 16 MB, 128 units
+    gather(200)  # 16 MB are 128 units of work; 64 threads at most
     wait_for_helpers(63)
     """
     run_python(BEGIN + dedent(code), path)
 
 
 @linux
-def test_helpers_help_again(path: Path) -> None:
+def test_helpers_help_with_later_batches(path: Path) -> None:
     code = """
     gather(2)
     wait_for_helpers(1)
@@ -151,8 +151,8 @@ def test_a_forked_child_has_helpers_of_its_own(path: Path, warm: bool) -> None:
 
 @signals
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="forks")
-def test_a_fork_by_a_signal_handler_in_the_middle(path: Path) -> None:
-    """Child and parent both complete the batch, though the helper is only in the parent."""
+def test_a_signal_handler_forks_during_a_gather(path: Path) -> None:
+    """Parent and child both complete the batch, though only the parent has the helper."""
     code = """
     import warnings
     warnings.simplefilter("ignore")
@@ -181,7 +181,7 @@ def test_a_fork_by_a_signal_handler_in_the_middle(path: Path) -> None:
 
 
 @signals
-def test_a_signal_handler_gathers_in_the_middle(path: Path) -> None:
+def test_a_signal_handler_gathers_during_a_gather(path: Path) -> None:
     code = """
     nested = 0
 
@@ -202,7 +202,7 @@ def test_a_signal_handler_gathers_in_the_middle(path: Path) -> None:
 
 @signals
 def test_helpers_are_free_again_after_an_interruption(path: Path) -> None:
-    """What was interrupted is not written to any more."""
+    """Helpers do not write to the `out` of an interrupted batch, and help with the next batch."""
     code = """
     class Stopped(Exception):
         pass
@@ -231,7 +231,7 @@ def test_helpers_are_free_again_after_an_interruption(path: Path) -> None:
 
 @signals
 def test_helpers_take_no_signals(path: Path) -> None:
-    """A program may block a signal in all its threads, to wait for it."""
+    """A helper does not take a signal that the program has blocked in all its threads to wait for it."""
     code = """
     gather(3)
     time.sleep(0.1)  # they sleep
@@ -244,7 +244,7 @@ def test_helpers_take_no_signals(path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["pass", "sys.exit(0)", "os._exit(0)"])
-def test_the_process_ends_while_they_help(path: Path, way: str) -> None:
+def test_the_process_ends_while_helpers_copy(path: Path, way: str) -> None:
     code = f"""
     def work():
         out = np.empty((32, 1 << 16), int)

@@ -1,4 +1,4 @@
-"""Damaged and forged archives: the exceptions of the documentation, and never other data than NumPy's."""
+"""For a damaged or forged archive, mmnpz raises a documented exception, or reads what NumPy reads."""
 
 import ast
 import io
@@ -37,8 +37,8 @@ ARCHIVES = [
 ]
 
 
-def ours(path: Path) -> dict[str, Any]:
-    """What we read: arrays, or exceptions in their place. Only documented ones are caught."""
+def read_by_mmnpz(path: Path) -> dict[str, Any]:
+    """Return the arrays that mmnpz reads, by name. Catch only documented exceptions."""
     try:
         data = mmnpz.load(path)
         names = list(data)
@@ -56,8 +56,8 @@ def ours(path: Path) -> dict[str, Any]:
     return found
 
 
-def theirs(path: Path) -> dict[str, Any]:
-    """What NumPy and zipfile read of stored members, checksums verified."""
+def read_by_numpy(path: Path) -> dict[str, Any]:
+    """Return the stored members that NumPy and zipfile read, with None for those that they refuse."""
     found: dict[str, Any] = {}
     try:
         with zipfile.ZipFile(path) as file:
@@ -65,7 +65,7 @@ def theirs(path: Path) -> dict[str, Any]:
                 if info.filename.endswith(".npy") and info.compress_type == 0:
                     try:
                         found[info.filename[:-4]] = np.load(io.BytesIO(file.read(info)), allow_pickle=False)
-                    except Exception:  # NumPy and zipfile raise anything for damaged members
+                    except Exception:  # NumPy and zipfile raise all kinds of exceptions for damaged members
                         found[info.filename[:-4]] = None
     except Exception:
         return {}
@@ -74,9 +74,9 @@ def theirs(path: Path) -> dict[str, Any]:
 
 def check(path: Path, raw: bytes) -> None:
     put(path, raw)
-    mine, numpys = ours(path), theirs(path)
+    mine, numpys = read_by_mmnpz(path), read_by_numpy(path)
     for name, array in numpys.items():
-        # Where a checksum is right NumPy's reading is the right one: ours must be the same.
+        # If zipfile finds the checksum right, mmnpz must read what NumPy reads.
         if array is not None and name in mine:
             assert same(mine[name], array), name
     for view in mine.values():
@@ -89,13 +89,13 @@ def check(path: Path, raw: bytes) -> None:
 @pytest.mark.parametrize("number", range(len(ARCHIVES)))
 def test_undamaged(new_path: Callable[[], Path], number: int) -> None:
     path = put(new_path(), ARCHIVES[number])
-    mine, numpys = ours(path), theirs(path)
+    mine, numpys = read_by_mmnpz(path), read_by_numpy(path)
     assert mine.keys() == numpys.keys()
     assert len(mine) >= 1
     check(path, ARCHIVES[number])
 
 
-@pytest.mark.filterwarnings("ignore")  # of NumPy, about damaged headers
+@pytest.mark.filterwarnings("ignore")  # NumPy warns about damaged headers
 @pytest.mark.parametrize("number", range(len(ARCHIVES)))
 def test_every_single_byte(new_path: Callable[[], Path], number: int) -> None:
     raw = ARCHIVES[number]
@@ -140,9 +140,9 @@ def test_any_damage(new_path: Callable[[], Path], raw: bytes) -> None:
 @pytest.mark.filterwarnings("ignore")
 @given(raw=damaged())
 def test_appending_to_damaged_archives(new_path: Callable[[], Path], raw: bytes) -> None:
-    """It is refused and nothing is changed, or all that could be read before can be read after."""
+    """Mode "a" refuses a damaged archive and does not change it, or keeps every array that was readable."""
     path = put(new_path(), raw)
-    before = {name: np.array(view) for name, view in ours(path).items()}
+    before = {name: np.array(view) for name, view in read_by_mmnpz(path).items()}
     try:
         writer = mmnpz.NpzWriter(path, "a")
     except DOCUMENTED:
@@ -150,7 +150,7 @@ def test_appending_to_damaged_archives(new_path: Callable[[], Path], raw: bytes)
         return
     with writer:
         writer.write("new one", np.arange(5))
-    after = ours(path)
+    after = read_by_mmnpz(path)
     assert after["new one"].tolist() == [0, 1, 2, 3, 4]
     assert all(name in after and np.array_equal(after[name], array) for name, array in before.items())
 
@@ -303,18 +303,18 @@ def check_header(path: Path, raw: bytes) -> None:
     except ValueError:
         view = None
     if expected is None:
-        assert view is None, "NumPy refuses it"
+        assert view is None, "mmnpz reads a header that NumPy refuses"
     elif view is None:
-        assert stricter(raw), "NumPy reads it"
+        assert stricter(raw), "mmnpz refuses a header that NumPy reads"
     else:
         assert same(view, expected)
 
 
 def stricter(raw: bytes) -> bool:
-    """Where we refuse what NumPy reads.
+    """Return whether mmnpz refuses this header on purpose, although NumPy may read it.
 
-    Boolean and negative dimensions by our documentation; redundant parentheses and keys that are there twice
-    because no program writes them.
+    The documentation says that mmnpz refuses boolean and negative dimensions. mmnpz also refuses redundant
+    parentheses and repeated keys, which no program writes.
     """
     if re.search(rb"\(\s*(True|False|-?\d+L?|'[^']*')\s*\)", raw):
         return True
@@ -362,7 +362,7 @@ def test_every_shape_text(new_path: Callable[[], Path], shape: str) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_sound_index_that_leads_to_other_members(tmp_path: Path, checked: bool) -> None:
-    """All checksums hold; only the names in the index are not those of the directory."""
+    """mmnpz notices that the index has other names than the directory, although all checksums are right."""
     path = write(tmp_path / "a.npz", 1500)
     old = parts(path)
     give_names(path, {"n7": "n8", "n8": "n7", "n9": "xx"})

@@ -1,4 +1,4 @@
-"""What importing loads, and which names of NumPy are used."""
+"""Importing mmnpz loads little, and mmnpz uses only public names of NumPy."""
 
 import re
 import sysconfig
@@ -20,7 +20,7 @@ def modules_after(code: str) -> set[str]:
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_importing_loads_nothing_but_numpy_and_mmnpz() -> None:
     added = modules_after("import mmnpz") - modules_after("import numpy")
-    # NumPy 1 can do without typing.
+    # NumPy 1 does not import typing; mmnpz does.
     assert {name for name in added if name.split(".")[0] not in ("mmnpz", "typing", "_typing")} == set()
 
 
@@ -39,7 +39,10 @@ mmnpz.load({str(tmp_path / "a.npz")!r})["x"].sum()"""
 )
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_the_gil_stays_off(tmp_path: Path) -> None:
-    """Python turns it on for an extension module that does not say that it needs none."""
+    """Importing and using mmnpz does not turn the GIL on.
+
+    Python turns it on for an extension module that does not declare that it works without.
+    """
     code = """
         import copy, pickle, sys
         assert not sys._is_gil_enabled()
@@ -65,7 +68,8 @@ def test_public_names() -> None:
 
 
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi"), *(REPOSITORY / "rust").rglob("*.rs")])
-# numpy._x, np._x, from numpy import _x, "numpy.lib._x_impl", numpy.core (private by its new name), format._x
+# numpy._x, np._x, from numpy import _x, "numpy.lib._x_impl", numpy.core (which NumPy 2 made private),
+# format._x
 PRIVATE = re.compile(
     r"(?<![\w.])(np|numpy)(\.\w+)*\._[a-z]\w*"
     r"|from numpy[\w.]* import [^\n]*(?<![\w])_[a-z]\w*"

@@ -1,4 +1,4 @@
-"""The index of names and the headers in the directory: used where they are sound, and never wrong."""
+"""mmnpz uses the index of names and the header fields if they are right, and never returns a wrong array."""
 
 import contextlib
 import ctypes
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 FEW = 12
 MANY = 1500
-"""So many members have a directory and an index that are not checked as a whole when the file is opened."""
+"""With this many members, mmnpz does not check the whole directory and index when it opens the file."""
 
 
 def index_size(raw: bytes | bytearray, seal: int) -> int:
-    """How many bytes the index in front of a seal has."""
+    """Return the size in bytes of the index in front of a seal."""
     return int.from_bytes(raw[seal + 64 : seal + 72], "little")
 
 
@@ -48,7 +48,7 @@ def is_stored_index_used(path: Path) -> bool:
 
 
 def all_of(path: Path) -> dict[str, Any]:
-    """What `zipfile` and NumPy read of stored members; an exception for what they do not."""
+    """Return the stored arrays that `zipfile` and NumPy read, with an exception for each that they refuse."""
     found: dict[str, Any] = {}
     with zipfile.ZipFile(path) as file:
         for name in dict.fromkeys(file.namelist()):
@@ -64,9 +64,12 @@ def all_of(path: Path) -> dict[str, Any]:
 
 
 def agree(path: Path, names: list[str]) -> None:
-    """Each name gives what `zipfile` and NumPy give, or an error; in whatever order it is asked."""
+    """Check that mmnpz reads each name as `zipfile` and NumPy do, or raises an error.
+
+    The order of lookups must not matter. Check nothing if mmnpz refuses the file, or warns about it.
+    """
     oracle: dict[str, Any] | None = None
-    with contextlib.suppress(Exception):  # of no archive, too
+    with contextlib.suppress(Exception):  # zipfile may find no archive
         oracle = all_of(path)
     for order in (names, names[::-1]):
         try:
@@ -78,21 +81,22 @@ def agree(path: Path, names: list[str]) -> None:
             try:
                 view = data[name]
             except KeyError:
-                assert expected is None or isinstance(expected, Exception), f"{name} is there"
+                assert expected is None or isinstance(expected, Exception), f"mmnpz does not find {name}"
             except (ValueError, zipfile.BadZipFile):
                 pass
             else:
-                # What others refuse, for a version or a checksum, is at least what was written.
+                # If zipfile or NumPy refuse the member, for a version or a checksum, mmnpz must return the
+                # array that was written.
                 right = expected if isinstance(expected, np.ndarray) else array(int(name[1:]))
                 assert same(view, right), name
         assert oracle is None or data.files == list(oracle)
 
 
-# What it is for.
+# Opening and lookup in whole files.
 
 
 def pages_in_memory(path: Path) -> Any:
-    """For each page of a file, whether it is in the page cache."""
+    """Return for each page of a file whether it is in the page cache."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     size = path.stat().st_size
@@ -125,13 +129,13 @@ def test_opening_touches_no_page_of_a_member(tmp_path: Path, preload: bool) -> N
     assert data["n7"].dtype == block.dtype
     if preload:
         assert len(data.arrays) == 100
-    # Each member is a MiB. The system reads ahead, up to 8 MiB around what is touched: the end of the file.
+    # Each member is a MiB. mmnpz reads the end of the file, and the system up to 8 MiB ahead around that.
     assert not pages_in_memory(path)[: 80 * 256].any()
     assert data["n7"][5] == 12
     assert pages_in_memory(path)[: 80 * 256].any()
 
 
-def test_nothing_is_kept_of_members(tmp_path: Path) -> None:
+def test_a_reader_of_an_mmnpz_file_needs_no_index_in_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npz", MANY)
     data = mmnpz.load(path)
     assert data._index_memory == 0
@@ -207,7 +211,7 @@ def test_the_directory_describes_each_array_as_its_header_does(tmp_path: Path) -
         for number, described in enumerate(DESCRIBED):
             writer.write(str(number), described)
     raw = path.read_bytes()
-    # Without the headers in the members, so that they cannot be read from there.
+    # Destroy the .npy headers of the members, so that mmnpz can read the header fields only.
     without = tmp_path / "without.npz"
     without.write_bytes(raw.replace(b"\x93NUMPY", b"\x93number"[:6]))
     hinted, parsed, blind = mmnpz.load(path), mmnpz.load(path, max_header_size=9999), mmnpz.load(without)
@@ -229,7 +233,10 @@ def test_a_limit_on_headers_holds_for_those_in_the_directory(tmp_path: Path) -> 
 
 
 def test_an_ordinary_member_costs_forty_bytes_at_most(tmp_path: Path) -> None:
-    """What is behind the members: per member, 46 bytes and the name are there in any archive."""
+    """The additions of mmnpz behind the members take at most 40 bytes for each ordinary member.
+
+    Every archive has an entry of 46 bytes and the name for each member.
+    """
     path = tmp_path / "a.npz"
     count = 10_000
     with mmnpz.NpzWriter(path) as writer:
@@ -243,7 +250,7 @@ def test_an_ordinary_member_costs_forty_bytes_at_most(tmp_path: Path) -> None:
 # Appending.
 
 
-def test_members_of_others_are_in_the_index(tmp_path: Path) -> None:
+def test_the_index_has_the_members_of_other_programs(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **{f"n{number}": array(number) for number in range(MANY)})
     write(path, 1, "a", MANY)
@@ -267,7 +274,7 @@ def test_archives_that_cannot_have_an_index(tmp_path: Path, kind: str) -> None:
             info = zipfile.ZipInfo("a.npy")
             info.filename = "\u00e9.npy"
             file.writestr(info, npy(array(5)))
-        path.write_bytes(path.read_bytes().replace(b"\xc3\xa9", b"\x82x"))  # not UTF-8, though it says so
+        path.write_bytes(path.read_bytes().replace(b"\xc3\xa9", b"\x82x"))  # not UTF-8, in spite of its flag
         with contextlib.suppress(zipfile.BadZipFile):
             write(path, MANY, "a")
         return
@@ -307,7 +314,7 @@ def test_members_written_by_threads_are_listed_as_they_lie_in_the_file(tmp_path:
         assert [info.filename[:-4] for info in file.infolist()] == data.files
 
 
-# Others append while it is mapped.
+# Writers and other programs change a mapped file.
 
 
 @pytest.mark.parametrize("state", ["open", "closed", "closed twice", "flushed", "killed"])
@@ -320,7 +327,7 @@ def test_a_reader_whose_directory_is_overwritten(tmp_path: Path, members: int, s
     files = readers[1].files
     assert "nothing" not in readers[2]
     writers = [mmnpz.NpzWriter(path, "a")]
-    # So much that nothing is left of the directory and the index.
+    # The new member is so large that it overwrites the whole directory and index.
     writers[0].write("new", np.ones(members * 300, "u1"))
     if state == "flushed":
         writers[0].flush()
@@ -361,7 +368,7 @@ def test_a_reader_whose_directory_is_overwritten(tmp_path: Path, members: int, s
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("checked", [True, False])
 @pytest.mark.parametrize("members", [FEW, MANY])
-def test_members_that_another_program_renames_while_it_is_mapped(
+def test_members_that_another_program_renames_while_the_file_is_mapped(
     tmp_path: Path, members: int, checked: bool, cache: bool
 ) -> None:
     path = write(tmp_path / "a.npz", members)
@@ -381,17 +388,18 @@ def test_members_that_another_program_renames_while_it_is_mapped(
 
 
 @pytest.mark.thread_unsafe(reason="changes a file in place, which others would have mapped")
-def test_members_of_others_that_are_renamed_while_they_are_mapped(tmp_path: Path) -> None:
+def test_renamed_members_of_a_mapped_file_of_another_program(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **{f"n{number}": array(number) for number in range(FEW)})
     data = mmnpz.load(path)
     before = data["n9"]
     give_names(path, {"n7": "n8", "n8": "n7", "n9": "xx", "n2": "yy"})
-    # A name that was there is not said to be unknown, and does not give the array of another.
+    # For an old name, the reader raises neither KeyError nor returns the array of another name.
     for name in ("n7", "n8", "n2"):
         with pytest.raises(zipfile.BadZipFile, match=rf"a\.npz: member \"{name}\": .*another name"):
             data[name]
-    # The view that is kept, where it can still be told whose it is: free-threaded Python keeps none by names.
+    # The reader returns a kept view if it finds it by its name. On free-threaded Python it does not, because
+    # it keeps no views by names there.
     with contextlib.suppress(zipfile.BadZipFile):
         assert data["n9"] is before
     assert same(before, array(9))
@@ -401,7 +409,7 @@ def test_members_of_others_that_are_renamed_while_they_are_mapped(tmp_path: Path
     assert same(mmnpz.load(path)["xx"], array(9))
 
 
-def test_a_dataset_keeps_its_order_while_others_append(tmp_path: Path) -> None:
+def test_a_dataset_keeps_its_order_while_a_writer_appends(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from mmnpz.torch import NpzDataset
 
@@ -414,7 +422,7 @@ def test_a_dataset_keeps_its_order_while_others_append(tmp_path: Path) -> None:
     assert len(dataset) == MANY
 
 
-def test_threads_read_while_others_append(tmp_path: Path) -> None:
+def test_threads_read_while_a_writer_appends(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npz", MANY)
     opened = threading.Barrier(4)
     done = threading.Event()
@@ -450,7 +458,7 @@ def test_threads_read_while_others_append(tmp_path: Path) -> None:
     assert not errors, errors[0]
 
 
-# Others edit it.
+# Other programs edit the file before it is opened.
 
 Edit = Callable[[Path, Path], object]
 
@@ -549,7 +557,7 @@ def cut_the_members(path: Path, folder: Path) -> None:
 
 
 def rename_in_place(path: Path, folder: Path) -> None:
-    """Both in the directory and in the local header, and nothing else."""
+    """Rename a member in its entry and in its local header."""
     path.write_bytes(path.read_bytes().replace(b"n5.npy", b"zz.npy"))
 
 
@@ -558,7 +566,7 @@ def rename_all_in_place(path: Path, folder: Path) -> None:
 
 
 def write_the_last_without_padding(path: Path, folder: Path) -> None:
-    """As a program would that keeps entries of the directory as they are, and not the local extra fields."""
+    """Remove the mark field of the last member, like a program that keeps entries, but no local fields."""
     raw = path.read_bytes()
     with zipfile.ZipFile(path) as file:
         at, name = file.infolist()[-1].header_offset, file.namelist()[-1]
@@ -599,7 +607,7 @@ EDITS: list[Edit] = [
 @pytest.mark.thread_unsafe(reason="works in processes of their own")
 @pytest.mark.parametrize("members", [FEW, MANY])
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_after_another_program_edited_it(tmp_path: Path, edit: Edit, members: int) -> None:
+def test_reading_after_another_program_edited_the_file(tmp_path: Path, edit: Edit, members: int) -> None:
     path = write(tmp_path / "a.npz", members)
     before = mmnpz.load(path).files
     edit(path, tmp_path)
@@ -615,12 +623,12 @@ def test_after_another_program_edited_it(tmp_path: Path, edit: Edit, members: in
 
 @pytest.mark.thread_unsafe(reason="works in processes of their own")
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_what_another_program_edited_is_appended_to(tmp_path: Path, edit: Edit) -> None:
+def test_appending_after_another_program_edited_the_file(tmp_path: Path, edit: Edit) -> None:
     path = write(tmp_path / "a.npz", MANY)
     edit(path, tmp_path)
     expected = all_of(path)
     if put_something_behind is edit:
-        return  # which NumPy reads, but zip programs do not agree on
+        return  # zip programs do not agree on such a file
     write(path, 1, "a", 5 * MANY)
     with mmnpz.load(path) as data:
         for name, value in {**expected, f"n{5 * MANY}": array(5 * MANY)}.items():
@@ -637,7 +645,7 @@ def changes(raw: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def test_any_byte_of_directory_and_index_changed(tmp_path: Path) -> None:
-    """A directory that is checked when it is opened."""
+    """Whatever byte is changed in a directory that mmnpz checks while opening, mmnpz reads no wrong array."""
     path = write(tmp_path / "a.npz", FEW)
     raw = path.read_bytes()
     names = [*mmnpz.load(path).files, "n", "o1", "nothing"]
@@ -654,7 +662,10 @@ def test_any_byte_of_directory_and_index_changed(tmp_path: Path) -> None:
 
 
 def test_any_byte_of_a_large_index_changed(tmp_path: Path) -> None:
-    """One that is only checked when a name is not found: every name is, with its own data."""
+    """mmnpz finds every name with its own array, whatever byte of the index is changed.
+
+    mmnpz checks such a large index as a whole only when it does not find a name.
+    """
     path = write(tmp_path / "a.npz", MANY)
     raw = path.read_bytes()
     index_end = raw.rindex(b"PKmmseal")
@@ -672,7 +683,7 @@ def test_any_byte_of_a_large_index_changed(tmp_path: Path) -> None:
 
 
 def test_any_byte_of_a_large_directory_changed(tmp_path: Path) -> None:
-    """Its member is what NumPy reads, or an error; the others are what they were."""
+    """Whatever byte of an entry is changed, mmnpz reads the array that was written, or raises an error."""
     path = write(tmp_path / "a.npz", MANY)
     raw = path.read_bytes()
     start, end = raw.index(b"PK\x01\x02"), raw.rindex(b"PK\x05\x06")
@@ -683,8 +694,8 @@ def test_any_byte_of_a_large_directory_changed(tmp_path: Path) -> None:
         path.write_bytes(changed)
         data = mmnpz.load(path)
         for name in names[MANY // 2 - 4 : MANY // 2 + 6]:
-            # What a byte says in passing, as a date, hurts nobody; and a record that took the
-            # name of another one leaves that what it was.
+            # A changed date, for example, changes no array. If an entry now has the name of another member,
+            # that member keeps its array.
             with contextlib.suppress(ValueError, zipfile.BadZipFile):
                 try:
                     assert same(data[name], array(int(name[1:]))), (at, name)
@@ -692,7 +703,7 @@ def test_any_byte_of_a_large_directory_changed(tmp_path: Path) -> None:
                     assert name not in all_of(path), (at, name)
 
 
-def test_views_stay_those_of_their_names_when_all_is_numbered_anew(tmp_path: Path) -> None:
+def test_views_keep_their_names_when_members_are_renumbered(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npz", MANY)
     raw = path.read_bytes()
     directory = raw.index(b"PK\x01\x02")
@@ -710,7 +721,7 @@ def test_views_stay_those_of_their_names_when_all_is_numbered_anew(tmp_path: Pat
 
 
 def test_zeros_in_place_of_the_index(tmp_path: Path) -> None:
-    """As after a power failure."""
+    """mmnpz finds all names if a power failure left zeros in place of the index."""
     path = write(tmp_path / "a.npz", MANY)
     raw = bytearray(path.read_bytes())
     end = raw.rindex(b"PKmmseal")
@@ -725,7 +736,7 @@ def test_zeros_in_place_of_the_index(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("repaired", ["not", "before", "after"])
 def test_a_directory_that_a_power_failure_tore(tmp_path: Path, repaired: str) -> None:
-    """It is only looked at when it is needed as a whole; then the members are found without it."""
+    """mmnpz notices a torn directory when it needs all of it, and then finds the members without it."""
     path = write(tmp_path / "a.npz", MANY)
     raw = bytearray(path.read_bytes())
     middle = (raw.rindex(b"PKmmseal") + len(raw)) // 2 // 4096 * 4096
@@ -758,7 +769,7 @@ def test_a_directory_that_a_power_failure_tore(tmp_path: Path, repaired: str) ->
 
 
 def test_a_torn_directory_is_written_anew_by_the_next_writer_after_a_restart(tmp_path: Path) -> None:
-    """What is older than the running system is checked before a directory grows where it is."""
+    """A writer checks the directory of a file that is older than the last start of the system."""
     path = write(tmp_path / "a.npz", MANY)
     raw = bytearray(path.read_bytes())
     middle = (raw.rindex(b"PKmmseal") + len(raw)) // 2 // 4096 * 4096

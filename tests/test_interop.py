@@ -1,4 +1,4 @@
-"""Other programs read our files without a complaint."""
+"""Other programs read mmnpz files without a warning."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ PLAIN = {
 
 
 def tool(*names: str) -> str:
-    """The first of these programs. Where it is missing, developers go without and CI does not."""
+    """Return the path of the first program that is installed. If none is, skip the test, or fail in CI."""
     for name in names:
         if found := shutil.which(name):
             return found
@@ -33,7 +33,7 @@ def tool(*names: str) -> str:
 
 
 @pytest.fixture(params=[1, 64, 4096, 32768])
-def ours(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def mmnpz_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     path = tmp_path / "ours.npz"
     with mmnpz.NpzWriter(path, align=request.param) as writer:
         for name, array in PLAIN.items():
@@ -50,50 +50,50 @@ def run(*command: Any) -> str:
     return done.stdout
 
 
-def test_numpy(ours: Path) -> None:
-    with np.load(ours) as data:
+def test_numpy(mmnpz_file: Path) -> None:
+    with np.load(mmnpz_file) as data:
         assert data.files == [*PLAIN, "ünï"]
         for name, array in PLAIN.items():
             assert same(data[name], array)
         assert data["ünï"].sum() == 120_000
 
 
-def test_zipfile(ours: Path) -> None:
-    with zipfile.ZipFile(ours) as file:
+def test_zipfile(mmnpz_file: Path) -> None:
+    with zipfile.ZipFile(mmnpz_file) as file:
         assert file.testzip() is None
         for name, array in PLAIN.items():
             with file.open(f"{name}.npy") as member:
                 assert member.read() == npy(array)
 
 
-def test_python_m_zipfile(ours: Path) -> None:
-    run(sys.executable, "-m", "zipfile", "-t", ours)
+def test_python_m_zipfile(mmnpz_file: Path) -> None:
+    run(sys.executable, "-m", "zipfile", "-t", mmnpz_file)
 
 
-def test_info_zip(ours: Path, tmp_path: Path) -> None:
+def test_info_zip(mmnpz_file: Path, tmp_path: Path) -> None:
     unzip = tool("unzip")
-    assert "No errors detected" in run(unzip, "-t", ours)
-    run(unzip, "-q", ours, "-d", tmp_path / "out")
+    assert "No errors detected" in run(unzip, "-t", mmnpz_file)
+    run(unzip, "-q", mmnpz_file, "-d", tmp_path / "out")
     for name, array in PLAIN.items():
         assert (tmp_path / "out" / f"{name}.npy").read_bytes() == npy(array)
 
 
-def test_zip_tests_and_adds(ours: Path, tmp_path: Path) -> None:
+def test_zip_tests_and_adds(mmnpz_file: Path, tmp_path: Path) -> None:
     program = tool("zip")
-    run(program, "-T", ours)
+    run(program, "-T", mmnpz_file)
     np.save(tmp_path / "new.npy", np.arange(5))
-    subprocess.run([program, "-q", "-0", ours, "new.npy"], cwd=tmp_path, check=True, timeout=60)
-    data = mmnpz.load(ours)
+    subprocess.run([program, "-q", "-0", mmnpz_file, "new.npy"], cwd=tmp_path, check=True, timeout=60)
+    data = mmnpz.load(mmnpz_file)
     assert data["new"].tolist() == [0, 1, 2, 3, 4]
     assert all(same(data[name], array) for name, array in PLAIN.items())
 
 
-def test_7_zip(ours: Path) -> None:
-    assert "Everything is Ok" in run(tool("7z", "7zz", "7za"), "t", ours)
+def test_7_zip(mmnpz_file: Path) -> None:
+    assert "Everything is Ok" in run(tool("7z", "7zz", "7za"), "t", mmnpz_file)
 
 
-def test_libarchive(ours: Path) -> None:
-    assert len(run(tool("bsdtar"), "-tf", ours).splitlines()) == 5
+def test_libarchive(mmnpz_file: Path) -> None:
+    assert len(run(tool("bsdtar"), "-tf", mmnpz_file).splitlines()) == 5
 
 
 def test_info_zip_of_more_members_than_16_bits_count(tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_a_streamed_archive_of_info_zip(tmp_path: Path) -> None:
         done = subprocess.run(
             [program, "-q", "-0", "-", "x.npy"], cwd=tmp_path, stdout=subprocess.PIPE, check=True, timeout=60
         )
-        out.write(done.stdout)  # through a pipe: with data descriptors
+        out.write(done.stdout)  # zip writes data descriptors to a pipe
     assert mmnpz.load(tmp_path / "a.npz")["x"].tolist() == list(range(50))

@@ -1,6 +1,6 @@
-"""Signals in the middle of long work, and programs that end in the middle of it.
+"""Signal handlers run during long calls, and programs may end during them.
 
-Each runs in a process of its own, since a signal handler is everybody's.
+Each test runs code in another process, because a signal handler belongs to the whole process.
 """
 
 import signal
@@ -152,7 +152,7 @@ time.sleep(0.1)
         run_python(PREAMBLE + code, tmp_path / "a.npz")
 
 
-# The header of a finished member is enough for a reader.
+# `load` reads only the local header of a finished large member, so `load` with `known` takes no time.
 @pytest.mark.parametrize(
     ("work", "known"),
     [
@@ -162,8 +162,12 @@ time.sleep(0.1)
     ],
 )
 def test_handlers_run_while_a_whole_file_is_looked_through(tmp_path: Path, work: str, known: bool) -> None:
-    """Of signals that nobody looks at in between, only one is left at the end."""
-    # Its checksum is compared, or the next member is searched for.
+    """Signal handlers run during the scan of a large file, not only at its end.
+
+    If the scan ran no handlers, the handler would run once, after it. With `known`, mmnpz compares the
+    checksum of the large member. Otherwise the member has no local header, and mmnpz searches for the next
+    one.
+    """
     path = tmp_path / "a.npz"
     with mmnpz.NpzWriter(path) as writer:
         writer.write("small", 1)
@@ -173,7 +177,7 @@ def test_handlers_run_while_a_whole_file_is_looked_through(tmp_path: Path, work:
     with path.open("r+b") as raw:
         raw.seek(info.header_offset)
         lengths = struct.unpack("<26x2H", raw.read(30))
-        # Nothing lists it.
+        # Cut off the directory.
         raw.truncate(info.header_offset + 30 + sum(lengths) + info.file_size)
         if not known:
             raw.seek(info.header_offset)

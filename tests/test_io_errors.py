@@ -1,4 +1,4 @@
-"""Errors of the operating system at every operation, full disks, limits: what was written stays."""
+"""An error at any operation, a full disk or a limit loses no array whose `write` has returned."""
 
 import errno
 import os
@@ -54,8 +54,10 @@ PROGRAMS: dict[str, tuple[str | None, Callable[..., None]]] = {
 }
 
 
-def count(explorer: Explorer, content: bytes | None, build: Callable[..., None], **options: Any) -> int:
-    """How many operations there are without errors."""
+def count_operations(
+    explorer: Explorer, content: bytes | None, build: Callable[..., None], **options: Any
+) -> int:
+    """Return the number of operations of a script that runs without errors."""
     script = Script(explorer.path)
     build(script, **options)
     _, events, outcomes = explorer.record(content, script)
@@ -63,8 +65,8 @@ def count(explorer: Explorer, content: bytes | None, build: Callable[..., None],
     return max(event.number for event in events if event.operation is not Operation.NOTE) + 1
 
 
-def listed(outcomes: list[Any]) -> Iterator[dict[str, Any]]:
-    """The exceptions among the outcomes."""
+def exceptions_of(outcomes: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the exceptions among the outcomes of the steps, those of threads included."""
     for outcome in outcomes:
         yield from outcome if isinstance(outcome, list) else [outcome] if outcome else []
 
@@ -72,7 +74,7 @@ def listed(outcomes: list[Any]) -> Iterator[dict[str, Any]]:
 def check(
     explorer: Explorer, content: bytes | None, script: Script, events: list[Event], label: str
 ) -> Judge:
-    """Check the promise on what is there in the end."""
+    """Check the file that a script has left against the promise."""
     known = explorer.known(content)
     known.values = {**known.values, **script.values}
     for event in events:
@@ -80,7 +82,7 @@ def check(
     replaced = script.steps[0][2] == "w"
     judge = Judge(explorer.work, Base() if replaced else Base.of(content or b"", explorer.work))
     if replaced and explorer.path.read_bytes() == content:
-        return judge  # it was not replaced, and is as it was
+        return judge  # the writer failed before it replaced the file
     judge.check(explorer.path.read_bytes() if explorer.path.exists() else None, known, label)
     return judge
 
@@ -91,21 +93,21 @@ def check(
 def test_an_error_at_each_operation(explorer: Explorer, program: str, sync: bool, number: int) -> None:
     base, build = PROGRAMS[program]
     content = BASES[base]() if base else None
-    for at in range(count(explorer, content, build, sync=sync)):
-        # Once, or from then on: a disk that stays full.
+    for at in range(count_operations(explorer, content, build, sync=sync)):
+        # The error occurs once, or at all later operations too, as on a disk that stays full.
         for last in (at, 1 << 40):
             script = Script(explorer.path)
             build(script, sync=sync)
             plan = Plan(at, last, Action.FAIL, number)
             _, events, outcomes = explorer.record(content, script, plan=plan)
             label = f"error at {at} to {last}"
-            errors = list(listed(outcomes))
+            errors = list(exceptions_of(outcomes))
             opened = outcomes[0] is None
             for error in errors:
-                # What comes after a writer that could not be opened is our program's fault.
+                # Ignore the errors of the script's calls of a writer that is not open.
                 if opened and "closed" not in error["text"]:
                     assert error["is_os_error"], (label, error)
-                    # Our program opens the file again although the first writer could not be closed.
+                    # The script opens the file again, even if the first writer failed to close.
                     known = {number, errno.EAGAIN} if error["type"] == "BlockingIOError" else {number}
                     assert error["errno"] in known, (label, error)
                     assert error["filename"] == str(explorer.path), (label, error)
@@ -115,12 +117,12 @@ def test_an_error_at_each_operation(explorer: Explorer, program: str, sync: bool
             assert errors, label
             check(explorer, content, script, events, label).conclude()
             if opened and last == at and script.steps[-1] == ("close",) and outcomes[-1] is None:
-                # The writer could be closed: then the archive is whole.
+                # `close` returned, so the archive must be whole.
                 assert zipfile.ZipFile(explorer.path).testzip() is None, label
                 assert not mmnpz.repair(explorer.path).changed, label
 
 
-# So many of the states after an error are looked at: while the writer goes on.
+# At most this many states after an error are checked, those of the writer going on.
 LATER = 12 * THOROUGH
 
 
@@ -130,7 +132,10 @@ LATER = 12 * THOROUGH
 def test_killed_when_a_writer_has_gone_on_after_an_error(
     explorer: Explorer, base: str, action: Action, sync: bool, first: str
 ) -> None:
-    """What comes first is written in parts, and so is a directory: an error does not tell what is there."""
+    """A kill after an error loses nothing, although the error does not tell which bytes are in the file.
+
+    The failed operation, and a directory, may have been written in parts.
+    """
     bases: dict[str, Callable[[], bytes]] = {**BASES, "room to grow": lambda: many(flush=True)}
     content = bases[base]()
     _, events, _ = explorer.record(content, after_error(explorer, first, sync))
@@ -149,7 +154,10 @@ def test_killed_when_a_writer_has_gone_on_after_an_error(
 
 
 def after_error(explorer: Explorer, first: str, sync: bool) -> Script:
-    """Members whose entries in the directory have one size; what is closed without an error stays closed."""
+    """Return a script of members whose entries have the same size.
+
+    Steps after a `close` that succeeds have no effect.
+    """
     script = Script(explorer.path).open("a", sync=sync).write("b1", 3)
     script = script.flush() if first == "flush" else script.close()
     return script.write("b2", 3).flush().write("b3", 3).close()
@@ -176,8 +184,8 @@ def test_short_and_interrupted_writes_are_no_errors(explorer: Explorer, program:
         assert all(same(found[name], array) for name, array in whole.items()), start.number
 
 
-def test_the_replay_is_what_happens(explorer: Explorer) -> None:
-    """A process that is killed in the middle of a write leaves what the replay says."""
+def test_the_replay_matches_a_real_kill(explorer: Explorer) -> None:
+    """A process that is really killed during an operation leaves the bytes that the replay computes."""
     script = Script(explorer.path)
     script.open("x").write("a", noise(500)).flush().write("b", noise(20_000)).write(
         "c", noise(50_000)
@@ -217,7 +225,7 @@ def test_the_replay_is_what_happens(explorer: Explorer) -> None:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """The root of a file system of one megabyte."""
     folder = Path(tempfile.mkdtemp())
     mounted = shutil.which("mount") and subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "mmnpz-test", folder], capture_output=True, check=False
@@ -259,7 +267,7 @@ def test_a_full_disk(small_disk: Path, mode: Any, size: int) -> None:
     except OSError as error:
         failed.append(error)
     if not writer.closed:
-        # Everything can be read, and with more room the directory can be written.
+        # All arrays are readable, and `close` succeeds once the disk has space.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert sorted(mmnpz.load(path).files) == sorted(written)
@@ -298,17 +306,17 @@ assert zipfile.ZipFile(sys.argv[1]).testzip() is None
     run_python(code, tmp_path / "a.npz")
 
 
-def test_a_descriptor_that_somebody_closed(explorer: Explorer) -> None:
+def test_a_writer_whose_descriptor_was_closed(explorer: Explorer) -> None:
     script = Script(explorer.path)
     script.open("x").write("a", noise(50)).flush().write("b", noise(50))
     script.steps.append(("close_descriptors",))
     script.write("c", noise(50)).close().close()
     _, events, outcomes = explorer.record(None, script)
-    failures = list(listed(outcomes))
+    failures = list(exceptions_of(outcomes))
     assert {failure["errno"] for failure in failures} == {errno.EBADF}
     assert {failure["filename"] for failure in failures} == {str(explorer.path)}
     assert len(failures) >= 2
-    explorer.recorder.stop()  # its descriptors are not what they were
+    explorer.recorder.stop()  # do not use this process again: its descriptors are closed
     check(explorer, None, script, events, "closed descriptor").conclude()
 
 

@@ -1,4 +1,4 @@
-"""`values()` and `items()`: what lookups of each name would give, in the order of the names."""
+"""`values()` and `items()` give the views that a lookup of each name gives, in the order of `files`."""
 
 import collections.abc
 import gc
@@ -37,7 +37,7 @@ def names_of(count: int = MANY) -> list[str]:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("whose", ["ours", "theirs"])
-def test_all_are_given_with_their_names(tmp_path: Path, whose: str, options: Any) -> None:
+def test_items_and_values_give_all_views(tmp_path: Path, whose: str, options: Any) -> None:
     path = tmp_path / "a.npz"
     if whose == "ours":
         write(path, MANY)
@@ -55,7 +55,7 @@ def test_all_are_given_with_their_names(tmp_path: Path, whose: str, options: Any
     assert all(data.arrays[name] is view for name, view in items if data.cache)
 
 
-def test_they_are_views_of_a_mapping(path: Path) -> None:
+def test_items_and_values_are_views_of_a_mapping(path: Path) -> None:
     data = mmnpz.load(path)
     assert isinstance(data.items(), collections.abc.ItemsView)
     assert isinstance(data.values(), collections.abc.ValuesView)
@@ -65,11 +65,11 @@ def test_they_are_views_of_a_mapping(path: Path) -> None:
     assert next(first)[0] == "n0"
     assert next(iter(data.items()))[0] == "n0"
     assert next(first)[0] == "n1"
-    # Those of which nobody has asked are not made.
+    # The iterator makes no view before its turn.
     assert list(data.arrays) == ["n0", "n1"]
 
 
-def test_an_end_stays_an_end(tmp_path: Path) -> None:
+def test_an_exhausted_iterator_stays_exhausted(tmp_path: Path) -> None:
     data = mmnpz.load(write(tmp_path / "a.npz", 2))
     items = iter(data.items())
     assert [name for name, _ in items] == ["n0", "n1"]
@@ -99,7 +99,7 @@ def test_a_bad_member_is_named_and_the_others_follow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 700])
-def test_nothing_is_given_once_the_reader_is_closed(path: Path, at: int) -> None:
+def test_iteration_fails_once_the_reader_is_closed(path: Path, at: int) -> None:
     data = mmnpz.load(path)
     values = iter(data.values())
     for _ in range(at):
@@ -114,7 +114,7 @@ def test_nothing_is_given_once_the_reader_is_closed(path: Path, at: int) -> None
 
 @pytest.mark.thread_unsafe(reason="looks at the maps of the process")
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
-def test_an_iterator_does_not_keep_what_is_closed(path: Path) -> None:
+def test_an_iterator_does_not_keep_the_file_of_a_closed_reader_mapped(path: Path) -> None:
     data = mmnpz.load(path, cache=False)
     values = iter(data.values())
     next(values)
@@ -125,11 +125,12 @@ def test_an_iterator_does_not_keep_what_is_closed(path: Path) -> None:
     assert str(path) not in Path("/proc/self/maps").read_text()
 
 
-def test_a_reader_that_is_opened_anew_meanwhile(path: Path, tmp_path: Path) -> None:
+def test_iteration_while_the_reader_is_opened_anew(path: Path, tmp_path: Path) -> None:
     data = mmnpz.load(path)
     items = iter(data.items())
     assert same(next(items)[1], array(0))
-    # Other arrays of the same names: those that come are all of one file.
+    # Another file has other arrays with the same names. The iterator goes on with the arrays of the first
+    # file.
     with mmnpz.NpzWriter(tmp_path / "b.npz") as writer:
         for name in names_of():
             writer[name] = np.float64(-1)
@@ -138,7 +139,7 @@ def test_a_reader_that_is_opened_anew_meanwhile(path: Path, tmp_path: Path) -> N
     assert {float(view) for view in data.values()} == {-1}
 
 
-def test_the_list_of_names_is_followed_as_it_is(path: Path) -> None:
+def test_iteration_follows_a_changed_list_of_names(path: Path) -> None:
     data = mmnpz.load(path)
     items = iter(data.items())
     next(items)
@@ -163,7 +164,7 @@ class Sorted(mmnpz.NpzReader):
         return iter(sorted(self.files))
 
 
-def test_what_a_subclass_overrides_counts(path: Path) -> None:
+def test_iteration_calls_the_methods_that_a_subclass_overrides(path: Path) -> None:
     doubled = Doubled(path)
     assert all(same(np.asarray(value), array(int(name[1:])) * 2) for name, value in doubled.items())
     assert same(np.asarray(next(iter(doubled.values()))), array(0) * 2)
@@ -172,7 +173,7 @@ def test_what_a_subclass_overrides_counts(path: Path) -> None:
     assert all(same(view, array(int(name[1:]))) for name, view in in_order.items())
 
 
-def test_threads_that_walk_get_the_same_views(path: Path) -> None:
+def test_threads_that_iterate_get_the_same_views(path: Path) -> None:
     data = mmnpz.load(path)
     walks = in_threads(lambda _: list(data.items()))
     for walk in walks[1:]:
@@ -183,12 +184,12 @@ def test_threads_that_walk_get_the_same_views(path: Path) -> None:
 @pytest.mark.thread_unsafe(reason="changes a file in place, which others would have mapped")
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("sessions", [1, 2])
-def test_others_append_meanwhile(path: Path, sessions: int, cache: bool) -> None:
+def test_iteration_while_a_writer_appends(path: Path, sessions: int, cache: bool) -> None:
     data = mmnpz.load(path, cache=cache)
     items = iter(data.items())
     some = [next(items) for _ in range(200)]
     for number in range(sessions):
-        # So many take the place of the directory, and of the index.
+        # These members overwrite the whole directory and index.
         write(path, MANY, "a", first=(number + 1) * MANY)
     some.extend(items)
     assert [name for name, _ in some] == names_of()
@@ -196,7 +197,7 @@ def test_others_append_meanwhile(path: Path, sessions: int, cache: bool) -> None
 
 
 @pytest.mark.thread_unsafe(reason="changes a file in place, which others would have mapped")
-def test_another_program_renames_meanwhile(path: Path) -> None:
+def test_iteration_after_another_program_renames_members(path: Path) -> None:
     data = mmnpz.load(path)
     items = iter(data.items())
     some = [next(items) for _ in range(200)]
@@ -211,9 +212,9 @@ def test_another_program_renames_meanwhile(path: Path) -> None:
 @linux
 @pytest.mark.thread_unsafe(reason="looks at the page cache")
 @pytest.mark.parametrize("how", ["preload", "items"])
-def test_of_the_files_of_others_only_the_headers_are_read(tmp_path: Path, how: str) -> None:
+def test_iteration_reads_only_the_headers_of_files_of_other_programs(tmp_path: Path, how: str) -> None:
     path = tmp_path / "theirs.npz"
-    # The system reads a hundred kilobytes or some megabytes ahead of a page that is touched.
+    # Large members, because the system reads between a hundred kilobytes and some megabytes ahead of a page.
     arrays: dict[str, Any] = {f"n{number}": np.full(2**18, number, np.float64) for number in range(40)}
     np.savez(path, **arrays)
     drop(path)
@@ -226,7 +227,7 @@ def test_of_the_files_of_others_only_the_headers_are_read(tmp_path: Path, how: s
     assert all(view[-1] == int(name[1:]) for name, view in data.items())
 
 
-def test_an_iterator_goes_with_what_refers_to_it(path: Path) -> None:
+def test_the_garbage_collector_frees_an_iterator_in_a_cycle(path: Path) -> None:
     class Mark:
         pass
 

@@ -1,6 +1,6 @@
-"""Writers that are killed at random moments and resumed: nothing that was said to be written is lost.
+"""A writer that is really killed at a random moment loses no array whose `write` has returned.
 
-`MMNPZ_KILLS` is the number of kills.
+Other writers append to the same file, and are killed too. `MMNPZ_KILLS` is the number of kills.
 """
 
 import json
@@ -27,7 +27,7 @@ from tests.faults.victim import array_of
 from tests.processes import fork
 
 KILLS = int(os.environ.get("MMNPZ_KILLS", "100"))
-# After so many a new file is begun, as each check reads all of it.
+# The number of kills of one file. Each check reads the whole file, so the files must not get long.
 LIVES = 12
 
 pytestmark = [
@@ -38,7 +38,7 @@ pytestmark = [
 
 
 class Victims:
-    """Starts writers and kills them."""
+    """Starts writer processes and kills them."""
 
     def __init__(self) -> None:
         script = Path(promise.__file__).with_name("victim.py")
@@ -49,7 +49,7 @@ class Victims:
         self.stdout = cast("IO[str]", self.process.stdout)
 
     def run(self, path: Path, report: Path, mode: str, names: list[str], seed: int, delay: float) -> int:
-        """Let a writer write for so long; gives the status with which it ended."""
+        """Kill a writer `delay` seconds after it has opened its file, and return its exit status."""
         report.write_text("")
         request = {"path": str(path), "report": str(report), "mode": mode, "names": names, "seed": seed}
         self.stdin.write(json.dumps(request) + "\n")
@@ -59,7 +59,7 @@ class Victims:
         while not report.stat().st_size and time.monotonic() < give_up:
             time.sleep(0.0005)
             if delay < 0.001:
-                break  # it may be opening the file yet
+                break  # with a very short delay, kill the writer while it opens the file
         time.sleep(delay)
         os.kill(process, signal.SIGKILL)
         self.stdin.write("\n")
@@ -80,7 +80,7 @@ def victims() -> Iterator[Victims]:
 
 
 def check_at_once(path: Path, names: list[str]) -> None:
-    """Look for members before anything is repaired."""
+    """Check that `load` finds the members before any repair."""
     if not names:
         return
     with warnings.catch_warnings():
@@ -95,13 +95,13 @@ def check_at_once(path: Path, names: list[str]) -> None:
 
 
 def check_whole(path: Path, names: list[str]) -> None:
-    """Look for them with another program."""
+    """Check that zipfile, a reader without directory, and mmnpz find the members after a repair."""
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
         there = file.namelist()
         for name in names:
             assert file.read(f"{name}.npy") == npy(array_of(name)), f"{name} is wrong"
-    # Programs that do without a directory find the same.
+    # A program that goes from local header to local header finds the same members.
     assert {f"{name}.npy" for name in sequential.walk(path)[0]} == set(there)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -117,7 +117,7 @@ def test_killed_again_and_again(victims: Victims, tmp_path: Path) -> None:
             path.unlink(missing_ok=True)
             path, names = tmp_path / f"{number}.npz", []
         mode = "a" if path.exists() else chance.choice("xwa")
-        # Most members take less than a millisecond.
+        # Short delays, because most writes take less than a millisecond.
         delay = chance.choice([0, chance.uniform(0, 0.003), chance.uniform(0, 0.02), chance.uniform(0, 0.06)])
         status = victims.run(path, report, mode, names, number, delay)
         assert status in {0, int(signal.SIGKILL)}, f"the writer ended with {status}, see its standard error"
@@ -133,7 +133,11 @@ def test_killed_again_and_again(victims: Victims, tmp_path: Path) -> None:
 
 
 def test_three_kills_of_one_numpy_file(tmp_path: Path) -> None:
-    """While its directory is copied, while that of ours makes way, and when it has."""
+    """Three kills lose no array that NumPy wrote.
+
+    The first kill can come while mmnpz copies NumPy's directory. The others come while members overwrite the
+    directory of mmnpz, and after that.
+    """
     chance = random.Random(int(os.environ.get("MMNPZ_SEED", "1")))
     old: dict[str, Any] = {f"old{number}": np.arange(number % 50) for number in range(100)}
     path = tmp_path / "a.npz"

@@ -1,4 +1,4 @@
-"""Arrays of any size and strides, written in bounded memory, with checksums of what is stored."""
+"""mmnpz writes arrays of any size and strides in bounded memory, with the checksum of the stored bytes."""
 
 import os
 import sys
@@ -43,7 +43,7 @@ class Watch:
 @needs_proc
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_memory_stays_bounded_for_mapped_and_strided_sources(tmp_path: Path) -> None:
-    side = 3000  # 72 MB
+    side = 3000  # the array has 72 MB
     source = tmp_path / "source.npy"
     array = np.lib.format.open_memmap(source, "w+", "<f8", (side, side))
     array[...] = np.arange(side)[:, None] * 10_000.0 + np.arange(side)
@@ -79,7 +79,7 @@ assert watch.most < 16_000_000, watch.most
 
 @pytest.fixture
 def roomy(tmp_path: Path) -> Iterator[Path]:
-    """A folder for 4 GiB: in memory where there is plenty, which takes 2 s rather than 17."""
+    """A folder with 10 GiB free: in memory if possible, where the test takes 2 seconds instead of 17."""
     for place in (Path("/dev/shm"), tmp_path):
         if place.is_dir():
             free = os.statvfs(place)
@@ -120,7 +120,7 @@ assert watch.most < 16_000_000, watch.most
         big = file.getinfo("big.npy")
         assert big.file_size == big.compress_size == size + 128
         fields = [extra_fields(info.extra).get(1) for info in file.infolist()]
-        # Sizes for the second, only the offset for the third (section 4.5.3).
+        # The second member needs both sizes in its zip64 field, the third only its offset (section 4.5.3).
         assert [len(field) if field is not None else None for field in fields] == [None, 16, 8]
         assert file.read("behind.npy") == npy(2)
     with np.load(path) as theirs:
@@ -133,7 +133,7 @@ assert watch.most < 16_000_000, watch.most
 
 
 def test_the_checksum_is_of_what_is_stored(tmp_path: Path) -> None:
-    """Another thread changes the array all the while."""
+    """The checksum is that of the stored bytes, even if another thread changes the array during the write."""
     array = np.zeros(8_000_000)
     small = np.zeros(10_000)
     strided = array.reshape(4000, 2000)[::2, ::-1]
@@ -168,7 +168,7 @@ def test_the_checksum_is_of_what_is_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [2**18 - 200, 2**18 - 128, 2**18, 2**18 + 1, 2**19 - 128, 10**6])
 def test_sizes_around_a_block(tmp_path: Path, size: int) -> None:
-    """Whatever the size of a block is, it is near a power of two."""
+    """Arrays of about the size of a block, which is a power of two or close to one, are written correctly."""
     path = tmp_path / "a.npz"
     array = np.arange(size, dtype="u4").astype("u1")
     items = np.zeros(size // 7 + 1, "V7")

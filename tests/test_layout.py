@@ -1,4 +1,4 @@
-"""The bytes of an archive of ours: alignment, zip64 only where needed, the same every time."""
+"""The bytes of an mmnpz file: alignment, zip64 records only where needed, the same bytes every time."""
 
 import zipfile
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_array_data_is_aligned(new_path: Callable[[], Path], align: int) -> None
         assert member.data_offset(raw) % align == 0
         assert member.name == name.encode() + b".npy"
         assert raw[member.start : member.end] == npy(array)
-        extra_fields(member.local_extra)  # parse to their end
+        extra_fields(member.local_extra)  # asserts that the fields fill the extra data
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
 
@@ -91,7 +91,7 @@ def test_any_names_and_sizes(
         assert file.namelist() == [name + ".npy" for name in names]
         for name, array in members.items():
             assert file.read(name + ".npy") == npy(array)
-    # No more bytes than members, padding and headers need.
+    # The file has no more bytes than members, padding and headers need.
     overhead = sum(128 + 2 * (46 + len(name.encode()) + 20) + 2 * max(align, later, 8) for name in names)
     index = 8 * 12 + 8 + 40 * len(names)
     assert len(raw) <= sum(array.nbytes for array in members.values()) + overhead + index + 96 + END.size
@@ -100,7 +100,7 @@ def test_any_names_and_sizes(
 def test_the_same_arrays_give_the_same_bytes(new_path: Callable[[], Path], arrays: dict[str, Any]) -> None:
     assert write_all(new_path(), arrays) == write_all(new_path(), arrays)
     path = new_path()
-    for name, array in arrays.items():  # one session each
+    for name, array in arrays.items():  # one session for each array
         write_all(path, {name: array}, "a")
     assert path.read_bytes() == write_all(new_path(), arrays)
 
@@ -144,7 +144,7 @@ def test_zip64_from_65536_members_on(new_path: Callable[[], Path], count: int) -
 
 
 def test_what_close_writes_is_the_end_of_the_file(new_path: Callable[[], Path]) -> None:
-    """A longer archive that is appended to with fewer bytes must not keep its old tail."""
+    """A file that was longer before a session ends with the new end record, not with the old one."""
     path = new_path()
     write_all(path, {f"{'long name ' * 100}{number}": np.arange(1) for number in range(50)})
     raw = write_all(path, {"x": np.arange(1)}, "a")

@@ -1,4 +1,4 @@
-"""Closing, garbage collection, and what stays of a reader: its descriptors, its map, its views."""
+"""Closing and garbage collection: how long the descriptors, the map and the views of a reader live."""
 
 import gc
 import os
@@ -30,14 +30,14 @@ def descriptors_on(path: Path) -> list[str]:
     for descriptor in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{descriptor}")
-        except FileNotFoundError:  # the one that listdir had open
+        except FileNotFoundError:  # listdir had this descriptor open
             continue
         if target.removesuffix(" (deleted)") == str(path):
             found.append(descriptor)
     return found
 
 
-def test_closed_readers_say_so(archive: Path) -> None:
+def test_a_closed_reader_raises(archive: Path) -> None:
     data = mmnpz.load(archive)
     data["matrix"]
     data.close()
@@ -71,7 +71,7 @@ def test_closed_while_a_key_is_compared(archive: Path, equal: bool) -> None:
 
         def __eq__(self, other: object) -> bool:
             data.close()
-            # In place of what was freed.
+            # New objects overwrite the memory of the dict, if closing has freed it.
             others.extend({} for _ in range(1000))
             return equal
 
@@ -283,7 +283,8 @@ def test_the_collector_frees_cycles_through_attributes_of_a_view(archive: Path, 
     del view
     data.close()
     del data
-    # NumPy does not show the collector the base of an array, so the base is found once the views are gone.
+    # NumPy does not show the collector the base of an array. So the first run frees the views, and the second
+    # run the map.
     gc.collect()
     gc.collect()
     assert not is_mapped(archive)

@@ -1,4 +1,4 @@
-"""With the memory maps of a process used up, opening fails, and the process goes on."""
+"""If a process has used up its memory maps, opening a reader fails, and the process goes on."""
 
 import sys
 import textwrap

@@ -1,4 +1,4 @@
-"""Readers pickle as a path and options, views as their own items, writers not at all."""
+"""A reader is pickled as a path and options, a view as its own items, and a writer not at all."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
 
 
 class Tagged(mmnpz.NpzReader):
-    """A reader that is made from other arguments, and has an attribute more."""
+    """A reader whose constructor has other arguments, and which has one more attribute."""
 
     def __init__(self, folder: Path, tag: str) -> None:
         super().__init__(folder / "archive.npz", subok=False)
@@ -106,7 +106,7 @@ def _touch(path: Path) -> None:
 def test_another_file_is_refused(archive: Path, change: Callable[[Path], None], tmp_path: Path) -> None:
     archive = own_copy(archive, tmp_path)
     pickled = pickle.dumps(mmnpz.load(archive))
-    # Taken by this one, so that a file in place of the archive cannot get its inode.
+    # A hard link keeps the inode of the archive in use, so that a new file cannot get it.
     holder = archive.with_suffix(".held")
     os.link(archive, holder)
     change(archive)

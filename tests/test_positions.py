@@ -1,4 +1,4 @@
-"""Positions in place of names: gather and prefetch give what they give for that name of `files`."""
+"""For a position, `gather` and `prefetch` do what they do for the name `files[position]`."""
 
 import array as arrays_of_python
 import copy
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "data"
 COUNT = 12
 
 MANY = 1500
-"""So many members have a directory and an index that are not checked as a whole when the file is opened."""
+"""With this many members, mmnpz does not check the whole directory and index when it opens the file."""
 
 
 def rows(number: int) -> Any:
@@ -42,7 +42,7 @@ def write(path: Path, count: int, mode: Any = "x", first: int = 0) -> Path:
 
 @pytest.fixture(params=["ours", "NumPy's"])
 def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """An archive of COUNT arrays, with an index of names or without."""
+    """The path of an archive of COUNT arrays, with an index of names (mmnpz) or without one (NumPy)."""
     path = tmp_path / "a.npz"
     if request.param == "ours":
         return write(path, COUNT)
@@ -88,7 +88,7 @@ def test_ranges(path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"cache": False}, {"preload": True}, {"subok": False}])
-def test_it_is_the_view_of_the_name(path: Path, options: dict[str, Any]) -> None:
+def test_a_position_gives_the_view_of_its_name(path: Path, options: dict[str, Any]) -> None:
     data: Any = mmnpz.load(path, **options)
     early = data["n4"]
     data.gather([4, 5, -1], length=3)
@@ -234,7 +234,7 @@ def test_a_closed_reader(path: Path) -> None:
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What a call gives, or how it fails."""
+    """Return a description of the array that a call returns, or of the error that it raises."""
     try:
         array = call()
     except (ValueError, zipfile.BadZipFile) as error:
@@ -244,7 +244,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.name)
 def test_positions_are_those_of_files(path: Path) -> None:
-    """Also where a name is there twice, is not listed, or its member cannot be read."""
+    """A position is an index into `files`, also if a name occurs twice, is not listed, or is unreadable."""
     try:
         data = mmnpz.load(path)
     except (ValueError, zipfile.BadZipFile, UserWarning):
@@ -262,7 +262,7 @@ def test_positions_are_those_of_files(path: Path) -> None:
 def test_any_batch(new_path: Callable[[], Path], data: Any, ours: bool, cache: bool, threads: int) -> None:
     path = new_path()
     arrays: dict[str, Any] = {}
-    # A name may be there twice.
+    # A name may occur twice.
     names = data.draw(st.lists(st.sampled_from([f"m{number}" for number in range(9)]), min_size=1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -277,7 +277,7 @@ def test_any_batch(new_path: Callable[[], Path], data: Any, ours: bool, cache: b
                     arrays[name] = np.arange(6) + 100 * number
                     file.writestr(f"{name}.npy", npy(arrays[name]))
     reader = mmnpz.load(path, cache=cache)
-    # The list of names of zipfile, in which the last of each counts, is what positions count.
+    # Positions count the distinct names of the archive, in the order of zipfile.
     with zipfile.ZipFile(path) as file:
         files = [name[:-4] for name in dict.fromkeys(file.namelist())]
     for _ in range(2):
@@ -292,7 +292,7 @@ def test_any_batch(new_path: Callable[[], Path], data: Any, ours: bool, cache: b
     assert reader.files == files
 
 
-# What a position means stays as it is
+# A position keeps its meaning while the file changes
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -305,7 +305,7 @@ def test_another_writer_appends(tmp_path: Path, members: int, state: str, cache:
     if asked:
         data.gather([0, 5], length=3)
     with mmnpz.NpzWriter(path, "a") as writer:
-        # So much that nothing is left of the directory and the index.
+        # The new member is so large that it overwrites the whole directory and index.
         writer.write("new", np.ones(members * 300, "u1"))
         if state == "flushed":
             writer.flush()
@@ -322,7 +322,7 @@ def test_another_writer_appends(tmp_path: Path, members: int, state: str, cache:
 
 
 def test_another_program_edits_in_place(tmp_path: Path) -> None:
-    """A member that is not listed any more is not counted, from the first call on."""
+    """Positions do not count a member that another program has renamed to a file without `.npy`."""
     path = write(tmp_path / "a.npz", MANY)
     with path.open("r+b") as file:
         at = path.read_bytes().rindex(b"n700.npy")

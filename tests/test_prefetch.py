@@ -1,4 +1,4 @@
-"""What is asked of the operating system: that it is asked for, and changes nothing of what is read."""
+"""`prefetch` and `advise` have the operating system read pages, and never change what a reader returns."""
 
 import ctypes
 import mmap
@@ -24,7 +24,7 @@ ADVICE: tuple[Any, ...] = ("normal", "random", "sequential", "willneed", "dontne
 
 PAGE = mmap.PAGESIZE
 ROWS = 4096
-"""Rows of 64 float32: each array has a megabyte."""
+"""The number of rows of 64 float32 in an array: each array has a megabyte."""
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at the page cache of Linux")
 
@@ -42,7 +42,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def drop(path: Path) -> None:
-    """Takes a file out of the page cache; what a process has mapped stays there."""
+    """Remove a file from the page cache, except for pages that a process has mapped."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -50,7 +50,7 @@ def drop(path: Path) -> None:
 
 @contextmanager
 def resident(path: Path) -> Iterator[Any]:
-    """Tells for a range of bytes of a file what share of its pages is in memory, without touching them."""
+    """Give a function that returns which share of the pages of a range of the file is in memory."""
     libc = ctypes.CDLL(None, use_errno=True)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         start_of_map = np.frombuffer(mapped, np.uint8).ctypes.data
@@ -66,7 +66,7 @@ def resident(path: Path) -> Iterator[Any]:
 
 
 def place(data: Any, name: str) -> int:
-    """Where the items of an array start in the file."""
+    """Return the offset of the first item of an array in the file."""
     return int(data[name].ctypes.data - data.mmap.ctypes.data)
 
 
@@ -105,7 +105,7 @@ def test_prefetching_reads_what_was_named_and_no_more(archive: Path) -> None:
         if share(0, archive.stat().st_size) > 0.5:
             pytest.skip("this file system keeps its files in memory")
         data = mmnpz.load(archive)
-        data.advise("random")  # nothing is read but what is asked for
+        data.advise("random")  # the system then reads no pages ahead
         begin = place(data, "3")
         data.prefetch(["3", "5"], [1000, 0], length=500)
         wait_until(lambda: share(begin + 256_000, begin + 384_000) == 1)
@@ -122,7 +122,7 @@ def test_prefetching_reads_what_was_named_and_no_more(archive: Path) -> None:
 @pytest.mark.thread_unsafe(reason="looks at the page cache")
 @pytest.mark.parametrize("backwards", [False, True])
 def test_parts_of_views_are_read_and_no_more(archive: Path, backwards: bool) -> None:
-    """What NpzDataset asks for."""
+    """`_fetch`, which NpzDataset calls, reads the parts of views that lie in the file, and no other pages."""
     drop(archive)
     with resident(archive) as share:
         if share(0, archive.stat().st_size) > 0.5:
@@ -181,10 +181,10 @@ def test_a_cold_batch_is_what_a_warm_one_is(archive: Path, threads: int, dtype: 
 
 
 def wait_until(condition: Any) -> None:
-    """Waits for the disk."""
+    """Wait until the disk has read what the test expects."""
     deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "it was not read"
+        assert time.monotonic() < deadline, "the system has not read the expected pages"
         time.sleep(0.001)
 
 
@@ -230,7 +230,7 @@ def test_advice_reaches_the_system(archive: Path, advice: Any, flag: str) -> Non
 
 @linux
 @pytest.mark.thread_unsafe(reason="looks at the maps of the process")
-def test_what_is_not_needed_is_let_go_of(archive: Path) -> None:
+def test_dontneed_unmaps_pages(archive: Path) -> None:
     data = mmnpz.load(archive)
 
     def mapped() -> int:
@@ -273,7 +273,7 @@ def test_any_range(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "ranges.npz"
     if not path.exists():
-        # Threads that run this at once must not see each other's half of it.
+        # Threads that run this test at the same time must not see a file that is only half written.
         own = path.with_name(f"ranges-{threading.get_ident()}.npz")
         np.savez(own, a=np.zeros((4096, 5), "i2"), b=np.zeros((4096, 5), "i2", order="F"))
         own.replace(path)
@@ -287,8 +287,8 @@ def test_any_range(
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Path:
-    """A file that NumPy wrote, whose directory says nothing of what the members are."""
+def numpy_file(tmp_path: Path) -> Path:
+    """The path of a file that NumPy wrote: its directory has no header fields."""
     path = tmp_path / "theirs.npz"
     arrays: dict[str, Any] = {str(number): np.full((ROWS, 64), number, np.float32) for number in range(40)}
     np.savez(path, **arrays)
@@ -298,35 +298,37 @@ def theirs(tmp_path: Path) -> Path:
 @linux
 @pytest.mark.thread_unsafe(reason="looks at the page cache")
 @pytest.mark.parametrize("by", ["name", "position"])
-def test_of_the_files_of_others_the_headers_are_read_at_once(theirs: Path, by: str) -> None:
-    with zipfile.ZipFile(theirs) as file:
+def test_the_headers_of_a_batch_are_read_at_once(numpy_file: Path, by: str) -> None:
+    with zipfile.ZipFile(numpy_file) as file:
         headers = [info.header_offset for info in file.infolist()]
-    drop(theirs)
-    with resident(theirs) as share:
-        if share(0, theirs.stat().st_size) > 0.5:
+    drop(numpy_file)
+    with resident(numpy_file) as share:
+        if share(0, numpy_file.stat().st_size) > 0.5:
             pytest.skip("this file system keeps its files in memory")
-        data = mmnpz.load(theirs)
+        data = mmnpz.load(numpy_file)
         keys: list[Any] = list(range(40)) if by == "position" else [str(number) for number in range(40)]
         data._fetch_headers(keys)
         wait_until(lambda: all(share(at, at + 200) == 1 for at in headers))
-        # To find them by touching them, the system would have read ahead some megabytes each time.
+        # If mmnpz touched each header, the system would read some megabytes ahead each time.
         assert share(0, headers[-1]) < 0.1
 
 
 @linux
 @pytest.mark.thread_unsafe(reason="looks at the page cache")
 @pytest.mark.parametrize("how", ["gather", "prefetch"])
-def test_batches_of_the_files_of_others_read_little_else(theirs: Path, how: str) -> None:
-    drop(theirs)
-    with resident(theirs) as share:
-        if share(0, theirs.stat().st_size) > 0.5:
+def test_batches_of_a_numpy_file_read_little_more_than_headers_and_excerpts(
+    numpy_file: Path, how: str
+) -> None:
+    drop(numpy_file)
+    with resident(numpy_file) as share:
+        if share(0, numpy_file.stat().st_size) > 0.5:
             pytest.skip("this file system keeps its files in memory")
-        data = mmnpz.load(theirs)
+        data = mmnpz.load(numpy_file)
         names = [str(number) for number in range(0, 40, 2)]
         if how == "prefetch":
             data.prefetch(names, 1000, length=100)
         assert (data.gather(names, 1000, length=100)[:, 0, 0] == np.arange(0, 40, 2)).all()
-        assert share(0, theirs.stat().st_size) < 0.3
-    # What cannot be looked up says so as ever.
+        assert share(0, numpy_file.stat().st_size) < 0.3
+    # An unknown name raises the usual error.
     with pytest.raises(KeyError, match="nothing"):
         data.gather(["1", "nothing"], 0, length=1)

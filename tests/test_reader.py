@@ -1,4 +1,4 @@
-"""The reader as an object: its interface, its mapping, its cache."""
+"""The reader as a Python object: its interface, its methods of a mapping, its cache."""
 
 import collections.abc
 import gc

@@ -1,4 +1,4 @@
-"""The archives that real packages ship: read as NumPy reads them, and rewritten."""
+"""mmnpz reads and rewrites the archives that real packages ship."""
 
 import importlib.util
 import zipfile
@@ -26,19 +26,19 @@ PARAMETERS = pytest.mark.parametrize("path", FILES, ids=[path.name for path in F
 
 
 def numpy_reads(path: Path) -> dict[str, Any]:
-    """All arrays that need no pickling, compressed ones too."""
+    """Return all arrays of an archive that need no pickling, compressed ones included."""
     arrays: dict[str, Any] = {}
     with np.load(path) as data:
         for name in data.files:
             try:
                 arrays[name] = data[name]
-            except ValueError:  # objects
+            except ValueError:  # an array of objects
                 arrays[name] = None
     return arrays
 
 
 def test_there_are_some() -> None:
-    """numpy's own tests ship some, unless a distributor takes them out."""
+    """There are archives to read: NumPy's own tests ship some, unless a distributor removes them."""
     if importlib.util.find_spec("scipy") is None:
         pytest.skip("without SciPy there may be none")
     assert len(FILES) > 10

@@ -1,4 +1,4 @@
-"""Mode "w" on a file that is there: readers keep their data; links, owner and permissions stay."""
+"""Mode "w" replaces an existing file: readers keep their data; symbolic links, owner and permissions stay."""
 
 import os
 import stat
@@ -37,7 +37,7 @@ def test_readers_keep_their_data_when_less_is_written(tmp_path: Path) -> None:
     np.savez(path, x=np.ones(1_000_000))
     data = mmnpz.load(path)
     mmnpz.NpzWriter(path, "w").close()
-    assert data["x"].sum() == 1_000_000  # a truncated file would end the process here
+    assert data["x"].sum() == 1_000_000  # SIGBUS if the writer had truncated the file
 
 
 def test_an_archive_can_be_rewritten_from_itself(
@@ -88,8 +88,8 @@ def test_the_owner_stays(archive: Path, mode: int, tmp_path: Path) -> None:
 
 
 def as_nobody(script: str, folder: Path) -> None:
-    """Run a script as a user who owns nothing and is in no group, with the folder as its working folder."""
-    # Packages of root are imported first.
+    """Run a script in a folder, as a user who owns no files and is in no group."""
+    # Import the packages as root: the user may not be allowed to read them.
     run_python(
         "import os, numpy as np, mmnpz\nos.setgroups([])\nos.setegid(65534)\nos.seteuid(65534)\n"
         + textwrap.dedent(script),
@@ -99,7 +99,7 @@ def as_nobody(script: str, folder: Path) -> None:
 
 @root
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
-def test_what_cannot_be_given_away_has_no_more_rights_than_before(archive: Path, tmp_path: Path) -> None:
+def test_a_file_whose_owner_cannot_stay_gets_no_more_rights(archive: Path, tmp_path: Path) -> None:
     archive = own_copy(archive, tmp_path)
     tmp_path.chmod(0o777)
     os.chown(archive, 1234, 2345)
@@ -107,13 +107,15 @@ def test_what_cannot_be_given_away_has_no_more_rights_than_before(archive: Path,
     as_nobody(f"mmnpz.NpzWriter({archive.name!r}, 'w').close()", tmp_path)
     found = archive.stat()
     assert (found.st_uid, found.st_gid) == (65534, 65534)
-    assert stat.S_IMODE(found.st_mode) == 0o666  # no set-user-ID bit, and another group is like others
+    # The file has no set-user-ID bit, and its new group has only the rights of others.
+    assert stat.S_IMODE(found.st_mode) == 0o666
 
 
 @posix
 def test_attributes_stay(archive: Path, tmp_path: Path) -> None:
     archive = own_copy(archive, tmp_path)
-    # An access control list of version 2: the owner, user 1234 and the mask may do all, others nothing.
+    # An access control list of version 2: the owner, user 1234 and the mask may read and write, the group may
+    # read, others nothing.
     entries = [(1, 6, -1), (2, 6, 1234), (4, 4, -1), (16, 6, -1), (32, 0, -1)]
     listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
     attributes = {"user.source": b"sensor 7", "system.posix_acl_access": listed}
@@ -133,7 +135,7 @@ SCRIPT = """
     old = data["old"]
     number = os.stat("archive.npz").st_ino
     with mmnpz.NpzWriter("archive.npz", "w") as writer:
-        assert not old.any()  # neither the old values nor a signal
+        assert not old.any()  # the reader sees zeros: neither the old values, nor SIGBUS
         for name in ("x", "y"):
             writer.write(name, np.arange(1000))
     assert os.stat("archive.npz").st_ino == number
@@ -141,12 +143,13 @@ SCRIPT = """
 
 
 def check_in_place(path: Path) -> None:
+    """Check the file that `SCRIPT` has overwritten."""
     with np.load(path) as found:
         assert sorted(found.files) == ["x", "y"]
         assert all(np.array_equal(found[name], np.arange(1000)) for name in found.files)
     assert [*path.parent.iterdir()] == [path]
     assert not mmnpz.repair(path).changed
-    # What was there does not come back.
+    # Without a directory, the recovery finds no member of the old file.
     raw = path.read_bytes()
     path.write_bytes(raw[: raw.rindex(b"PK\5\6")])
     with pytest.warns(UserWarning, match="no complete directory"):
@@ -156,7 +159,7 @@ def check_in_place(path: Path) -> None:
 @root
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 @pytest.mark.parametrize("folder_mode", [0o755, 0o1777], ids=["folder of another", "sticky folder"])
-def test_where_no_file_may_take_its_place_it_is_written_over(folder_mode: int, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_replaced_is_overwritten(folder_mode: int, tmp_path: Path) -> None:
     path = tmp_path / "archive.npz"
     with mmnpz.NpzWriter(path) as writer:
         writer.write("old", np.ones(300_000))
@@ -170,7 +173,7 @@ def test_where_no_file_may_take_its_place_it_is_written_over(folder_mode: int, t
 @root
 @pytest.mark.thread_unsafe(reason="mounts a file")
 @pytest.mark.parametrize("size", [3, 300_000])
-def test_a_file_that_is_mounted_by_itself_is_written_over(size: int, tmp_path: Path) -> None:
+def test_a_file_that_is_a_mount_point_is_overwritten(size: int, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     source, path = tmp_path / "source.npz", folder / "archive.npz"
@@ -189,7 +192,7 @@ def test_a_file_that_is_mounted_by_itself_is_written_over(size: int, tmp_path: P
 
 
 @posix
-def test_the_other_names_of_a_file_keep_what_was_there(archive: Path, tmp_path: Path) -> None:
+def test_hard_links_keep_the_old_file(archive: Path, tmp_path: Path) -> None:
     archive = own_copy(archive, tmp_path)
     before = archive.read_bytes()
     os.link(archive, tmp_path / "link.npz")
@@ -262,7 +265,7 @@ def test_special_files_are_refused_and_stay(tmp_path: Path, mode: Any) -> None:
 @posix
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_what_may_not_be_written_is_not_replaced(archive: Path) -> None:
-    """Not even where the folder would allow it."""
+    """A writer refuses a file that it may not write, even if it may replace files in the folder."""
     before = archive.read_bytes()
     archive.chmod(0o444)
     archive.parent.chmod(0o777)
@@ -270,7 +273,7 @@ def test_what_may_not_be_written_is_not_replaced(archive: Path) -> None:
         """
         import os
         import mmnpz
-        if os.geteuid() == 0:  # who may write everything
+        if os.geteuid() == 0:  # root may write everything
             os.setegid(65534)
             os.seteuid(65534)
         for mode in ("w", "a"):
@@ -289,9 +292,7 @@ def test_what_may_not_be_written_is_not_replaced(archive: Path) -> None:
 
 @root
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
-def test_a_list_that_the_folder_gives_to_new_files_is_not_that_of_the_old_one(
-    archive: Path, tmp_path: Path
-) -> None:
+def test_the_default_access_control_list_of_the_folder_does_not_apply(archive: Path, tmp_path: Path) -> None:
     archive = own_copy(archive, tmp_path)
     archive.chmod(0o640)
     entries = [(1, 7, -1), (2, 7, 1234), (4, 7, -1), (16, 7, -1), (32, 0, -1)]

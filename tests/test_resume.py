@@ -1,4 +1,4 @@
-"""The example of a job that is killed and started again ends with the same data set as one that is not."""
+"""The job in examples/resume.py writes the same data set whether it is killed and started again or not."""
 
 import random
 import subprocess
@@ -46,7 +46,7 @@ def test_killed_ten_times(tmp_path: Path) -> None:
             assert process.stdout is not None
             said = process.stdout.readline()
             assert said.startswith(f"{len(seen)} of {ITEMS}")
-            # What it has written tells how far it is. A busy machine may let it run far beyond.
+            # Kill the job when its file has `goal` items. On a busy machine the job may run far beyond that.
             goal = (number + 1) * ITEMS // (2 * KILLS)
             while process.poll() is None and len(items(path)) < goal:
                 time.sleep(chance.uniform(0, 0.002))

@@ -1,4 +1,4 @@
-"""Readers that go from local header to local header find exactly the arrays that numpy.load finds."""
+"""Programs that go from local header to local header find exactly the arrays that numpy.load finds."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ NPM = Path(__file__).parent.parent / ".tools" / "npm" / "node_modules"
 
 
 def missing(name: str) -> NoReturn:
-    """Where all readers were installed, none may be missing; elsewhere people go without."""
+    """Skip a test whose program is not installed, or fail if MMNPZ_READERS says that all are installed."""
     if os.environ.get("MMNPZ_READERS"):
         pytest.fail(f"{name} is not installed")
     pytest.skip(f"{name} is not installed")
@@ -37,7 +37,7 @@ def missing(name: str) -> NoReturn:
 def run(*command: Any, stdin: Path | None = None) -> str:
     if not shutil.which(str(command[0])):
         missing(command[0])
-    # A pipe, in which a program cannot seek to the directory, as it can in a file that is its standard input.
+    # Pass the file through a pipe: the program cannot seek to the directory in it.
     piped = stdin.read_bytes() if stdin else b""
     done = subprocess.run([*map(str, command)], input=piped, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
@@ -58,7 +58,7 @@ def unpacked(folder: Path) -> dict[str, str]:
 
 @cache
 def compiled() -> "tempfile.TemporaryDirectory[str]":
-    """The folder of the class, as long as the tests run."""
+    """Compile the Java reader, and return the folder of its class, which lives as long as the tests run."""
     folder = tempfile.TemporaryDirectory()
     run("javac", "-d", folder.name, SOURCES / "Sequential.java")
     return folder
@@ -151,12 +151,12 @@ def flushes(path: Path, align: int) -> None:
 
 
 def many(path: Path, align: int) -> None:
-    """With an index that does not fit into an extra field."""
+    """Write a file whose index does not fit into one extra field."""
     write(path, "x", range(5000), align)
 
 
 def many_in_sessions(path: Path, align: int) -> None:
-    """The directory leaves room, and grows where it is."""
+    """Write a file with room, and add members while its directory grows in place."""
     large = np.zeros(40_000_000, np.uint8)
     with mmnpz.NpzWriter(path, align=align) as writer:
         writer.write("large", large)
@@ -215,7 +215,7 @@ def added_to_one_without_an_index(path: Path, align: int) -> None:
         warnings.simplefilter("ignore")
         with mmnpz.NpzWriter(path, align=align) as writer:
             writer.write("k0", array(0))
-            writer.write("k0", array(0))  # a name that is there twice
+            writer.write("k0", array(0))  # a repeated name: mmnpz then writes no index
     by_zipfile(path, 1)
     write(path, "a", range(2, 3), align)
 
@@ -238,7 +238,7 @@ CASES = [
     (many, 64),
     (many_in_sessions, 1),
 ]
-# Programs of others, which take a second each, read what differs most.
+# The cases for other programs, which take a second each: those that differ most.
 FEWER = [(make, align) for make, align in CASES if align in {1, 4096} or make is many]
 
 
@@ -262,7 +262,7 @@ def test_the_strict_reader(make: Any, align: int, tmp_path: Path) -> None:
 )
 @cases(FEWER)
 @pytest.mark.parametrize("reader", READERS)
-def test_readers_of_others(reader: str, make: Any, align: int, tmp_path: Path) -> None:
+def test_sequential_readers_of_other_programs(reader: str, make: Any, align: int, tmp_path: Path) -> None:
     if reader == "busybox" and make in {numpy_file, after_numpy}:
         pytest.skip("busybox cannot read the zip64 local headers of numpy.savez")
     make(tmp_path / "a.npz", align)
@@ -270,5 +270,5 @@ def test_readers_of_others(reader: str, make: Any, align: int, tmp_path: Path) -
     with np.load(tmp_path / "a.npz") as data:
         expected = {f"{name}.npy": hashlib.sha256(npy(data[name])).hexdigest() for name in data.files}
     found = READERS[reader](tmp_path / "a.npz", tmp_path / "scratch")
-    # What mmnpz puts between members is no array.
+    # Ignore fillers, which are no arrays.
     assert {name: digest for name, digest in found.items() if name != "mmnpz.gap"} == expected

@@ -1,4 +1,7 @@
-"""Everything at once, for as long as one likes: MMNPZ_SOAK_SECONDS=300 pytest tests/test_soak.py."""
+"""Threads and forked children use readers and writers in all ways at once, for MMNPZ_SOAK_SECONDS seconds.
+
+Run it for longer with `MMNPZ_SOAK_SECONDS=300 pytest tests/test_soak.py`.
+"""
 
 import gc
 import os
@@ -30,7 +33,7 @@ pytestmark = [
 
 
 def content(salt: int) -> dict[str, Any]:
-    """Arrays of many kinds, for one archive."""
+    """Return arrays of many dtypes, shapes and memory orders, for one archive."""
     generator = np.random.default_rng(salt)
     arrays: dict[str, Any] = {}
     for number, name in enumerate(NAMES):
@@ -49,17 +52,17 @@ def content(salt: int) -> dict[str, Any]:
 
 
 def check(array: Any, expected: Any) -> None:
-    """Compares every byte: there are NaN among the numbers."""
+    """Compare two arrays by their bytes, because some numbers are NaN."""
     assert array.dtype == expected.dtype
     assert array.shape == expected.shape
     assert array.tobytes() == expected.tobytes()
 
 
 class Soak:
-    """Readers that threads and forks share, and what is in their files.
+    """The readers that threads and forked children share, and the arrays of their files.
 
-    What else they share are tuples, and dicts that are only looked up in: on free-threaded Python a list or a
-    dict that threads wait for may stay locked in a forked child.
+    The threads share no other lists or dicts that they change. On free-threaded Python, such an object may
+    stay locked in a forked child. They share tuples, and dicts that they only look up.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,7 +82,7 @@ class Soak:
         return self.contents[Path(mmap.filename)]
 
     def some(self, chance: random.Random) -> mmnpz.NpzReader:
-        """A handle of a shared reader: that may be closed or opened anew by others meanwhile."""
+        """Return a handle on a shared reader, because other threads may close or reopen the reader itself."""
         return copied(chance.choice(self.shared))
 
     def read(self, chance: random.Random) -> None:
@@ -126,7 +129,7 @@ class Soak:
         arrays = self.content_of(reader)
         for name in chance.sample(NAMES, 5):
             check(again[name], arrays[name])
-            # NumPy's pickles have the byte order of the machine.
+            # NumPy's pickles have the byte order of the machine, so compare with a pickle of the array.
             check(pickle.loads(pickle.dumps(reader[name])), pickle.loads(pickle.dumps(arrays[name])))
 
     def open(self, chance: random.Random) -> None:
@@ -180,7 +183,7 @@ class Soak:
         except ValueError as error:
             if "closed" not in str(error):
                 raise
-        except AttributeError as error:  # of `mmap`
+        except AttributeError as error:  # a closed reader has no `mmap`
             if "closed" not in str(error):
                 raise
         return use.__name__
@@ -191,7 +194,7 @@ class Soak:
             self.step(chance)
 
     def child(self, seed: int, forks: int) -> None:
-        """Threads of a forked process, and the same in a fork of it."""
+        """Run steps in threads of a forked child, and in `forks` generations of its children."""
         failures: list[BaseException] = []
 
         def run(number: int) -> None:
@@ -212,9 +215,10 @@ class Soak:
 
 
 def mix(folder: Path) -> Counter[str]:
-    """Lets threads and forks do what they do until the time is up, and tells how often they did it."""
+    """Run steps in threads and in forked children until the time is up, and count them by name."""
     soak = Soak(folder)
-    # All that is imported late is imported now: a fork in the middle leaves a module locked in the child.
+    # Use everything once, so that all modules are imported: a fork during an import leaves the module locked
+    # in the child.
     for use in soak.uses():
         use(random.Random(0))
     end = time.monotonic() + SECONDS
@@ -255,5 +259,5 @@ def test_soak(tmp_path: Path) -> None:
     sys.stdout.write(f"{dict(counts)}\n")
     assert counts["forks"]
     gc.collect()
-    if sys.platform == "linux":  # nothing leaked
+    if sys.platform == "linux":  # all maps are gone
         assert str(tmp_path) not in Path("/proc/self/maps").read_text()

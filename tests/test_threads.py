@@ -1,4 +1,4 @@
-"""Readers and writers that threads share."""
+"""Threads share readers and writers."""
 
 import copy
 import gc
@@ -26,7 +26,7 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 @pytest.fixture(autouse=True, scope="module")
 def hectic() -> Iterator[None]:
-    """Threads take turns a thousand times as often as usual, which brings races about."""
+    """Let threads take turns a thousand times as often as usual, which makes races likely."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(5e-6)
     yield
@@ -82,7 +82,7 @@ def test_load_gives_each_thread_its_own(many: Path) -> None:
     assert data.arrays == {}
 
 
-def test_closing_while_others_read(many: Path) -> None:
+def test_closing_while_other_threads_read(many: Path) -> None:
     for attempt in range(30):
         data = mmnpz.load(many, cache=bool(attempt % 2), preload=attempt % 3 == 0)
         closed = threading.Event()
@@ -115,7 +115,7 @@ def test_closing_while_others_read(many: Path) -> None:
         assert data.arrays == {}
 
 
-def test_opening_again_while_others_read(many: Path, tmp_path: Path) -> None:
+def test_opening_again_while_other_threads_read(many: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.npz"
     np.savez(other, k1=np.full(4, -1))
     data = mmnpz.load(many)
@@ -150,8 +150,11 @@ def test_a_failing_member_fails_in_every_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "by the first thread", "by all threads"])
-def test_what_was_handed_out_is_in_arrays(many: Path, when: str) -> None:
-    """Whoever published it: the thread that enters it may be slower than one that finds it."""
+def test_arrays_has_every_view_that_a_lookup_returned(many: Path, when: str) -> None:
+    """`arrays` has each view that a lookup returned, whichever thread made the view.
+
+    The thread that puts a view into the dict may be slower than a thread that finds the view.
+    """
     for attempt in range(20):
         data = mmnpz.load(many)
         names = list(data)
@@ -159,7 +162,7 @@ def test_what_was_handed_out_is_in_arrays(many: Path, when: str) -> None:
             assert data.arrays == {}
 
         def read(number: int, names: list[str] = names, data: Any = data, attempt: int = attempt) -> None:
-            # All go the same way, so that they meet at every name.
+            # All threads take the names in the same order, so that they look up a name at the same time.
             for at, name in enumerate(names):
                 view = data[name]
                 asks = at >= 10 * attempt and (when != "by the first thread" or number == 0)
@@ -174,7 +177,7 @@ def test_what_was_handed_out_is_in_arrays(many: Path, when: str) -> None:
 
 
 def test_arrays_are_iterated_copied_and_changed_while_views_are_published(many: Path) -> None:
-    """The dict is everybody's: what others do to it changes no view that is handed out."""
+    """A thread may change the dict of views. Lookups in other threads return the same views all the same."""
     for _ in range(10):
         data = mmnpz.load(many)
         names = list(data)
@@ -217,7 +220,7 @@ def test_arrays_are_iterated_copied_and_changed_while_views_are_published(many: 
         assert {name: id(view) for name, view in one.items()} == {
             name: id(view) for name, view in two.items()
         }
-        # What was taken out of the dict is still the view of its name.
+        # A view that a thread removed from the dict is still the view of its name.
         assert all(data[name] is view for name, view in one.items())
 
 
@@ -232,7 +235,7 @@ def test_options_hold_in_threads(many: Path, options: dict[str, Any]) -> None:
             assert type(view) is (mmnpz.memmap if options.get("subok", True) else np.ndarray)
             assert view.base is data.mmap
         assert len(data.arrays) == (500 if data.cache else 0)
-        return views  # alive, so that no two have one id
+        return views  # keep the views alive, so that no two of them have the same id
 
     results = in_threads(read, 4)
     different = {id(view) for views in results for view in views}
@@ -247,8 +250,8 @@ def test_threads_open_with_preload_at_once(many: Path) -> None:
     assert len({id(reader["k0"]) for reader in readers}) == THREADS
 
 
-def test_the_lists_of_names_are_one_in_all_threads(tmp_path: Path) -> None:
-    """The list takes long to be made, so that several threads are at it."""
+def test_all_threads_get_the_same_list_of_names(tmp_path: Path) -> None:
+    """All threads get the same list of names, although several threads make one at the same time."""
     path = tmp_path / "a.npz"
     names = [str(number) for number in range(20_000)]
     with mmnpz.NpzWriter(path) as writer:
@@ -262,7 +265,7 @@ def test_the_lists_of_names_are_one_in_all_threads(tmp_path: Path) -> None:
         assert lists[0] == names
 
 
-def test_copies_made_by_many_threads_have_the_identities_of_their_kind(many: Path) -> None:
+def test_copies_share_views_and_deep_copies_do_not_in_all_threads(many: Path) -> None:
     for _ in range(5):
         data = mmnpz.load(many)
         names = list(data)
@@ -284,7 +287,7 @@ def test_copies_made_by_many_threads_have_the_identities_of_their_kind(many: Pat
         assert len({id(handle["k0"]) for handle, _ in results}) == 1 + THREADS // 2
 
 
-def test_handles_are_closed_while_others_read_theirs(many: Path) -> None:
+def test_handles_are_closed_while_other_threads_read_theirs(many: Path) -> None:
     for _ in range(20):
         data = mmnpz.load(many)
         data["k3"]
@@ -312,7 +315,7 @@ def test_handles_are_closed_while_others_read_theirs(many: Path) -> None:
 
 
 def test_opened_again_under_load_by_all_threads(many: Path, tmp_path: Path) -> None:
-    """Each answer is from one of the files; copies stay with the file they were made of."""
+    """Each lookup returns an array of one of the two files. A copy keeps the file of its reader."""
     other = tmp_path / "other.npz"
     np.savez(other, k1=np.full(4, -1))
     data: Any = mmnpz.load(many)
@@ -353,7 +356,10 @@ def test_errors_in_some_threads_leave_the_others_alone(many: Path) -> None:
 
 
 def test_attributes_of_one_view_are_set_by_many_threads(many: Path) -> None:
-    """That puts it under the eyes of the garbage collector, which ends the process if it is told twice."""
+    """Threads that set attributes of a view tell the garbage collector about the view only once.
+
+    A second call would end the process.
+    """
     view: Any = mmnpz.load(many)["k7"]
 
     turns = 4_000_000 if FREE_THREADED else 2000
@@ -428,8 +434,8 @@ def test_one_name_from_many_threads(tmp_path: Path) -> None:
     assert np.array_equal(mmnpz.load(path)["same"], np.load(path)["same"])
 
 
-def test_closing_while_others_write(tmp_path: Path) -> None:
-    """What was written before stays; each write either is in the archive or raised."""
+def test_closing_while_other_threads_write(tmp_path: Path) -> None:
+    """Each write either raises, or the archive has its member, when another thread closes the writer."""
     for attempt in range(10):
         path = tmp_path / f"{attempt}.npz"
         writer = mmnpz.NpzWriter(path)
@@ -479,7 +485,7 @@ def test_failing_writes_among_good_ones(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="looks into the file while it is written")
 def test_two_members_are_written_at_the_same_time(tmp_path: Path) -> None:
-    """The end mark of a large member is written last: both have data and no end mark at one time."""
+    """Two threads write two large members at the same time: neither waits until the other has finished."""
     size = 32 << 20
     source = np.full(size, 255, "u1")
 
@@ -499,7 +505,7 @@ def test_two_members_are_written_at_the_same_time(tmp_path: Path) -> None:
                     writer.write(str(number), source)
                     return False
                 while not (finished(file, 0) and finished(file, 1)):
-                    # In this order: both had begun before the first of them is seen to be unfinished.
+                    # The order matters: both members have begun before the first is found to be unfinished.
                     if begun(file, 0) and begun(file, 1) and not finished(file, 0) and not finished(file, 1):
                         return True
                 return False
@@ -508,11 +514,11 @@ def test_two_members_are_written_at_the_same_time(tmp_path: Path) -> None:
         path.unlink()
         if overlapped:
             return
-    pytest.fail("one always waited for the other")
+    pytest.fail("one thread always waited for the other")
 
 
-@pytest.mark.skipif(FREE_THREADED, reason="there is no GIL to let go of")
-def test_writing_lets_go_of_the_gil(tmp_path: Path) -> None:
+@pytest.mark.skipif(FREE_THREADED, reason="there is no GIL to release")
+def test_writing_releases_the_gil(tmp_path: Path) -> None:
     array = np.zeros(1 << 20)
     seen: list[bool] = []
     turn = threading.Lock()
@@ -525,7 +531,7 @@ def test_writing_lets_go_of_the_gil(tmp_path: Path) -> None:
     thread = threading.Thread(target=other)
     thread.start()
     interval = sys.getswitchinterval()
-    # Nobody is made to give the GIL away: who has it runs until it lets go.
+    # With such a long interval, a thread keeps the GIL until it releases it by itself.
     sys.setswitchinterval(1000)
     try:
         with mmnpz.NpzWriter(tmp_path / "a.npz") as writer:
@@ -542,7 +548,7 @@ def test_writing_lets_go_of_the_gil(tmp_path: Path) -> None:
 
 
 def test_finished_files_are_read_while_the_next_are_written(tmp_path: Path) -> None:
-    """Two threads write each file; NumPy and zipfile check what the others read of the finished ones."""
+    """Two threads write one file after the other. Other threads read the finished files as NumPy does."""
     files, each = 6, 40
     finished = [threading.Event() for _ in range(files)]
     halfway = [threading.Barrier(2) for _ in range(files)]
@@ -568,8 +574,8 @@ def test_finished_files_are_read_while_the_next_are_written(tmp_path: Path) -> N
         for number, path in enumerate(paths):
             assert finished[number].wait(60)
             for before in paths[max(0, number - 1) : number + 1]:
-                # NumPy reads headers with `ast`, which CPython 3.11 does not let two threads do at once:
-                # "AST constructor recursion depth mismatch".
+                # NumPy reads headers with `ast`. In CPython 3.11, two threads may not do that at the same
+                # time: "AST constructor recursion depth mismatch".
                 with one_at_a_time, np.load(before) as oracle:
                     expected = dict(oracle)
                 with mmnpz.load(before) as data:
@@ -587,13 +593,14 @@ def test_finished_files_are_read_while_the_next_are_written(tmp_path: Path) -> N
     in_threads(lambda number: write(number) if number < 2 else read(number), 4)
 
 
-def test_threads_append_to_and_replace_files_that_others_have_mapped(tmp_path: Path) -> None:
+def test_a_thread_appends_to_a_file_that_other_threads_have_mapped(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with mmnpz.NpzWriter(path) as writer:
         writer.write("k", np.arange(1000))
     rounds = 30
     done = threading.Event()
-    # Who opens it later finds it without a directory now and then, and is warned.
+    # All threads open the file before the first session. Later they could find no directory, and get a
+    # warning.
     opened = threading.Barrier(4)
 
     def use(number: int) -> None:

@@ -1,4 +1,4 @@
-"""`mmnpz.torch.NpzDataset`: what PyTorch gets, in all the ways in which it asks."""
+"""`mmnpz.torch.NpzDataset` gives the right tensors, in all the ways in which PyTorch uses a dataset."""
 
 import copy
 import multiprocessing
@@ -37,7 +37,7 @@ ARRAYS = {name: np.arange(7 * n, 8 * n + 20, dtype=np.float32) for n, name in en
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """An archive of ARRAYS that mmnpz had no hand in."""
+    """The path of an archive of ARRAYS that NumPy wrote."""
     path = tmp_path / "archive.npz"
     np.savez(path, **ARRAYS)  # type: ignore[arg-type]
     return path
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def numbered(tmp_path: Path) -> Path:
-    """An archive of 300 arrays, each filled with its number."""
+    """The path of an archive of 300 arrays, each filled with its number."""
     path = tmp_path / "numbered.npz"
     with mmnpz.NpzWriter(path) as writer:
         for number in range(300):
@@ -54,28 +54,28 @@ def numbered(tmp_path: Path) -> Path:
 
 
 def write(path: Path, array: Any) -> Path:
-    """Write an array, with the header and the items that NumPy gives it."""
+    """Write an archive of one array, with the .npy header and the items that NumPy writes."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("x.npy", npy(array))
     return path
 
 
 def assert_same(tensor: torch.Tensor, array: Any) -> None:
-    """Compare items, shape and dtype; the byte order of a tensor is always native."""
+    """Compare items, shape and dtype. The byte order of a tensor is always native."""
     found, expected = tensor.numpy(), np.asarray(array)
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype.newbyteorder("="))
     np.testing.assert_array_equal(found, expected)
 
 
 def assert_samples(samples: Any, names: list[str]) -> None:
-    """Compare samples with what was written, one by one."""
+    """Compare samples, one by one, with the arrays of these names."""
     samples = list(samples)
     assert len(samples) == len(names)
     for sample, name in zip(samples, names, strict=True):
         assert_same(sample, ARRAYS[name])
 
 
-# What the samples are
+# The samples and batches of a dataset
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -146,7 +146,7 @@ class Labelled(NpzDataset):
 
 
 class LabelledBatches(Labelled):
-    """The same, with a method of its own for batches."""
+    """Samples with labels, and a method for batches."""
 
     def __getitems__(self, indices: Any) -> list[Any]:
         indices = list(indices)
@@ -155,7 +155,7 @@ class LabelledBatches(Labelled):
 
 
 class Plain(NpzDataset):
-    """A subclass that changes neither."""
+    """A subclass that overrides neither `__getitem__` nor `__getitems__`."""
 
 
 @pytest.mark.parametrize("part", [None, [0, 2, 4]])
@@ -169,7 +169,7 @@ def test_a_batch_of_a_subclass_has_the_samples_of_its_own_method(path: Path, par
     assert [label for _, label in found] == [f"label of {name}" for name in names]
     for (sample, _), name in zip(found, names, strict=True):
         assert_same(sample, ARRAYS[name][:3])
-    # That of an iterator, too, which can be read once.
+    # Indices may come from an iterator, which can be read only once.
     assert len(dataset.__getitems__(iter([1, 0, 1]))) == 3
 
 
@@ -207,7 +207,7 @@ def test_excerpt_takes_the_read_only_view(path: Path) -> None:
     assert type(views[0]) is np.ndarray
     assert not views[0].flags.writeable
     dataset.__getitem__(1)
-    assert views[1] is not views[0]  # views are not kept
+    assert views[1] is not views[0]  # the dataset opens the path with cache=False
     np.testing.assert_array_equal(views[0], ARRAYS["a"])
 
 
@@ -317,7 +317,7 @@ def test_tensors_own_their_memory(path: Path) -> None:
     ):
         first, second = dataset[0], dataset[0]
         expected = first.clone()
-        # In the map this would be SIGSEGV.
+        # SIGSEGV if the tensor shared the memory of the map.
         first.fill_(-1)
         assert torch.equal(second, expected)
         assert torch.equal(dataset[0], expected)
@@ -380,13 +380,13 @@ def test_excerpts_of_any_strides_become_contiguous(path: Path) -> None:
         tensor = NpzDataset(path, ["c"], excerpt=excerpt)[0]
         assert tensor.is_contiguous()
         assert_same(tensor, expected)
-        tensor[0] = 0  # each item has a place of its own
+        tensor[0] = 0  # no two items share memory
 
 
 @pytest.mark.parametrize(
     "dtype",
     ["U3", ">U3", "S2", "V3", "M8[s]", "m8[s]", [("a", "i4"), ("b", "f8")]]
-    # Where long double is double, torch has it.
+    # On systems where long double is double, torch has the dtype.
     + [name for name, double in (("g", "d"), ("G", "D")) if np.dtype(name) != np.dtype(double)],
     ids=str,
 )
@@ -399,7 +399,7 @@ def test_a_dtype_that_torch_has_not(tmp_path: Path, dtype: Any) -> None:
         message = str(caught.value)
         assert message.startswith(f'{path}: member "x": ')
         assert str(array.dtype) in message
-    # What the excerpt returns counts.
+    # The dtype of the excerpt counts, not that of the array.
     assert NpzDataset(path, excerpt=lambda view: [len(view)])[0].tolist() == [3]
 
 
@@ -411,7 +411,7 @@ def test_bad_names(path: Path) -> None:
         NpzDataset(path, ["a", "nothing"])
     with pytest.raises(TypeError):
         NpzDataset(path, [1])  # type: ignore[list-item]
-    # Its letters are names here, which hardly anyone means.
+    # A string is an iterable of its letters, and a caller hardly means these as names.
     with pytest.raises(TypeError, match="'abc'"):
         NpzDataset(path, "abc")
 
@@ -439,7 +439,7 @@ def test_a_reader_is_used_with_its_own_options(path: Path) -> None:
         again = pickle.loads(pickle.dumps(NpzDataset(reader)))
         views.clear()
         for dataset in (NpzDataset(reader, excerpt=excerpt), again):
-            dataset._excerpt = excerpt  # a function in a function is not pickled
+            dataset._excerpt = excerpt  # pickle refuses a function that is defined in a function
             assert_samples([dataset[index % 5] for index in range(6)], [*NAMES, "c"])
             assert {type(view) for view in views} == {type(reader["a"])}
             assert (views[0] is views[5]) == reader.cache
@@ -479,7 +479,7 @@ def test_without_torch_the_error_says_what_to_install(tmp_path: Path) -> None:
             print(type(error).__name__, error.name, error)
         """
     assert "pip install torch" in run_python(code.format("sys.modules['torch'] = None"))
-    # A torch that is there, and misses something else, says so itself.
+    # If torch is installed, and fails to import another module, its own error is raised.
     (tmp_path / "torch.py").write_text("import surely_missing")
     broken = run_python(code.format("sys.path.insert(0, '')"), cwd=tmp_path)
     assert broken.startswith("ModuleNotFoundError surely_missing ")
@@ -516,7 +516,7 @@ def test_a_pickle_is_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize("again", [lambda d: pickle.loads(pickle.dumps(d)), copy.copy, copy.deepcopy])
 def test_a_dataset_comes_back(path: Path, again: Callable[[NpzDataset], NpzDataset]) -> None:
     dataset = NpzDataset(path, ["b", "a", "b"], excerpt=head, transform=absolute)
-    for _ in range(2):  # the second comes from one that was not used
+    for _ in range(2):  # the second time, copy a dataset that was never used
         dataset = again(dataset)
     assert (len(dataset), dataset.name(0)) == (3, "b")
     for index, name in enumerate(["b", "a", "b"]):
@@ -554,7 +554,7 @@ def test_a_pickle_of_a_file_that_changed_or_went(path: Path, tmp_path: Path) -> 
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"archive\.npz"):
         pickle.loads(pickled)[0]
-    assert_samples(dataset, NAMES)  # has it mapped
+    assert_samples(dataset, NAMES)  # this dataset has the old file mapped
 
 
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
@@ -613,7 +613,7 @@ def test_each_thread_has_a_handle_of_its_own_without_the_gil(path: Path) -> None
                 views.append(local.view)
             return views
 
-        look_once = dataset[0]  # opens the file
+        look_once = dataset[0]  # an unpickled dataset opens the file here
         assert len(look_once)
         with ThreadPoolExecutor(3) as pool:
             found = list(pool.map(look, range(3)))
@@ -844,5 +844,6 @@ def test_a_worker_costs_no_memory_for_each_array(tmp_path: Path, method: str) ->
     )
     assert everything - base <= 4096
     assert named - base <= 4096
-    # A reader that keeps its views does not pass: what workers gather is seen.
+    # A reader that keeps its views exceeds the limit. This shows that the test measures memory in the
+    # workers.
     assert cached - base > 4096

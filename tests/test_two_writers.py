@@ -1,4 +1,4 @@
-"""One writer for each file, and readers that nothing hurts."""
+"""A file has at most one writer, and a reader keeps right data whatever writers do."""
 
 import os
 import signal
@@ -96,7 +96,7 @@ def test_the_lock_goes_with_the_process(tmp_path: Path, forks: str) -> None:
                 mmnpz.NpzWriter(path, "a")
             process.kill()
             process.wait()
-            # The child of a fork lives on, and holds nothing.
+            # A forked child of the process lives on, and does not hold the lock.
             with mmnpz.NpzWriter(path, "a") as writer:
                 assert writer.files == ["a"]
         finally:
@@ -175,7 +175,7 @@ for line in sys.stdin:
 
 
 def test_readers_are_never_hurt(tmp_path: Path) -> None:
-    """A reader that has the file mapped keeps right data; a bus error would end its process."""
+    """A reader that has the file mapped keeps right data. A bus error would end its process."""
     path = tmp_path / "a.npz"
     command = [sys.executable, "-W", "ignore", "-c", READING]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -205,7 +205,7 @@ def test_readers_are_never_hurt(tmp_path: Path) -> None:
                 look()
             writer.close()
             look()
-            # A killed writer's file, which is repaired while it is mapped.
+            # Kill a writer, and repair the file while readers have it mapped.
             other = subprocess.run(
                 [sys.executable, "-c", KILLED, str(path), f"m{len(written)}"], check=False, timeout=60
             )
@@ -251,7 +251,7 @@ with mmnpz.NpzWriter(sys.argv[1]) as writer:
 
 
 def test_opening_while_directories_are_overwritten(tmp_path: Path) -> None:
-    """What is read twice may be something else the second time."""
+    """Readers open a file while a writer overwrites its directory: a second read may return other bytes."""
     path = tmp_path / "a.npz"
     opened = 0
     with subprocess.Popen([sys.executable, "-c", FLUSHING, str(path), "3000"]) as process:
@@ -264,7 +264,7 @@ def test_opening_while_directories_are_overwritten(tmp_path: Path) -> None:
                     assert not opened
                     continue
             opened += 1
-            # Every name is one that was written, and its view is that array.
+            # Every name is one that the writer wrote, and its view has the array that the writer wrote.
             for name in data.files[-20:]:
                 assert data[name].tolist() == [int(name)] * 30
         assert process.returncode == 0

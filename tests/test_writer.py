@@ -1,4 +1,4 @@
-"""The writer as an object: modes, names, what it refuses, how it ends."""
+"""The writer as a Python object: modes, names, refused arrays, closing."""
 
 import gc
 import inspect
@@ -49,8 +49,8 @@ def test_arrays_of_all_kinds(tmp_path: Path, arrays: dict[str, Any]) -> None:
             assert file.getinfo(f"{name}.npy").compress_type == zipfile.ZIP_STORED
 
 
-def test_what_was_written_before_leaves_no_trace(tmp_path: Path) -> None:
-    """Headers are kept for the next array of a thread, which may differ in any one thing."""
+def test_an_array_is_written_the_same_after_any_other_array(tmp_path: Path) -> None:
+    """A header that a thread keeps from its last array is not used for an array that needs another one."""
     ordinary: list[Any] = [
         np.arange(12, dtype="<f4").reshape(3, 4),
         np.arange(12, dtype="<f4").reshape(3, 4, order="F"),
@@ -88,7 +88,7 @@ def test_dtypes_that_change_or_go_away_are_described_anew(tmp_path: Path) -> Non
             array.dtype.names = (name,)
             writer.write(name, array)
             expected[name] = npy(array)
-        # Each takes the place of the one before in memory.
+        # Each dtype is likely to have the address of the previous one, which was freed.
         for number in range(100):
             array = np.zeros(3, f"S{number + 1}")
             writer.write(str(number), array)
@@ -258,7 +258,7 @@ def test_duplicates_warn_as_zipfile_does_and_the_last_wins(tmp_path: Path, exist
         assert file.testzip() is None
 
 
-def test_a_duplicate_that_may_not_be_is_not_written(tmp_path: Path) -> None:
+def test_a_duplicate_is_not_written_if_the_warning_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with NpzWriter(path) as writer:
         writer.write("x", 1)
@@ -352,7 +352,7 @@ def test_objects_are_refused_and_leave_nothing(tmp_path: Path, kind: str) -> Non
         writer.write("before", 1)
         with pytest.raises(ValueError, match="object"):
             writer.write("bad", value)
-        writer.write("bad", 2)  # no warning: there is no such member
+        writer.write("bad", 2)  # no warning: the refused array left no member of this name
         with pytest.raises(ValueError, match="object"):
             writer["other"] = value
     with np.load(path) as data:

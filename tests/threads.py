@@ -1,4 +1,4 @@
-"""Threads that start together, for tests of what they share."""
+"""Run a function in threads that start together, for tests of what the threads share."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ THREADS = 8
 
 
 def in_threads(function: Callable[[int], Any], count: int = THREADS) -> list[Any]:
-    """Runs a function in many threads that start together; gives back all results, or raises their error."""
+    """Run a function in `count` threads that start together. Return all results, or raise the first error."""
     barrier = threading.Barrier(count)
     results: list[Any] = [None] * count
     errors: list[BaseException] = []

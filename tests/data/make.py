@@ -1,8 +1,8 @@
-"""Writes the archives of this folder, expected.json and the table in README.md.
+"""Write the archives of this folder, expected.json and the table in README.md.
 
-Run it with NumPy 2 on CPython 3.11 (newer versions of ``zipfile`` refuse more). The archives hold no dates: running it
-again changes nothing. What is expected of each archive comes from ``zipfile`` and NumPy, never from mmnpz; where the
-contract asks for something else, `DEPARTURES` says what and why.
+Run it with NumPy 2 on CPython 3.11: newer versions of ``zipfile`` refuse more archives. The archives have a fixed date,
+so another run writes the same bytes. The expected contents of each archive come from ``zipfile`` and NumPy, never from
+mmnpz. `DEPARTURES` says where mmnpz must read an archive in another way, and why.
 """
 
 import io
@@ -21,10 +21,10 @@ FOLDER = Path(__file__).parent
 UTF8 = 1 << 11
 SATURATED = 0xFFFFFFFF
 
-# The quirk of each archive, for the README; filled by `archive`.
+# The quirk of each archive, for the README. `archive` fills this.
 QUIRKS = {}
 
-# What mmnpz does where zipfile does something else.
+# The archives that mmnpz reads in another way than zipfile.
 DEPARTURES = {
     "comment_with_signature.npz": {
         "error": None,
@@ -49,7 +49,7 @@ DEPARTURES = {
 
 
 def archive(file, quirk):
-    """Registers the function that gives the bytes of an archive."""
+    """Register the function that returns the bytes of an archive."""
 
     def register(function):
         QUIRKS[file] = quirk, function
@@ -73,7 +73,7 @@ ARRAYS = {"a.npy": saved(A), "b.npy": saved(B)}
 
 
 class Unseekable(io.BytesIO):
-    """A stream like a pipe: zipfile puts the sizes behind the data."""
+    """A stream without `seek`, like a pipe: zipfile writes data descriptors to it."""
 
     def seekable(self):
         return False
@@ -99,7 +99,7 @@ def zipped(members, *, comment=b"", compressed=(), out=None, force_zip64=False):
     return out.getvalue()
 
 
-# Archives that it does not: the records of APPNOTE, field by field.
+# Archives that zipfile does not write: the records of APPNOTE, field by field.
 
 
 def extra(kind, value):
@@ -150,7 +150,7 @@ def zip64_end(count, size, offset, *, data=b"", disks=1):
 
 
 def built(members, *, end=None):
-    """The archive of these members; ``end(count, size, offset)`` gives its end records."""
+    """Return an archive of these members; ``end(count, size, offset)`` returns its end records."""
     body, directory = b"", b""
     for member in members:
         body += member.gap
@@ -160,19 +160,19 @@ def built(members, *, end=None):
 
 
 def two(**fields):
-    """Members a and b; the fields are those of b."""
+    """Return an archive of the members a and b; the arguments change fields of b."""
     return [Member("a.npy", ARRAYS["a.npy"]), Member("b.npy", ARRAYS["b.npy"], **fields)]
 
 
 def with_header(text, version=1, data=b"\1\0\2\0\3\0"):
-    """An archive whose array has this header."""
+    """Return an archive of one array that has this .npy header."""
     length = struct.pack("<H" if version == 1 else "<I", len(text))
     return zipped([("a.npy", npy.MAGIC_PREFIX + bytes([version, 0]) + length + text + data)])
 
 
 GOOD = b"{'descr': '<i2', 'fortran_order': False, 'shape': (3,), }\n"
 
-# Where members and names are.
+# Places of members, and names.
 
 archive("plain.npz", "nothing odd: as `np.savez` writes it")(lambda: zipped(ARRAYS.items()))
 archive("empty.npz", "no members")(lambda: zipped([]))
@@ -231,7 +231,7 @@ archive("wrong_count.npz", "an end record with the wrong number of members")(
     lambda: built(two(), end=lambda count, size, offset: end_record(7, size, offset))
 )
 
-# Members with one name.
+# Several members with the same name.
 
 archive("duplicate.npz", "two members with one name")(
     lambda: zipped([("a.npy", ARRAYS["a.npy"]), ("b.npy", ARRAYS["b.npy"]), ("a.npy", ARRAYS["b.npy"])])
@@ -289,7 +289,7 @@ archive("zip64_disks.npz", "a zip64 locator that speaks of two disks")(
     )
 )
 
-# What cannot be read.
+# Archives and members that zipfile cannot read.
 
 archive("single.npz", "an .npy file with the wrong extension")(lambda: ARRAYS["a.npy"])
 archive("nothing.npz", "no bytes")(lambda: b"")
@@ -353,7 +353,7 @@ archive("npy_shape_list.npz", "a shape that is a list")(lambda: with_header(GOOD
 
 
 def read_array(data):
-    """What NumPy makes of an .npy file, and how far it gets."""
+    """Return what NumPy reads from an .npy file, or how far it gets before it fails."""
     file = io.BytesIO(data)
     try:
         version = npy.read_magic(file)
@@ -382,13 +382,13 @@ def read_array(data):
 
 
 def expectation(data):
-    """What zipfile and NumPy make of an archive."""
+    """Return what zipfile and NumPy read from an archive."""
     try:
         file = zipfile.ZipFile(io.BytesIO(data))
     except Exception as error:
         return {"error": type(error).__name__}
     found = {"error": None, "names": [], "arrays": {}}
-    # The last of several members with one name is the one that getinfo gives.
+    # Of several members with one name, getinfo returns the last.
     for member in dict.fromkeys(file.namelist()):
         info = file.getinfo(member)
         if not member.endswith(".npy") or info.compress_type != zipfile.ZIP_STORED:
@@ -405,7 +405,7 @@ def expectation(data):
 
 
 def main():
-    warnings.simplefilter("ignore", UserWarning)  # NumPy on headers of Python 2
+    warnings.simplefilter("ignore", UserWarning)  # NumPy warns about headers that Python 2 wrote
     expected = {}
     rows = ["| Archive | What is odd about it | Names |", "|---|---|---|"]
     for file, (quirk, make) in sorted(QUIRKS.items()):

@@ -1,7 +1,11 @@
-"""Runs the tests of durability and says what was tried: `python -m tests.faults`, from the repository's root.
+"""Run the durability tests and print their counts: `python -m tests.faults`, from the repository's root.
 
-`MMNPZ_FAULTS` makes them more thorough (1 by default), `MMNPZ_KILLS` is the number of real kills,
-`MMNPZ_BESIDE` the number of seconds beside readers, `MMNPZ_EDITS` the number of sessions between edits.
+Environment variables set how much the tests try:
+
+- `MMNPZ_FAULTS`: a factor for the number of states that are checked (1 by default)
+- `MMNPZ_KILLS`: the number of real kills
+- `MMNPZ_BESIDE`: the number of seconds for which readers run beside writers
+- `MMNPZ_EDITS`: the number of sessions in which another program edits the file
 """
 
 import sys

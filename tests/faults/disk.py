@@ -1,4 +1,4 @@
-"""What the disk can hold at each moment of a recording: after a kill, and after a power failure."""
+"""The states in which a kill or a power failure can leave the disk, at each moment of a recording."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class State:
-    """The archive as it could be found, None if there is none, and how many events were logged by then."""
+    """The bytes of the archive, or None if there is no file, and the number of events logged by then."""
 
     content: bytes | None
     events: int
@@ -20,7 +20,7 @@ class State:
 
 
 class Files:
-    """Names and contents."""
+    """The files of a folder: inodes by name, and contents by inode."""
 
     def __init__(self, names: dict[str, int], contents: dict[int, bytearray]) -> None:
         self.names = names
@@ -28,13 +28,13 @@ class Files:
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Files":
-        """Those of a folder."""
+        """Read the files of a folder."""
         paths = [path for path in folder.iterdir() if path.is_file()]
         names = {str(path): path.stat().st_ino for path in paths}
         return cls(names, {path.stat().st_ino: bytearray(path.read_bytes()) for path in paths})
 
     def apply(self, operation: Event, end: Event, size: int | None = None) -> None:
-        """Do what an operation did; of a write only its first bytes, if so told."""
+        """Apply a recorded operation; of a write, only the first `size` bytes if that is given."""
         match operation.operation:
             case Operation.WRITE:
                 data = operation.data[: end.result if size is None else size]
@@ -52,13 +52,13 @@ class Files:
                 pass
 
     def content(self, path: Path) -> bytes | None:
-        """What a file holds."""
+        """Return the content of a file, or None if it does not exist."""
         inode = self.names.get(str(path))
         return None if inode is None else bytes(self.contents[inode])
 
 
 def put(content: bytearray, offset: int, data: bytes) -> None:
-    """Write as pwrite does: what is left out is zero."""
+    """Write as pwrite does: bytes between the old end and the offset become zeros."""
     if not data:
         return
     if len(content) < offset:
@@ -67,13 +67,16 @@ def put(content: bytearray, offset: int, data: bytes) -> None:
 
 
 def resize(content: bytearray, size: int) -> None:
-    """Write as ftruncate does."""
+    """Resize as ftruncate does."""
     del content[size:]
     content.extend(bytes(size - len(content)))
 
 
 def cuts(write: Event, most: int, chance: random.Random) -> list[int]:
-    """How much of a write can be done when the process is killed in it: whole pages of the file."""
+    """Return how many bytes of a write can be in the file when a kill interrupts it.
+
+    The kernel writes whole pages of the file. Return at most `most` such sizes.
+    """
     first = PAGE - write.offset % PAGE
     all_of_them = range(first, len(write.data), PAGE)
     if len(all_of_them) <= most:
@@ -86,16 +89,16 @@ def cuts(write: Event, most: int, chance: random.Random) -> list[int]:
 def states_after_kill(
     files: Files, events: Sequence[Event], path: Path, most_cuts: int, seed: int = 1
 ) -> Iterator[State]:
-    """Every state in which a kill can leave the archive.
+    """Yield the states in which a kill can leave the archive.
 
-    That is each prefix of the operations, with each page-wise part of those that are in the kernel.
+    Each state is a prefix of the operations, plus whole pages of the writes that are in the kernel.
     """
     chance = random.Random(seed)
     in_flight: dict[int, Event] = {}
     last: State | None = State(files.content(path), 0, "at the start")
     for count, event in enumerate(events, 1):
         if event.operation is Operation.NOTE:
-            # More has been promised of the same bytes.
+            # The bytes are the same, and the writer has promised more: check the later moment only.
             if last is not None:
                 last = State(last.content, count, last.label)
             else:
@@ -135,7 +138,7 @@ def states_after_kill(
 
 
 def partly(files: Files, path: Path, parts: dict[Event, int], count: int) -> State:
-    """The archive with parts of writes that are not done."""
+    """Return the archive with the first bytes of some writes that have not ended."""
     copies = {inode: bytearray(files.contents[inode]) for inode in {write.inode for write in parts}}
     for write, size in parts.items():
         put(copies[write.inode], write.offset, write.data[:size])
@@ -147,7 +150,7 @@ def partly(files: Files, path: Path, parts: dict[Event, int], count: int) -> Sta
 
 @dataclass
 class Pending:
-    """Something that is not sure to be on the disk."""
+    """A write or a truncation that no sync has made durable yet."""
 
     start: Event
     is_done: bool = False
@@ -155,7 +158,7 @@ class Pending:
 
 @dataclass
 class Inode:
-    """A file on the disk, and what was done to it since it was synced."""
+    """The durable content of a file, and the operations since its last sync."""
 
     durable: bytearray = field(default_factory=bytearray)
     pending: list[Pending] = field(default_factory=list)
@@ -163,7 +166,7 @@ class Inode:
 
 @dataclass
 class Disk:
-    """What is sure to be on a disk, and what may be."""
+    """The durable state of a disk, and the operations that may or may not have reached it."""
 
     inodes: dict[int, Inode]
     names: dict[str, int]
@@ -174,16 +177,16 @@ class Disk:
 def states_after_power_loss(
     files: Files, folder: Path, events: Sequence[Event], path: Path, each: int, seed: int = 1
 ) -> Iterator[State]:
-    """States in which a power failure can leave the archive: so many random ones at each moment.
+    """Yield states in which a power failure can leave the archive: `each` random ones at each moment.
 
-    Whatever was not synced may be on the disk or not, block by block, and so may the new size of a file.
-    Names come in their order.
+    Each block, and each new size of a file, may or may not have reached the disk since the last sync. Changes
+    of names reach the disk in their order.
     """
     chance = random.Random(seed)
     inodes = {inode: Inode(bytearray(content)) for inode, content in files.contents.items()}
     disk = Disk(inodes, dict(files.names), [], folder.stat().st_ino)
     starts: dict[int, Event] = {}
-    # What a sync that has begun will have made sure.
+    # By the number of a sync that has begun: the operations that it makes durable when it ends.
     covered: dict[int, set[int]] = {}
     for count, event in enumerate(events, 1):
         if event.operation is Operation.NOTE:
@@ -279,7 +282,8 @@ def power_states(disk: Disk, path: Path, each: int, count: int, chance: random.R
     file = disk.inodes[inode]
     writes = [pending.start for pending in file.pending if pending.start.operation is Operation.WRITE]
     if len(writes) > 1:
-        # Chance seldom leaves out only the few bytes on which the meaning of the others depends.
+        # A random state seldom lacks just one small write, such as an end record. So leave out the smallest
+        # write, and one that is chosen at random.
         for lost in (min(writes, key=lambda write: len(write.data)), chance.choice(writes)):
             block = chance.choice([512, PAGE])
             content = torn(file, "random", block, chance, lost)
@@ -287,9 +291,9 @@ def power_states(disk: Disk, path: Path, each: int, count: int, chance: random.R
 
 
 def torn(file: Inode, kind: str, block: int, chance: random.Random, lost: Event | None = None) -> bytes:
-    """The content of a file with only some of the blocks that were written since the last sync.
+    """Return the content of a file with only some of the blocks that were written since the last sync.
 
-    Of a write that is said to be lost, nothing is there.
+    `kind` says which blocks. No block holds bytes of the write `lost`.
     """
     content = bytearray(file.durable)
     writes: list[Event] = []
@@ -325,7 +329,7 @@ def torn(file: Inode, kind: str, block: int, chance: random.Random, lost: Event 
             case _:
                 keep = len(events) if chance.random() < share else chance.randrange(len(events))
         if lost is not None and lost in events:
-            # What was written over it later is not there either: blocks go to the disk as they are in memory.
+            # Later writes to this block are lost too: the disk gets a block as it is in memory at one moment.
             keep = min(keep, events.index(lost))
         start = number * block
         for event in events[:keep]:

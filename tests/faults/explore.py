@@ -1,4 +1,4 @@
-"""Recording a scenario and checking each state that it can leave behind."""
+"""Record a scenario, and check each state in which a kill or a power failure can leave its file."""
 
 import os
 import random
@@ -12,16 +12,19 @@ from tests.faults.promise import Base, Judge, Knowledge, by_numpy, fresh
 from tests.faults.recorder import Event, Operation, Recorder
 from tests.faults.scenarios import Script, noise
 
-# How thorough: parts of one large write that are tried, states of a power failure at each moment.
+# Factor for the numbers of states.
 THOROUGH = int(os.environ.get("MMNPZ_FAULTS", "1"))
+# At most this many partial states of one write.
 CUTS = 8 * THOROUGH
+# Random states of a power failure at each moment.
 POWER_STATES = 4 * THOROUGH
-# Every so manyth state is recovered from under recording, and the recovery killed.
+# One of SECOND_KILLS states is kept on average: its recovery is recorded, and killed at each moment.
 SECOND_KILLS = max(1, 12 // THOROUGH)
-# Archives of many members take longer to look through: a recording of one gives about so many states.
+# About this many states of one recording are checked where the archive has many members, because each check
+# takes longer.
 LARGE_STATES = 24 * THOROUGH
 
-# What is in archives that were looked at.
+# The knowledge of each starting archive, by its bytes.
 KNOWN: dict[bytes | None, Knowledge] = {}
 
 
@@ -32,7 +35,10 @@ def clear(folder: Path) -> None:
 
 
 def share(most: int | None, events: Sequence[Event], each: int) -> float:
-    """Which part of the states to check, for so many at most, about; `each` at each moment."""
+    """Return which share of the states to check, so that about `most` are checked.
+
+    `each` is the number of states at each moment.
+    """
     if most is None:
         return 1
     moments = sum(event.operation is not Operation.NOTE for event in events)
@@ -40,7 +46,7 @@ def share(most: int | None, events: Sequence[Event], each: int) -> float:
 
 
 class Explorer:
-    """Records in one folder, and judges in another."""
+    """Records a scenario in one folder, and checks its states in another folder."""
 
     def __init__(self, recorder: Recorder, folder: Path) -> None:
         self.recorder = recorder
@@ -53,7 +59,7 @@ class Explorer:
     def record(
         self, content: bytes | None, script: Script, **options: Any
     ) -> tuple[Files, list[Event], list[Any]]:
-        """Record a script from a file."""
+        """Record a script that starts from a file with `content`, or from no file."""
         clear(self.folder)
         if content is not None:
             self.path.write_bytes(content)
@@ -62,7 +68,7 @@ class Explorer:
         return files, events, outcomes
 
     def known(self, content: bytes | None) -> Knowledge:
-        """What is in a whole archive, by NumPy; the names that we list."""
+        """Return the knowledge of a whole archive: the names by mmnpz, and their arrays by NumPy."""
         if content not in KNOWN:
             knowledge = KNOWN[content] = Knowledge()
             if content:
@@ -81,7 +87,7 @@ class Explorer:
         most: int | None = None,
         **options: Any,
     ) -> Judge:
-        """Check every state that a kill can leave."""
+        """Check every state in which a kill can leave the file, and kill the recovery of some of them."""
         script = Script(self.path)
         build(script, **options)
         knowledge = self.known(content)
@@ -107,7 +113,7 @@ class Explorer:
         most: int | None = None,
         **options: Any,
     ) -> Judge:
-        """Check states that a power failure can leave."""
+        """Check random states in which a power failure can leave the file."""
         script = Script(self.path)
         build(script, **options)
         knowledge = self.known(content)
@@ -133,7 +139,7 @@ class Explorer:
         script: Script,
         share: float = 1,
     ) -> list[tuple[State, Knowledge]]:
-        """Check states, or a share of them; gives some of those that need a repair."""
+        """Check a share of the states, and return some of them, for kills of their recovery."""
         knowledge = knowledge.copy()
         knowledge.values = {**knowledge.values, **script.values}
         heard = 0
@@ -151,7 +157,7 @@ class Explorer:
         return kept
 
     def kill_again(self, judge: Judge, state: State, knowledge: Knowledge, number: int) -> None:
-        """Recover from a state, and kill the recovery at every moment, too."""
+        """Record the recovery from a state, and check every state in which a kill can leave that."""
         script = Script(self.path)
         if number % 2:
             script.repair()

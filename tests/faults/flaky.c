@@ -1,6 +1,6 @@
-/* A disk that fails now and then: every so manyth write gets a part of its bytes to the file, and EIO.
+/* A disk that fails now and then: every FLAKY-th write puts half of its bytes into the file and returns EIO.
  *
- * Preloaded into a process whose environment says in FLAKY how often.
+ * Preloaded into a process; FLAKY is an environment variable.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

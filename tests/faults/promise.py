@@ -1,4 +1,4 @@
-"""What is promised of an archive whose writer died, and whether a file keeps it."""
+"""What mmnpz promises of an archive whose writer died, and the checks whether a file keeps the promise."""
 
 import os
 import random
@@ -20,14 +20,14 @@ from tests import sequential
 from tests.archives import same, same_items
 from tests.faults.recorder import Event, Operation
 
-# What was tried, for the summary.
+# Counts for the summary, by what was tried.
 TRIED: Counter[str] = Counter()
 
 # A name that no scenario writes.
 ABSENT = "not in any archive"
 
-# With more members than FEW, each state is checked with SAMPLE of the old members and all new ones.
-# zipfile and NumPy check one such state of EVERY_ORACLE.
+# Of an archive with more than FEW members, each state is checked with all new members and SAMPLE old ones.
+# zipfile and NumPy check every EVERY_ORACLE-th of these states.
 FEW = 100
 SAMPLE = 12
 EVERY_ORACLE = 12
@@ -37,21 +37,23 @@ EVERY_UNZIP = 40
 
 
 class BrokenPromiseError(AssertionError):
-    """A state that does not hold what was promised."""
+    """A state breaks a promise."""
 
 
 def demand(holds: object, text: str) -> None:
-    """Assert, in words of the promise."""
+    """Raise BrokenPromiseError with `text` unless the promise `holds`."""
     if not holds:
         raise BrokenPromiseError(text)
 
 
 @dataclass
 class Knowledge:
-    """What a writer had been told and had said when its process died.
+    """What the program had asked of a writer, and what calls had returned, when the process died.
 
-    `order` has the values of each name in the order in which they were written; `done` tells how many of them
-    were said to be written, `durable` how many to be safe from power failures.
+    A name may be written several times. `values` has the array of each name and number, and `order` the
+    numbers of a name in the order of the calls. `done` counts the calls of `write` that had returned, for
+    each name. `durable` counts those whose array must survive a power failure. `flushing` keeps `done` as it
+    was at the start of each flush.
     """
 
     values: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -61,23 +63,23 @@ class Knowledge:
     flushing: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def copy(self) -> "Knowledge":
-        """An own copy of all but the arrays."""
+        """Copy everything but the arrays."""
         order = {name: list(values) for name, values in self.order.items()}
         return Knowledge(self.values, order, dict(self.done), dict(self.durable), dict(self.flushing))
 
     def has(self, name: str, array: Any) -> None:
-        """Tell of a member that is in the file from the start."""
+        """Add a member that is in the file from the start."""
         self.values[name, -1] = array
         self.order[name] = [-1]
         self.done[name] = self.durable[name] = 1
 
     def hear(self, event: Event) -> None:
-        """Take note of what is logged."""
+        """Update the knowledge from a note in the log."""
         if event.operation is not Operation.NOTE:
             return
         match event.words:
             case ["opening", "w"]:
-                # What was there is going to be replaced; until it is, it is all there.
+                # The writer may already have replaced the old file, so none of the old members is required.
                 self.done.clear()
                 self.durable.clear()
             case ["begin", name, value]:
@@ -97,7 +99,7 @@ class Knowledge:
                 pass
 
     def required(self, power: bool) -> dict[str, list[Any]]:
-        """The names that must be there, each with the arrays that it may have."""
+        """Return the names that the file must have, each with the arrays that it may have."""
         counts = self.durable if power else self.done
         return {
             name: [self.values[name, value] for value in self.order[name][count - 1 :]]
@@ -106,34 +108,35 @@ class Knowledge:
         }
 
     def key(self, power: bool) -> frozenset[Any]:
-        """What is promised, as a key: the same bytes are checked again only for another promise."""
+        """Return the promise as a key: the same bytes are checked again only if the promise differs."""
         counts = self.durable if power else self.done
         return frozenset((name, counts.get(name, 0), len(values)) for name, values in self.order.items())
 
     def possible(self) -> dict[str, list[Any]]:
-        """All names that may be there, each with the arrays that it may have."""
+        """Return all names that the file may have, each with the arrays that it may have."""
         return {name: [self.values[name, value] for value in values] for name, values in self.order.items()}
 
 
 @dataclass(frozen=True)
 class Base:
-    """The archive that was there before, as zip tools see it."""
+    """The archive from which a scenario starts, as zip tools see it."""
 
     raw: bytes = b""
     infos: tuple[tuple[Any, ...], ...] = ()
     comment: bytes = b""
     unzip: int = 0
-    # A reader that goes from local header to local header finds all of it, and nothing else is in it.
+    # True if a reader that goes from local header to local header finds all arrays, and the directory
+    # follows.
     can_be_walked: bool = True
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The names of its members."""
+        """The file names of its members."""
         return frozenset(info[0] for info in self.infos)
 
     @classmethod
     def of(cls, raw: bytes, work: Path) -> "Base":
-        """Look at an archive."""
+        """Inspect an archive with zip tools."""
         if not raw:
             return cls()
         path = fresh(work, raw)
@@ -150,12 +153,12 @@ class Base:
 
 
 def arrays_of(file: zipfile.ZipFile) -> set[str]:
-    """The names of the arrays that a directory lists."""
+    """Return the names of the arrays that the central directory lists."""
     return {name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")}
 
 
 def facts(path: Path) -> Iterable[tuple[Any, ...]]:
-    """What zip tools can tell of each member, and where it is."""
+    """Yield what zip tools can tell of each member, its offset included."""
     with zipfile.ZipFile(path) as file:
         for info in file.infolist():
             yield (info.filename, info.CRC, info.file_size, info.compress_size, info.compress_type,
@@ -163,7 +166,7 @@ def facts(path: Path) -> Iterable[tuple[Any, ...]]:
 
 
 def unzip_status(path: Path) -> int:
-    """Test an archive with Info-ZIP; 0 if all is well."""
+    """Return the exit status of `unzip -t` for an archive: 0 if unzip finds no problem."""
     if UNZIP is None:
         return 0
     done = subprocess.run([UNZIP, "-tqq", path], capture_output=True, check=False, stdin=subprocess.DEVNULL)
@@ -172,7 +175,7 @@ def unzip_status(path: Path) -> int:
 
 
 def summary() -> list[str]:
-    """What was tried, and how much of it broke the promise."""
+    """Return the lines of the summary: what was tried, and how many states broke the promise."""
     order = (
         "states after kills", "states after power failures", "writers killed", "openings beside writers",
         "unzip -t", "members looked for", "states that break the promise",
@@ -181,18 +184,19 @@ def summary() -> list[str]:
 
 
 def fresh(work: Path, content: bytes, power: bool = False) -> Path:
-    """Put a state into a file of its own: older ones may still be mapped."""
+    """Write a state to a new file: the file of an earlier state may still be mapped."""
     path = work / "state.npz"
     path.unlink(missing_ok=True)
     path.write_bytes(content)
     if power:
-        # The system was started since.
+        # An old time of modification, so that mmnpz sees that the system was started since: it checks the
+        # directory only then.
         os.utime(path, (0, 1_000_000_000))
     return path
 
 
 def loaded(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Names and views, and the warnings that this gave. A member that cannot be read has None."""
+    """Load an archive, and return its views by name, and the warnings. An unreadable member has None."""
     found: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -206,10 +210,10 @@ def loaded(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def ask_in_other_ways(path: Path, found: dict[str, Any], look: Iterable[str]) -> None:
-    """Ask new readers for what one reader has found: each has to find it by itself, by its own way.
+    """Check that new readers, which look members up in other ways, find what the first reader `found`.
 
-    None of these calls may raise where members are there. A power failure can leave members unreadable that
-    were not synced; whatever reads all members may raise then.
+    The ways are `in`, `data[name]`, `items` and `gather`. A power failure can leave members unreadable that
+    were not synced (None in `found`). `items` reads all members, so it is not called then.
     """
     names = list(found)
     for name in look:
@@ -233,11 +237,12 @@ def ask_in_other_ways(path: Path, found: dict[str, Any], look: Iterable[str]) ->
 
 
 def by_numpy(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Arrays as NumPy reads them, of those names that it knows."""
+    """Return the arrays that NumPy reads, for those `names` that it finds."""
     if path.read_bytes()[:2] == b"PK":
         with np.load(path) as data:
             return {name: data[name] for name in names if name in data.files}
-    # It takes a file with something in front for a pickle; so as it reads the members of others.
+    # numpy.load takes an archive with bytes in front of it for a pickle. So open it with zipfile, and let
+    # NumPy read the members.
     found = {}
     with zipfile.ZipFile(path) as file:
         for name in set(names) & {name.removesuffix(".npy") for name in file.namelist()}:
@@ -247,12 +252,12 @@ def by_numpy(path: Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def is_one_of(array: Any, allowed: list[Any]) -> bool:
-    """Whether an array is there and right."""
+    """Return whether an array exists and equals one of the allowed arrays."""
     return array is not None and any(same(array, other) for other in allowed)
 
 
 def corrupt(file: zipfile.ZipFile, names: Iterable[str]) -> str | None:
-    """Give the first of these arrays whose bytes do not have their checksum."""
+    """Return the first name whose member does not have the CRC-32 of its entry, or None."""
     for name in names:
         try:
             file.read(f"{name}.npy")
@@ -263,7 +268,7 @@ def corrupt(file: zipfile.ZipFile, names: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Promised:
-    """A state, the arrays that must and that may be in it, by name, and what `load` showed of it."""
+    """A state, the arrays that it must and may have, by name, and what `load` found in it before a repair."""
 
     content: bytes
     required: dict[str, list[Any]]
@@ -271,26 +276,26 @@ class Promised:
     before: dict[str, Any]
 
     def and_this(self, name: str, array: Any) -> "Promised":
-        """The same after an array was added."""
+        """Return this promise with one more array that the file must have."""
         added = {name: [array]}
         return replace(self, required=self.required | added, possible=self.possible | added)
 
 
 class Judge:
-    """Checks states, and counts."""
+    """Checks states, and collects failures."""
 
     def __init__(self, work: Path, base: Base, power: bool = False, sync: bool = False) -> None:
         self.work = work
         self.base = base
         self.power = power
-        # After a power failure, what was not synced may be listed and not be there.
+        # After a power failure, a directory may list members whose bytes were not synced.
         self.lax = power and not sync
         self.count = 0
         self.failures: list[str] = []
         self.seen: set[Any] = set()
 
     def is_new(self, content: bytes | None, knowledge: Knowledge) -> bool:
-        """Whether this is to be checked: many moments leave the same bytes, which are checked once."""
+        """Return whether this state was not checked before. Many moments leave the same bytes."""
         state = (hash(content), knowledge.key(self.power))
         if state in self.seen:
             return False
@@ -298,7 +303,7 @@ class Judge:
         return True
 
     def check(self, content: bytes | None, knowledge: Knowledge, label: str) -> None:
-        """Check one state, and keep what is wrong with it."""
+        """Check one state. Record a failure, and keep the file that caused it."""
         self.count += 1
         TRIED["states after power failures" if self.power else "states after kills"] += 1
         try:
@@ -311,13 +316,13 @@ class Judge:
                 (self.work / f"failed-{len(self.failures)}.npz").write_bytes(content)
 
     def conclude(self) -> None:
-        """Fail if any state was wrong."""
+        """Fail if any state broke a promise."""
         shown = "\n".join(self.failures[:5])
-        text = f"{len(self.failures)} of {self.count} states, kept in {self.work}:\n{shown}"
+        text = f"{len(self.failures)} of {self.count} states break a promise (kept in {self.work}):\n{shown}"
         assert not self.failures, text
 
     def sample(self, names: Iterable[str]) -> list[str]:
-        """The names whose arrays are compared in this state: all, or what is new and some of the others."""
+        """Return the names whose arrays this state is checked for: all, or the new and some old ones."""
         names = list(names)
         if len(names) <= FEW:
             return names
@@ -327,11 +332,11 @@ class Judge:
         return [*new, *{*old[:1], *old[-1:], *chance.sample(old, min(SAMPLE, len(old)))}]
 
     def asks_others(self, names: Sized) -> bool:
-        """Whether NumPy and zipfile look at this state, too: at each, if there are not many members."""
+        """Return whether NumPy and zipfile check this state too: each state of at most FEW members."""
         return len(names) <= FEW or self.count % EVERY_ORACLE == 0
 
     def check_state(self, content: bytes | None, knowledge: Knowledge) -> None:
-        """Check all that is promised of a file in one state."""
+        """Check the whole promise for one state: reading, repairing and appending."""
         required, possible = knowledge.required(self.power), knowledge.possible()
         TRIED["members looked for"] += len(self.sample(required))
         if content is None:
@@ -345,7 +350,7 @@ class Judge:
     def check_before(
         self, path: Path, required: dict[str, list[Any]], possible: dict[str, list[Any]]
     ) -> dict[str, Any]:
-        """Check what can be read at once."""
+        """Check what `load` finds before any repair, and return it."""
         try:
             found, warned = loaded(path)
         except zipfile.BadZipFile as error:
@@ -363,7 +368,7 @@ class Judge:
             warnings.simplefilter("ignore")
             ask_in_other_ways(path, found, look)
         if not warned and self.asks_others(required):
-            # Then the directory is good, and everybody sees what we see.
+            # Without a warning the directory is complete, so NumPy must find what mmnpz finds.
             try:
                 missing = set(look) - set(by_numpy(path, look))
             except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
@@ -372,7 +377,7 @@ class Judge:
         return found
 
     def check_repair(self, promised: Promised) -> None:
-        """Check a repair, and appending to what it has repaired."""
+        """Check a repair, a second repair, and appending to the repaired file."""
         content, required = promised.content, promised.required
         path = fresh(self.work, content, self.power)
         try:
@@ -393,20 +398,20 @@ class Judge:
             extra = self.append(path, required, "repaired, then resumed")
         except zipfile.BadZipFile as error:
             raise BrokenPromiseError(f"appending to what was repaired: {error}") from error
-        # All of it was just checked: what matters is that it stays, and that what was added is there.
+        # The repaired file was just checked. The appended file must keep its arrays, and have the added one.
         found, warned = loaded(path)
         demand(not warned, f"repaired, then resumed: {warned}")
         for name in self.sample(required):
             demand(is_one_of(found.get(name), required[name]), f"repaired, then resumed: {name!r} is gone")
         gone = required.keys() - found.keys()
         demand(not gone, f"repaired, then resumed: {sorted(gone)[:5]} are gone")
-        demand(is_one_of(found.get("resumed"), [extra]), "repaired, then resumed: what was added is gone")
+        demand(is_one_of(found.get("resumed"), [extra]), "repaired, then resumed: the added array is gone")
         if self.asks_others(required) and path.read_bytes()[:2] == b"PK":
             with np.load(path) as data:
-                demand(same(data["resumed"], extra), "repaired, then resumed: NumPy reads something else")
+                demand(same(data["resumed"], extra), "repaired, then resumed: NumPy reads another array")
 
     def append(self, path: Path, required: dict[str, list[Any]], how: str) -> Any:
-        """Add an array to a file; gives the array."""
+        """Append an array to a file, and return the array."""
         extra = np.arange(self.count % 5000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -422,12 +427,12 @@ class Judge:
         return extra
 
     def check_append(self, promised: Promised) -> None:
-        """Check that opening with mode "a" mends as well, and that a repair after that loses nothing."""
+        """Check that mode "a" repairs the file, and that a repair after that loses nothing."""
         required = promised.required
         path = fresh(self.work, promised.content, self.power)
         try:
             if self.count % 4 == 0:
-                # Nothing is written: what closing does to the file is all.
+                # Write nothing: only opening and closing change the file.
                 mmnpz.NpzWriter(path, "a").close()
             else:
                 extra = self.append(path, required, "resumed")
@@ -438,14 +443,14 @@ class Judge:
         self.check_whole(path, promised, "resumed")
         raw = path.read_bytes()
         report = mmnpz.repair(path)
-        # It may mend what only it looks for, and then nothing may be lost.
+        # `repair` looks for more than mode "a" does, so it may change the file again. It must lose nothing.
         if report.changed or path.read_bytes() != raw:
             self.check_whole(path, promised, "resumed, then repaired")
 
     def check_whole(self, path: Path, promised: Promised, how: str) -> None:
-        """Check an archive that is said to be whole."""
+        """Check an archive that mmnpz has repaired or closed: it must be whole for all programs."""
         required, possible, before = promised.required, promised.possible, promised.before
-        # A file in which nothing was ever finished begins anew.
+        # mmnpz may truncate a file in which no member was ever finished.
         nothing = not before or (self.power and not required.keys() - {"resumed"})
         demand(path.stat().st_size >= len(promised.content) or nothing, f"{how}: the file became shorter")
         found, warned = loaded(path)
@@ -468,21 +473,21 @@ class Judge:
             demand(not lost, f"{how}: load had shown {sorted(lost)}")
 
     def check_from_header_to_header(self, path: Path, how: str) -> None:
-        """Let a reader check the archive that does without its directory."""
+        """Check the archive with a reader that goes from local header to local header."""
         if not self.base.can_be_walked:
             return
         try:
             names = set(sequential.walk(path)[0])
         except AssertionError as error:
-            raise BrokenPromiseError(f"{how}: from header to header {error}") from error
+            raise BrokenPromiseError(f"{how}: from header to header: {error}") from error
         with zipfile.ZipFile(path) as file:
             differ = sorted(names ^ arrays_of(file))
-        demand(not differ, f"{how}: from header to header {differ[:5]} differ")
+        demand(not differ, f"{how}: from header to header, or in the directory only: {differ[:5]}")
 
     def check_by_others(
         self, path: Path, required: dict[str, list[Any]], found: dict[str, Any], how: str
     ) -> None:
-        """Let zipfile, NumPy and Info-ZIP check an archive that is said to be whole."""
+        """Check an archive that must be whole with zipfile, NumPy and Info-ZIP."""
         look = self.sample(required)
         try:
             with zipfile.ZipFile(path) as file:
@@ -499,8 +504,8 @@ class Judge:
         for name in look:
             demand(name in theirs, f"{how}: NumPy does not see {name!r}")
             demand(is_one_of(theirs[name], required[name]), f"{how}: NumPy reads {name!r} wrongly")
-        # NumPy knows an archive by its first bytes: not one with something in front, nor, where nothing was
-        # synced, one whose first block is lost and whose directory is not.
+        # numpy.load recognises an archive by its first bytes. So it fails for one with bytes in front of it.
+        # It also fails where a power failure lost the first block, without a sync, and kept the directory.
         has_start = not self.base.raw or self.base.raw.startswith(b"PK")
         if found and has_start and not self.lax:
             with np.load(path) as data:
@@ -513,6 +518,6 @@ class Judge:
             end = max(info[5] + info[3] for info in self.base.infos)
             demand(raw[:end] == self.base.raw[:end], f"{how}: bytes of the old archive were changed")
         if self.count % EVERY_UNZIP == 0:
-            # An archive without members makes unzip complain.
+            # unzip complains about an archive without members.
             status = unzip_status(path) if found else 0
             demand(status <= self.base.unzip, f"{how}: unzip -t gives {status}")

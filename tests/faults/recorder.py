@@ -1,4 +1,4 @@
-"""Recording what a process does to its files: the shim's compiler, the recorded process, and the log."""
+"""Record the file operations of a process: compile the shim, run the process, and read the log."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ Step = tuple[Any, ...]
 
 
 class Operation(IntEnum):
-    """As in shim.c."""
+    """The kinds of records in the log, as in shim.c."""
 
     NOTE = 0
     CREATE = 1
@@ -34,7 +34,7 @@ class Operation(IntEnum):
 
 
 class Action(IntEnum):
-    """As in shim.c: what becomes of the operations of a plan."""
+    """What the shim does with the operations of a plan, as in shim.c."""
 
     PASS = 0
     FAIL = 1
@@ -48,7 +48,7 @@ class Action(IntEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """Which operations, counted from 0, do not go as they should."""
+    """The operations, counted from 0, with which the shim interferes, and how."""
 
     first: int = 0
     last: int = 0
@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Event:
-    """A record of the log."""
+    """A record of the log: the start or the end of an operation, or a note."""
 
     operation: Operation
     is_end: bool
@@ -72,12 +72,12 @@ class Event:
 
     @property
     def words(self) -> list[Any]:
-        """What a note says."""
+        """The words of a note."""
         return cast("list[Any]", json.loads(self.data))
 
 
 def read_log(path: Path) -> list[Event]:
-    """Take a log apart."""
+    """Read a log as a list of events."""
     raw = path.read_bytes()
     events = []
     at = 0
@@ -96,7 +96,7 @@ def read_log(path: Path) -> list[Event]:
 
 
 def why_not() -> str:
-    """Tell why nothing can be recorded here, if so."""
+    """Return why recording does not work on this system, or an empty string."""
     if sys.platform != "linux":
         return "only Linux preloads libraries in this way"
     if shutil.which("cc") is None and shutil.which("gcc") is None:
@@ -105,7 +105,7 @@ def why_not() -> str:
 
 
 def compile_shim(folder: Path, name: str = "shim") -> Path:
-    """Compile the shim, or another library to preload."""
+    """Compile the shim, or another library that is preloaded."""
     library = folder / f"{name}.so"
     compiler = shutil.which("gcc") or "cc"
     flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
@@ -114,7 +114,7 @@ def compile_shim(folder: Path, name: str = "shim") -> Path:
 
 
 class KilledError(Exception):
-    """The recorded process died, as planned or not."""
+    """The recorded process died, by the plan or not."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"the process ended with {status}")
@@ -122,7 +122,7 @@ class KilledError(Exception):
 
 
 class Recorder:
-    """A process whose file operations are recorded; a new one takes over from one that was killed."""
+    """Runs a process under the shim. After a kill, the next request starts a new process."""
 
     def __init__(self, shim: Path, folder: Path) -> None:
         self.shim = shim
@@ -132,7 +132,7 @@ class Recorder:
     def start(
         self, folder: Path, steps: Sequence[Step], plan: Plan = Plan(), delay: int = 0, seed: int = 1
     ) -> None:
-        """Send a request."""
+        """Send a request to the process: steps, and a plan of interference."""
         if self.process is None:
             environment = {**os.environ, "LD_PRELOAD": str(self.shim)}
             self.process = subprocess.Popen(
@@ -155,7 +155,7 @@ class Recorder:
         self.process.stdin.flush()
 
     def finish(self) -> tuple[list[Any], list[Event]]:
-        """Wait for the answer: what the steps raised, and the log."""
+        """Wait for the answer, and return the outcomes of the steps and the events of the log."""
         assert self.process is not None
         assert self.process.stdout is not None
         try:
@@ -169,7 +169,7 @@ class Recorder:
     def run(
         self, folder: Path, steps: Sequence[Step], plan: Plan = Plan(), delay: int = 0, seed: int = 1
     ) -> tuple[list[Any], list[Event]]:
-        """Record steps; raises KilledError if the process does not live to answer."""
+        """Record steps. Raise KilledError if the process dies before it answers."""
         self.start(folder, steps, plan, delay, seed)
         return self.finish()
 
@@ -185,5 +185,5 @@ class Recorder:
 
 
 def operations(events: Sequence[Event]) -> Iterator[Event]:
-    """The starts of all operations, in order."""
+    """Return the start events of all operations, in order."""
     return (event for event in events if event.operation is not Operation.NOTE and not event.is_end)

@@ -1,4 +1,4 @@
-"""What is written while it is recorded: programs as lists of steps, and the archives that they start from."""
+"""The scenarios that are recorded: scripts as lists of steps, and the archives from which they start."""
 
 import io
 import shutil
@@ -18,8 +18,8 @@ from tests.faults.recorder import Step
 
 OLD = np.arange(300, dtype="<i4")
 
-# So many members have a directory of more than 64 KiB. mmnpz opens such an archive without reading all of the
-# directory, leaves room in front of it, and adds to it in place.
+# Enough members for a directory of more than 64 KiB. mmnpz opens such an archive without reading the whole
+# directory, leaves room in front of it, and adds entries to it in place.
 MANY = 1500
 
 
@@ -62,12 +62,12 @@ class Script:
 
 
 def noise(size: int, seed: int = 0) -> Any:
-    """Bytes that nothing else has."""
+    """Return random bytes, which occur nowhere else in the file."""
     return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
 
 
 def inner_archive() -> Any:
-    """The bytes of an archive of ours, as an array: it must not be taken for the outer one's."""
+    """Return the bytes of an mmnpz file as an array, whose members are not members of the outer file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "inner.npz")
         with mmnpz.NpzWriter(path) as writer:
@@ -88,13 +88,13 @@ def flushes(script: Script, **options: Any) -> None:
         "c", 3
     ).flush()
     for number in range(5):
-        # More than there is room for.
+        # More than the room of the last flush holds.
         script.write(f"d{number}", noise(30_000, number)).flush()
     script.flush().write("e", noise(300_000)).write("f", 1).flush(sync=True).write("a", noise(10)).close()
 
 
 def moved(script: Script, **options: Any) -> None:
-    # The directory that is left behind does not list what the next one does.
+    # The old directory stays in the file, in front of "e". It must not hide the later members.
     script.open("x", **options).write("a", noise(500)).flush().write("b", noise(500)).write(
         "c", noise(100_000)
     )
@@ -171,7 +171,7 @@ def append_sessions(script: Script, **options: Any) -> None:
 
 
 def append_many(script: Script, **options: Any) -> None:
-    """Add so many entries to the directory that some blocks have new ones only."""
+    """Add enough entries that some blocks of the directory hold new entries only."""
     script.open("a", **options)
     for number in range(60):
         script.write(f"new{number}", np.arange(number % 5))
@@ -179,7 +179,7 @@ def append_many(script: Script, **options: Any) -> None:
 
 
 def append_and_move(script: Script, **options: Any) -> None:
-    """Append what fits in front of the directory, and then what is written over it."""
+    """Append a member that fits into the room, and then one that overwrites the directory."""
     script.open("a", **options).write("new", noise(200)).close()
     script.open("a", **options).write("large", noise(150_000)).close()
 
@@ -192,7 +192,7 @@ def replace(script: Script, **options: Any) -> None:
     script.open("w", **options).write("new", noise(3000)).flush().write("newer", noise(20)).close()
 
 
-# Each from nothing.
+# The scripts that start without a file.
 FRESH: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
@@ -212,7 +212,7 @@ def ours(**options: Any) -> bytes:
 
 
 def with_room() -> bytes:
-    """One that a flush has made longer: what is added later goes in front of the directory, which grows."""
+    """Return an mmnpz file with room: later members go into it, and the directory grows in place."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ours.npz")
         with mmnpz.NpzWriter(path) as writer:
@@ -223,7 +223,7 @@ def with_room() -> bytes:
 
 
 def many(*, flush: bool = False, append: bool = False) -> bytes:
-    """One with a directory of more than 64 KiB; after a flush, it has more room than closing would leave."""
+    """Return an mmnpz file with a directory of more than 64 KiB. A flush leaves more room than `close`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ours.npz")
         with mmnpz.NpzWriter(path) as writer:
@@ -235,12 +235,12 @@ def many(*, flush: bool = False, append: bool = False) -> bytes:
             place = directory_at(path)
             with mmnpz.NpzWriter(path, "a") as writer:
                 writer.write("appended", np.arange(9))
-            assert directory_at(path) == place, "this directory was to be added to in place"
+            assert directory_at(path) == place, "the writer must add to this directory in place"
         return path.read_bytes()
 
 
 def commented(archive: bytes) -> bytes:
-    """An archive to which another program has given a comment."""
+    """Return the archive with a comment that another program gave it."""
     out = io.BytesIO(archive)
     with zipfile.ZipFile(out, "a") as file:
         file.comment = b"This is a comment"
@@ -248,13 +248,13 @@ def commented(archive: bytes) -> bytes:
 
 
 def directory_at(path: Path) -> int:
-    """Give the place of an archive's directory."""
+    """Return the offset of an archive's directory."""
     with zipfile.ZipFile(path) as file:
         return file.start_dir
 
 
 def renamed() -> bytes:
-    """The same, after another program changed a name in place: no mark vouches for that member any more."""
+    """Return a file with room, after another program renamed a member in place. Its mark is then wrong."""
     return with_room().replace(b"old.npy", b"new.npy")
 
 
@@ -266,7 +266,7 @@ def savez(compressed: bool = False) -> bytes:
 
 
 class Unseekable(io.RawIOBase):
-    """A pipe, so that zipfile writes data descriptors."""
+    """A file without `seek`, like a pipe, for which zipfile writes data descriptors."""
 
     def __init__(self) -> None:
         self.bytes = b""
@@ -298,7 +298,7 @@ def zipped(comment: bytes = b"", junk: bytes = b"") -> bytes:
 
 
 def by_tool(*command: str) -> bytes:
-    """What an archiver makes of two arrays."""
+    """Return the archive that an archiver makes of two .npy files."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("old", "b"):
             np.save(Path(folder, name), OLD)
@@ -327,7 +327,7 @@ BASES: dict[str, Callable[[], bytes]] = {
     "gap": lambda: build_zip(Entry("old.npy", npy(OLD)), gap=b"\0" * 300),
     "no members": build_zip,
 }
-# The same for archives that take long to look through: they are for tests of their own.
+# Like BASES, but each check of these archives takes long: only a few tests use them.
 LARGE: dict[str, Callable[[], bytes]] = {
     "ours, large": many,
     "ours, large, with room": lambda: many(flush=True),

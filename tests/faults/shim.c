@@ -1,9 +1,10 @@
-/* Records what a process does to the files below one folder, and makes operations fail or the process die.
+/* Records what a process does to the files below one folder, makes operations fail, and kills the process.
  *
- * Preloaded before the C library (LD_PRELOAD, Linux). It stands between the extension and the kernel: every
- * operation is written to a log before it is done ("start", with its data) and after ("end", with its result).
- * Between the two it may be in the kernel, done in part. What the log has in order really happened in order,
- * with any number of threads; what overlaps in the log may really have overlapped.
+ * Preloaded before the C library (LD_PRELOAD, Linux), so it stands between the extension and the kernel. It
+ * logs every operation before the call ("start", with the data) and after the call ("end", with the result).
+ * Between the two, the kernel may have done a part of the operation. If one operation ends in the log before
+ * another starts, it really ended before, with any number of threads. Operations that overlap in the log may
+ * really have overlapped.
  *
  * A record is: struct head, the path, the data. All numbers have the byte order of the machine.
  */
@@ -26,16 +27,16 @@
 
 enum operation { NOTE, CREATE, WRITE, TRUNCATE, SYNC, RENAME, UNLINK, OPEN };
 enum phase { START, END };
-/* What becomes of the chosen operation. */
+/* What the shim does with the operations of the plan. */
 enum action {
     PASS,
-    FAIL,        /* not done, with an error */
-    SHORT,       /* only the first bytes are written, which is no error */
-    KILL_BEFORE, /* the process dies before it, after its first bytes, or after it */
+    FAIL,        /* does nothing, and returns an error */
+    SHORT,       /* writes only the first bytes, and returns their number */
+    KILL_BEFORE, /* kills the process before the operation, after its first bytes, or after it */
     KILL_WITHIN,
     KILL_AFTER,
-    STOP_BEFORE, /* the process is stopped until someone sends SIGCONT */
-    FAIL_AFTER,  /* done, with an error all the same */
+    STOP_BEFORE, /* stops the process until another process sends SIGCONT */
+    FAIL_AFTER,  /* does the operation, and returns an error all the same */
 };
 
 struct head {
@@ -55,7 +56,7 @@ static size_t folder_length;
 static int log_file = -1;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t next_number;
-static unsigned delay; /* at most so many microseconds between the start of a write and the write */
+static unsigned delay; /* the most microseconds between the start of a write in the log and the write */
 static unsigned randomness;
 
 static struct {
@@ -65,7 +66,8 @@ static struct {
     uint64_t bytes;
 } plan;
 
-/* A larger hole is refused, and the zeros are written: a recording holds all of its data. */
+/* The largest hole, in bytes. The shim refuses a larger one, because the log holds all its zeros; mmnpz then
+ * writes zeros itself. */
 #define MOST_PUNCHED (64 << 20)
 
 #define REAL(name) \
@@ -76,13 +78,13 @@ static void put(struct head *head, const char *path, const void *data) {
     struct iovec parts[] = {
         {head, sizeof *head}, {(void *)path, head->path_length}, {(void *)data, head->data_length}};
     size_t left = sizeof *head + head->path_length + head->data_length;
-    /* Not through our own writev, and each record whole. */
+    /* A direct system call, which the shim does not record. One call, so that no other thread splits a record. */
     pthread_mutex_lock(&mutex);
     if (syscall(SYS_writev, log_file, parts, 3) != (long)left) abort();
     pthread_mutex_unlock(&mutex);
 }
 
-/* Begins recording, and following a plan: operations first to last, counted from 0, get the action. */
+/* Begins to record, and applies the action to the operations first to last, counted from 0. */
 void faults_start(const char *below, const char *log, uint64_t first, uint64_t last, int action, int error,
                   uint64_t bytes, unsigned most_delay, unsigned seed) {
     plan.first = first;
@@ -106,7 +108,7 @@ void faults_stop(void) {
     if (file >= 0) syscall(SYS_close, file);
 }
 
-/* Lets the program say in the log how far it is. */
+/* Writes a note about the progress of the program to the log. */
 void faults_note(const char *text) {
     if (log_file < 0) return;
     struct head head = {0};
@@ -144,7 +146,7 @@ static void die(void) {
     for (;;) pause();
 }
 
-/* Logs the start, and gives what is to be done. */
+/* Logs the start of an operation, and returns the planned action. */
 static enum action begin(struct head *head, const char *path, const void *data) {
     head->number = __atomic_fetch_add(&next_number, 1, __ATOMIC_SEQ_CST);
     head->phase = START;
@@ -221,7 +223,7 @@ ssize_t write(int descriptor, const void *data, size_t size) {
     return write_at(plain_write, descriptor, data, size, offset);
 }
 
-/* A hole reads as zeros: for whoever looks at the file, punching one is a write of zeros. */
+/* A hole reads as zeros, so the log has a write of zeros for it. */
 static ssize_t punch(int descriptor, const void *data, size_t size, off64_t offset) {
     (void)data;
     REAL(fallocate64);
@@ -286,7 +288,7 @@ int ftruncate(int descriptor, off_t size) { return on_descriptor(TRUNCATE, descr
 int fsync(int descriptor) { return on_descriptor(SYNC, descriptor, 0, real_fsync); }
 int fdatasync(int descriptor) { return on_descriptor(SYNC, descriptor, 0, real_fdatasync); }
 
-/* data: the other path, if there is one */
+/* The data of the record is the other path, or empty. */
 static int on_path(enum operation operation, const char *path, const char *other,
                    int (*real)(const char *, const char *)) {
     if (!is_below(path)) return real(path, other);
@@ -321,7 +323,7 @@ int open64(const char *path, int flags, ...) {
     va_start(arguments, flags);
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
     va_end(arguments);
-    /* Opening for reading changes nothing. */
+    /* Do not log opening for reading, which does not change the file. */
     if (!is_below(path) || !(flags & (O_WRONLY | O_RDWR | O_CREAT))) return real(path, flags, mode);
     struct stat status;
     int creates = (flags & O_CREAT) && stat(path, &status) != 0;

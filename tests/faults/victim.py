@@ -1,7 +1,8 @@
-"""A process that forks writers to be killed; runs as a script and imports nothing of the tests.
+"""A process that forks writers, which the tests kill. Runs as a script, and imports no module of the tests.
 
-It reads a line of JSON for each writer, answers with the number of its process, and after another line, when
-that has ended, with how. The array of a member is made from its name, so that whoever looks for it knows it.
+For each writer it reads a line of JSON, forks the writer, and answers with its process id. After another line
+it waits for the writer, and answers with its exit status. The array of a member follows from its name, so the
+test can compute the expected array.
 """
 
 import json
@@ -23,7 +24,7 @@ SIZES = (0, 1, 50, 3000, 40_000, 400_000, 3_000_000)
 
 
 def array_of(name: str) -> Any:
-    """The array that a member has."""
+    """Return the array that belongs to a member's name."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     size = int(generator.integers(SIZES[generator.integers(len(SIZES))] + 1))
     values = generator.integers(0, 256, size, np.uint8)
@@ -31,7 +32,7 @@ def array_of(name: str) -> Any:
 
 
 def write(request: dict[str, Any]) -> None:
-    """Write members until killed, or until there are enough."""
+    """Write at most `MEMBERS` members in each thread, unless killed before."""
     chance = random.Random(request["seed"])
     report = os.open(request["report"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     warnings.simplefilter("ignore")
@@ -39,7 +40,7 @@ def write(request: dict[str, Any]) -> None:
     missing = [name for name in request["names"] if name not in writer]
     if missing or not set(request["names"]) <= set(writer.files):
         raise SystemExit(f"a resumed writer misses {missing}")
-    # The parent's clock starts here.
+    # An empty line tells the test that the writer is open: the time until the kill starts here.
     os.write(report, b"\n")
 
     def work(thread: int) -> None:
@@ -47,7 +48,7 @@ def write(request: dict[str, Any]) -> None:
         for number in range(MEMBERS):
             name = f"{request['seed']}/{thread}/{number}"
             writer.write(name, array_of(name))
-            # A line in one call: it is there whole or not.
+            # One system call for the whole line: a kill cannot leave a part of it in the report.
             os.write(report, f"{name}\n".encode())
             if own.random() < 0.1:
                 writer.flush(sync=own.random() < 0.1)
@@ -61,7 +62,7 @@ def write(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve requests until there are none."""
+    """Serve requests until the standard input ends."""
     while line := sys.stdin.readline():
         process = os.fork()
         if process == 0:
@@ -75,12 +76,12 @@ def main() -> None:
                 sys.stderr.flush()
                 os._exit(status)
         answer(process)
-        sys.stdin.readline()  # it is not waited for before that, so that its number stays its own
+        sys.stdin.readline()  # wait only after the kill: until then the system does not reuse the process id
         answer(os.waitpid(process, 0)[1])
 
 
 def answer(number: int) -> None:
-    """Send a number to whoever asked."""
+    """Send a number to the test."""
     sys.stdout.write(f"{number}\n")
     sys.stdout.flush()
 

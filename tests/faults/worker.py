@@ -1,7 +1,7 @@
-"""A process that writes archives step by step while the shim records what it does; runs as a script.
+"""The recorded process: it carries out the steps of a scenario while the shim logs its file operations.
 
-It reads requests from its standard input and answers on its standard output, both pickled, so that one
-process serves for many recordings. It imports nothing but the package under test.
+Runs as a script. It reads requests from its standard input and writes answers to its standard output, both
+pickled, so one process serves many recordings. It imports only the package under test.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import mmnpz
 
 
 class Player:
-    """Carries out steps, and notes in the log how far it is."""
+    """Carries out steps, and writes notes about its progress to the log."""
 
     def __init__(self, shim: ctypes.CDLL) -> None:
         self.shim = shim
@@ -28,7 +28,7 @@ class Player:
         self.shim.faults_note(json.dumps(words).encode())
 
     def play(self, step: tuple[Any, ...]) -> Any:
-        """Carry out one step; gives what is known of the exception that it raised."""
+        """Carry out one step, and return a description of the exception that it raised, if any."""
         try:
             return getattr(self, "step_" + step[0])(*step[1:])
         except Exception as error:
@@ -66,7 +66,7 @@ class Player:
         self.note("closed", self.sync)
 
     def step_close_descriptors(self) -> None:
-        """Close every descriptor of the archive under the writer's feet."""
+        """Close every descriptor of the archive while the writer uses it."""
         import os
 
         for number in os.listdir("/proc/self/fd"):
@@ -97,7 +97,7 @@ class Player:
 
 
 def main() -> None:
-    """Serve requests until there are none."""
+    """Serve requests until the standard input ends."""
     warnings.simplefilter("ignore")
     shim = ctypes.CDLL(None)
     shim.faults_start.argtypes = (
@@ -125,7 +125,7 @@ def main() -> None:
             request["seed"],
         )
         outcomes = [player.play(step) for step in request["steps"]]
-        del player.writer  # whose finalizer closes it
+        del player.writer  # the finalizer of a writer closes it
         shim.faults_stop()
         pickle.dump(outcomes, sys.stdout.buffer)
         sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-//! The public behaviour of `mmnpz-core`, on archives built byte by byte.
+//! The public behaviour of `mmnpz-format`, on archives built byte by byte.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::cast_possible_truncation,
