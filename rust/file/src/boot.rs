@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 /// Clocks are set and file systems round: what is this close to the start counts as older.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Whether the last change of a file may be older than the running system, so that a power failure may have come since.
+/// Whether the last change of a file may be older than the running system, so that a power failure may have
+/// come since.
 pub(crate) fn is_older(metadata: &Metadata) -> bool {
     let changed = metadata.modified().ok();
     let booted = uptime().and_then(|uptime| SystemTime::now().checked_sub(uptime));

@@ -1,10 +1,10 @@
 //! Copying many pieces of a map behind each other, without the interpreter.
 //!
-//! Whether the pieces are in memory decides how: what is there is copied, at the speed of memory. What is not would be
-//! read page fault by page fault, each of which waits for the disk and reads far more than was asked for. So the system
-//! is told of all pieces beforehand, and reads them at once. To say so costs a system call for each piece, a sixth of
-//! the time of copying one of 32 kB; so it is asked first whether a few of them are there. Where it does not tell, time
-//! does.
+//! Whether the pieces are in memory decides how: what is there is copied, at the speed of memory. What is not
+//! would be read page fault by page fault, each of which waits for the disk and reads far more than was asked
+//! for. So the system is told of all pieces beforehand, and reads them at once. To say so costs a system call
+//! for each piece, a sixth of the time of copying one of 32 kB; so it is asked first whether a few of them
+//! are there. Where it does not tell, time does.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -55,8 +55,8 @@ pub struct Copying<'a> {
     out: Out,
     /// Bytes of the batch that are taken at once.
     unit: usize,
-    /// For each part of the batch, from where on nobody has taken any. Each thread begins with a part of its own, the
-    /// same one each time: what it has written to is in its cache then.
+    /// For each part of the batch, from where on nobody has taken any. Each thread begins with a part of its
+    /// own, the same one each time: what it has written to is in its cache then.
     parts: Vec<AtomicUsize>,
     /// Whether there are excerpts that have to be read from the disk.
     cold: AtomicBool,
@@ -142,7 +142,8 @@ impl<'a> Copying<'a> {
         at(number)..at(number + 1)
     }
 
-    /// Copies units until there are no more. Only the thread that was called, number 0, asks whether to go on.
+    /// Copies units until there are no more. Only the thread that was called, number 0, asks whether to go
+    /// on.
     fn work(&self, thread: usize, keep_going: Option<KeepGoing<'_>>) -> Result<(), Failure> {
         let mut clock = Instant::now();
         let mut polled = clock;
@@ -207,8 +208,8 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Calls `each` for the pieces that a range of the batch consists of: where each is in the batch, what of the map
-    /// it is, and how many bytes of padding follow.
+    /// Calls `each` for the pieces that a range of the batch consists of: where each is in the batch, what of
+    /// the map it is, and how many bytes of padding follow.
     fn for_each_piece(&self, range: &Range<usize>, mut each: impl FnMut(usize, Place, usize)) {
         let mut at = range.start;
         while at < range.end {
@@ -261,8 +262,8 @@ impl<'a> Copying<'a> {
 /// Bytes of an excerpt that are fetched before it is its turn. The processor finds out the rest by itself.
 const HEAD: usize = 1024;
 
-/// Has the processor fetch the first bytes from an address on: each excerpt is somewhere else, and waiting for its
-/// first bytes takes a fifth of the time of copying one of 3 kB.
+/// Has the processor fetch the first bytes from an address on: each excerpt is somewhere else, and waiting
+/// for its first bytes takes a fifth of the time of copying one of 3 kB.
 #[cfg(target_arch = "x86_64")]
 pub fn soon(start: *const u8, length: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -1,11 +1,12 @@
 //! Threads that help with work for as long as a call lasts, and wait for the next one.
 //!
-//! To start a thread takes as long as copying some hundred kilobytes. So those that were started stay, and look for more
-//! work for a while before they sleep. A call never waits for one that has not begun: it takes its offer back when there
-//! is nothing more to do, so that a helper that wakes up late, or never, costs nothing.
+//! To start a thread takes as long as copying some hundred kilobytes. So those that were started stay, and
+//! look for more work for a while before they sleep. A call never waits for one that has not begun: it takes
+//! its offer back when there is nothing more to do, so that a helper that wakes up late, or never, costs
+//! nothing.
 //!
-//! They hold nothing of Python, and are not waited for when the process ends. A forked child has none of them, and
-//! starts its own.
+//! They hold nothing of Python, and are not waited for when the process ends. A forked child has none of
+//! them, and starts its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
@@ -22,8 +23,8 @@ const MOST: usize = 63;
 /// What a thread needs of stack for copying.
 const STACK: usize = 1 << 16;
 
-/// So long a helper looks for more work, and a caller for the end of what a helper has begun, before they sleep. To
-/// wake up takes about as long.
+/// So long a helper looks for more work, and a caller for the end of what a helper has begun, before they
+/// sleep. To wake up takes about as long.
 const PATIENCE: Duration = Duration::from_micros(100);
 
 /// Between two looks at the clock.
@@ -59,8 +60,8 @@ struct Job<'a> {
     panicked: AtomicBool,
 }
 
-/// Calls `work` here, and `help` in up to `count` other threads at the same time, with numbers from 1 on. Returns when
-/// those that have begun are done. It may be that none has: `work` must not rely on any.
+/// Calls `work` here, and `help` in up to `count` other threads at the same time, with numbers from 1 on.
+/// Returns when those that have begun are done. It may be that none has: `work` must not rely on any.
 ///
 /// In a child that `work` forks off, nothing helps any more: what helpers had begun is not done there.
 pub(crate) fn together<T>(count: usize, help: &(dyn Fn(usize) + Sync), work: impl FnOnce() -> T) -> T {
@@ -125,7 +126,8 @@ fn claim(helpers: &[AtomicPtr<Helper>]) -> Option<&'static Helper> {
 
 /// The helper that is entered in a place.
 fn find(place: &AtomicPtr<Helper>) -> Option<&'static Helper> {
-    // SAFETY: null, or a helper that was leaked, see `start`. It was made before it was entered with `Release`.
+    // SAFETY: null, or a helper that was leaked, see `start`. It was made before it was entered with
+    // `Release`.
     unsafe { place.load(Ordering::Acquire).as_ref() }
 }
 
@@ -137,7 +139,8 @@ pub(crate) fn give_up() {
 }
 
 impl Helper {
-    /// Starts a helper, claimed by the caller, if there is another thread to be had and the place is still empty.
+    /// Starts a helper, claimed by the caller, if there is another thread to be had and the place is still
+    /// empty.
     #[cold]
     fn start(place: &AtomicPtr<Helper>) -> Option<&'static Helper> {
         let helper: &'static Helper = Box::leak(Box::new(Helper {
@@ -146,7 +149,8 @@ impl Helper {
             number: AtomicUsize::new(0),
             thread: OnceLock::new(),
         }));
-        // Claimed, so that nobody uses it before it is complete. If another caller was faster, its bytes are lost.
+        // Claimed, so that nobody uses it before it is complete. If another caller was faster, its bytes are
+        // lost.
         let entered = ptr::from_ref(helper).cast_mut();
         place.compare_exchange(ptr::null_mut(), entered, Ordering::Release, Ordering::Relaxed).ok()?;
         let builder = thread::Builder::new().name("mmnpz".to_owned()).stack_size(STACK);
@@ -183,9 +187,9 @@ impl Helper {
         {
             return false;
         }
-        // SAFETY: the job was entered before it was offered, and lives until its `Crew` has let go of this helper.
-        // That takes the offer back, which did not happen, as the exchange above succeeded and only one of both can;
-        // or it waits for `DONE`, behind which nothing of the job is used here.
+        // SAFETY: the job was entered before it was offered, and lives until its `Crew` has let go of this
+        // helper. That takes the offer back, which did not happen, as the exchange above succeeded and only
+        // one of both can; or it waits for `DONE`, behind which nothing of the job is used here.
         let job = unsafe { &*self.job.load(Ordering::Relaxed) };
         let number = self.number.load(Ordering::Relaxed);
         let caller = job.caller.clone();
@@ -225,8 +229,8 @@ fn processors() -> usize {
     count
 }
 
-/// Leaves the signals of the process to its other threads, which may have blocked one to wait for it. Those that say what
-/// this thread did wrong stay.
+/// Leaves the signals of the process to its other threads, which may have blocked one to wait for it. Those
+/// that say what this thread did wrong stay.
 #[cfg(unix)]
 fn ignore_signals() {
     // SAFETY: a set of signals of our own, which the first call fills.

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static HANDLERS: OnceLock<&[fn()]> = OnceLock::new();
 
-/// The fork generation of this process: it is incremented in every forked child. Cheaper than the process id, which takes a
-/// system call.
+/// The fork generation of this process: it is incremented in every forked child. Cheaper than the process id,
+/// which takes a system call.
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Has every forked child increment its generation and call these. They must take no lock and no memory of the heap: that
-/// is not safe in a child of a process with many threads.
+/// Has every forked child increment its generation and call these. They must take no lock and no memory of
+/// the heap: that is not safe in a child of a process with many threads.
 pub(crate) fn install(handlers: &'static [fn()]) {
     #[cfg(unix)]
     {
@@ -22,10 +22,10 @@ pub(crate) fn install(handlers: &'static [fn()]) {
             HANDLERS.get().into_iter().copied().flatten().for_each(|handler| handler());
         }
         if HANDLERS.set(handlers).is_ok() {
-            // SAFETY: the handler is a function of this library, which is never unloaded (Python keeps extension modules).
-            // It loads and stores atomics, and calls functions that close descriptors and forget threads, without a lock
-            // or memory of the heap, by the contract of this function: that is safe in a child of a process with many
-            // threads.
+            // SAFETY: the handler is a function of this library, which is never unloaded (Python keeps
+            // extension modules). It loads and stores atomics, and calls functions that close descriptors and
+            // forget threads, without a lock or memory of the heap, by the contract of this function: that is
+            // safe in a child of a process with many threads.
             let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         }
     }

@@ -17,19 +17,20 @@ pub struct Items {
     length: u64,
 }
 
-// SAFETY: the pointer is only read from, and only while the memory is there, in any thread: by the contract of `new`.
+// SAFETY: the pointer is only read from, and only while the memory is there, in any thread: by the contract
+// of `new`.
 unsafe impl Send for Items {}
 // SAFETY: as above; what changes is changed through `&mut`.
 unsafe impl Sync for Items {}
 
 impl Items {
-    /// The items of an array with these lengths and strides, in bytes, of its axes. If it `is_contiguous`, in C or in Fortran
-    /// order, all of it is one run. None if it is larger than the address space.
+    /// The items of an array with these lengths and strides, in bytes, of its axes. If it `is_contiguous`, in
+    /// C or in Fortran order, all of it is one run. None if it is larger than the address space.
     ///
     /// # Safety
     /// - `start` points to the first item of such an array.
-    /// - The memory of the array stays, and nobody frees it, for as long as what is returned is used, in any thread. It may be
-    ///   changed meanwhile: the bytes are moved and never interpreted.
+    /// - The memory of the array stays, and nobody frees it, for as long as what is returned is used, in any
+    ///   thread. It may be changed meanwhile: the bytes are moved and never interpreted.
     pub unsafe fn new(
         start: *const u8,
         itemsize: usize,
@@ -82,11 +83,11 @@ impl Items {
                 self.axes.iter().zip(&self.position).map(|(&(_, stride), &at)| stride * at as isize).sum();
             let part = count.min(self.run - self.in_run);
             let used = block.len();
-            // SAFETY: `position` is inside the array's shape, so that its run lies in the array's memory, which
-            // is there by the contract of `new`; `in_run + part` is at most `run`. The block has room for `count`
-            // bytes, reserved above, and is other memory. Another thread may change the array meanwhile: the
-            // bytes are moved and never interpreted, as in NumPy's own `tofile`, and the checksum is taken of
-            // the copy.
+            // SAFETY: `position` is inside the array's shape, so that its run lies in the array's memory,
+            // which is there by the contract of `new`; `in_run + part` is at most `run`. The block has room
+            // for `count` bytes, reserved above, and is other memory. Another thread may change the array
+            // meanwhile: the bytes are moved and never interpreted, as in NumPy's own `tofile`, and the
+            // checksum is taken of the copy.
             unsafe {
                 let from = self.start.offset(offset).add(self.in_run);
                 std::ptr::copy_nonoverlapping(from, block.as_mut_ptr().add(used), part);

@@ -1,16 +1,19 @@
 //! The file engine of mmnpz: what reads, writes and recovers archives in files, without Python.
 //!
-//! [`mmnpz_format`] says which bytes go where. This crate opens, maps and locks files, writes to them with several threads,
-//! copies out of maps, and brings back what a killed writer left. Whatever can take long takes a [`KeepGoing`] and asks it
-//! from time to time: that is how Ctrl-C gets through. Each line may use those above it:
+//! [`mmnpz_format`] says which bytes go where. This crate opens, maps and locks files, writes to them with
+//! several threads, copies out of maps, and brings back what a killed writer left. Whatever can take long
+//! takes a [`KeepGoing`] and asks it from time to time: that is how Ctrl-C gets through. Each line may use
+//! those above it:
 //!
-//! - [`failure`]: what can go wrong. [`fork`]: whether this process is a fork. [`boot`]: what is older than the system.
-//! - [`map_limit`], [`mapping`], [`paging`]: maps of files, and what the system is told of them.
-//! - [`lock`], [`writable_file`]: the file that one process alone writes to. [`replace`]: mode "w".
-//! - [`items`]: the bytes of an array in memory. [`recovery`]: from a file to a writer that goes on behind it.
-//!   [`writer`]: an archive that is open for writing. [`repair`]: the directory of one that nobody closed.
+//! - [`failure`]: what can go wrong. [`fork`]: whether this process is a fork. `boot`: what is older than
+//!   the system.
+//! - `map_limit`, [`mapping`], [`paging`]: maps of files, and what the system is told of them.
+//! - `lock`, `writable_file`: the file that one process alone writes to. `replace`: mode "w".
+//! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that goes on behind
+//!   it. [`writer`]: an archive that is open for writing. [`repair`]: the directory of one that nobody
+//!   closed.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
-//! - [`copy_pool`], [`copy`]: threads that copy excerpts of a map.
+//! - `copy_pool`, [`copy`]: threads that copy excerpts of a map.
 
 mod boot;
 pub mod copy;
@@ -31,8 +34,8 @@ pub mod writer;
 
 pub use failure::{Failure, KeepGoing};
 
-/// Has forked children forget what is not theirs: locks, and threads that copy. Call it once, before there are threads
-/// that could fork.
+/// Has forked children forget what is not theirs: locks, and threads that copy. Call it once, before there
+/// are threads that could fork.
 pub fn init() {
     fork::install(&[lock::give_up, copy_pool::give_up]);
 }

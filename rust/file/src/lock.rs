@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A writer that only readers keep from the lock looks again so often, each time after this: for half a second in all. No
-/// reader holds it for longer than a system call, unless it is another program's.
+/// A writer that only readers keep from the lock looks again so often, each time after this: for half a
+/// second in all. No reader holds it for longer than a system call, unless it is another program's.
 #[cfg(unix)]
 const MOST_ATTEMPTS: u32 = 1000;
 #[cfg(unix)]
@@ -19,8 +19,9 @@ pub(crate) struct WriteLock {
 
 /// Takes the lock of the file at `path`, which must be `file`; None if another writer has it.
 ///
-/// The lock belongs to a descriptor of its own, which a forked child closes at once: a child that lives on would
-/// otherwise hold the lock of a writer that is dead. A file system without locks lets every writer through.
+/// The lock belongs to a descriptor of its own, which a forked child closes at once: a child that lives on
+/// would otherwise hold the lock of a writer that is dead. A file system without locks lets every writer
+/// through.
 #[cfg(unix)]
 pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
     use std::fs::TryLockError;
@@ -32,8 +33,8 @@ pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
     }
     let mut attempts = 0;
     while let Err(TryLockError::WouldBlock) = other.try_lock() {
-        // Readers of a file without a directory hold a lock for a moment, to see whether there is a writer. They share it,
-        // and let others share it; a writer does not.
+        // Readers of a file without a directory hold a lock for a moment, to see whether there is a writer.
+        // They share it, and let others share it; a writer does not.
         if let Err(TryLockError::WouldBlock) = other.try_lock_shared() {
             return Ok(None);
         }

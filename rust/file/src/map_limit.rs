@@ -1,9 +1,10 @@
 //! How many memory maps a process can still make.
 //!
-//! Linux limits them (`vm.max_map_count`, 65,530 by default). A process that has used them all can allocate no more memory:
-//! the kernel refuses to extend a map, too. NumPy then raises `MemoryError`, and Rust ends the process. So mmnpz refuses a
-//! reader that would leave too few. The kernel tells the number of maps only as a list of all of them, which takes
-//! milliseconds to read when it matters. Instead, mmnpz makes as many maps as it wants to have left, and removes them.
+//! Linux limits them (`vm.max_map_count`, 65,530 by default). A process that has used them all can allocate
+//! no more memory: the kernel refuses to extend a map, too. NumPy then raises `MemoryError`, and Rust ends
+//! the process. So mmnpz refuses a reader that would leave too few. The kernel tells the number of maps only
+//! as a list of all of them, which takes milliseconds to read when it matters. Instead, mmnpz makes as many
+//! maps as it wants to have left, and removes them.
 
 use std::io;
 
@@ -14,13 +15,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(target_os = "linux")]
 const RESERVE: usize = 256;
 
-/// How many readers are opened between two tries, each of which makes this many maps and the reserve, in half a
-/// millisecond.
+/// How many readers are opened between two tries, each of which makes this many maps and the reserve, in half
+/// a millisecond.
 #[cfg(target_os = "linux")]
 const STEP: usize = 256;
 
-/// How many readers can be opened before the next try. A reader that is closed gives its place back, so that only a
-/// process with ever more open readers tries at all.
+/// How many readers can be opened before the next try. A reader that is closed gives its place back, so that
+/// only a process with ever more open readers tries at all.
 #[cfg(target_os = "linux")]
 static UNTRIED: AtomicUsize = AtomicUsize::new(STEP);
 

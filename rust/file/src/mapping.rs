@@ -98,8 +98,8 @@ pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
 /// So many holes are told of, the first ones: a file can have any number of them.
 const MOST_HOLES: usize = 1 << 12;
 
-/// The holes of a file with these bytes, in ascending order. The room in front of a directory counts as one if nobody looks
-/// into it, whatever fences are there.
+/// The holes of a file with these bytes, in ascending order. The room in front of a directory counts as one
+/// if nobody looks into it, whatever fences are there.
 pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range<u64>> {
     if !has_holes(metadata) {
         return Vec::new();
@@ -135,8 +135,8 @@ pub(crate) fn holes_in(file: &File, range: Range<u64>) -> Vec<Range<u64>> {
 
     let seek = |at: u64, whence| {
         let at = i64::try_from(at).ok()?;
-        // SAFETY: the descriptor is open as long as `file` is borrowed. Nobody relies on the position that this moves: all
-        // reads and writes name their places.
+        // SAFETY: the descriptor is open as long as `file` is borrowed. Nobody relies on the position that
+        // this moves: all reads and writes name their places.
         let found = unsafe { libc::lseek64(file.as_raw_fd(), at, whence) };
         u64::try_from(found).ok()
     };
@@ -164,12 +164,12 @@ pub(crate) fn holes_in(_file: &File, _range: Range<u64>) -> Vec<Range<u64>> {
 
 /// Maps a whole open file for reading.
 pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
-    // SAFETY: a mapped file can be changed by others while we hold `&[u8]` to it, and no lock of ours can stop
-    // that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
-    // interpreted without a check against the map's own length at that moment, no check relies on two reads of
-    // the same byte being equal, and no `str` or reference made from the map outlives the call that made it
-    // and was not validated in it. mmnpz's own writer never makes a file shorter: it
-    // overwrites what is behind the last member, and appends; or it puts zeros over all, in mode "w". A file that others cut short ends the process with SIGBUS,
-    // which is not undefined behaviour.
+    // SAFETY: a mapped file can be changed by others while we hold `&[u8]` to it, and no lock of ours can
+    // stop that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
+    // interpreted without a check against the map's own length at that moment, no check relies on two reads
+    // of the same byte being equal, and no `str` or reference made from the map outlives the call that made
+    // it and was not validated in it. mmnpz's own writer never makes a file shorter: it overwrites what is
+    // behind the last member, and appends; or it puts zeros over all, in mode "w". A file that others cut
+    // short ends the process with SIGBUS, which is not undefined behaviour.
     Ok(unsafe { Mmap::map(file) }?)
 }

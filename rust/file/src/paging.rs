@@ -34,8 +34,8 @@ impl Advice {
 }
 
 impl Map {
-    /// Gives the system advice on `length` bytes from `offset` on. Whether it takes it is its own affair: errors are
-    /// left aside, as are ranges that are not in the map.
+    /// Gives the system advice on `length` bytes from `offset` on. Whether it takes it is its own affair:
+    /// errors are left aside, as are ranges that are not in the map.
     pub fn advise(&self, advice: Advice, offset: usize, length: usize) {
         let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.bytes().len());
         if is_inside && length > 0 {
@@ -43,7 +43,8 @@ impl Map {
         }
     }
 
-    /// Whether the bytes that are looked at, at most [`SAMPLE`] pages from `offset` on, are known not to be in memory.
+    /// Whether the bytes that are looked at, at most `SAMPLE` pages from `offset` on, are known not to be
+    /// in memory.
     ///
     /// The system may say that all are: of a file that is not the user's own it always does.
     pub fn is_absent(&self, offset: usize, length: usize) -> bool {
@@ -61,8 +62,8 @@ fn give(map: &memmap2::Mmap, advice: Advice, offset: usize, length: usize) {
         Advice::WillNeed => memmap2::Advice::WillNeed,
         Advice::DontNeed => {
             let unchecked = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map shares the pages of its file and is never written to (`mapping::map`), so that what
-            // was let go of is read from the file again, with the same content, when it is touched next.
+            // SAFETY: the map shares the pages of its file and is never written to (`mapping::map`), so that
+            // what was let go of is read from the file again, with the same content, when it is touched next.
             let _ = unsafe { map.unchecked_advise_range(unchecked, offset, length) };
             return;
         }
@@ -85,7 +86,8 @@ fn absent(start: *const u8, offset: usize, end: usize) -> bool {
     let first = offset / page * page;
     let count = (end - first).div_ceil(page).min(SAMPLE);
     let mut pages = [0_u8; SAMPLE];
-    // SAFETY: the range lies in the map, rounded to whole pages, all of which belong to it; `pages` has a byte for each.
+    // SAFETY: the range lies in the map, rounded to whole pages, all of which belong to it; `pages` has a
+    // byte for each.
     let result = unsafe {
         libc::mincore(start.wrapping_add(first).cast_mut().cast(), count * page, pages.as_mut_ptr().cast())
     };

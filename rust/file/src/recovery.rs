@@ -66,8 +66,8 @@ impl FoundFile {
     }
 }
 
-/// The state of a writer that goes on behind what is in a file. Members that no directory lists are taken up if their
-/// checksums are right.
+/// The state of a writer that goes on behind what is in a file. Members that no directory lists are taken up
+/// if their checksums are right.
 pub(crate) fn append_to(
     file: &File,
     alignment: Alignment,
@@ -77,8 +77,8 @@ pub(crate) fn append_to(
     if metadata.len() == 0 {
         return Ok(Appender::new(alignment));
     }
-    // What was written since the system started is as it was written; of what is older, a power failure can have kept a
-    // part from the disk.
+    // What was written since the system started is as it was written; of what is older, a power failure can
+    // have kept a part from the disk.
     let effort = if boot::is_older(&metadata) { Effort::AppendChecked } else { Effort::Append };
     let mut found = FoundFile::new(file, &metadata, effort, keep_going)?;
     found.sort_out(file, &mut |_| keep_going())?;
@@ -96,9 +96,9 @@ pub struct Dropped {
     pub why: &'static str,
 }
 
-/// Checks the members that no directory lists, and drops those whose bytes are not what was written: after a power
-/// failure, a member can have its local header and not its data. `progress` gets the number of bytes that were checked since it was called last, and says
-/// whether to go on.
+/// Checks the members that no directory lists, and drops those whose bytes are not what was written: after a
+/// power failure, a member can have its local header and not its data. `progress` gets the number of bytes
+/// that were checked since it was called last, and says whether to go on.
 fn sort_out(
     file: &File,
     sparse: Sparse<'_>,
@@ -132,8 +132,8 @@ pub(crate) fn resume(
     survey: &Survey,
     alignment: Alignment,
 ) -> Result<Appender, Failure> {
-    // Where nothing was ever finished, the first header is all that tells that the file is ours: it stays until a member
-    // takes its place.
+    // Where nothing was ever finished, the first header is all that tells that the file is ours: it stays
+    // until a member takes its place.
     let kept = usize::from(survey.is_empty());
     for at in survey.stale_headers().skip(kept) {
         writable_file::write_all_at(file, &[0; writable_file::SIGNATURE], at)?;
@@ -150,8 +150,8 @@ pub(crate) fn resume(
     Ok(Appender::resume(held, survey, alignment)?)
 }
 
-/// Lets members follow one another where another program has left a part of a directory of ours between them; says whether
-/// that was so.
+/// Lets members follow one another where another program has left a part of a directory of ours between them;
+/// says whether that was so.
 pub(crate) fn fill_stale_indexes(file: &File, survey: &Survey) -> Result<bool, Failure> {
     let mut is_filled = false;
     for filler in survey.stale_indexes.iter().cloned().filter_map(Filler::new) {
@@ -162,8 +162,8 @@ pub(crate) fn fill_stale_indexes(file: &File, survey: &Survey) -> Result<bool, F
     Ok(is_filled)
 }
 
-/// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of ours that
-/// is there starts with zeros. Says whether that was so.
+/// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of
+/// ours that is there starts with zeros. Says whether that was so.
 pub(crate) fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<bool, Failure> {
     let is_ours = survey.seal.is_some() || !survey.found.is_empty();
     let prefix_len = survey.directory.as_ref().map_or(0, |directory| directory.prefix_len);

@@ -26,8 +26,8 @@ pub struct Repaired {
     pub changed: bool,
 }
 
-/// Makes the file at `path` an archive that lists all that is there. `progress` gets the numbers of bytes that were checked
-/// and that are to be, and says whether to go on.
+/// Makes the file at `path` an archive that lists all that is there. `progress` gets the numbers of bytes
+/// that were checked and that are to be, and says whether to go on.
 ///
 /// # Errors
 /// If it is no archive, another writer has it, or the system cannot write.

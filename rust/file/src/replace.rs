@@ -1,4 +1,5 @@
-//! Mode `"w"` on a file that is there: a new one takes its place, so that whoever has the old one mapped keeps its bytes.
+//! Mode `"w"` on a file that is there: a new one takes its place, so that whoever has the old one mapped
+//! keeps its bytes.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -21,19 +22,20 @@ const TAIL: u64 = 1 << 17;
 /// More symbolic links in a row than this no system follows.
 const MOST_LINKS: usize = 40;
 
-/// A new, empty file in place of the one at `path`, with its owner, permissions and attributes as far as the system lets
-/// this process set them.
+/// A new, empty file in place of the one at `path`, with its owner, permissions and attributes as far as the
+/// system lets this process set them.
 ///
-/// Where the system lets no other file take that place (a folder that may not be written to, a file of somebody else in one
-/// with the sticky bit, a file that is mounted by itself), the one that is there gets nothing but zeros. It does not get
-/// shorter: who has it mapped would die.
+/// Where the system lets no other file take that place (a folder that may not be written to, a file of
+/// somebody else in one with the sticky bit, a file that is mounted by itself), the one that is there gets
+/// nothing but zeros. It does not get shorter: who has it mapped would die.
 pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Locked, Failure> {
     loop {
         let target = followed(path);
         match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
             Ok(_) => return Err(writable_file::irregular()),
-            // A dangling link creates what it leads to; a file without a name can be opened where a process has it open.
+            // A dangling link creates what it leads to; a file without a name can be opened where a process
+            // has it open.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let found = writable_file::open_or_create(path)?;
                 if !found.is_new {
@@ -43,9 +45,9 @@ pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Locked, 
             }
             Err(error) => return Err(error.into()),
         }
-        // What may not be written may not be replaced, nor what somebody else is writing; and a folder is refused
-        // as the system words it. The path is the one that was given: the system may not let this process follow the
-        // links of others.
+        // What may not be written may not be replaced, nor what somebody else is writing; and a folder is
+        // refused as the system words it. The path is the one that was given: the system may not let this
+        // process follow the links of others.
         let Some(old) =
             writable_file::open_once(path)?.filter(|old| writable_file::is_at(&old.file, &target))
         else {
@@ -61,8 +63,8 @@ pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Locked, 
     }
 }
 
-/// What a path leads to through symbolic links, as open(path, "w") follows them. Nothing is asked of the folders above, which
-/// may be closed to this process.
+/// What a path leads to through symbolic links, as open(path, "w") follows them. Nothing is asked of the
+/// folders above, which may be closed to this process.
 fn followed(path: &Path) -> PathBuf {
     let mut target = path.to_owned();
     // Opening tells of a circle.
@@ -107,8 +109,8 @@ fn create_temporary(beside: &Path) -> Result<(PathBuf, Locked), Failure> {
     }
 }
 
-/// Gives a new file the owner, the permissions and the attributes of an old one. What a process may not set, and what this file
-/// system does not have, is left out.
+/// Gives a new file the owner, the permissions and the attributes of an old one. What a process may not set,
+/// and what this file system does not have, is left out.
 #[cfg(unix)]
 fn keep(old: &File, new: &File, metadata: &Metadata) {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -173,11 +175,12 @@ fn end_of_archive(file: &File, keep_going: KeepGoing<'_>) -> Result<u64, Failure
     Ok(seal.or(directory).unwrap_or(length).min(length.saturating_sub(TAIL)))
 }
 
-/// Puts zeros in place of all that a file holds: what a killed writer leaves must not be taken for a part of the new file.
+/// Puts zeros in place of all that a file holds: what a killed writer leaves must not be taken for a part of
+/// the new file.
 fn blank(file: &File, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
     let length = file.metadata()?.len();
-    // What leads to members first, the last directory: while they go, from the start on, each loses its header before its
-    // data, and nothing lists it.
+    // What leads to members first, the last directory: while they go, from the start on, each loses its
+    // header before its data, and nothing lists it.
     writable_file::clear(file, end_of_archive(file, keep_going)?..length)?;
     file.sync_data()?;
     let mut at = 0;

@@ -1,14 +1,15 @@
 //! One state of a file that others may write to, and the protocol by which it is read.
 //!
-//! A file is mapped once, and what is in it is found out once. But the bytes of the map are those of the file: a writer of
-//! mmnpz overwrites the directory when it appends, and another program may edit an entry in place. So every read follows
-//! the same steps:
+//! A file is mapped once, and what is in it is found out once. But the bytes of the map are those of the
+//! file: a writer of mmnpz overwrites the directory when it appends, and another program may edit an entry in
+//! place. So every read follows the same steps:
 //!
-//! 1. *Read.* What the [`Lookup`] finds by the bytes that are there now is checked against those bytes, and can be trusted:
-//!    a name that was found is that of the member.
-//! 2. *Verify.* That a name is *not* there, and what all names are, counts only while the directory and its index are
-//!    what they were when the file was closed ([`Lookup::is_verified`]). Where they are not, [`Snapshot::verify`] makes an
-//!    index of the directory as it is now, or searches for the members that the old one listed.
+//! 1. *Read.* What the [`Lookup`] finds by the bytes that are there now is checked against those bytes, and
+//!    can be trusted: a name that was found is that of the member.
+//! 2. *Verify.* That a name is *not* there, and what all names are, counts only while the directory and its
+//!    index are what they were when the file was closed ([`Lookup::is_verified`]). Where they are not,
+//!    [`Snapshot::verify`] makes an index of the directory as it is now, or searches for the members that the
+//!    old one listed.
 //! 3. *Read again*, until what was read was verified before and still is behind it.
 //!
 //! Whether a writer has the file is asked *after* something was read: that nobody had it before says nothing.
@@ -130,7 +131,8 @@ impl Snapshot {
         self.lookup.is_verified(self.bytes())
     }
 
-    /// Makes sure that it is. This can take as long as reading the directory, or the file where there is none.
+    /// Makes sure that it is. This can take as long as reading the directory, or the file where there is
+    /// none.
     ///
     /// # Errors
     /// If what members there are cannot be told any more, and [`Failure::Interrupted`].
@@ -140,8 +142,8 @@ impl Snapshot {
             let before = state_of(&self.path);
             let is_quiet = !self.is_being_written();
             match self.try_to_verify(is_quiet, keep_going) {
-                // A writer can overwrite whatever was found, and is done with it in a moment. That none was there before
-                // says nothing: one can have come, and gone again.
+                // A writer can overwrite whatever was found, and is done with it in a moment. That none was
+                // there before says nothing: one can have come, and gone again.
                 Err(Failure::Format(_))
                     if !is_quiet || self.is_being_written() || state_of(&self.path) != before => {}
                 done => return done,
@@ -262,8 +264,8 @@ impl Opened {
         } else {
             (!has_all).then_some(Unlisted { count: survey.found.len(), is_lost: !survey.is_at_end })
         };
-        // Its end record is taken away before anything of it is overwritten. One that was found without stays as long as
-        // nobody writes to the file.
+        // Its end record is taken away before anything of it is overwritten. One that was found without stays
+        // as long as nobody writes to the file.
         let is_same = if survey.is_at_end {
             DirectoryLocation::locate(sparse.bytes).ok() == survey.directory
         } else {

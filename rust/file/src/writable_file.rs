@@ -121,10 +121,11 @@ pub(crate) fn irregular() -> Failure {
     io::Error::other("not a regular file").into()
 }
 
-/// Makes sure that the name of a file survives a power failure. `path` is where the file was when it was opened.
+/// Makes sure that the name of a file survives a power failure. `path` is where the file was when it was
+/// opened.
 ///
-/// The file, its folder and the working folder may have been renamed or changed since: where the system says by which path an
-/// open file is found now, that counts.
+/// The file, its folder and the working folder may have been renamed or changed since: where the system says
+/// by which path an open file is found now, that counts.
 pub(crate) fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -157,15 +158,15 @@ pub(crate) fn fill(file: &File, filler: &Filler) -> io::Result<()> {
     write_all_at(file, &filler.head(), filler.range.start)
 }
 
-/// The same from the head of the range on: where its last bytes tell that it is to be filled, or nothing but that head whose
-/// file this is.
+/// The same from the head of the range on: where its last bytes tell that it is to be filled, or nothing but
+/// that head whose file this is.
 pub(crate) fn fill_from_its_head(file: &File, filler: &Filler) -> io::Result<()> {
     write_all_at(file, &filler.head(), filler.range.start)?;
     clear(file, filler.zeros..filler.range.end)
 }
 
-/// Gives a range up in which there is no member, as far as the file reaches: nobody finds one there any more, and its space
-/// goes back to the disk where the file system can do that.
+/// Gives a range up in which there is no member, as far as the file reaches: nobody finds one there any more,
+/// and its space goes back to the disk where the file system can do that.
 pub(crate) fn release(file: &File, range: Range<u64>) -> io::Result<()> {
     let range = range.start..range.end.min(file.metadata()?.len());
     if range.is_empty() {
@@ -177,8 +178,8 @@ pub(crate) fn release(file: &File, range: Range<u64>) -> io::Result<()> {
     if !is_in_memory(file) && punch(file, &range) { Ok(()) } else { cleared }
 }
 
-/// Has a room take its space where the file is in memory: whoever looks at all of the file through a map would need pages for
-/// a hole there. Where there is no space, the room stays a hole.
+/// Has a room take its space where the file is in memory: whoever looks at all of the file through a map
+/// would need pages for a hole there. Where there is no space, the room stays a hole.
 pub(crate) fn occupy(file: &File, room: &Range<u64>) {
     #[cfg(target_os = "linux")]
     if is_in_memory(file) {
@@ -195,7 +196,8 @@ fn is_in_memory(file: &File) -> bool {
     use std::os::fd::AsRawFd;
 
     let mut found = MaybeUninit::<libc::statfs64>::uninit();
-    // SAFETY: the descriptor is open as long as `file` is borrowed, and `found` is room for what the call writes.
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and `found` is room for what the call
+    // writes.
     let status = unsafe { libc::fstatfs64(file.as_raw_fd(), found.as_mut_ptr()) };
     // SAFETY: the call has filled it in if it did not fail.
     status == 0 && unsafe { found.assume_init() }.f_type == libc::TMPFS_MAGIC
@@ -206,7 +208,8 @@ fn is_in_memory(_file: &File) -> bool {
     false
 }
 
-/// Puts zeros in a range, as far as the file reaches, and gives its space back to the disk where the file system can.
+/// Puts zeros in a range, as far as the file reaches, and gives its space back to the disk where the file
+/// system can.
 pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
     let range = range.start..range.end.min(file.metadata()?.len());
     // In memory, see `release`.

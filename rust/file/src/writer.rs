@@ -1,7 +1,8 @@
 //! An archive that is open for writing: threads, and what they write to the file.
 //!
-//! Where things go is the core's to say ([`mmnpz_format::append`]). What is written here in which order, and what is
-//! synced, makes that come true: a large member's local header after all else of it, a directory after its members.
+//! Where things go is the core's to say ([`mmnpz_format::write`]). What is written here in which order, and
+//! what is synced, makes that come true: a large member's local header after all else of it, a directory
+//! after its members.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -23,8 +24,8 @@ use crate::items::Items;
 use crate::writable_file::{self, Locked, write_all_at};
 use crate::{fork, recovery, replace};
 
-/// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache. With
-/// blocks of 512 KiB the two threads wait more for each other.
+/// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache.
+/// With blocks of 512 KiB the two threads wait more for each other.
 const BLOCK: u64 = 1 << 20;
 
 /// `close` looks at pending signals so often while it waits for other threads.
@@ -62,8 +63,8 @@ pub struct ArchiveWriter {
     state: Mutex<State>,
     /// Signalled when a member is finished.
     finished: Condvar,
-    /// Held by the one that writes a directory: whether the one in the file is on the disk, where no power failure
-    /// may lose it while it is replaced.
+    /// Held by the one that writes a directory: whether the one in the file is on the disk, where no power
+    /// failure may lose it while it is replaced.
     publishing: Mutex<bool>,
 }
 
@@ -107,7 +108,8 @@ pub struct NewMember<'a> {
 }
 
 impl ArchiveWriter {
-    /// Opens or creates the file at `path`. With `sync`, all that is said to be written survives a power failure.
+    /// Opens or creates the file at `path`. With `sync`, all that is said to be written survives a power
+    /// failure.
     ///
     /// # Errors
     /// If the system refuses it, another writer has the file, or what is there is no archive.
@@ -164,7 +166,8 @@ impl ArchiveWriter {
         self.forks == fork::generation()
     }
 
-    /// Reserves a range for a member; says if there is one of this name already, unless it `is_repeated` all the same.
+    /// Reserves a range for a member; says if there is one of this name already, unless it `is_repeated` all
+    /// the same.
     ///
     /// # Errors
     /// If the system cannot write, or the member does not fit into any archive.
@@ -215,7 +218,8 @@ impl ArchiveWriter {
         })
     }
 
-    /// Writes what must be in the file before members are appended, under the lock: nobody may be ahead of it.
+    /// Writes what must be in the file before members are appended, under the lock: nobody may be ahead of
+    /// it.
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
         if !state.appender.has_prologue() {
             return Ok(());
@@ -267,8 +271,8 @@ impl ArchiveWriter {
         if let Ok(crc) = &written {
             state.appender.finish(place, &member.name, *crc, member.array_field);
         } else {
-            // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may have
-            // mapped it. What cannot be done here only leaves bytes that nobody reads.
+            // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may
+            // have mapped it. What cannot be done here only leaves bytes that nobody reads.
             let _ = writable_file::release(self.file(), place.header..place.end);
             let gap = state.appender.abandon(place);
             state.gaps.extend(gap);
@@ -282,8 +286,8 @@ impl ArchiveWriter {
         written.map(|_| ())
     }
 
-    /// Fills gaps, so that members follow one another. Where that fails, the next directory tries again: until then, only
-    /// programs that read without a directory miss what is behind.
+    /// Fills gaps, so that members follow one another. Where that fails, the next directory tries again:
+    /// until then, only programs that read without a directory miss what is behind.
     fn fill_gaps(&self, state: &mut State) {
         state.gaps.retain(|filler| writable_file::fill(self.file(), filler).is_err());
     }
@@ -311,9 +315,10 @@ impl ArchiveWriter {
 
     /// Block by block, and the local header once more at the end, when the checksum is known.
     ///
-    /// A second thread takes every other block: while one copies and checksums, the other is in the system call,
-    /// so that the bytes which are stored are those that were checksummed, whatever happens to the array, and
-    /// writing still goes at the pace of the system call alone. If there is no free core, nothing is lost.
+    /// A second thread takes every other block: while one copies and checksums, the other is in the system
+    /// call, so that the bytes which are stored are those that were checksummed, whatever happens to the
+    /// array, and writing still goes at the pace of the system call alone. If there is no free core, nothing
+    /// is lost.
     fn write_large(
         &self,
         place: &Placement,
@@ -364,8 +369,8 @@ impl ArchiveWriter {
         Ok(write_all_at(self.file(), &place.local_header(name, state, crc), place.header)?)
     }
 
-    /// Makes a member count whose bytes are all there. The header comes last: until then, it says that the member
-    /// is being written, and that the file is ours.
+    /// Makes a member count whose bytes are all there. The header comes last: until then, it says that the
+    /// member is being written, and that the file is ours.
     fn complete(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
         if self.sync {
             self.file().sync_data()?;
@@ -494,7 +499,8 @@ impl ArchiveWriter {
     /// Waits for members that are being written, writes the directory, and lets nothing more be written.
     ///
     /// # Errors
-    /// If the system cannot write: it can be called again. [`Failure::Writing`] in the middle of a write of this thread.
+    /// If the system cannot write: it can be called again. [`Failure::Writing`] in the middle of a write of
+    /// this thread.
     pub fn close(&self, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let mut state = self.lock()?;
         if state.large.contains(&thread::current().id()) {

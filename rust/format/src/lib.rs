@@ -1,9 +1,9 @@
 //! The layout of an `.npz` archive: bytes in, ranges and bytes out.
 //!
-//! This crate knows ZIP records (APPNOTE 6.3.10), `.npy` headers (NEP 1, `numpy.lib.format`) and what mmnpz adds to an
-//! archive (`docs/format.md`). It takes `&[u8]` and gives back ranges and numbers. It opens no file, maps nothing and
-//! has never heard of Python. Every number in an archive is a claim: it is checked against the slice before it is used,
-//! and nothing is allocated that the slice itself could not fill.
+//! This crate knows ZIP records (APPNOTE 6.3.10), `.npy` headers (NEP 1, `numpy.lib.format`) and what mmnpz
+//! adds to an archive (`docs/format.md`). It takes `&[u8]` and gives back ranges and numbers. It opens no
+//! file, maps nothing and has never heard of Python. Every number in an archive is a claim: it is checked
+//! against the slice before it is used, and nothing is allocated that the slice itself could not fill.
 //!
 //! Each folder may use those above it in this list, and no other:
 //!
@@ -13,7 +13,7 @@
 //! - [`additions`]: what mmnpz adds to an archive.
 //! - [`recover`]: what is in a file, with or without a directory that lists it.
 //! - [`read`]: from a name or a number to a member.
-//! - [`write`]: where the next member and the next directory go.
+//! - [`mod@write`]: where the next member and the next directory go.
 //!
 //! [`slots`] stands alone: a place for each member, for what was made of it.
 #![forbid(unsafe_code)]

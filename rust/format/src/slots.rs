@@ -4,8 +4,9 @@
 //! leaves no place in a state that its child would have to repair. The places hold bare pointers and own
 //! nothing: what they point to is the caller's business.
 //!
-//! What was put in a place can be found there once it is settled. Between the two, whoever put it there finds out
-//! whether somebody keeps a list of all of it, and adds it: nobody shall find it here and miss it on the list.
+//! What was put in a place can be found there once it is settled. Between the two, whoever put it there finds
+//! out whether somebody keeps a list of all of it, and adds it: nobody shall find it here and miss it on the
+//! list.
 
 use std::ptr::{self, NonNull};
 
@@ -19,9 +20,10 @@ use crate::read::walked_index::MemberId;
 /// The bit of a pointer that tells that it is not settled yet. Pointers to what is aligned have it free.
 const UNSETTLED: usize = 1;
 
-/// How many places are allocated together. An archive can claim four billion members, whose places would take 32 GB. A
-/// chunk takes half a megabyte of addresses: the allocator takes that much from the system, which fills a page of it when
-/// it is first used. The model checker and Miri have few places, and most of them in other chunks than the first.
+/// How many places are allocated together. An archive can claim four billion members, whose places would take
+/// 32 GB. A chunk takes half a megabyte of addresses: the allocator takes that much from the system, which
+/// fills a page of it when it is first used. The model checker and Miri have few places, and most of them in
+/// other chunks than the first.
 const CHUNK: usize = if cfg!(loom) {
     1
 } else if cfg!(miri) {
@@ -99,8 +101,8 @@ impl<T> Slots<T> {
     }
 
     /// Puts a pointer in a member's place if nothing is there yet. Whoever calls this goes on to ask
-    /// [`Slots::is_listed`], adds what counts to the list if there is one, and calls [`Slots::settle`]; also who
-    /// was not the first, since the first may be slow, or be a thread that a forked process has not.
+    /// [`Slots::is_listed`], adds what counts to the list if there is one, and calls [`Slots::settle`]; also
+    /// who was not the first, since the first may be slow, or be a thread that a forked process has not.
     ///
     /// # Errors
     /// What is there already, or that there is no memory for the place.
@@ -154,7 +156,8 @@ impl<T> Slots<T> {
     }
 }
 
-/// Places that nothing was put in. The system zeroes a page when it is first used, so that they take memory only then.
+/// Places that nothing was put in. The system zeroes a page when it is first used, so that they take memory
+/// only then.
 #[cfg(not(loom))]
 fn zeroed<T>(count: usize) -> Result<Box<[AtomicPtr<T>]>, NoMemory> {
     use zerocopy::FromZeros;
@@ -167,8 +170,8 @@ fn zeroed<T>(count: usize) -> Result<Box<[AtomicPtr<T>]>, NoMemory> {
     Ok((0..count).map(|_| AtomicPtr::new(ptr::null_mut())).collect())
 }
 
-/// Places that are allocated when they are first needed, without a lock: of threads that need them at once each
-/// allocates some, and those of the first one stay.
+/// Places that are allocated when they are first needed, without a lock: of threads that need them at once
+/// each allocates some, and those of the first one stay.
 #[cfg(not(loom))]
 #[derive(Debug)]
 struct Chunk<T>(once_cell::race::OnceBox<[AtomicPtr<T>; CHUNK]>);
@@ -191,8 +194,8 @@ impl<T> Chunk<T> {
     }
 }
 
-/// The same for the model checker, which does not see into `OnceBox`: the places are there from the beginning, and a
-/// flag with the orderings of the pointer in a `OnceBox` tells whether they can be seen.
+/// The same for the model checker, which does not see into `OnceBox`: the places are there from the
+/// beginning, and a flag with the orderings of the pointer in a `OnceBox` tells whether they can be seen.
 #[cfg(loom)]
 #[derive(Debug)]
 struct Chunk<T> {
@@ -333,7 +336,8 @@ mod model {
     /// Every thread sees the same pointer, whoever was first.
     #[test]
     fn one_pointer_for_all() {
-        // With three threads that also settle and look up, the model takes hours, and minutes if they make the place.
+        // With three threads that also settle and look up, the model takes hours, and minutes if they make
+        // the place.
         let [there, made] = MEMBERS;
         for (member, threads, settle) in [(there, 3, false), (there, 2, true), (made, 2, true)] {
             loom::model(move || {
@@ -360,8 +364,8 @@ mod model {
         }
     }
 
-    /// What is behind a pointer was written before the pointer can be seen: by who looks it up, by who makes a
-    /// list, by who comes too late with another, and by who looks up what a third one settled.
+    /// What is behind a pointer was written before the pointer can be seen: by who looks it up, by who makes
+    /// a list, by who comes too late with another, and by who looks up what a third one settled.
     #[test]
     fn what_it_leads_to_is_there() {
         type Look = fn(&Slots<u64>, MemberId) -> bool;

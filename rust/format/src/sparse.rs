@@ -1,8 +1,8 @@
 //! The bytes of a file that has holes.
 //!
-//! A hole reads as zeros. On a file system in memory, looking at one through a map takes a page, which ends the process
-//! where there is none left; elsewhere it takes time for nothing. So whoever goes through a whole file goes through its
-//! data only.
+//! A hole reads as zeros. On a file system in memory, looking at one through a map takes a page, which ends
+//! the process where there is none left; elsewhere it takes time for nothing. So whoever goes through a whole
+//! file goes through its data only.
 
 use std::ops::Range;
 
@@ -82,7 +82,8 @@ impl<'a> Sparse<'a> {
         self.bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
     }
 
-    /// Whether there is nothing at all in the file: no more than its size may be on the disk after a power failure.
+    /// Whether there is nothing at all in the file: no more than its size may be on the disk after a power
+    /// failure.
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`].

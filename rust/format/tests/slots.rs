@@ -1,5 +1,5 @@
-//! Slots under real threads. The model in `slots.rs` tries all interleavings of a few calls; here are many places
-//! and many threads, with the memory of the machine, and what is put in is freed in the end.
+//! Slots under real threads. The model in `slots.rs` tries all interleavings of a few calls; here are many
+//! places and many threads, with the memory of the machine, and what is put in is freed in the end.
 
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
@@ -12,8 +12,8 @@ use mmnpz_format::slots::{Refused, Slots};
 
 const THREADS: usize = 4;
 const PLACES: u32 = if cfg!(miri) { 8 } else { 500 };
-/// Places lie so far from each other that some are in the chunks that are allocated when they are used: of 65,536 places, and
-/// of 4 under Miri.
+/// Places lie so far from each other that some are in the chunks that are allocated when they are used: of
+/// 65,536 places, and of 4 under Miri.
 const STRIDE: u32 = if cfg!(miri) { 2 } else { 1009 };
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 40 };
 
@@ -33,8 +33,8 @@ impl Item {
 
 /// Frees what was leaked.
 fn free(item: NonNull<Item>) {
-    // SAFETY: made by `leak`, and each pointer is freed by one caller: who offered it in vain, or who takes the
-    // slots apart in the end.
+    // SAFETY: made by `leak`, and each pointer is freed by one caller: who offered it in vain, or who takes
+    // the slots apart in the end.
     drop(unsafe { Box::from_raw(item.as_ptr()) });
 }
 

@@ -47,8 +47,8 @@ fn check_file(file: &[u8]) {
     assert_eq!(cut, ErrorKind::NpyTruncated { needed: end as u64, found: end as u64 - 1 });
     let stored = (file.len() - end) as u64;
     for itemsize in [0, 1, 8, u64::MAX] {
-        // NumPy refuses what a signed 64-bit number cannot count, leaving out axes of length 0, and counts the
-        // elements if they have no bytes.
+        // NumPy refuses what a signed 64-bit number cannot count, leaving out axes of length 0, and counts
+        // the elements if they have no bytes.
         let empty = header.shape.0.contains(&0);
         let each = if empty { itemsize } else { itemsize.max(1) };
         let nonzero = header.shape.0.iter().map(|&n| u128::from(n)).filter(|&n| n != 0);

@@ -1,5 +1,6 @@
-//! A file of ours in which anything behind its members was changed: a name gives what was written, or what the directory
-//! says now, or an error; and that a name is not there is only said if the directory does not have it.
+//! A file of ours in which anything behind its members was changed: a name gives what was written, or what
+//! the directory says now, or an error; and that a name is not there is only said if the directory does not
+//! have it.
 #![no_main]
 
 use std::sync::Arc;

@@ -11,7 +11,8 @@ use mmnpz_format::zip::central::Walk;
 use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::records::{Extent, STORED};
 
-/// A plan for an archive. Random bytes hardly ever make one; a random plan always does, with a few things wrong.
+/// A plan for an archive. Random bytes hardly ever make one; a random plan always does, with a few things
+/// wrong.
 #[derive(Debug, Arbitrary)]
 pub struct Plan {
     junk: u8,
@@ -194,8 +195,8 @@ pub struct Listed {
     pub size: u64,
 }
 
-/// The stored arrays of these records, one after the other, the last of each name in the place of the first; or
-/// `None` if a record cannot be read.
+/// The stored arrays of these records, one after the other, the last of each name in the place of the first;
+/// or `None` if a record cannot be read.
 pub fn listed(records: &[u8], prefix_len: i64) -> Option<Vec<Listed>> {
     let mut listed: Vec<Listed> = Vec::new();
     let mut walk = Walk::new(records);

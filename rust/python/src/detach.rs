@@ -5,9 +5,9 @@ use pyo3::prelude::*;
 
 /// Runs `work` detached from the interpreter.
 ///
-/// When a program ends, Python before 3.14 ends daemon threads that come back to it by unwinding their stack from
-/// C. Rust's own handling of panics would take that for a bug and abort the process; here the thread stays where
-/// it is instead, as in Python 3.14.
+/// When a program ends, Python before 3.14 ends daemon threads that come back to it by unwinding their stack
+/// from C. Rust's own handling of panics would take that for a bug and abort the process; here the thread
+/// stays where it is instead, as in Python 3.14.
 pub(crate) fn detached<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T + Ungil + Send) -> T {
     let parked = ParkWhenUnwound;
     let result = run(py, work);

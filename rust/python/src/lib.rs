@@ -2,14 +2,15 @@
 //!
 //! It knows no zip, and opens no file. Each folder may use those above it in this list, and no other:
 //!
-//! - `error`, `detach`, `swap_cell`, `mapping`: exceptions; running without the interpreter; a value that threads read
-//!   while one replaces it; what keeps a file mapped.
+//! - `error`, `detach`, `swap_cell`, `mapping`: exceptions; running without the interpreter; a value that
+//!   threads read while one replaces it; what keeps a file mapped.
 //! - `numpy`: all that touches the NumPy C API.
 //! - `views`: open files, and the views that are handed out.
 //! - `batch`: many members at once.
 //! - `reading`, `writing`: the classes.
 #![deny(missing_docs)]
-// PyO3 hands arguments over by value and wants getters as methods; docstrings have Python's brackets and quotes.
+// PyO3 hands arguments over by value and wants getters as methods; docstrings have Python's brackets and
+// quotes.
 #![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref, clippy::doc_link_with_quotes)]
 
 use pyo3::pymodule;

@@ -1,17 +1,17 @@
 //! A value that any number of threads read while one replaces it.
 //!
-//! Where there is a global interpreter lock it is that lock which keeps them apart, at no cost. On free-threaded
-//! Python a lock in each reader or writer would make threads that share it wait for each other, and a fork could
-//! leave it locked for ever; there, reading leaves a mark that is the thread's own, and whoever replaces the value
-//! takes over what is still being read (`arc_swap`).
+//! Where there is a global interpreter lock it is that lock which keeps them apart, at no cost. On
+//! free-threaded Python a lock in each reader or writer would make threads that share it wait for each other,
+//! and a fork could leave it locked for ever; there, reading leaves a mark that is the thread's own, and
+//! whoever replaces the value takes over what is still being read (`arc_swap`).
 
 use pyo3::prelude::*;
 
 #[cfg(not(Py_GIL_DISABLED))]
 pub(crate) struct SwapCell<T>(std::cell::UnsafeCell<T>);
 
-// SAFETY: the value is reached only through `read`, `visit` and `replace`, which need the GIL, and is then moved
-// or copied from without letting go of it: no two threads are in there at once.
+// SAFETY: the value is reached only through `read`, `visit` and `replace`, which need the GIL, and is then
+// moved or copied from without letting go of it: no two threads are in there at once.
 #[cfg(not(Py_GIL_DISABLED))]
 unsafe impl<T: Send> Sync for SwapCell<T> {}
 
@@ -62,8 +62,8 @@ impl<T: Send + Sync> SwapCell<T> {
         read(&self.0.load())
     }
 
-    /// Puts another value in place and gives back the old one, for the caller to drop: it goes once nobody reads
-    /// it any more.
+    /// Puts another value in place and gives back the old one, for the caller to drop: it goes once nobody
+    /// reads it any more.
     pub(crate) fn replace(&self, _py: Python<'_>, value: T) -> impl Sized + use<T> {
         self.0.swap(std::sync::Arc::new(value))
     }

@@ -1,9 +1,9 @@
 //! What a member's `.npy` header says, kept in the member's record in the central directory.
 //!
-//! Whoever has the directory can make a view of a member without reading a page of it. The record's extra field
-//! that holds this starts with a checksum over the whole record, so that it says nothing any more once a program
-//! has changed anything there. It is to be believed only while the archive is laid out as we wrote it, of which the
-//! seal tells: a program that moves a member, and keeps its record, moves other things too.
+//! Whoever has the directory can make a view of a member without reading a page of it. The record's extra
+//! field that holds this starts with a checksum over the whole record, so that it says nothing any more once
+//! a program has changed anything there. It is to be believed only while the archive is laid out as we wrote
+//! it, of which the seal tells: a program that moves a member, and keeps its record, moves other things too.
 
 use std::borrow::Cow;
 
@@ -23,7 +23,8 @@ const HEAD: usize = 4;
 
 const CHECK: usize = 4;
 
-/// Descriptions of dtypes that are longer are left to the `.npy` header: who has such is not hurt by a page more.
+/// Descriptions of dtypes that are longer are left to the `.npy` header: who has such is not hurt by a page
+/// more.
 const MAX_DESCR: usize = 1024;
 
 /// NumPy has no more axes.
@@ -57,7 +58,8 @@ struct Array<'a> {
     /// Bytes of the `.npy` header, which are the last in front of the array.
     header: u32,
     fortran_order: bool,
-    /// A dtype string as it is, or the source of any other description, which starts with a bracket or a quote.
+    /// A dtype string as it is, or the source of any other description, which starts with a bracket or a
+    /// quote.
     descr: &'a str,
     shape: Cow<'a, [u64]>,
 }
@@ -106,8 +108,8 @@ pub struct FieldContent {
     pub npy_header: u64,
 }
 
-/// Adds to the record that is all of `out` from `start` on what it says of its array, whose `.npy` file starts `file`
-/// bytes behind the local header.
+/// Adds to the record that is all of `out` from `start` on what it says of its array, whose `.npy` file
+/// starts `file` bytes behind the local header.
 pub(crate) fn append(array_field: &ArrayField, file: u64, out: &mut Vec<u8>, start: usize) {
     let mut data = [0; 5];
     let number = u32::try_from(file + array_field.header).ok();
@@ -135,8 +137,8 @@ fn check_of(record: &[u8], field: usize) -> u32 {
     checksum::checksum_of(&[&record[..field + HEAD], &record[field + HEAD + CHECK..]])
 }
 
-/// What the record says of its member's `.npy` header, if it is the record that we wrote. It is looked at while nobody
-/// changes it: a copy, or one whose bytes are checked again behind.
+/// What the record says of its member's `.npy` header, if it is the record that we wrote. It is looked at
+/// while nobody changes it: a copy, or one whose bytes are checked again behind.
 pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<FieldContent> {
     let value = extra_field(record.extra, EXTRA)?;
     let (check, rest) = value.split_first_chunk::<CHECK>()?;

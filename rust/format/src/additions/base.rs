@@ -11,7 +11,8 @@ use crate::sparse::Sparse;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
 
-/// What is behind the end records of another program's directory, in its archive or in a filler that keeps it.
+/// What is behind the end records of another program's directory, in its archive or in a filler that keeps
+/// it.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Base {
@@ -38,8 +39,9 @@ impl Base {
     /// The size of the record.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// The record at `at` behind an archive whose end record is at `end_record`. That of one that is kept for good has no
-    /// signature, or is going to lose it: other programs must not find it, as it does not lead to all members.
+    /// The record at `at` behind an archive whose end record is at `end_record`. That of one that is kept for
+    /// good has no signature, or is going to lose it: other programs must not find it, as it does not lead to
+    /// all members.
     pub fn new(at: u64, end_record: u64, is_for_good: bool) -> Self {
         let base = Base {
             signature: Self::SIGNATURE,

@@ -1,7 +1,7 @@
 //! TODO.
 
-/// An odd number without a pattern (2 to the 64th, divided by the golden ratio): multiplying by it spreads each bit of a
-/// word over those above.
+/// An odd number without a pattern (2 to the 64th, divided by the golden ratio): multiplying by it spreads
+/// each bit of a word over those above.
 pub(crate) const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 pub(crate) fn step(state: u64, word: u64) -> u64 {
@@ -9,7 +9,8 @@ pub(crate) fn step(state: u64, word: u64) -> u64 {
     state ^ (state >> 32)
 }
 
-/// Goes on with bytes in words of eight, the last one filled with zeros; a word of zeros if none is left over.
+/// Goes on with bytes in words of eight, the last one filled with zeros; a word of zeros if none is left
+/// over.
 #[inline]
 pub(crate) fn through(state: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();

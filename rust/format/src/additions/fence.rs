@@ -14,13 +14,15 @@ pub(crate) const MOST_FENCED: u64 = 1 << 26;
 /// Fences in a room are so far from one another, but for the first, which is where the members end.
 const STEP: u64 = 1 << 16;
 
-/// What stands behind the last member, which ends at `next`, if a directory follows at `directory` and what vouches for that
-/// begins at `head`, with a fence if it `is_fenced`; with the places. None where there is no room for it.
+/// What stands behind the last member, which ends at `next`, if a directory follows at `directory` and what
+/// vouches for that begins at `head`, with a fence if it `is_fenced`; with the places. None where there is no
+/// room for it.
 ///
-/// Programs that go through an archive without its directory want the header of an entry there, and some complain of
-/// anything else. A fence is one of an entry that has no name, and whose extra field is what is between the last member and
-/// the directory. If one extra field cannot be that long, fences follow one another. As members are added, all but the first
-/// stay where they are: of these, there are only those in front of `reached`.
+/// Programs that go through an archive without its directory want the header of an entry there, and some
+/// complain of anything else. A fence is one of an entry that has no name, and whose extra field is what is
+/// between the last member and the directory. If one extra field cannot be that long, fences follow one
+/// another. As members are added, all but the first stay where they are: of these, there are only those in
+/// front of `reached`.
 pub(crate) fn fences(
     next: u64,
     (head, is_fenced): (u64, bool),

@@ -1,9 +1,10 @@
 //! What stands where a member could not be written, so that members still follow one another.
 //!
-//! A write can fail while another thread has already written behind it, and a killed writer can leave such a range. Programs
-//! that go from local header to local header must get across it. A *filler* is a stored member that no directory lists: its
-//! name does not end in `.npy`, so that it is no array; what it holds is one all the same, of bytes, because readers such as
-//! cnpy parse whatever they come across. They are zeros, or a [directory](crate::kept_directory).
+//! A write can fail while another thread has already written behind it, and a killed writer can leave such a
+//! range. Programs that go from local header to local header must get across it. A *filler* is a stored
+//! member that no directory lists: its name does not end in `.npy`, so that it is no array; what it holds is
+//! one all the same, of bytes, because readers such as cnpy parse whatever they come across. They are zeros,
+//! or a directory of another program.
 
 use std::ops::Range;
 
@@ -16,8 +17,8 @@ use crate::zip::records::{LocalHeader, Record};
 /// The name of a filler.
 pub const NAME: &[u8] = b"mmnpz.gap";
 
-/// The magic string of an `.npy` header of 96 bytes, which has room for any number; its version, 1.0; its length. With it, a
-/// filler fits where a fence and a seal were.
+/// The magic string of an `.npy` header of 96 bytes, which has room for any number; its version, 1.0; its
+/// length. With it, a filler fits where a fence and a seal were.
 const NPY_HEAD: [u8; 10] = *b"\x93NUMPY\x01\x00\x56\x00";
 
 pub(crate) const NPY_HEADER: u64 = 96;
@@ -27,7 +28,8 @@ pub(crate) const NPY_HEADER: u64 = 96;
 pub struct Filler {
     /// The range of the file that it fills.
     pub range: Range<u64>,
-    /// Where what the local header and the `.npy` header do not take starts: from here on there must be zeros.
+    /// Where what the local header and the `.npy` header do not take starts: from here on there must be
+    /// zeros.
     pub zeros: u64,
     npy: Vec<u8>,
 }

@@ -2,7 +2,8 @@
 
 use crate::additions::checksum::{step, through};
 
-/// The extra field with a mark. The central directory has another field under this number, see [`crate::array_field`].
+/// The extra field with a mark. The central directory has another field under this number, see
+/// [`crate::additions::array_field`].
 pub const MARK_EXTRA: u16 = 0x6d6d;
 
 /// What precedes the content of every extra field: its number and its length.
@@ -11,8 +12,9 @@ const EXTRA_HEAD: u64 = 4;
 /// The smallest mark: the head of the field and the checksum.
 const MARK_MIN: u64 = EXTRA_HEAD + 4;
 
-/// A member of more than this many bytes, headers included, is *large*: its local header says that it is finished only
-/// once all of its bytes are in the file. A smaller one may be written in one piece, of which a kill can leave a part.
+/// A member of more than this many bytes, headers included, is *large*: its local header says that it is
+/// finished only once all of its bytes are in the file. A smaller one may be written in one piece, of which a
+/// kill can leave a part.
 pub const LARGE: u64 = 1 << 20;
 
 /// What a mark says of its member.
@@ -24,8 +26,8 @@ pub enum MemberState {
     Finished,
 }
 
-/// How far below a member's local header its low-water mark is: nothing, or a power of two. Rounding up only makes the
-/// mark say less.
+/// How far below a member's local header its low-water mark is: nothing, or a power of two. Rounding up only
+/// makes the mark say less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LowWater(pub(crate) u8);
 
@@ -54,8 +56,8 @@ impl LowWater {
         MARK_MIN + u64::from(self.0 > 0)
     }
 
-    /// Writes the extra field that marks a member into `out`, which is all of the field and zeroed: what the mark does
-    /// not need is padding.
+    /// Writes the extra field that marks a member into `out`, which is all of the field and zeroed: what the
+    /// mark does not need is padding.
     pub fn write(self, checksum: u32, out: &mut [u8]) {
         let length = out.len().saturating_sub(EXTRA_HEAD as usize) as u16;
         let mut all = [0; MARK_MIN as usize + 1];
@@ -67,8 +69,8 @@ impl LowWater {
         out[..length].copy_from_slice(&all[..length]);
     }
 
-    /// The checksum of the mark of a member whose local header is at `header`, whose stored bytes are those from `file`
-    /// to `end`, with this CRC-32. Of a member that is begun, the CRC-32 does not count.
+    /// The checksum of the mark of a member whose local header is at `header`, whose stored bytes are those
+    /// from `file` to `end`, with this CRC-32. Of a member that is begun, the CRC-32 does not count.
     pub fn checksum(
         self,
         state: MemberState,
@@ -84,8 +86,8 @@ impl LowWater {
     }
 }
 
-/// A checksum of numbers and a name. It is computed for every member. A second CRC-32 cost 2 % of writing a small array;
-/// this mixer costs 0.4 %.
+/// A checksum of numbers and a name. It is computed for every member. A second CRC-32 cost 2 % of writing a
+/// small array; this mixer costs 0.4 %.
 pub(crate) fn checksum(kind: u64, (header, file, end): (u64, u64, u64), crc: u32, name: &[u8]) -> u32 {
     let numbers = [kind, header, file, end, u64::from(crc), name.len() as u64];
     let state = numbers.into_iter().fold(0, step);

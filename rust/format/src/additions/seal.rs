@@ -1,12 +1,13 @@
 //! What mmnpz adds to an archive so that its members are found again without a directory.
 //!
-//! A directory is derived from what is in front of it, and can be lost with a process that is killed. Members follow
-//! one another without a byte in between, so that programs that go from local header to local header read all of them;
-//! what mmnpz adds is in an extra field of each local header, or behind the last member. Each addition holds its own
-//! place in the file under a checksum, so that neither chance nor an archive inside of an array can pass for one:
+//! A directory is derived from what is in front of it, and can be lost with a process that is killed. Members
+//! follow one another without a byte in between, so that programs that go from local header to local header
+//! read all of them; what mmnpz adds is in an extra field of each local header, or behind the last member.
+//! Each addition holds its own place in the file under a checksum, so that neither chance nor an archive
+//! inside of an array can pass for one:
 //!
-//! - a *mark* in the local header of a member says whether the member is begun or finished, and below which byte all
-//!   members were finished when this one was begun: the *low-water mark*;
+//! - a *mark* in the local header of a member says whether the member is begun or finished, and below which
+//!   byte all members were finished when this one was begun: the *low-water mark*;
 //! - a *base* behind a directory of another program says that this was whole when we began to append;
 //! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
 
@@ -45,8 +46,8 @@ pub struct Seal {
     version: U16,
 }
 
-/// The version of all that mmnpz adds to an archive, the first that was published. What has another version is read as
-/// another program's archive.
+/// The version of all that mmnpz adds to an archive, the first that was published. What has another version
+/// is read as another program's archive.
 const VERSION: u16 = 0;
 
 /// What a seal says of what is in front of it: no index; one in one piece; one in blocks, see [`IndexForm`].
@@ -126,8 +127,8 @@ pub(crate) struct Added<'a> {
     pub(crate) end_records: &'a [u8],
 }
 
-/// By what the CRC-32 of a byte string changes if its end does: `change` is by what that of its first part does, and so
-/// many bytes follow that part. CRC-32 is linear: what follows does not matter.
+/// By what the CRC-32 of a byte string changes if its end does: `change` is by what that of its first part
+/// does, and so many bytes follow that part. CRC-32 is linear: what follows does not matter.
 fn with_zeros_behind(change: u32, count: u64) -> u32 {
     let mut crc = crc32fast::Hasher::new_with_initial(change);
     crc.combine(&crc32fast::Hasher::new_with_initial_len(0, count));
@@ -196,7 +197,8 @@ impl Seal {
         (seal.directory_end() == directory.range.end).then_some(seal)
     }
 
-    /// Whether it can be one that was written: what it says is used to ask for memory, and for places in the file.
+    /// Whether it can be one that was written: what it says is used to ask for memory, and for places in the
+    /// file.
     fn is_possible(&self) -> bool {
         let least = self.members().checked_mul(CentralHeader::SIZE as u64);
         let end_records = self.file_len.get().checked_sub(self.directory_end());
@@ -239,8 +241,8 @@ impl Seal {
         self.index(bytes).is_some_and(|index| crc32fast::hash(index.bytes) == self.index_crc.get())
     }
 
-    /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not written by
-    /// us, or another program has changed the archive since.
+    /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not
+    /// written by us, or another program has changed the archive since.
     pub(crate) fn fields_from(&self) -> u64 {
         self.fields_from.get()
     }
@@ -308,14 +310,15 @@ impl Seal {
         Seal { state: GROWING.into(), ..self }.certified()
     }
 
-    /// Whether members can be added to the directory where it is, as long as there is room in front of it. It is the
-    /// last one and ends the file; what is in it is not looked at.
+    /// Whether members can be added to the directory where it is, as long as there is room in front of it. It
+    /// is the last one and ends the file; what is in it is not looked at.
     pub(crate) fn can_grow(&self, bytes: &[u8]) -> bool {
         self.is_last() && self.ends(bytes) && self.has_room() && self.index(bytes).is_some()
     }
 
-    /// The seal of the directory with what was added to it. The checksums are those that it would have had from the
-    /// start: of a directory or an index that is not what its seal said, the new seal says it neither.
+    /// The seal of the directory with what was added to it. The checksums are those that it would have had
+    /// from the start: of a directory or an index that is not what its seal said, the new seal says it
+    /// neither.
     pub(crate) fn grown(&self, added: &Added<'_>, index: &[u8]) -> Self {
         let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc.get(), self.size.get());
         crc.update(added.records);

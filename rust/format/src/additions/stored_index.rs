@@ -1,13 +1,13 @@
 //! The stored name index: from a name to its record in the central directory, without a walk through that.
 //!
-//! It lies in front of the seal, and has two parts. The *slots* are a hash table with linear probing; a slot has the
-//! number of a member and the place of its record, under a checksum that takes in the name's hash, so that neither a
-//! slot of another name nor a damaged one is taken for it. The *places* are those of every sixteenth record, so that
-//! a record is found by its number. There is one for every sixteenth slot: as long as the slots suffice, members are
-//! added without moving anything.
+//! It lies in front of the seal, and has two parts. The *slots* are a hash table with linear probing; a slot
+//! has the number of a member and the place of its record, under a checksum that takes in the name's hash, so
+//! that neither a slot of another name nor a damaged one is taken for it. The *places* are those of every
+//! sixteenth record, so that a record is found by its number. There is one for every sixteenth slot: as long
+//! as the slots suffice, members are added without moving anything.
 //!
 //! An index that does not fit into one extra field is cut into *blocks*, each of which begins with a
-//! [fence](fence::fences), so that programs that go through an archive without its directory get across it.
+//! fence, so that programs that go through an archive without its directory get across it.
 //!
 //! All that is found here is a hint: the record is read, and its name compared.
 
@@ -32,8 +32,8 @@ const FULL: u64 = 17;
 
 const PARTS: u64 = 20;
 
-/// A table has so many slots, or that and an eighth as often as it takes: so that an index is the same, byte for byte,
-/// however many sessions added its members, and seldom has to be made anew.
+/// A table has so many slots, or that and an eighth as often as it takes: so that an index is the same, byte
+/// for byte, however many sessions added its members, and seldom has to be made anew.
 const FEWEST: u64 = 8;
 
 /// A name is found within so many slots, or there is no table: names that were made to collide get none.
@@ -95,7 +95,8 @@ fn slots_for(members: u64) -> u64 {
     slots
 }
 
-/// An index of more bytes is cut: with the seal and what can be between two fences, it is too long for an extra field.
+/// An index of more bytes is cut: with the seal and what can be between two fences, it is too long for an
+/// extra field.
 const MOST_UNCUT: u64 = u16::MAX as u64 - Seal::SIZE as u64 - FENCE;
 
 /// A block has so many bytes, so that the seal behind the last one fits into an extra field, too.
@@ -129,7 +130,8 @@ impl Shape {
     fn of(bytes: usize, is_cut: bool) -> Option<Self> {
         let heads = if is_cut { bytes.div_ceil(BLOCK) * BLOCK_HEAD } else { 0 };
         let content = bytes.saturating_sub(heads);
-        // Sixteen slots and their place have 200 bytes, and less than two slots are lost where there are fewer.
+        // Sixteen slots and their place have 200 bytes, and less than two slots are lost where there are
+        // fewer.
         let slots = content / 25 * 2 + content % 25 * 2 / 25;
         let shape = |slots| Shape { slots, is_cut };
         [slots, slots.saturating_sub(1)].map(shape).into_iter().find(|shape| shape.size() == bytes as u64)
@@ -290,8 +292,9 @@ impl<'a> StoredIndex<'a> {
         hashes.iter().map(|&hash| self.find(hash, |_, _| true)).collect()
     }
 
-    /// What changes in the index when members with these hashes, whose records are at these places, are added: bytes by
-    /// where they are in it. None if it would be made otherwise for so many members, or there may be one of the same name.
+    /// What changes in the index when members with these hashes, whose records are at these places, are
+    /// added: bytes by where they are in it. None if it would be made otherwise for so many members, or there
+    /// may be one of the same name.
     pub(crate) fn additions(&self, added: &[(u64, u64)]) -> Option<BTreeMap<usize, Vec<u8>>> {
         let count = self.shape.slots as u64;
         let members = u64::from(self.members) + added.len() as u64;
@@ -357,8 +360,8 @@ impl StoredIndexBuilder {
         StoredIndexBuilder { added: Vec::new(), old: None, unread: 0, is_possible: true }
     }
 
-    /// Of an archive with so many bytes of records, of which the first are those of `members` members with this
-    /// index, if there is one that is known to be sound.
+    /// Of an archive with so many bytes of records, of which the first are those of `members` members with
+    /// this index, if there is one that is known to be sound.
     ///
     /// # Errors
     /// [`ErrorKind::NoMemory`].
@@ -388,8 +391,8 @@ impl StoredIndexBuilder {
         }
     }
 
-    /// The hashes of the names of the members that were pushed, and the places of their records; none if there can be
-    /// no index.
+    /// The hashes of the names of the members that were pushed, and the places of their records; none if
+    /// there can be no index.
     pub(crate) fn added(&self) -> Option<&[(u64, u64)]> {
         self.is_possible.then_some(&self.added[..])
     }
@@ -424,8 +427,8 @@ impl StoredIndexBuilder {
         Shape::new(slots_for(members)).size()
     }
 
-    /// The index of `members` members with these records; none if a name is there twice, a member is not a stored
-    /// array, or names collide that much.
+    /// The index of `members` members with these records; none if a name is there twice, a member is not a
+    /// stored array, or names collide that much.
     pub(crate) fn build(mut self, records: &[u8], members: u64) -> Option<Vec<u8>> {
         let size = self.size(members);
         if size == 0 || members >= u64::from(u32::MAX) || records.len() as u64 >= 1 << PLACE_BITS {
@@ -460,8 +463,8 @@ impl StoredIndexBuilder {
         (first + self.added.len() as u64 == members).then_some(content).and_then(|content| shape.cut(content))
     }
 
-    /// Adds the members in front of those that were pushed by their records: the first `old` of these, or those that are
-    /// in front of all others.
+    /// Adds the members in front of those that were pushed by their records: the first `old` of these, or
+    /// those that are in front of all others.
     fn read(&mut self, records: &[u8], old: u64) -> Option<()> {
         let first_added = || self.added.first().map_or(records.len(), |(_, place)| *place as usize);
         let end = if old > 0 { first_added() } else { self.unread };

@@ -17,7 +17,8 @@ pub const MAX_HEADER_SIZE: usize = 10_000;
 /// Data of an `.npy` file starts at a multiple of this, counted from its magic string.
 const HEADER_ALIGN: usize = 64;
 
-/// The digits that NumPy leaves room for in the axis along which an array may grow: `len(str(8 * 2**64 - 1))`.
+/// The digits that NumPy leaves room for in the axis along which an array may grow: `len(str(8 * 2**64 -
+/// 1))`.
 const GROWTH_DIGITS: usize = 21;
 
 /// The shape of an array: a Python tuple of dimensions.
@@ -123,8 +124,8 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Reads a header of a plain dtype that is spelt exactly as NumPy spells it; all others are left to the general
-/// reader, which would give the same. First access to a member spends a third of its time there.
+/// Reads a header of a plain dtype that is spelt exactly as NumPy spells it; all others are left to the
+/// general reader, which would give the same. First access to a member spends a third of its time there.
 fn canonical(text: &[u8]) -> Option<Header<'_>> {
     let rest = text.strip_prefix(b"{'descr': '")?;
     let (descr, rest) =
@@ -160,7 +161,8 @@ fn canonical(text: &[u8]) -> Option<Header<'_>> {
     blank.then_some(Header { descr: Literal::Str(Cow::Borrowed(descr)), fortran_order, shape: Shape(shape) })
 }
 
-/// The bytes of a header, from its magic string to the newline in front of the data, as `numpy.save` writes it.
+/// The bytes of a header, from its magic string to the newline in front of the data, as `numpy.save` writes
+/// it.
 ///
 /// `descr` is the Python source of the dtype's description. `growth` leaves room for a longer first (or, in
 /// Fortran order, last) dimension: NumPy 1.24 and newer do, NumPy 1.23 does not.
@@ -233,8 +235,8 @@ pub fn encode_to(
     Ok(())
 }
 
-/// The length of a header's text with its padding and newline, behind a prefix of so many bytes. NumPy pads by
-/// 1 to 64 bytes, never by none, counting the newline as part of the text.
+/// The length of a header's text with its padding and newline, behind a prefix of so many bytes. NumPy pads
+/// by 1 to 64 bytes, never by none, counting the newline as part of the text.
 fn padded_len(prefix: usize, text: usize) -> usize {
     text + 1 + HEADER_ALIGN - (prefix + text + 1) % HEADER_ALIGN
 }

@@ -1,4 +1,4 @@
-//! The [header](header) of an `.npy` file, and the Python [literals](literal) in it.
+//! The [`header`] of an `.npy` file, and the Python [literals](literal) in it.
 
 pub mod header;
 pub mod literal;

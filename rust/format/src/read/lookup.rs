@@ -1,12 +1,14 @@
 //! The members of an archive as a reader looks them up.
 //!
-//! Where a file of ours is as we wrote it, by the index that is stored in it: opening reads nothing else, however many
-//! members there are. Everywhere else by an [`WalkedIndex`] that a walk through the directory makes.
+//! Where a file of ours is as we wrote it, by the index that is stored in it: opening reads nothing else,
+//! however many members there are. Everywhere else by an [`WalkedIndex`] that a walk through the directory
+//! makes.
 //!
-//! The stored index and the directory stay in the file, where others can change them: an append of ours overwrites
-//! both, and another program may edit a record in place. So what they say is checked whenever it is used, and that
-//! there is *no* member of a name, or what all the names are, only counts once they have been checked as a whole
-//! ([`Lookup::verify`]); where they are not what they were, a walk or a search takes their place.
+//! The stored index and the directory stay in the file, where others can change them: an append of ours
+//! overwrites both, and another program may edit a record in place. So what they say is checked whenever it
+//! is used, and that there is *no* member of a name, or what all the names are, only counts once they have
+//! been checked as a whole ([`Lookup::verify`]); where they are not what they were, a walk or a search takes
+//! their place.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +29,8 @@ use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
 
-/// A directory and an index that are no larger together are checked as a whole when the file is opened: that takes
-/// microseconds, and there is no more to be said of them.
+/// A directory and an index that are no larger together are checked as a whole when the file is opened: that
+/// takes microseconds, and there is no more to be said of them.
 const SMALL: u64 = 1 << 16;
 
 /// Records up to this size are copied without asking for memory.
@@ -235,8 +237,8 @@ impl Lookup {
             .flatten()
     }
 
-    /// What [`Lookup::find_again`] finds for each of these names. To read the index and the directory for one name after
-    /// the other would be to wait for memory as often; so each step is taken for all of them.
+    /// What [`Lookup::find_again`] finds for each of these names. To read the index and the directory for one
+    /// name after the other would be to wait for memory as often; so each step is taken for all of them.
     pub fn find_all<'n>(
         &self,
         bytes: &[u8],
@@ -270,8 +272,8 @@ impl Lookup {
         self.walked.get().is_some() || (is_checked() && self.is_there(bytes))
     }
 
-    /// Whether the directory has not been overwritten: a writer of ours takes its end record away first, and when that
-    /// of another directory is in its place, another seal is, too.
+    /// Whether the directory has not been overwritten: a writer of ours takes its end record away first, and
+    /// when that of another directory is in its place, another seal is, too.
     pub fn is_there(&self, bytes: &[u8]) -> bool {
         let at = self.directory.comment.start.saturating_sub(EndRecord::SIZE as u64);
         EndRecord::read(bytes, at, ErrorKind::NoEndRecord).is_ok()
@@ -283,9 +285,9 @@ impl Lookup {
         self.recovered.load(Ordering::Acquire)
     }
 
-    /// Finds out whether the stored index and the directory are what they were when the file was closed, and if not,
-    /// puts an index in their place. `newer` is the same file as it is now, if it has grown. `is_quiet` says that
-    /// nobody writes to it: then there is no more to be had than is found.
+    /// Finds out whether the stored index and the directory are what they were when the file was closed, and
+    /// if not, puts an index in their place. `newer` is the same file as it is now, if it has grown.
+    /// `is_quiet` says that nobody writes to it: then there is no more to be had than is found.
     ///
     /// # Errors
     /// If they are not, and what members there are cannot be told, or was overwritten meanwhile; and
@@ -329,7 +331,8 @@ impl Lookup {
         if index.len() > members as usize || (index.len() < members as usize && !is_quiet) {
             return Err(ErrorKind::DirectoryTruncated.into());
         }
-        // Members lie in the file in the order of the directory, so that those that are found have the same numbers.
+        // Members lie in the file in the order of the directory, so that those that are found have the same
+        // numbers.
         let base = if index.len() == members as usize { 0 } else { members };
         self.take_over(index, base);
         Ok(())
@@ -424,8 +427,8 @@ impl Lookup {
         self.listed(bytes, &record.ok_or(ErrorKind::DirectoryTruncated)?, number)
     }
 
-    /// The array of a member whose name is `name`: by what the directory says of it if that can be believed, else by
-    /// the member's own headers. A header of more than `max_header_size` characters is refused.
+    /// The array of a member whose name is `name`: by what the directory says of it if that can be believed,
+    /// else by the member's own headers. A header of more than `max_header_size` characters is refused.
     ///
     /// # Errors
     /// As for [`Member::file`] and [`Header::parse`].
@@ -508,7 +511,8 @@ fn stored(bytes: &[u8], survey: &Survey) -> Option<Seal> {
     (is_whole && table.is_some() && members < u64::from(u32::MAX) / 2).then_some(seal)
 }
 
-/// The members of an archive from the file as it is after an append, whose directory begins with what was there.
+/// The members of an archive from the file as it is after an append, whose directory begins with what was
+/// there.
 fn successor(newer: Sparse<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Option<WalkedIndex> {
     let mut directory = Survey::new(newer, Effort::Read, &mut *keep_going).ok()?.directory?;
     let newer = newer.bytes;

@@ -4,10 +4,10 @@
 //! members: the last end record counts, the directory ends where its end record starts (which shows how many
 //! bytes stand in front of the archive), and of two members with one name the last wins.
 //!
-//! An index holds numbers only, 24 bytes a member and a table of their hashes; names stay in the archive. What
-//! a member is read from (its local header's place, its stored size) was copied when the index was built, so
-//! that a directory overwritten later, as every zip tool does when it appends, cannot lead a reader astray: a
-//! name that is no longer in the directory is looked for in the member's own local header.
+//! An index holds numbers only, 24 bytes a member and a table of their hashes; names stay in the archive.
+//! What a member is read from (its local header's place, its stored size) was copied when the index was
+//! built, so that a directory overwritten later, as every zip tool does when it appends, cannot lead a reader
+//! astray: a name that is no longer in the directory is looked for in the member's own local header.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
@@ -25,7 +25,8 @@ use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
 use crate::zip::records::{CentralHeader, Extent, LocalHeader, Record, STORED, flags};
 
-/// Memory for so many members is taken on the word of the end record, if there is as much; for more, only as they are found.
+/// Memory for so many members is taken on the word of the end record, if there is as much; for more, only as
+/// they are found.
 const TRUSTED_COUNT: usize = 1 << 22;
 
 /// The caller is asked whether to go on each time this many members have been read.
@@ -152,7 +153,8 @@ impl WalkedIndex {
         Ok(index)
     }
 
-    /// Indexes the stored arrays of a file that was surveyed: those of its directory, and those that were found.
+    /// Indexes the stored arrays of a file that was surveyed: those of its directory, and those that were
+    /// found.
     ///
     /// # Errors
     /// As for [`WalkedIndex::build`].
@@ -292,7 +294,8 @@ impl WalkedIndex {
         self.table.find(hash, same).copied().map(MemberId)
     }
 
-    /// Where a member is that was of this name, if what was found to be of none is because that has another name now.
+    /// Where a member is that was of this name, if what was found to be of none is because that has another
+    /// name now.
     pub fn renamed(&self, bytes: &[u8], name: &str) -> Option<u64> {
         let records = self.directory.bytes(bytes).unwrap_or_default();
         let is_own = |entry: &Entry, other: Option<Cow<'_, [u8]>>| {
@@ -312,8 +315,8 @@ impl WalkedIndex {
 
     /// The name of a member: from the directory, or from its local header if the directory was overwritten.
     ///
-    /// It is copied before it is compared: a writer can overwrite the directory at any moment, and what is not the name
-    /// any more need not be text either.
+    /// It is copied before it is compared: a writer can overwrite the directory at any moment, and what is
+    /// not the name any more need not be text either.
     ///
     /// # Errors
     /// [`ErrorKind::NamesDiffer`] if neither has the name that was indexed.
@@ -452,7 +455,8 @@ fn in_local(bytes: &[u8], entry: &Entry, name: &[u8]) -> bool {
     local_raw_name(bytes, entry).is_some_and(|(raw, flag_bits)| name::is_array_name(raw, flag_bits, name))
 }
 
-/// Brings the local header and the `.npy` header of a member into the cache, in one wait instead of one for each.
+/// Brings the local header and the `.npy` header of a member into the cache, in one wait instead of one for
+/// each.
 fn fetch_headers(bytes: &[u8], local: u64) {
     let start = usize::try_from(local).unwrap_or(usize::MAX).min(bytes.len());
     let end = bytes.len().min(start.saturating_add(256));

@@ -1,4 +1,5 @@
-//! What is in a file: by its directory, and by a [scan](recovery_scan) of the local headers where none lists them.
+//! What is in a file: by its directory, and by a [scan](recovery_scan) of the local headers where none lists
+//! them.
 
 pub mod recovery_scan;
 mod stale_index;

@@ -1,14 +1,15 @@
 //! What members there are in a file, with or without a directory that lists them.
 //!
-//! A writer that was killed leaves members that no directory has: behind a directory that they have overwritten,
-//! behind the archive that was appended to, or in the room in front of the last directory that was flushed. Each of
-//! them has a mark in its local header, and every directory that was whole has a seal in front or a base behind it
-//! ([`crate::mark`]). A survey goes through the file from member to member and believes nothing else, so that it
-//! neither misses a member nor takes something inside of an array for one.
+//! A writer that was killed leaves members that no directory has: behind a directory that they have
+//! overwritten, behind the archive that was appended to, or in the room in front of the last directory that
+//! was flushed. Each of them has a mark in its local header, and every directory that was whole has a seal in
+//! front or a base behind it ([`crate::additions::mark`]). A survey goes through the file from member to member and
+//! believes nothing else, so that it neither misses a member nor takes something inside of an array for one.
 //!
-//! The highest low-water mark that it meets vouches for all members below. Of those above it, which were being written
-//! when the last one was begun, the large ones are finished if their local header says so, and the bytes of the others
-//! are compared with their checksum: about one for each thread that wrote, whatever the size of the archive.
+//! The highest low-water mark that it meets vouches for all members below. Of those above it, which were
+//! being written when the last one was begun, the large ones are finished if their local header says so, and
+//! the bytes of the others are compared with their checksum: about one for each thread that wrote, whatever
+//! the size of the archive.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -30,7 +31,8 @@ use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
 use crate::zip::records::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
 
-/// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its padding.
+/// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its
+/// padding.
 const FIRST_MEMBER: usize = 1 << 17;
 
 /// So many zeros in front of it are skipped.
@@ -53,19 +55,20 @@ const END_RECORD: [u8; 4] = EndRecord::SIGNATURE.to_le_bytes();
 /// How thoroughly to look into a file without a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// For what was written by us, if the file looks like it near its ends; a directory that is there is taken as it
-    /// is, as who only reads finds out what is wrong with it, see [`Survey::without_directory`].
+    /// For what was written by us, if the file looks like it near its ends; a directory that is there is
+    /// taken as it is, as who only reads finds out what is wrong with it, see [`Survey::without_directory`].
     Read,
     /// The same, and the directory is read to its end, unless it can be added to where it is.
     Append,
-    /// The same, and it is only added to where it is if it is what its seal says: a power failure may have torn it.
+    /// The same, and it is only added to where it is if it is what its seal says: a power failure may have
+    /// torn it.
     AppendChecked,
     /// Everywhere, and if there is nothing of ours, for members of other programs, too.
     Full,
 }
 
-/// The room in front of the directory of a file whose writer was closed: its seal says that there is no member in it, and
-/// nobody looks for one there. Empty for any other file.
+/// The room in front of the directory of a file whose writer was closed: its seal says that there is no
+/// member in it, and nobody looks for one there. Empty for any other file.
 pub fn closed_room(bytes: &[u8]) -> Range<u64> {
     let seal = DirectoryLocation::locate(bytes).ok().and_then(|directory| Seal::before(&directory, bytes));
     seal.filter(|seal| seal.is_last() && seal.ends(bytes))
@@ -76,7 +79,8 @@ impl Survey {
     /// Surveys a file, without a look at its holes; `keep_going` is asked from time to time.
     ///
     /// # Errors
-    /// Those of [`DirectoryLocation::locate`] if there is nothing that could be read, and [`ErrorKind::Interrupted`].
+    /// Those of [`DirectoryLocation::locate`] if there is nothing that could be read, and
+    /// [`ErrorKind::Interrupted`].
     pub fn new<'a>(
         file: impl Into<Sparse<'a>>,
         effort: Effort,
@@ -144,8 +148,8 @@ impl Survey {
             // Not one of ours; perhaps another program was killed before it wrote the directory.
             scan.chain()?;
         }
-        // A file in which there is nothing is what the first look says that it is, unless a writer of ours began
-        // it, and was killed before its first member was finished.
+        // A file in which there is nothing is what the first look says that it is, unless a writer of ours
+        // began it, and was killed before its first member was finished.
         if scan.survey.is_empty() && !is_begun(file) { Err(error) } else { Ok(scan.survey) }
     }
 
@@ -170,8 +174,8 @@ impl Survey {
         let room =
             seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.complete_below()..seal.start());
         if seal.is_none() && directory.prefix_len != 0 && (effort == Effort::Full || could_be_ours(file)) {
-            // Something stands in front of this archive. If that is an archive of ours, this one is inside of an
-            // array that was being written, unless it was put behind it.
+            // Something stands in front of this archive. If that is an archive of ours, this one is inside of
+            // an array that was being written, unless it was put behind it.
             let mut scan = Scan::new(file, Survey::default(), keep_going);
             scan.run(0..len)?;
             scan.conclude()?;
@@ -189,8 +193,8 @@ impl Survey {
         if seal.is_none() && effort != Effort::Read {
             survey.stale_indexes = stale_index::find(bytes, &directory);
         }
-        // Behind the end record there can be members that were appended to another program's archive, and a part of
-        // a directory of ours: at most 64 KiB, or the end record would not have been found.
+        // Behind the end record there can be members that were appended to another program's archive, and a
+        // part of a directory of ours: at most 64 KiB, or the end record would not have been found.
         let behind = directory.comment.end..len;
         let is_at_end = directory.is_near_end(bytes);
         survey.is_at_end = is_at_end;
@@ -208,8 +212,8 @@ impl Survey {
         let mut survey = scan.survey;
         // The one that was found by its end record may have been passed over.
         survey.is_at_end = is_at_end && survey.directory.as_ref().is_some_and(|found| found.range == range);
-        // Other programs take the last end record. If it is torn, so that an earlier one counts here, that is no state to
-        // leave a file in.
+        // Other programs take the last end record. If it is torn, so that an earlier one counts here, that is
+        // no state to leave a file in.
         let end_record = memmem::find(slice(bytes, &behind_end).unwrap_or_default(), &END_RECORD);
         survey.is_clean =
             end_record.is_none() && (seal.is_some_and(|seal| seal.ends(bytes)) || survey.end == len);
@@ -217,8 +221,8 @@ impl Survey {
     }
 }
 
-/// The first local header near the start of a file; or near where it is not zero any more, if a writer was killed
-/// before it wrote anything of its first member, while another thread had begun to write behind it.
+/// The first local header near the start of a file; or near where it is not zero any more, if a writer was
+/// killed before it wrote anything of its first member, while another thread had begun to write behind it.
 fn first_header(file: Sparse<'_>) -> Option<u64> {
     let mut zeros = 0;
     for data in file.data_in(0..file.len()) {
@@ -367,8 +371,8 @@ impl<'a, 'f> Scan<'a, 'f> {
             }
             reached = reached.max(range.end);
         }
-        // Behind the members that a directory lists can be others that were reserved before it was written, and never
-        // finished.
+        // Behind the members that a directory lists can be others that were reserved before it was written,
+        // and never finished.
         self.survey.end = if reached < self.end { self.end_of_listed().max(reached) } else { reached };
         self.survey.found = sound;
         Ok(())
@@ -384,7 +388,8 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
     }
 
-    /// Where the last member ends that the directory lists, if all of them can be read; else what its seal says.
+    /// Where the last member ends that the directory lists, if all of them can be read; else what its seal
+    /// says.
     fn end_of_listed(&mut self) -> u64 {
         let bytes = self.bytes;
         if self.survey.seal.is_none() {
@@ -469,8 +474,9 @@ impl<'a, 'f> Scan<'a, 'f> {
     fn sealed(&mut self, seal: &Seal) -> Option<(DirectoryLocation, u64)> {
         let range = seal.directory()..seal.directory_end();
         if seal.is_growing() {
-            // Its end record may be gone: all that this said is known from the archive that it goes on with, if any.
-            // Its checksum is not asked: whoever adds to a directory does not know whether it is right.
+            // Its end record may be gone: all that this said is known from the archive that it goes on with,
+            // if any. Its checksum is not asked: whoever adds to a directory does not know whether it is
+            // right.
             let base = self.survey.directory.as_ref();
             let directory = DirectoryLocation {
                 range,
@@ -553,7 +559,8 @@ impl<'a, 'f> Scan<'a, 'f> {
         if (self.keep_going)() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
     }
 
-    /// Follows the members of another program from the start of the file, as long as their checksums are right.
+    /// Follows the members of another program from the start of the file, as long as their checksums are
+    /// right.
     fn chain(&mut self) -> Result<()> {
         let mut at = 0;
         while let Some(member) = LocalMember::read(self.file.until_hole(at), at) {

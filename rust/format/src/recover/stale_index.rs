@@ -1,7 +1,7 @@
 //! The index and the seal that are left where another program has appended to an archive of ours.
 //!
-//! Such a program writes its first member over our directory, and leaves the index and the seal in front of it where they
-//! are. Nothing leads a reader across these that goes from local header to local header.
+//! Such a program writes its first member over our directory, and leaves the index and the seal in front of
+//! it where they are. Nothing leads a reader across these that goes from local header to local header.
 
 use std::ops::Range;
 

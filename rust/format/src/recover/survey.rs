@@ -58,7 +58,8 @@ pub struct Survey {
     pub found: Vec<LocalMember>,
     /// Members that were begun and not finished.
     pub unfinished: Vec<Unfinished>,
-    /// Ranges between members in which there is none, nor a filler, in the order in which they lie in the file.
+    /// Ranges between members in which there is none, nor a filler, in the order in which they lie in the
+    /// file.
     pub gaps: Vec<Range<u64>>,
     /// Ranges between members in which there are an index and a seal that another program has left there.
     pub stale_indexes: Vec<Range<u64>>,
@@ -73,15 +74,15 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Whether the directory is where zip readers look for it, lists all there is, and is the end of the file; and those
-    /// that read without it come across nothing else.
+    /// Whether the directory is where zip readers look for it, lists all there is, and is the end of the
+    /// file; and those that read without it come across nothing else.
     pub fn is_whole(&self) -> bool {
         let is_walkable = || self.gaps.is_empty() && self.stale_headers().next().is_none();
         self.is_at_end && self.is_clean && self.found.is_empty() && is_walkable()
     }
 
-    /// Takes found members out, as their bytes are not what was written. Their ranges are gaps, or at the end to be used
-    /// again.
+    /// Takes found members out, as their bytes are not what was written. Their ranges are gaps, or at the end
+    /// to be used again.
     pub fn drop_found(&mut self, mut is_sound: impl FnMut(&LocalMember) -> bool) {
         let gaps = &mut self.gaps;
         self.found.retain(|member| {
@@ -105,8 +106,8 @@ impl Survey {
         self.gaps = merged;
     }
 
-    /// Where the local headers are that a later recovery scan must not follow: those of members that are not finished
-    /// where others will be written. Where a filler goes, that takes its place.
+    /// Where the local headers are that a later recovery scan must not follow: those of members that are not
+    /// finished where others will be written. Where a filler goes, that takes its place.
     pub fn stale_headers(&self) -> impl Iterator<Item = u64> {
         let in_gap = |gap: &Range<u64>, at: u64| {
             gap.contains(&at) && (at != gap.start || gap.end - gap.start < Filler::LEAST)

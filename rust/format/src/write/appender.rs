@@ -2,14 +2,16 @@
 //!
 //! The rules that keep an archive recoverable at every moment, for whoever does the writing:
 //!
-//! - Members follow one another without a byte in between. A member counts once all of it is in the file: of a large one,
-//!   its local header goes there once more, last ([`crate::mark`]). A directory is derived.
-//! - Behind the members of another program, which have no marks, their directory is kept for good ([`crate::kept_directory`]). It is
-//!   overwritten only when there is a copy of it on the disk. Where members cannot follow those, they go behind that archive
-//!   and a [`Base`], and its directory stays where it is.
-//! - Members go into the room in front of a directory of ours, if it has some, and their records behind those that it
-//!   has ([`crate::grow`]). Where there is no room, it may be overwritten by members, unless it was written for readers
-//!   to use meanwhile ([`Publish::Flush`]): then [`Appender::reserve`] says that there is no room.
+//! - Members follow one another without a byte in between. A member counts once all of it is in the file: of
+//!   a large one, its local header goes there once more, last ([`crate::additions::mark`]). A directory is derived.
+//! - Behind the members of another program, which have no marks, their directory is kept for good
+//!   (`kept_directory`). It is overwritten only when there is a copy of it on the disk. Where
+//!   members cannot follow those, they go behind that archive and a [`Base`], and its directory stays where
+//!   it is.
+//! - Members go into the room in front of a directory of ours, if it has some, and their records behind those
+//!   that it has ([`crate::write::grow_in_place`]). Where there is no room, it may be overwritten by members, unless it was
+//!   written for readers to use meanwhile ([`Publish::Flush`]): then [`Appender::reserve`] says that there is
+//!   no room.
 //! - The file never gets shorter than it was when somebody could open it.
 
 use std::sync::Arc;
@@ -32,18 +34,18 @@ use crate::write::placement::{Alignment, Placement};
 use crate::zip::name::StoredName;
 use crate::zip::records::{EndRecord, Record};
 
-/// The room that a directory leaves in front of it for members: so much at least and at most, and else a share of
-/// the file. It is a hole in the file, which takes no space on the disk until something is written there. At least more
-/// than an archive comment can have: where the end record of this directory is taken away, nobody finds that of the one
-/// before, which members may have overwritten in part.
+/// The room that a directory leaves in front of it for members: so much at least and at most, and else a
+/// share of the file. It is a hole in the file, which takes no space on the disk until something is written
+/// there. At least more than an archive comment can have: where the end record of this directory is taken
+/// away, nobody finds that of the one before, which members may have overwritten in part.
 const LEAST_ROOM: u64 = 1 << 17;
 
 const MOST_ROOM: u64 = 1 << 30;
 
 const ROOM_SHARE: u64 = 8;
 
-/// The last directory leaves room, too, so that members can be added without moving it: for as many bytes as it has, but
-/// not more than this share of what is in front of it. A small directory is moved in no time.
+/// The last directory leaves room, too, so that members can be added without moving it: for as many bytes as
+/// it has, but not more than this share of what is in front of it. A small directory is moved in no time.
 const GROWTH_FROM: u64 = 1 << 16;
 
 const GROWTH_SHARE: u64 = 128;
@@ -53,8 +55,8 @@ const GROWTH_SHARE: u64 = 128;
 pub enum Reserved {
     /// Its place.
     Place(Placement),
-    /// There is no room in front of the directory that readers use. It must [make way](Appender::make_way), or a new one
-    /// be published first, with so much room.
+    /// There is no room in front of the directory that readers use. It must [make way](Appender::make_way),
+    /// or a new one be published first, with so much room.
     NoRoom(u64),
 }
 
@@ -67,12 +69,13 @@ enum Prologue {
     Keep(u64),
     /// In front of a directory of ours with room: that it need not be the last, or that it grows.
     Seal(Seal),
-    /// In place of the signature of the end record of a directory of ours, which members are going to overwrite.
+    /// In place of the signature of the end record of a directory of ours, which members are going to
+    /// overwrite.
     Blank(u64),
     /// The same, of one that was added to, whose seal says that it grows: this does not.
     SealAndBlank(Seal, u64),
-    /// In place of the signature of the end record of a directory that could not be written to its end, of which nobody knows
-    /// how much is there. If members were being added to one, that still grows.
+    /// In place of the signature of the end record of a directory that could not be written to its end, of
+    /// which nobody knows how much is there. If members were being added to one, that still grows.
     Undo(Option<Seal>, u64),
 }
 
@@ -87,7 +90,8 @@ pub struct Appender {
     alignment: Alignment,
     /// Where the next member starts.
     next: u64,
-    /// What reaches past this byte would overwrite a directory that readers use, or the place of a fence in front of it.
+    /// What reaches past this byte would overwrite a directory that readers use, or the place of a fence in
+    /// front of it.
     limit: Option<u64>,
     /// In front of this, members may have overwritten fences.
     reached: u64,
@@ -99,16 +103,16 @@ pub struct Appender {
     prologue_done: usize,
     /// The end record of a directory that readers use.
     end_record: Option<u64>,
-    /// The end record behind which a base was written: that knows the directory without its signature, which goes when a
-    /// directory of ours is there.
+    /// The end record behind which a base was written: that knows the directory without its signature, which
+    /// goes when a directory of ours is there.
     foreign_end_record: Option<u64>,
     directory: DirectoryWriter,
     /// What `directory` comes behind, as long as that stays where it is.
     growing: Option<Growing>,
     /// The seal of a directory that was added to, as it is when that ends: its records may be overwritten.
     reopened: Option<Seal>,
-    /// The directory that there was is not what we wrote. It stays for what nothing else vouches for, and the next one does
-    /// not pass for ours.
+    /// The directory that there was is not what we wrote. It stays for what nothing else vouches for, and the
+    /// next one does not pass for ours.
     is_edited: bool,
     /// Where the members start that are being written.
     starts: Vec<u64>,
@@ -234,7 +238,8 @@ impl Appender {
         Ok(self.directory.contains(name))
     }
 
-    /// The same, as long as no other program has changed names in place: that is not looked at for each new member.
+    /// The same, as long as no other program has changed names in place: that is not looked at for each new
+    /// member.
     pub fn is_likely(&mut self, name: &StoredName) -> bool {
         self.growing.as_ref().is_some_and(|old| old.contains(name)) || self.directory.contains(name)
     }
@@ -259,9 +264,9 @@ impl Appender {
         self.prologue.is_some()
     }
 
-    /// What must be written before anything else is, and where; each part only when the one before is on the disk, if
-    /// [it must be](Appender::must_sync_prologue). What [was written](Appender::prologue_part_is_written) before another part
-    /// failed is not among it.
+    /// What must be written before anything else is, and where; each part only when the one before is on the
+    /// disk, if [it must be](Appender::must_sync_prologue). What [was
+    /// written](Appender::prologue_part_is_written) before another part failed is not among it.
     pub fn prologue(&self) -> Vec<(u64, Vec<u8>)> {
         self.all_of_prologue().split_off(self.prologue_done)
     }
@@ -281,13 +286,15 @@ impl Appender {
                 vec![(*end_record, BLANK.to_vec()), sealed(seal)]
             }
             Some(Prologue::Undo(seal, end_record)) => {
-                // As long as there is an end record, it leads to all members. Without one, this seal or their marks do.
+                // As long as there is an end record, it leads to all members. Without one, this seal or their
+                // marks do.
                 seal.iter().map(sealed).chain([(*end_record, BLANK.to_vec())]).collect()
             }
         }
     }
 
-    /// A copy of the directory of another program behind its archive, then the one that is kept in place of it.
+    /// A copy of the directory of another program behind its archive, then the one that is kept in place of
+    /// it.
     fn keep(&self, end_record: u64) -> Vec<(u64, Vec<u8>)> {
         let (kept, copy) = self.kept();
         let records = &self.directory.records()[..];
@@ -318,9 +325,10 @@ impl Appender {
         (kept, copy)
     }
 
-    /// Whether that must be on the disk first, also if nothing else is synced. Without it, what is behind an archive of
-    /// another program could hide that from whoever looks for its end record; and the end record of a large directory, which
-    /// is not read as a whole when the file is opened, could be there when members have overwritten that.
+    /// Whether that must be on the disk first, also if nothing else is synced. Without it, what is behind an
+    /// archive of another program could hide that from whoever looks for its end record; and the end record
+    /// of a large directory, which is not read as a whole when the file is opened, could be there when
+    /// members have overwritten that.
     pub fn must_sync_prologue(&self) -> bool {
         matches!(self.prologue, Some(Prologue::Base(_) | Prologue::Keep(_) | Prologue::SealAndBlank(..)))
     }
@@ -351,9 +359,9 @@ impl Appender {
         (self.is_unfinished, self.has_unlisted) = (true, true);
     }
 
-    /// Makes way for what does not fit in front of a directory that is added to where it is: that is going to be
-    /// overwritten, for which there is a [prologue](Appender::prologue). Reads all of it, and says whether that was done:
-    /// not if it is not what we wrote.
+    /// Makes way for what does not fit in front of a directory that is added to where it is: that is going to
+    /// be overwritten, for which there is a [prologue](Appender::prologue). Reads all of it, and says whether
+    /// that was done: not if it is not what we wrote.
     ///
     /// # Errors
     /// If it cannot be read to its end.
@@ -369,8 +377,8 @@ impl Appender {
         Ok(true)
     }
 
-    /// Reads a directory that is added to where it is, so that it can be written elsewhere; says whether it is what its
-    /// seal says.
+    /// Reads a directory that is added to where it is, so that it can be written elsewhere; says whether it
+    /// is what its seal says.
     fn read_old(&mut self) -> Result<bool> {
         let Some(growing) = &self.growing else { return Ok(false) };
         let old = growing.old();
@@ -428,10 +436,11 @@ impl Appender {
         self.length = self.length.max(place.end);
     }
 
-    /// Gives the range of a member back that could not be written. If nothing is behind it, it is used again; else it is
-    /// a gap, for which this returns what fills it (see [`Filler`]).
+    /// Gives the range of a member back that could not be written. If nothing is behind it, it is used again;
+    /// else it is a gap, for which this returns what fills it (see [`Filler`]).
     ///
-    /// Whoever calls this has taken the signature of the member's local header away: a recovery scan must not follow it.
+    /// Whoever calls this has taken the signature of the member's local header away: a recovery scan must not
+    /// follow it.
     pub fn abandon(&mut self, place: &Placement) -> Option<Filler> {
         self.forget(place);
         if self.next == place.end {
@@ -456,8 +465,8 @@ impl Appender {
         }
     }
 
-    /// The directory to write, in a file of `length` bytes: failed writes may have made it longer than is known.
-    /// Nothing else may be published before [`Appender::is_published`].
+    /// The directory to write, in a file of `length` bytes: failed writes may have made it longer than is
+    /// known. Nothing else may be published before [`Appender::is_published`].
     ///
     /// # Errors
     /// If one that is added to where it is cannot grow any more, and cannot be read to its end.
@@ -544,8 +553,8 @@ impl Appender {
             let end_records = self.directory.end_records(directory).len();
             directory + (self.directory.records().len() + end_records) as u64
         };
-        // So that it ends where the file does; behind a filler where there is no member, as NumPy knows an archive by its
-        // first bytes.
+        // So that it ends where the file does; behind a filler where there is no member, as NumPy knows an
+        // archive by its first bytes.
         let fence = if publish == Publish::Close { FENCE } else { 0 };
         let least = if self.next == 0 { Filler::LEAST } else { self.next + fence };
         let growth = ends(0).min(self.next / GROWTH_SHARE);
@@ -553,8 +562,8 @@ impl Appender {
         let least = least + if can_grow { growth } else { 0 };
         let mut at = self.length.saturating_sub(if self.is_edited { 0 } else { ends(0) }).max(least);
         if let Publish::Flush(room) = publish {
-            // In place of the one that was published before, if that leaves room enough; else behind it, so that
-            // readers can use the one until the other is there.
+            // In place of the one that was published before, if that leaves room enough; else behind it, so
+            // that readers can use the one until the other is there.
             let in_place = self.limit.is_some()
                 && !self.is_edited
                 && at >= self.next.saturating_add(room).saturating_add(FENCE);
@@ -617,8 +626,8 @@ impl Appender {
         self.has_unlisted = self.directory.count() != new.count || self.is_busy();
     }
 
-    /// A directory could not be written to its end, in a file that has `length` bytes now. Whatever is there of it must go
-    /// before anything else is written: other members would not be in it.
+    /// A directory could not be written to its end, in a file that has `length` bytes now. Whatever is there
+    /// of it must go before anything else is written: other members would not be in it.
     pub fn publish_failed(&mut self, new: &NewDirectory, length: u64) {
         (self.is_unfinished, self.has_unlisted) = (true, true);
         let end_record = self.directory.end_record(new.end());
@@ -633,8 +642,8 @@ impl Appender {
         self.prologue = Some(Prologue::Undo(seal, end_record));
     }
 
-    /// The directory of members of another program, whose own was lost, as that program would have written it, and
-    /// where it goes. Nothing else vouches for them.
+    /// The directory of members of another program, whose own was lost, as that program would have written
+    /// it, and where it goes. Nothing else vouches for them.
     pub fn foreign_directory(&self) -> (u64, Vec<u8>) {
         let end_records = self.directory.end_records(self.length);
         (self.length, [&self.directory.records()[..], &end_records].concat())

@@ -14,14 +14,15 @@ use crate::write::grow_in_place::Growth;
 /// What a directory is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publish {
-    /// A flush: readers use it while the writer goes on. It leaves room for at least this many bytes of members.
+    /// A flush: readers use it while the writer goes on. It leaves room for at least this many bytes of
+    /// members.
     Flush(u64),
     /// The final directory, written by `close`.
     Close,
 }
 
-/// Zeros over the signature of an end record hide it from all readers. They must be in the file before anything of its
-/// directory is overwritten: readers trust whatever an end record with a signature leads to.
+/// Zeros over the signature of an end record hide it from all readers. They must be in the file before
+/// anything of its directory is overwritten: readers trust whatever an end record with a signature leads to.
 pub(crate) const BLANK: [u8; 4] = [0; 4];
 
 /// A directory that is to be written.
@@ -93,8 +94,9 @@ impl NewDirectory {
         (is_new && self.members_end + FENCE < self.at).then_some(self.members_end..self.at)
     }
 
-    /// What to write first in an archive without a member, and that from its head on: the header of the member that was
-    /// begun there, which is all that tells whose file it is, can be where the filler has its zeros.
+    /// What to write first in an archive without a member, and that from its head on: the header of the
+    /// member that was begun there, which is all that tells whose file it is, can be where the filler has its
+    /// zeros.
     pub fn filler(&self) -> Option<&Filler> {
         self.filler.as_ref()
     }
@@ -131,17 +133,18 @@ impl NewDirectory {
         Head { index, seal }
     }
 
-    /// What to write where, one after the other, and each only when what was written before cannot be lost any more:
-    /// at no time does anybody find a directory that lists only some of the members. It is the old one, the new one,
-    /// or none. This comes first, then what [`NewDirectory::changes`] gives, and then [`NewDirectory::last_writes`].
+    /// What to write where, one after the other, and each only when what was written before cannot be lost
+    /// any more: at no time does anybody find a directory that lists only some of the members. It is the old
+    /// one, the new one, or none. This comes first, then what [`NewDirectory::changes`] gives, and then
+    /// [`NewDirectory::last_writes`].
     pub fn first_writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
         let meanwhile = self.meanwhile.as_ref().map(|seal| (seal.as_bytes(), seal.at()));
         let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
         let records = [(&self.records[..], self.start)];
         // In front of a directory that stays, so that the next member can always follow the last one.
         let early = self.fence().filter(|_| !self.is_sealed());
-        // The seal of one that does not grow any more changes only when nobody looks for members by it. One that grows has
-        // said so since the first member was begun, and is found without its end record.
+        // The seal of one that does not grow any more changes only when nobody looks for members by it. One
+        // that grows has said so since the first member was begun, and is found without its end record.
         early.chain(blank).chain(meanwhile).chain(records).filter(|(bytes, _)| !bytes.is_empty())
     }
 
@@ -158,7 +161,8 @@ impl NewDirectory {
         self.growth.is_some()
     }
 
-    /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds it.
+    /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds
+    /// it.
     pub fn is_done_with_old(&self, at: u64) -> bool {
         let last = self.meanwhile.as_ref().map(Seal::at).or(self.overwritten);
         last.is_none_or(|last| last == at)
@@ -179,8 +183,8 @@ impl NewDirectory {
         let (signature, rest) = end_record.split_at(BLANK.len());
         let at = self.behind() + zip64.len() as u64;
         let end_records = [(zip64, self.behind()), (rest, at + BLANK.len() as u64), (signature, at)];
-        // The seal of one that has grown only once the new end record is there: until then the old seal, which says that
-        // it grows, lets the old records be found without any.
+        // The seal of one that has grown only once the new end record is there: until then the old seal,
+        // which says that it grows, lets the old records be found without any.
         let (before, after) = if self.growth.is_some() { (None, Some(seal)) } else { (Some(seal), None) };
         let fence = self.fence().filter(|_| self.is_sealed());
         let superseded = self.superseded.map(|end_record| (&BLANK[..], end_record));

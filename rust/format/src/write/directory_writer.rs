@@ -28,12 +28,13 @@ const ROOM: usize = 1 << 12;
 
 /// A central directory under construction.
 ///
-/// Programs that write many members mostly do so in the order of their names. As long as that holds, a name that
-/// comes after the last is new, and no table of names is needed: entering names in a table larger than the cache
-/// took an eighth of the time of writing small members.
+/// Programs that write many members mostly do so in the order of their names. As long as that holds, a name
+/// that comes after the last is new, and no table of names is needed: entering names in a table larger than
+/// the cache took an eighth of the time of writing small members.
 #[derive(Debug, Clone)]
 pub struct DirectoryWriter {
-    /// So many bytes of records come first, which are not here: those of a directory that is added to where it is.
+    /// So many bytes of records come first, which are not here: those of a directory that is added to where
+    /// it is.
     first: usize,
     /// The others. Shared with whoever is writing them to the file; copied if a member is added meanwhile.
     records: Arc<Vec<u8>>,
@@ -68,8 +69,8 @@ pub struct OldDirectory<'a> {
     pub comment: &'a [u8],
     /// What to add to its offsets to get those in the file.
     pub prefix_len: i64,
-    /// How many records there are, and from which byte on the `.npy` headers in them can be believed, if they are known
-    /// to be as we wrote them.
+    /// How many records there are, and from which byte on the `.npy` headers in them can be believed, if they
+    /// are known to be as we wrote them.
     pub sound: Option<(u64, u64)>,
     /// Its stored index, if there is one that is known to be sound.
     pub index: Option<SealedIndex<'a>>,
@@ -116,11 +117,12 @@ impl Default for DirectoryWriter {
 }
 
 impl DirectoryWriter {
-    /// Goes on behind the directory of an archive; `unlisted` are the records of members that it does not list.
+    /// Goes on behind the directory of an archive; `unlisted` are the records of members that it does not
+    /// list.
     ///
     /// # Errors
-    /// As for [`WalkedIndex::build`](crate::read::walked_index::Index::build): what cannot be read is not appended to; and
-    /// [`ErrorKind::NoMemory`](crate::ErrorKind::NoMemory).
+    /// As for [`WalkedIndex::build`](crate::read::walked_index::WalkedIndex::build): what cannot be read is not
+    /// appended to; and [`ErrorKind::NoMemory`](crate::ErrorKind::NoMemory).
     pub fn resume(old: &OldDirectory<'_>, unlisted: &[u8]) -> Result<Self> {
         // What another program has changed may lie elsewhere than its record says.
         let (mut count, fields_from) = old.sound.unwrap_or((0, old.records.len() as u64));
@@ -161,8 +163,9 @@ impl DirectoryWriter {
         })
     }
 
-    /// Goes on behind a directory of `members` members, whose records have so many bytes, and whose header fields can be
-    /// believed from byte `fields_from` on. Nothing of it is here, unless [`DirectoryWriter::put_behind`] gets it.
+    /// Goes on behind a directory of `members` members, whose records have so many bytes, and whose header
+    /// fields can be believed from byte `fields_from` on. Nothing of it is here, unless
+    /// [`DirectoryWriter::put_behind`] gets it.
     pub(crate) fn behind(
         records: usize,
         members: u64,
@@ -181,8 +184,8 @@ impl DirectoryWriter {
         }
     }
 
-    /// Puts what was added behind the directory behind which it belongs; `unlisted` are the records of members that
-    /// that one does not list.
+    /// Puts what was added behind the directory behind which it belongs; `unlisted` are the records of
+    /// members that that one does not list.
     ///
     /// # Errors
     /// As for [`DirectoryWriter::resume`].
@@ -272,14 +275,14 @@ impl DirectoryWriter {
         self.first + self.records.len()
     }
 
-    /// The hashes of the names of the members that were pushed, and the places of their records; none if there can be
-    /// no index.
+    /// The hashes of the names of the members that were pushed, and the places of their records; none if
+    /// there can be no index.
     pub(crate) fn added(&self) -> Option<&[(u64, u64)]> {
         self.stored.added()
     }
 
-    /// Puts the records of the members that were pushed in the order in which these lie in the file, which is the
-    /// order in which they are found without a directory.
+    /// Puts the records of the members that were pushed in the order in which these lie in the file, which is
+    /// the order in which they are found without a directory.
     pub fn sort(&mut self) {
         if self.in_order {
             return;
@@ -336,7 +339,8 @@ impl DirectoryWriter {
         encode::end_records(self.count, self.size() as u64, offset, &self.comment)
     }
 
-    /// The names of the arrays of [`DirectoryWriter::records`], in that order; a name as often as it was written.
+    /// The names of the arrays of [`DirectoryWriter::records`], in that order; a name as often as it was
+    /// written.
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
         Walk::new(&self.records).filter_map(|record| record.name_of_array())
     }

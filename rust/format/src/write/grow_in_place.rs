@@ -1,9 +1,9 @@
 //! Adding members to a directory where it is.
 //!
-//! Where there is room for them in front of a directory of ours, nothing that is in the file has to move: the members
-//! go into the room, their records behind those of the directory, and some slots of the index change. That takes as
-//! long for a million members as for ten, and reads nothing of what they are, so what is there is not checked either:
-//! what the seal says afterwards is as true as it was before (see [`Seal::grown`]).
+//! Where there is room for them in front of a directory of ours, nothing that is in the file has to move: the
+//! members go into the room, their records behind those of the directory, and some slots of the index change.
+//! That takes as long for a million members as for ten, and reads nothing of what they are, so what is there
+//! is not checked either: what the seal says afterwards is as true as it was before (see `Seal::grown`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,8 +83,8 @@ impl Growing {
         self.seal.is_fenced()
     }
 
-    /// In front of which byte fences must be written, if members were written up to `reached`: in a room that was too long for
-    /// fences, all may be missing.
+    /// In front of which byte fences must be written, if members were written up to `reached`: in a room that
+    /// was too long for fences, all may be missing.
     pub(crate) fn fenced(&self, reached: u64) -> u64 {
         let room = self.seal.start().saturating_sub(self.seal.members_end());
         if room > fence::MOST_FENCED { u64::MAX } else { reached }
@@ -153,8 +153,8 @@ impl Growing {
         OldDirectory::of(self.bytes(), Some(&self.directory), holds)
     }
 
-    /// What takes the place of a directory that cannot be read to its end, with the error that tells why: another one that is
-    /// whole, and the records of the members that it does not list.
+    /// What takes the place of a directory that cannot be read to its end, with the error that tells why:
+    /// another one that is whole, and the records of the members that it does not list.
     pub(crate) fn recovered(&self, error: Error) -> Result<(OldDirectory<'_>, Vec<u8>)> {
         let bytes = self.bytes();
         let mut survey = Survey::without_directory(bytes, error, Effort::Append, || true)?;

@@ -1,9 +1,10 @@
 //! The directory of another program, kept for good where members of ours follow those that it lists.
 //!
-//! Members that we did not write have no marks: without a directory, nothing tells of them. Members of ours begin where the
-//! last one of them ends, so that all follow one another, which is where the directory of the other program stood. It is
-//! kept in a [filler](crate::filler) in front of them, a copy with its own end records and a [`Base`] that vouches for it:
-//! whatever becomes of the directories behind it, a recovery scan finds this one.
+//! Members that we did not write have no marks: without a directory, nothing tells of them. Members of ours
+//! begin where the last one of them ends, so that all follow one another, which is where the directory of the
+//! other program stood. It is kept in a [filler](crate::filler) in front of them, a copy with its own end
+//! records and a [`Base`] that vouches for it: whatever becomes of the directories behind it, a recovery scan
+//! finds this one.
 
 use std::ops::Range;
 
@@ -22,7 +23,8 @@ use crate::zip::encode;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{CentralHeader, DATA_DESCRIPTOR, EndRecord, Extent, LocalHeader, Record, flags};
 
-/// More than the headers, end records and base in a filler take, which is what it has apart from records and comment.
+/// More than the headers, end records and base in a filler take, which is what it has apart from records and
+/// comment.
 const MOST_ELSE: u64 = 1024;
 
 /// The length of the signature of an end record.
@@ -80,8 +82,8 @@ impl KeptDirectory {
     }
 }
 
-/// Whether nothing is behind an archive of another program that may not be overwritten: only a base, or what a power
-/// failure has left of one, and what a kill has left of what is written behind that.
+/// Whether nothing is behind an archive of another program that may not be overwritten: only a base, or what
+/// a power failure has left of one, and what a kill has left of what is written behind that.
 pub(crate) fn is_all(bytes: &[u8], directory: &DirectoryLocation, (origin, end): (Origin, u64)) -> bool {
     let start = directory.comment.end;
     if origin == Origin::Base {
@@ -96,9 +98,10 @@ pub(crate) fn is_all(bytes: &[u8], directory: &DirectoryLocation, (origin, end):
     behind.len() <= Base::SIZE && base.iter().any(is_part)
 }
 
-/// Where members can follow those of another program's archive whose directory this is: where the last one ends, if the
-/// directory comes next, or what an earlier one left there; where the directory is, if anything else is in between. Not if
-/// a member is behind the directory, or if it is one that is kept: then what follows that is ours.
+/// Where members can follow those of another program's archive whose directory this is: where the last one
+/// ends, if the directory comes next, or what an earlier one left there; where the directory is, if anything
+/// else is in between. Not if a member is behind the directory, or if it is one that is kept: then what
+/// follows that is ours.
 pub(crate) fn end_of_members(bytes: &[u8], directory: &DirectoryLocation) -> Option<u64> {
     let start = directory.range.start;
     let members = || {
@@ -141,7 +144,8 @@ pub(crate) fn end_of_members(bytes: &[u8], directory: &DirectoryLocation) -> Opt
     Some(if is_left_over { end } else { start })
 }
 
-/// How long the data descriptor at `at` is (section 4.3.9): its signature may be left out, and its sizes have 4 or 8 bytes.
+/// How long the data descriptor at `at` is (section 4.3.9): its signature may be left out, and its sizes have
+/// 4 or 8 bytes.
 fn descriptor_len(bytes: &[u8], at: u64, header: &CentralHeader, extent: &Extent) -> u64 {
     let signature = DATA_DESCRIPTOR.to_le_bytes();
     let has_signature = slice(bytes, &(at..at.saturating_add(4))) == Some(&signature);

@@ -1,9 +1,9 @@
 //! Where a member goes, and the bytes of its headers.
 //!
-//! A member of mmnpz is stored, has its size in the local header, starts where the one before it ends, and has its
-//! *array* (not its `.npy` header) at a multiple of the alignment. The padding is part of the extra field with the
-//! member's mark ([`crate::mark`]), which every zip tool skips. Sizes and offsets take zip64 fields only where 32 bits
-//! do not hold them (APPNOTE 4.3.9.2, 4.5.3).
+//! A member of mmnpz is stored, has its size in the local header, starts where the one before it ends, and
+//! has its *array* (not its `.npy` header) at a multiple of the alignment. The padding is part of the extra
+//! field with the member's mark ([`crate::additions::mark`]), which every zip tool skips. Sizes and offsets take zip64
+//! fields only where 32 bits do not hold them (APPNOTE 4.3.9.2, 4.5.3).
 
 use zerocopy::IntoBytes;
 
@@ -16,7 +16,8 @@ use crate::zip::encode::{
 use crate::zip::name::StoredName;
 use crate::zip::records::{LocalHeader, Record, STORED};
 
-/// The largest alignment that is offered: an extra field can hold the padding for it, as it has at most 65535 bytes.
+/// The largest alignment that is offered: an extra field can hold the padding for it, as it has at most 65535
+/// bytes.
 const MAX_ALIGNMENT: u64 = 1 << 15;
 
 /// No offset in an archive may exceed what a file system's signed offsets hold.
@@ -55,8 +56,8 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Places, at byte `at`, an `.npy` file of `size` bytes whose first `npy_header` bytes are its header; all members
-    /// in front of byte `finished` are finished.
+    /// Places, at byte `at`, an `.npy` file of `size` bytes whose first `npy_header` bytes are its header;
+    /// all members in front of byte `finished` are finished.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] if it would end beyond 2**63.
@@ -134,7 +135,8 @@ impl Placement {
         bytes
     }
 
-    /// Appends the central header, with what it says of the array; `prefix_len` is what stands in front of the archive.
+    /// Appends the central header, with what it says of the array; `prefix_len` is what stands in front of
+    /// the archive.
     pub fn write_central(
         &self,
         name: &StoredName,

@@ -97,8 +97,8 @@ impl<'a> Walk<'a> {
         Err(Error::at(ErrorKind::DirectoryTruncated, at))
     }
 
-    /// Where a record starts is only known once the one before was read: on memory that is not in the cache, a
-    /// walk waits for each of them in turn. Reading ahead lets the waits overlap.
+    /// Where a record starts is only known once the one before was read: on memory that is not in the cache,
+    /// a walk waits for each of them in turn. Reading ahead lets the waits overlap.
     #[cold]
     fn fetch(&mut self) {
         let end = self.directory.len().min(self.at + FETCH);

@@ -25,7 +25,8 @@ const ATTRIBUTES: u32 = 0o100_644 << 16;
 /// 1 January 1980, the first date there is: the same arrays give the same archive.
 pub(crate) const DATE: u16 = 1 << 5 | 1;
 
-/// How long the local header of a member is that has no other field than that for zip64, if all of it has `whole` bytes.
+/// How long the local header of a member is that has no other field than that for zip64, if all of it has
+/// `whole` bytes.
 pub(crate) fn local_len(name_len: usize, whole: u64) -> u64 {
     let zip64_len = if needs_zip64(whole) { LOCAL_ZIP64_LEN } else { 0 };
     LocalHeader::SIZE as u64 + name_len as u64 + zip64_len
@@ -55,8 +56,8 @@ pub(crate) fn plain_local(name: &[u8], size: u64, whole: u64, crc: u32) -> Vec<u
     out
 }
 
-/// Appends the central header of a stored member of `size` bytes whose local header is at byte `header` of the
-/// file; `name` is as stored, with the general-purpose flags.
+/// Appends the central header of a stored member of `size` bytes whose local header is at byte `header` of
+/// the file; `name` is as stored, with the general-purpose flags.
 #[inline]
 pub fn write_central(
     header: u64,
@@ -102,8 +103,8 @@ pub fn write_central(
     }
 }
 
-/// The records behind a directory of `count` entries at archive offset `offset`: the zip64 ones where they are
-/// needed, then the end record and the archive comment.
+/// The records behind a directory of `count` entries at archive offset `offset`: the zip64 ones where they
+/// are needed, then the end record and the archive comment.
 pub fn end_records(count: u64, size: u64, offset: u64, comment: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(98 + comment.len());
     if count > u64::from(u16::MAX) || needs_zip64(size) || needs_zip64(offset) {

@@ -1,8 +1,8 @@
 //! The end records, and where they say that the central directory is.
 //!
-//! Where an archive can be read in two ways, this follows Python's `zipfile`, so that NumPy and mmnpz see the same
-//! members: the last end record counts, and the directory ends where its end record starts, which shows how many bytes
-//! stand in front of the archive.
+//! Where an archive can be read in two ways, this follows Python's `zipfile`, so that NumPy and mmnpz see the
+//! same members: the last end record counts, and the directory ends where its end record starts, which shows
+//! how many bytes stand in front of the archive.
 
 use std::ops::Range;
 
@@ -15,7 +15,8 @@ use crate::zip::records::{CentralHeader, EndRecord, Record, Zip64EndRecord, Zip6
 /// The longest archive comment, and so how far in front of the end the end record can start.
 const MAX_COMMENT: usize = u16::MAX as usize;
 
-/// So many bytes behind it can be what is left of a writer of ours that had just begun to append when the power failed.
+/// So many bytes behind it can be what is left of a writer of ours that had just begun to append when the
+/// power failed.
 const BEGUN: usize = 64;
 
 /// Where the central directory lies, from the end records.
@@ -23,7 +24,8 @@ const BEGUN: usize = 64;
 pub struct DirectoryLocation {
     /// The bytes of the directory, in the file.
     pub range: Range<u64>,
-    /// What to add to the offsets in the archive to get those in the file: the length of what stands in front.
+    /// What to add to the offsets in the archive to get those in the file: the length of what stands in
+    /// front.
     pub prefix_len: i64,
     /// The archive comment, in the file.
     pub comment: Range<u64>,
@@ -45,7 +47,8 @@ impl DirectoryLocation {
         let tail_start = bytes.len().saturating_sub(MAX_COMMENT + EndRecord::SIZE + BEGUN);
         let mut first_error = None;
         let mut tail = &bytes[tail_start..];
-        // The last end record is the one that `zipfile` takes. If it is part of a comment, an earlier one counts.
+        // The last end record is the one that `zipfile` takes. If it is part of a comment, an earlier one
+        // counts.
         while let Some(found) = rfind(tail, EndRecord::SIGNATURE.to_le_bytes()) {
             match Self::from_end_record(bytes, (tail_start + found) as u64) {
                 Ok(directory) => return Ok(directory),

@@ -1,4 +1,5 @@
-//! The records of the ZIP standard (APPNOTE 6.3.10): [read](records), [found](end), [walked](central), [written](encode).
+//! The records of the ZIP standard (APPNOTE 6.3.10): [read](records), [found](end), [walked](central),
+//! [written](encode).
 
 pub mod central;
 pub mod encode;

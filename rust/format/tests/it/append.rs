@@ -1,8 +1,8 @@
 //! Whatever a writer was doing when it was stopped, every member that it had written is found again.
 //!
-//! A simulated file takes the writes of a random history, torn at every boundary of a page (of 64 bytes here, so
-//! that there are many), and after each piece the promise is checked: by a survey, by going on to write, and, where
-//! a directory was published, by what a program finds that only knows the end record.
+//! A simulated file takes the writes of a random history, torn at every boundary of a page (of 64 bytes here,
+//! so that there are many), and after each piece the promise is checked: by a survey, by going on to write,
+//! and, where a directory was published, by what a program finds that only knows the end record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +65,8 @@ struct Sim {
     bytes: Vec<u8>,
     appender: Appender,
     alignment: Alignment,
-    /// Members that were written, with their data; and those that are being written, which may be there or not.
+    /// Members that were written, with their data; and those that are being written, which may be there or
+    /// not.
     written: BTreeMap<String, Vec<u8>>,
     begun: BTreeMap<String, Vec<u8>>,
     /// What a program must find that only knows the end record, as long as nothing else is published.
@@ -307,13 +308,13 @@ impl Sim {
         self.check();
     }
 
-    /// While a directory is being written, what only knows the end record finds one that has all that was flushed
-    /// before, or none.
+    /// While a directory is being written, what only knows the end record finds one that has all that was
+    /// flushed before, or none.
     fn check_directory(&self, flushed: &[String]) {
         let Ok(directory) = DirectoryLocation::locate(&self.bytes) else { return };
         if directory.prefix_len != self.prefix_len {
-            // An archive inside of an array, which is found where the end record of this one is torn. Other programs
-            // take the last end record or none.
+            // An archive inside of an array, which is found where the end record of this one is torn. Other
+            // programs take the last end record or none.
             return;
         }
         let Ok(index) = WalkedIndex::build(&self.bytes, directory, || true) else { return };

@@ -29,8 +29,8 @@ fn by_rawzip(bytes: &[u8]) -> Result<Seen, rawzip::Error> {
     Ok(seen)
 }
 
-/// The rules of the index in the fewest words: each member in turn takes the place of its namesake; compressed
-/// ones leave none.
+/// The rules of the index in the fewest words: each member in turn takes the place of its namesake;
+/// compressed ones leave none.
 fn listed(seen: &Seen) -> Vec<(String, Range<u64>)> {
     let mut listed: Vec<(String, Range<u64>)> = Vec::new();
     for (raw, method, data) in seen {

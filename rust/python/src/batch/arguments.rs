@@ -85,8 +85,8 @@ impl<'py> Part<'py> {
         self.starts.is_none() && self.stops.is_none() && self.length.is_none()
     }
 
-    /// From which row to which, of an array that has so many; or what is wrong with it. With `clip` what is behind the
-    /// array is left out, as by a slice.
+    /// From which row to which, of an array that has so many; or what is wrong with it. With `clip` what is
+    /// behind the array is left out, as by a slice.
     #[inline]
     pub(crate) fn rows(&self, number: usize, rows: usize, clip: bool) -> Result<(usize, usize), String> {
         let start = self.starts.as_ref().map_or(0, |starts| starts.get(number));
@@ -141,7 +141,8 @@ impl<'py> Keys<'py> {
     /// Of an array of integers of any kind.
     fn of_array(lookup: &BatchLookup<'py>, array: &Bound<'py, PyAny>) -> PyResult<Self> {
         let py = array.py();
-        // Numbers that int64 does not have become negative ones: the unsigned ones that there are too many of.
+        // Numbers that int64 does not have become negative ones: the unsigned ones that there are too many
+        // of.
         let positions = match array::integers(array) {
             None => array::integers(&array.call_method1("astype", ("int64",))?),
             positions => positions,
@@ -196,7 +197,8 @@ impl<'py> Keys<'py> {
     }
 }
 
-/// Whether an object is `True` or `False`, of Python or of NumPy, whose old releases take theirs for integers.
+/// Whether an object is `True` or `False`, of Python or of NumPy, whose old releases take theirs for
+/// integers.
 fn is_truth_value(object: &Bound<'_, PyAny>) -> bool {
     let is_numpys = || {
         let kind = object.getattr("dtype").and_then(|dtype| dtype.getattr("kind"));
@@ -238,7 +240,8 @@ fn not_a_position(given: &Bound<'_, PyAny>) -> PyErr {
     PyTypeError::new_err(format!("positions cannot be mixed with others, got {given}"))
 }
 
-/// Whether it is a truth value of Python or of NumPy, whose type has one name in version 1 and the other in version 2.
+/// Whether it is a truth value of Python or of NumPy, whose type has one name in version 1 and the other in
+/// version 2.
 fn is_truth(object: &Bound<'_, PyAny>) -> bool {
     object.get_type().name().is_ok_and(|name| name == "bool" || name == "bool_")
 }

@@ -1,7 +1,8 @@
 //! Batches: excerpts of many members in one array.
 //!
-//! First all that is asked for is looked up and checked, so that nothing is written before it is known to fit; then it
-//! is copied, without the interpreter. What is not plain bytes behind each other, or becomes another dtype, NumPy copies.
+//! First all that is asked for is looked up and checked, so that nothing is written before it is known to
+//! fit; then it is copied, without the interpreter. What is not plain bytes behind each other, or becomes
+//! another dtype, NumPy copies.
 
 use std::fmt::Display;
 
@@ -20,8 +21,8 @@ use crate::error::{IntoErr, keep_going};
 use crate::numpy::array::{self, Layout};
 use crate::views::pages::fetch_cold;
 
-/// So many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for anything
-/// else, while to get it back from them can take milliseconds.
+/// So many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for
+/// anything else, while to get it back from them can take milliseconds.
 const DETACH_FROM: usize = 1 << 14;
 
 /// What a batch consists of.
@@ -260,10 +261,11 @@ impl<'a, 'py> Batch<'a, 'py> {
             // SAFETY: a new array of the shape and the dtype of a row, in order, which nobody else has.
             unsafe { std::slice::from_raw_parts(row.start, common.row_bytes) }
         });
-        // SAFETY: `add` has seen that the places lie in the map; no excerpt has more rows than `common.length`, and those
-        // that have less are padded by rows. `out` is an array of this shape and of items of this size, in order and
-        // writeable, and lives as long as this call. Whoever changes its size or writes to it meanwhile does what NumPy
-        // does not allow for its own functions either, all of which copy without the interpreter, too.
+        // SAFETY: `add` has seen that the places lie in the map; no excerpt has more rows than
+        // `common.length`, and those that have less are padded by rows. `out` is an array of this shape and
+        // of items of this size, in order and writeable, and lives as long as this call. Whoever changes its
+        // size or writes to it meanwhile does what NumPy does not allow for its own functions either, all of
+        // which copy without the interpreter, too.
         let copying = unsafe { Copying::new(mapping, &self.places, room, row, layout.start) };
         let result = if room * self.places.len() < DETACH_FROM {
             copying.run(threads, &keep_going)

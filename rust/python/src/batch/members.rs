@@ -59,9 +59,9 @@ const TOGETHER: usize = 64;
 
 /// Calls `read` with the layouts of the views of all members, and their numbers.
 ///
-/// What is read of each lies in some five places of memory, each of which leads to the next, and copying the last batch
-/// has driven all of them out of the cache. One after the other, to wait for them takes a fifth of the time of a batch. So
-/// each step is taken for many members before the next one is.
+/// What is read of each lies in some five places of memory, each of which leads to the next, and copying the
+/// last batch has driven all of them out of the cache. One after the other, to wait for them takes a fifth of
+/// the time of a batch. So each step is taken for many members before the next one is.
 pub(crate) fn with_all<'py>(
     lookup: &BatchLookup<'py>,
     keys: &Keys<'py>,
@@ -90,8 +90,8 @@ pub(crate) fn with_all<'py>(
     }
 }
 
-/// Has the system read the headers of members that views cannot be made without, if they are not in memory. To find them
-/// so one after the other would be to wait for the disk as often.
+/// Has the system read the headers of members that views cannot be made without, if they are not in memory.
+/// To find them so one after the other would be to wait for the disk as often.
 pub(crate) fn fetch_headers(lookup: &BatchLookup<'_>, keys: &Keys<'_>) -> PyResult<()> {
     if !lookup.reads_headers() {
         return Ok(());

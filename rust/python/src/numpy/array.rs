@@ -28,7 +28,8 @@ use crate::mapping::Mapping;
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
 
-/// The largest number of descriptions whose dtypes are kept. Real files have a handful; forged ones get no more.
+/// The largest number of descriptions whose dtypes are kept. Real files have a handful; forged ones get no
+/// more.
 const MAX_DTYPES: usize = 1024;
 
 /// A dtype that an array can be mapped with.
@@ -53,8 +54,8 @@ struct Kept {
 static DTYPES: RwLock<Option<HashMap<Literal<'static>, &'static Kept, FixedState>>> = RwLock::new(None);
 
 thread_local! {
-    /// The one that a thread asked for last. Most archives have one dtype, and neither to count references nor to lock
-    /// for it makes threads wait for each other.
+    /// The one that a thread asked for last. Most archives have one dtype, and neither to count references
+    /// nor to lock for it makes threads wait for each other.
     static LAST: Cell<Option<&'static Kept>> = const { Cell::new(None) };
 }
 
@@ -101,8 +102,8 @@ fn descr_to_dtype(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     DESCR_TO_DTYPE.import(py, "numpy.lib.format", "descr_to_dtype")
 }
 
-/// Looks up what is needed of NumPy, when the module is imported: a fork in the middle of a first use would leave
-/// the child waiting for a thread that it does not have.
+/// Looks up what is needed of NumPy, when the module is imported: a fork in the middle of a first use would
+/// leave the child waiting for a thread that it does not have.
 pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
     // Also fills what rust-numpy looks up of the C interface and of NumPy's version.
     numpy::dtype::<u8>(py).itemsize();
@@ -228,9 +229,9 @@ pub(crate) fn map_array<'py>(
         *to = dimension(from)?;
     }
     let start = mapping.start().wrapping_add(offset);
-    // SAFETY: `length` is the product of the dimensions and the item size (zero if a dimension is), and it was
-    // just checked that so many bytes lie in the map from `offset` on. The dtype holds no references. `mmap`
-    // keeps the mapping alive, which is its base.
+    // SAFETY: `length` is the product of the dimensions and the item size (zero if a dimension is), and it
+    // was just checked that so many bytes lie in the map from `offset` on. The dtype holds no references.
+    // `mmap` keeps the mapping alive, which is its base.
     unsafe {
         new_view(array_type, dtype.dtype.bind(py).clone(), dimensions, header.fortran_order, start, mmap)
     }
@@ -243,8 +244,9 @@ fn dimension(number: u64) -> PyResult<npy_intp> {
 /// A read-only array over memory that `base` owns.
 ///
 /// # Safety
-/// The bytes of an array of this shape and dtype must lie at `data`, initialized, for as long as `base` lives,
-/// and the dtype must not hold references to Python objects. `array_type` must be ndarray or a subclass.
+/// The bytes of an array of this shape and dtype must lie at `data`, initialized, for as long as `base`
+/// lives, and the dtype must not hold references to Python objects. `array_type` must be ndarray or a
+/// subclass.
 unsafe fn new_view<'py>(
     array_type: &Bound<'py, PyType>,
     dtype: Bound<'py, PyArrayDescr>,
@@ -255,9 +257,10 @@ unsafe fn new_view<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = base.py();
     let flags = if fortran_order { NPY_ARRAY_F_CONTIGUOUS } else { 0 };
-    // SAFETY: the pointers to dimensions and data are valid by this function's contract; without strides NumPy
-    // computes those of the order in `flags`; without the WRITEABLE flag it never writes through `data`. The
-    // call takes over the reference to the dtype, SetBaseObject that to the base, both also when they fail.
+    // SAFETY: the pointers to dimensions and data are valid by this function's contract; without strides
+    // NumPy computes those of the order in `flags`; without the WRITEABLE flag it never writes through
+    // `data`. The call takes over the reference to the dtype, SetBaseObject that to the base, both also when
+    // they fail.
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
@@ -275,9 +278,10 @@ unsafe fn new_view<'py>(
         if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), base) < 0 {
             return Err(PyErr::fetch(py));
         }
-        // A view refers to its dtype and its base, neither of which refers back: the collector need not look at
-        // it. With a million views that saves it a second each time, and a fifth of the time to make them. When
-        // an attribute is set, or its `__dict__` is asked for, the view is put back under its eyes, see `memmap::track`.
+        // A view refers to its dtype and its base, neither of which refers back: the collector need not look
+        // at it. With a million views that saves it a second each time, and a fifth of the time to make them.
+        // When an attribute is set, or its `__dict__` is asked for, the view is put back under its eyes, see
+        // `memmap::track`.
         if ffi::PyType_GetFlags(array_type.as_type_ptr()) & ffi::Py_TPFLAGS_HAVE_GC != 0 {
             ffi::PyObject_GC_UnTrack(array.as_ptr().cast());
         }
@@ -299,11 +303,13 @@ pub(crate) struct Layout<'a> {
 /// The size of an array without its items and its shape.
 pub(crate) const HEADER: usize = size_of::<PyArrayObject>();
 
-/// The layout of an array, or nothing for another object. It counts until Python code runs, which may change it.
+/// The layout of an array, or nothing for another object. It counts until Python code runs, which may change
+/// it.
 #[inline]
 pub(crate) fn layout<'a>(array: &'a Bound<'_, PyAny>) -> Option<Layout<'a>> {
     let array = array.cast::<PyUntypedArray>().ok()?.as_array_ptr();
-    // SAFETY: a live ndarray, whose fields may be read; it has `nd` dimensions, and no memory for them if that is 0.
+    // SAFETY: a live ndarray, whose fields may be read; it has `nd` dimensions, and no memory for them if
+    // that is 0.
     unsafe {
         let PyArrayObject { nd, dimensions, data, flags, descr, .. } = *array;
         let shape = match usize::try_from(nd) {
@@ -320,8 +326,8 @@ pub(crate) fn layout<'a>(array: &'a Bound<'_, PyAny>) -> Option<Layout<'a>> {
     }
 }
 
-/// From which address to which the items of an array lie, and how many bytes they have; or nothing for another object, and
-/// for an array of no items.
+/// From which address to which the items of an array lie, and how many bytes they have; or nothing for
+/// another object, and for an array of no items.
 #[inline]
 pub(crate) fn extent(array: &Bound<'_, PyAny>) -> Option<(Range<usize>, usize)> {
     let layout = layout(array)?;
@@ -358,8 +364,8 @@ impl Layout<'_> {
     }
 }
 
-/// Whether items of one dtype can become items of another: as `numpy.copyto` has it by default, so that numbers may lose
-/// precision, and not become numbers of another kind.
+/// Whether items of one dtype can become items of another: as `numpy.copyto` has it by default, so that
+/// numbers may lose precision, and not become numbers of another kind.
 pub(crate) fn can_become(from: &Bound<'_, PyArrayDescr>, to: &Bound<'_, PyArrayDescr>) -> bool {
     let casting = NPY_CASTING::NPY_SAME_KIND_CASTING;
     // SAFETY: two live dtypes, of which the call keeps nothing.
@@ -395,7 +401,8 @@ pub(crate) fn integers(array: &Bound<'_, PyAny>) -> Option<Vec<i64>> {
 pub(crate) fn empty<'py>(dtype: &Bound<'py, PyArrayDescr>, shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
     let py = dtype.py();
     let mut shape = shape.iter().map(|&number| dimension(number as u64)).collect::<PyResult<Vec<_>>>()?;
-    // SAFETY: as many dimensions as it says; the call takes over the reference to the dtype, also when it fails.
+    // SAFETY: as many dimensions as it says; the call takes over the reference to the dtype, also when it
+    // fails.
     unsafe {
         let dtype = dtype.clone().into_dtype_ptr();
         let array = PY_ARRAY_API.PyArray_Empty(py, shape.len() as c_int, shape.as_mut_ptr(), dtype, 0);

@@ -1,7 +1,7 @@
 //! The C half of `mmnpz.memmap`: indexing that runs no Python code.
 //!
-//! `np.memmap.__getitem__` is a Python function: it asks for NumPy's own indexing, then turns results that are
-//! copies (fancy indexing) into plain arrays. Here the same is done in the type's slots.
+//! `np.memmap.__getitem__` is a Python function: it asks for NumPy's own indexing, then turns results that
+//! are copies (fancy indexing) into plain arrays. Here the same is done in the type's slots.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -18,8 +18,8 @@ use pyo3::type_object::PyTypeInfo;
 use crate::mapping::Mapping;
 use crate::numpy::slot_type;
 
-/// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are added by
-/// the package: a Python class on top of it would cost a level each time an array is made and freed.
+/// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are
+/// added by the package: a Python class on top of it would cost a level each time an array is made and freed.
 pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: the function types are those of the slots in CPython's documentation.
     let slots = unsafe { (array_slot(py, ffi::Py_mp_subscript), array_slot(py, ffi::Py_sq_item)) };
@@ -51,8 +51,8 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: attributes.as_mut_ptr().cast() },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
-    // SAFETY: functions of this module that have the types of their slots, attributes that end with an empty one and
-    // are never freed, and zero.
+    // SAFETY: functions of this module that have the types of their slots, attributes that end with an empty
+    // one and are never freed, and zero.
     unsafe { slot_type::make(&memmap, c"mmnpz.memmap", &mut slots) }
 }
 
@@ -78,7 +78,8 @@ struct Types {
     mapping: *mut ffi::PyTypeObject,
 }
 
-// SAFETY: the pointers are to type objects that live as long as the process, and are only compared and passed on.
+// SAFETY: the pointers are to type objects that live as long as the process, and are only compared and passed
+// on.
 unsafe impl Send for Types {}
 // SAFETY: as above; nothing is changed through them.
 unsafe impl Sync for Types {}
@@ -87,8 +88,8 @@ static TYPES: OnceLock<Types> = OnceLock::new();
 
 unsafe extern "C" fn subscript(array: *mut ffi::PyObject, index: *mut ffi::PyObject) -> *mut ffi::PyObject {
     let Some(types) = TYPES.get() else { return no_slot() };
-    // SAFETY: the arguments are those that Python gave us, `array` an instance of a subclass of ndarray, and the
-    // function is ndarray's implementation of this very slot.
+    // SAFETY: the arguments are those that Python gave us, `array` an instance of a subclass of ndarray, and
+    // the function is ndarray's implementation of this very slot.
     unsafe {
         if ffi::Py_TYPE(index) == &raw mut ffi::PySlice_Type && is_mapped(types, array.cast()) {
             // A slice of a map is part of the map.
@@ -104,15 +105,15 @@ unsafe extern "C" fn item(array: *mut ffi::PyObject, index: ffi::Py_ssize_t) -> 
     unsafe { settle(types, array, (types.item)(array, index)) }
 }
 
-/// Has the garbage collector look at an array. Views are made without its tracking, as long as they cannot be part of a
-/// cycle: whatever gives access to the attributes of one calls this first.
+/// Has the garbage collector look at an array. Views are made without its tracking, as long as they cannot be
+/// part of a cycle: whatever gives access to the attributes of one calls this first.
 ///
 /// # Safety
 /// Must be called with the interpreter attached; `array` must be a live instance of the type.
 unsafe fn track(array: *mut ffi::PyObject) {
-    // SAFETY: attached, and a live array by contract. Instances of the type are made by the collector's allocator, as
-    // it has a __dict__; untracking is allowed whatever the state, and tracking after that: the section keeps two
-    // threads from doing so at once.
+    // SAFETY: attached, and a live array by contract. Instances of the type are made by the collector's
+    // allocator, as it has a __dict__; untracking is allowed whatever the state, and tracking after that: the
+    // section keeps two threads from doing so at once.
     unsafe {
         with_critical_section(&Borrowed::from_ptr(Python::assume_attached(), array), || {
             ffi::PyObject_GC_UnTrack(array.cast());
@@ -142,11 +143,11 @@ unsafe extern "C" fn dict(array: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi
     }
 }
 
-/// `view.__dict__ = value`, and its deletion if `value` is NULL: as in a class that Python code defines, that leaves
-/// no attributes.
+/// `view.__dict__ = value`, and its deletion if `value` is NULL: as in a class that Python code defines, that
+/// leaves no attributes.
 unsafe extern "C" fn set_dict(array: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
-    // SAFETY: Python calls this with a live instance of the type, which has a __dict__, and a live object or NULL. A
-    // dict that is made here is given up after the call, which takes a reference of its own.
+    // SAFETY: Python calls this with a live instance of the type, which has a __dict__, and a live object or
+    // NULL. A dict that is made here is given up after the call, which takes a reference of its own.
     unsafe {
         track(array);
         if !value.is_null() {
@@ -171,12 +172,12 @@ fn no_slot() -> *mut ffi::PyObject {
 /// Makes a result that is not part of a map a plain array, as `np.memmap` does.
 ///
 /// # Safety
-/// Must be called with the interpreter attached. `result` is NULL with an exception set, or an owned reference
-/// that this function takes over.
+/// Must be called with the interpreter attached. `result` is NULL with an exception set, or an owned
+/// reference that this function takes over.
 #[inline]
 unsafe fn settle(types: &Types, array: *mut ffi::PyObject, result: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: `result` is NULL or a live object by contract, `array` a live ndarray. A result of the same type
-    // as `array` is an ndarray too, so that its fields may be read.
+    // SAFETY: `result` is NULL or a live object by contract, `array` a live ndarray. A result of the same
+    // type as `array` is an ndarray too, so that its fields may be read.
     unsafe {
         if result.is_null() || ffi::Py_TYPE(result) != ffi::Py_TYPE(array) || is_mapped(types, result.cast())
         {
@@ -190,10 +191,12 @@ unsafe fn settle(types: &Types, array: *mut ffi::PyObject, result: *mut ffi::PyO
 /// The same items as a plain array.
 ///
 /// # Safety
-/// Must be called with the interpreter attached; `array` is an owned reference to an ndarray, which is taken over.
+/// Must be called with the interpreter attached; `array` is an owned reference to an ndarray, which is taken
+/// over.
 #[cold]
 unsafe fn plain(array: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: attached by contract; a view of a live array, which it keeps alive, so that ours can be given up.
+    // SAFETY: attached by contract; a view of a live array, which it keeps alive, so that ours can be given
+    // up.
     unsafe {
         let py = Python::assume_attached();
         let array_type = PY_ARRAY_API.get_type_object(py, NpyTypes::PyArray_Type);
@@ -210,8 +213,8 @@ unsafe fn plain(array: *mut ffi::PyObject) -> *mut ffi::PyObject {
 #[inline]
 unsafe fn is_mapped(types: &Types, mut array: *mut PyArrayObject) -> bool {
     loop {
-        // SAFETY: `array` is live: it is the argument, or a base that the argument keeps alive. The base of an
-        // array is fixed once it is made, and only bases that are ndarrays are looked into.
+        // SAFETY: `array` is live: it is the argument, or a base that the argument keeps alive. The base of
+        // an array is fixed once it is made, and only bases that are ndarrays are looked into.
         unsafe {
             let base = (*array).base;
             if base.is_null() {

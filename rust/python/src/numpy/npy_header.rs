@@ -50,7 +50,8 @@ pub(crate) fn items(array: &Bound<'_, PyUntypedArray>) -> PyResult<Items> {
     let is_contiguous = array.is_c_contiguous() || array.is_fortran_contiguous();
     // SAFETY: the pointer to a live array object, of which the address of its first item is copied.
     let start = unsafe { (*array.as_array_ptr()).data }.cast_const().cast();
-    // SAFETY: NumPy vouches for the shape and the strides of the array; the caller keeps it, and with it its memory.
+    // SAFETY: NumPy vouches for the shape and the strides of the array; the caller keeps it, and with it its
+    // memory.
     let items =
         unsafe { Items::new(start, array.dtype().itemsize(), array.shape(), array.strides(), is_contiguous) };
     items.ok_or_else(|| PyTypeError::new_err("the array is larger than the address space"))
@@ -68,8 +69,8 @@ pub(crate) struct NpyHeader {
 }
 
 thread_local! {
-    /// The header that a thread used last. Programs write many arrays that are alike, or of one dtype: to make all of
-    /// it anew takes as long as to copy some kilobytes.
+    /// The header that a thread used last. Programs write many arrays that are alike, or of one dtype: to
+    /// make all of it anew takes as long as to copy some kilobytes.
     static LAST: Cell<Option<Box<NpyHeader>>> = const { Cell::new(None) };
 }
 
@@ -84,7 +85,8 @@ impl NpyHeader {
     /// Makes it the header of an array.
     fn describe(&mut self, array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
         let py = array.py();
-        // SAFETY: the pointer to a live array object, of which the address of its dtype is taken, and nothing is read.
+        // SAFETY: the pointer to a live array object, of which the address of its dtype is taken, and nothing
+        // is read.
         let dtype = unsafe { (*array.as_array_ptr()).descr } as usize;
         let of_dtype = self.descr.take().filter(|descr| descr.kept == Some(dtype));
         // NumPy prefers C order where both hold.
@@ -151,7 +153,8 @@ fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Description> {
         return Err(PyValueError::new_err("object arrays cannot be written: that would need pickling"));
     }
     let text: Arc<str> = dtype_to_descr(py)?.call1((dtype,))?.repr()?.to_str()?.into();
-    // Dtypes with fields are made anew by most programs and may carry metadata, of which NumPy warns each time.
+    // Dtypes with fields are made anew by most programs and may carry metadata, of which NumPy warns each
+    // time.
     let mut kept = None;
     if !dtype.has_fields() && dtype.getattr("metadata")?.is_none() {
         let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Types that are another one with some of its functions replaced by C functions: what Python calls through a slot of
-//! the type pays for nothing in between.
+//! Types that are another one with some of its functions replaced by C functions: what Python calls through a
+//! slot of the type pays for nothing in between.
 
 use std::ffi::CStr;
 
@@ -25,7 +25,7 @@ pub(crate) unsafe fn make<'py>(
         flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as _,
         slots: slots.as_mut_ptr(),
     };
-    // SAFETY: spec and slots live through the call, which copies what it needs; the name is static, and so are the
-    // functions, by contract; `bases` is a tuple of one type. NULL comes with an exception set.
+    // SAFETY: spec and slots live through the call, which copies what it needs; the name is static, and so
+    // are the functions, by contract; `bases` is a tuple of one type. NULL comes with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpecWithBases(&raw mut spec, bases.as_ptr())) }
 }

@@ -1,8 +1,9 @@
 //! The C half of `data[name]`.
 //!
-//! Where there is a dict of all views that are kept, such a lookup is one in that dict and nothing else, of some thirty
-//! nanoseconds. What the binding does around each method (it looks at the types, counts how often it was entered, and
-//! catches panics) takes another third of that, and so comes in only for what is not in the dict.
+//! Where there is a dict of all views that are kept, such a lookup is one in that dict and nothing else, of
+//! some thirty nanoseconds. What the binding does around each method (it looks at the types, counts how often
+//! it was entered, and catches panics) takes another third of that, and so comes in only for what is not in
+//! the dict.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -47,9 +48,10 @@ fn slot_of(reader: &Bound<'_, PyType>) -> Option<ffi::binaryfunc> {
 }
 
 unsafe extern "C" fn subscript(reader: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by Python, and so attached, with an instance of the type above, which Python sees to. That is an
-    // instance of `Reader`, as its base. The dict is kept while it is looked into, which can run code of its keys that
-    // closes the reader. The function is that of the slot this one is in place of, with the same arguments.
+    // SAFETY: called by Python, and so attached, with an instance of the type above, which Python sees to.
+    // That is an instance of `Reader`, as its base. The dict is kept while it is looked into, which can run
+    // code of its keys that closes the reader. The function is that of the slot this one is in place of, with
+    // the same arguments.
     unsafe {
         let py = Python::assume_attached();
         let dict = Borrowed::from_ptr(py, reader).cast_unchecked::<Reader>().get().first(py);

@@ -1,7 +1,7 @@
 //! All arrays of an archive, one after the other: `data.values()` and `data.items()`.
 //!
-//! The next members are read from the directory some at a time, in its order. A lookup of each name would be a jump to
-//! another place of the index, and of the directory, for each of them.
+//! The next members are read from the directory some at a time, in its order. A lookup of each name would be
+//! a jump to another place of the index, and of the directory, for each of them.
 
 use std::sync::Arc;
 use std::vec;

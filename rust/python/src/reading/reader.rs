@@ -52,8 +52,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// The handle as it is now, and whether views are kept: the reader can be closed, or opened anew, by another
-    /// thread at any time.
+    /// The handle as it is now, and whether views are kept: the reader can be closed, or opened anew, by
+    /// another thread at any time.
     pub(crate) fn handle(&self, py: Python<'_>) -> PyResult<(Arc<Handle>, bool)> {
         let (handle, cache) = self.state.read(py, |state| (state.handle.clone(), state.cache));
         handle.map(|handle| (handle, cache)).ok_or_else(closed)
@@ -142,8 +142,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Becomes another handle on the archive that `other` has open: it shares the map and the index, and the views
-    /// too unless it is to make views of its own, all at once if those of `other` were preloaded.
+    /// Becomes another handle on the archive that `other` has open: it shares the map and the index, and the
+    /// views too unless it is to make views of its own, all at once if those of `other` were preloaded.
     fn _share(&self, py: Python<'_>, other: &Bound<'_, Self>, own_views: bool) -> PyResult<()> {
         let (handle, cache, preload) =
             other.get().state.read(py, |state| (state.handle.clone(), state.cache, state.preload));
@@ -178,8 +178,8 @@ impl Reader {
     /// KeyError
     ///     If there is no such array.
     /// ValueError
-    ///     If its ``.npy`` header is bad, its shape does not fit what is stored, it holds Python objects, or the
-    ///     reader is closed.
+    ///     If its ``.npy`` header is bad, its shape does not fit what is stored, it holds Python objects, or
+    ///     the reader is closed.
     /// zipfile.BadZipFile
     ///     If the member is not where the archive's directory says.
     fn load<'py>(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -188,55 +188,55 @@ impl Reader {
 
     /// A batch: excerpts of many arrays, or whole arrays, stacked along a new first axis.
     ///
-    /// As ``numpy.stack([data[name][start:stop] for …])``, without a turn of the interpreter for each excerpt: all is
-    /// looked up and checked first, and copied then, without the GIL. What is not in memory is asked for as a whole,
-    /// so that the disk reads no more than that, and many excerpts at a time.
+    /// As ``numpy.stack([data[name][start:stop] for …])``, without a turn of the interpreter for each
+    /// excerpt: all is looked up and checked first, and copied then, without the GIL. What is not in memory
+    /// is asked for as a whole, so that the disk reads no more than that, and many excerpts at a time.
     ///
     /// Parameters
     /// ----------
     /// names : sequence of str or of int
-    ///     The names of the arrays, or their positions in archive order, as in ``data.files[position]``. A negative one
-    ///     counts from the end. One may occur more than once.
+    ///     The names of the arrays, or their positions in archive order, as in ``data.files[position]``. A
+    ///     negative one counts from the end. One may occur more than once.
     /// starts : int or sequence of int, optional
     ///     The first row of each excerpt, counted from the start of its array: 0 by default.
     /// stops : int or sequence of int, optional
-    ///     The row behind the last of each excerpt. By default `length` rows behind the first one or, without that,
-    ///     the end of the array.
+    ///     The row behind the last of each excerpt. By default `length` rows behind the first one or, without
+    ///     that, the end of the array.
     /// length : int, optional
-    ///     How many rows each excerpt has in the batch. By default as many as the first one or, with `pad`, as the
-    ///     longest one.
+    ///     How many rows each excerpt has in the batch. By default as many as the first one or, with `pad`,
+    ///     as the longest one.
     /// out : ndarray, optional
-    ///     The array to copy to, of the shape and the dtype of the batch. It is used fastest if it is C-contiguous. For
-    ///     a tensor of PyTorch, give its ``numpy()``.
+    ///     The array to copy to, of the shape and the dtype of the batch. It is used fastest if it is
+    ///     C-contiguous. For a tensor of PyTorch, give its ``numpy()``.
     /// dtype : data-type, optional
-    ///     The dtype that items are converted to, by the rule ``"same_kind"`` of `numpy.can_cast`. By default all
-    ///     arrays must have the same, which the batch then has, byte order included.
+    ///     The dtype that items are converted to, by the rule ``"same_kind"`` of `numpy.can_cast`. By default
+    ///     all arrays must have the same, which the batch then has, byte order included.
     /// pad : scalar or array_like, optional
-    ///     What is put in place of rows that an array does not have, or that an excerpt has less than `length`: a
-    ///     value, or a row. By default such excerpts are refused.
+    ///     What is put in place of rows that an array does not have, or that an excerpt has less than
+    ///     `length`: a value, or a row. By default such excerpts are refused.
     /// threads : int, optional
-    ///     How many threads copy, this one included: 1 by default, at most 64. Those that help stay for later batches, and
-    ///     are shared by all callers: one that finds none free copies alone.
+    ///     How many threads copy, this one included: 1 by default, at most 64. Those that help stay for later
+    ///     batches, and are shared by all callers: one that finds none free copies alone.
     ///
     /// Returns
     /// -------
     /// ndarray
-    ///     `out`, or a new array. Its shape is ``(len(names), length, …)`` or, if neither `starts`, `stops`, `length`
-    ///     nor `pad` are given, ``(len(names), …)`` with the shape that all arrays have.
+    ///     `out`, or a new array. Its shape is ``(len(names), length, …)`` or, if neither `starts`, `stops`,
+    ///     `length` nor `pad` are given, ``(len(names), …)`` with the shape that all arrays have.
     ///
     /// Raises
     /// ------
     /// KeyError
     ///     If there is no array of a name.
     /// IndexError
-    ///     If there is no array at a position, or an excerpt starts before its array, stops before it starts or, without
-    ///     `pad`, does not lie in its array.
+    ///     If there is no array at a position, or an excerpt starts before its array, stops before it starts
+    ///     or, without `pad`, does not lie in its array.
     /// TypeError
-    ///     If the dtypes of the arrays, or that of `out`, do not fit, or an argument is of a wrong type: `names` must
-    ///     not be booleans, nor both names and positions.
+    ///     If the dtypes of the arrays, or that of `out`, do not fit, or an argument is of a wrong type:
+    ///     `names` must not be booleans, nor both names and positions.
     /// ValueError
-    ///     If the shapes of the arrays, or that of `out`, do not fit, an array cannot be read (see `load`), there are no
-    ///     names and no `out`, or the reader is closed.
+    ///     If the shapes of the arrays, or that of `out`, do not fit, an array cannot be read (see `load`),
+    ///     there are no names and no `out`, or the reader is closed.
     ///
     /// See Also
     /// --------
@@ -246,9 +246,9 @@ impl Reader {
     /// -----
     /// Errors name the file and the array, and are raised before anything is written to `out`.
     ///
-    /// Views are kept as by ``data[name]``, if `cache` is true, also where positions are given. `files` is not made for
-    /// those; the first time, the file's directory is checked. Arrays in Fortran order, and those that are converted, are
-    /// copied by NumPy, one after the other.
+    /// Views are kept as by ``data[name]``, if `cache` is true, also where positions are given. `files` is
+    /// not made for those; the first time, the file's directory is checked. Arrays in Fortran order, and
+    /// those that are converted, are copied by NumPy, one after the other.
     ///
     /// Examples
     /// --------
@@ -266,10 +266,9 @@ impl Reader {
     /// >>> data.gather(["a", "b"], pad=-1, dtype=np.float32)
     /// array([[ 0.,  1.,  2.,  3.,  4.,  5.],
     ///        [10., 11., 12., 13., -1., -1.]], dtype=float32)
-    /// >>> data.gather(["a", "b"], starts=[0, 2], length=3)
-    /// Traceback (most recent call last):
-    ///   ...
-    /// IndexError: example.npz: member "b": rows 2 to 5 are asked for, and it has 4; pad= says what to put in place ...
+    /// >>> data.gather(["a", "b"], starts=[0, 2], length=3) Traceback (most recent call last): ...
+    /// IndexError: example.npz: member "b": rows 2 to 5 are asked for, and it has 4; pad= says what to put in
+    /// place ...
     #[pyo3(signature = (names, starts=None, stops=None, *, length=None, out=None, dtype=None, pad=None, threads=None))]
     #[expect(clippy::too_many_arguments, reason = "those of Python, most of them with keywords")]
     fn gather<'py>(
@@ -288,24 +287,24 @@ impl Reader {
         gather::gather(&lookup, &part, &Making { out, dtype, pad, threads })
     }
 
-    /// Has the operating system read excerpts, or whole arrays, into memory. Does not wait until they are there.
+    /// Has the operating system read excerpts, or whole arrays, into memory. Does not wait until they are
+    /// there.
     ///
     /// Parameters
     /// ----------
     /// names : sequence of str or of int
     ///     The names of the arrays, or their positions in archive order.
     /// starts, stops, length
-    ///     Which rows of them, as for `gather`; by default all. Rows behind the end of an array are left aside.
+    ///     Which rows of them, as for `gather`; by default all. Rows behind the end of an array are left
+    ///     aside.
     ///
     /// Raises
     /// ------
     /// KeyError, IndexError, TypeError, ValueError
     ///     As for `gather`.
     ///
-    /// Notes
-    /// -----
-    /// `gather` does this by itself for what it needs. Call it for the next batch before you work on the present one.
-    /// On systems without such advice, Windows for one, nothing is read.
+    /// Notes ----- `gather` does this by itself for what it needs. Call it for the next batch before you work
+    /// on the present one. On systems without such advice, Windows for one, nothing is read.
     ///
     /// Examples
     /// --------
@@ -341,7 +340,8 @@ impl Reader {
     ///     - ``"random"``: small parts of views at random. Nothing is read ahead, page by page.
     ///     - ``"sequential"``: whole arrays from start to end. Much is read ahead.
     ///     - ``"willneed"``: all of the file, soon. It is read, in the background.
-    ///     - ``"dontneed"``: nothing, for now. This process lets go of the pages; they stay in the page cache until the
+    ///     - ``"dontneed"``: nothing, for now. This process lets go of the pages; they stay in the page cache
+    ///     until the
     ///       system needs the memory, and come back when they are touched.
     ///
     /// Raises
@@ -349,10 +349,8 @@ impl Reader {
     /// ValueError
     ///     If it is another advice, or the reader is closed.
     ///
-    /// Notes
-    /// -----
-    /// Nothing of this changes what is read, and a system may ignore it; Windows does. `gather` and `prefetch` do not
-    /// need it.
+    /// Notes ----- Nothing of this changes what is read, and a system may ignore it; Windows does. `gather`
+    /// and `prefetch` do not need it.
     ///
     /// Examples
     /// --------
@@ -432,7 +430,8 @@ impl Reader {
         pages::fetch(file.mapping.get(), file.snapshot.path(), arrays)
     }
 
-    /// Has the system read the headers of those arrays, given by their names, if they are needed and not in memory.
+    /// Has the system read the headers of those arrays, given by their names, if they are needed and not in
+    /// memory.
     fn _fetch_headers(&self, names: &Bound<'_, PyAny>) -> PyResult<()> {
         let lookup = self.lookup(names.py())?;
         members::fetch_headers_of(&lookup, names)
@@ -447,8 +446,8 @@ impl Reader {
 
     /// The views that were preloaded or cached so far, by name (dict).
     ///
-    /// It is one dict, not a copy, to which further views are added, and stays valid when the reader is closed or
-    /// gone.
+    /// It is one dict, not a copy, to which further views are added, and stays valid when the reader is
+    /// closed or gone.
     #[getter]
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self.handle(py) {
@@ -479,8 +478,8 @@ impl Reader {
         drop(self.state.replace(py, State { cache, preload, ..State::default() }));
     }
 
-    /// With what options the file was opened, and its size, time of the last change and inode then: together, as
-    /// another thread may open the reader anew.
+    /// With what options the file was opened, and its size, time of the last change and inode then: together,
+    /// as another thread may open the reader anew.
     #[getter]
     fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyTuple>, (u64, u128, u64))> {
         let file = self.file(py)?;

@@ -45,8 +45,8 @@ pub(crate) struct OpenFile {
     max_header_size: usize,
     /// It was said that the directory is damaged.
     warned: AtomicBool,
-    /// The list of all names, and the fork generation in which it was made. Locked for moments, by threads that stay
-    /// attached meanwhile.
+    /// The list of all names, and the fork generation in which it was made. Locked for moments, by threads
+    /// that stay attached meanwhile.
     files: Mutex<Option<(u64, Py<PyList>)>>,
 }
 
@@ -136,8 +136,8 @@ impl OpenFile {
         self.verify(py).map_err(|failure| self.err(py, failure))
     }
 
-    /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is called for
-    /// all of them once more.
+    /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is
+    /// called for all of them once more.
     pub(crate) fn for_each(
         &self,
         py: Python<'_>,
@@ -216,7 +216,8 @@ impl OpenFile {
         Ok(some)
     }
 
-    /// Has the system read the headers of members whose views are going to be made, if they are needed and not in memory.
+    /// Has the system read the headers of members whose views are going to be made, if they are needed and
+    /// not in memory.
     pub(crate) fn fetch_headers(
         &self,
         py: Python<'_>,

@@ -1,7 +1,7 @@
 //! Having the system read what views need, all at once and before it is touched.
 //!
-//! A page that is not in memory costs a page fault, which waits for the disk. So whoever is going to read many places
-//! tells the system of all of them first, unless a look at some says that they are there.
+//! A page that is not in memory costs a page fault, which waits for the disk. So whoever is going to read
+//! many places tells the system of all of them first, unless a look at some says that they are there.
 
 use std::path::Path;
 
@@ -15,7 +15,8 @@ use crate::error::{IntoErr, keep_going};
 use crate::mapping::Mapping;
 use crate::numpy::array;
 
-/// The headers of a member whose local header is at this byte: with an ordinary `.npy` header they have so many bytes.
+/// The headers of a member whose local header is at this byte: with an ordinary `.npy` header they have so
+/// many bytes.
 pub(crate) fn headers_at(map: &Mapping, at: u64) -> Option<Place> {
     const HEADERS: usize = 512;
     let offset = usize::try_from(at).ok()?;
@@ -23,7 +24,8 @@ pub(crate) fn headers_at(map: &Mapping, at: u64) -> Option<Place> {
     Some(Place { offset, bytes: HEADERS.min(left) })
 }
 
-/// Has the system read the headers of members whose local headers are at these bytes, if some are not in memory.
+/// Has the system read the headers of members whose local headers are at these bytes, if some are not in
+/// memory.
 pub(crate) fn fetch_headers_at(
     py: Python<'_>,
     map: &Mapping,

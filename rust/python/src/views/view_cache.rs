@@ -17,15 +17,15 @@ use mmnpz_format::slots::{NoMemory, Refused, Slots};
 /// Whether views are entered in the dict of views when they are published, and looked up there first.
 ///
 /// With a global interpreter lock there is no faster way to look a string up, as Python keeps the hash in the
-/// string. Without, threads that add to one dict wait for its lock, and a forked child needs another dict (see
-/// [`may_be_locked`]): there the dict is filled from when somebody first asks for it, and lookups never
+/// string. Without, threads that add to one dict wait for its lock, and a forked child needs another dict
+/// (see [`may_be_locked`]): there the dict is filled from when somebody first asks for it, and lookups never
 /// touch it.
 pub(crate) const DICT_FIRST: bool = cfg!(not(Py_GIL_DISABLED));
 
 /// Whether a Python object that threads share, made in this fork generation, may be locked for ever here.
 ///
-/// Lists and dicts of free-threaded Python have locks. All threads are stopped for a fork, but one that waits for
-/// such a lock may be handed it just then, and there is no such thread in the child.
+/// Lists and dicts of free-threaded Python have locks. All threads are stopped for a fork, but one that waits
+/// for such a lock may be handed it just then, and there is no such thread in the child.
 pub(crate) fn may_be_locked(generation: u64) -> bool {
     cfg!(Py_GIL_DISABLED) && generation != fork::generation()
 }
@@ -76,7 +76,8 @@ impl Views {
     #[inline]
     pub(crate) fn get<'py>(&self, py: Python<'py>, member: MemberId) -> Option<Bound<'py, PyAny>> {
         let view = self.slots.get()?.get(member)?;
-        // SAFETY: what is in a slot is a reference to a live object, which the slot owns until `self` is dropped.
+        // SAFETY: what is in a slot is a reference to a live object, which the slot owns until `self` is
+        // dropped.
         Some(unsafe { Bound::from_borrowed_ptr(py, view.as_ptr()) })
     }
 
@@ -93,8 +94,9 @@ impl Views {
     }
 
     /// Offers a view for a member and gives back the one that counts, the first that was offered. Says also
-    /// whether that must be entered in the dict. It is looked up by others after the call of [`Views::settle`]
-    /// that follows. An archive may claim more members than there is memory for: that is a `MemoryError`.
+    /// whether that must be entered in the dict. It is looked up by others after the call of
+    /// [`Views::settle`] that follows. An archive may claim more members than there is memory for: that is a
+    /// `MemoryError`.
     pub(crate) fn publish<'py>(
         &self,
         member: MemberId,

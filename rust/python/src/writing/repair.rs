@@ -12,8 +12,8 @@ type Dropped = (String, u64, &'static str);
 
 /// Makes the file at `path` an archive that lists all that is there.
 ///
-/// Returns the number of members, the names that no directory listed, what was dropped, and whether anything had
-/// to be done.
+/// Returns the number of members, the names that no directory listed, what was dropped, and whether anything
+/// had to be done.
 #[pyfunction]
 #[pyo3(name = "_repair")]
 pub(crate) fn repair(

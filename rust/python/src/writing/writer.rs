@@ -67,7 +67,8 @@ impl Writer {
 
     /// Writes an array as a member of the archive.
     ///
-    /// When this returns, the member is in the operating system's hands. Threads may call it at the same time.
+    /// When this returns, the member is in the operating system's hands. Threads may call it at the same
+    /// time.
     ///
     /// Parameters
     /// ----------
@@ -86,8 +87,8 @@ impl Writer {
     /// Raises
     /// ------
     /// ValueError
-    ///     If the array holds Python objects, the name cannot be stored (a NUL in it, more than 65531 bytes of
-    ///     UTF-8), or the writer is closed. Nothing is written then.
+    ///     If the array holds Python objects, the name cannot be stored (a NUL in it, more than 65531 bytes
+    ///     of UTF-8), or the writer is closed. Nothing is written then.
     /// OSError
     ///     If the operating system cannot write. The members before stay, and the writer can go on.
     /// RuntimeError
@@ -109,7 +110,8 @@ impl Writer {
         let place = loop {
             let reserved = match archive.try_reserve(&member, is_repeated).map_err(fail)? {
                 Some(answer) => answer,
-                // Another thread has the lock, for a moment: it must not have to wait for this one's interpreter.
+                // Another thread has the lock, for a moment: it must not have to wait for this one's
+                // interpreter.
                 None => detached(py, || archive.reserve(&member, is_repeated)).map_err(fail)?,
             };
             match reserved {
@@ -138,8 +140,9 @@ impl Writer {
 
     /// Makes all that is written so far readable by every zip reader, and goes on.
     ///
-    /// From then on the file is a valid archive, whatever becomes of the writer. Members that are written later go
-    /// into room in front of the directory that this writes; they are listed by the next `flush` or by `close`.
+    /// From then on the file is a valid archive, whatever becomes of the writer. Members that are written
+    /// later go into room in front of the directory that this writes; they are listed by the next `flush` or
+    /// by `close`.
     ///
     /// Parameters
     /// ----------
@@ -158,7 +161,8 @@ impl Writer {
         detached(py, || archive.flush(sync)).map_err(|failure| failure.into_err(py, &archive.path))
     }
 
-    /// The names of all arrays in the archive, those that were there before too, in archive order (list of str).
+    /// The names of all arrays in the archive, those that were there before too, in archive order (list of
+    /// str).
     #[getter]
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;

@@ -190,7 +190,8 @@ impl<'de> Parser<'de> {
                     b't' => out.push('\t'),
                     b'v' => out.push('\x0b'),
                     _ => {
-                        // Python keeps an unknown escape as it stands; the character follows in the main loop.
+                        // Python keeps an unknown escape as it stands; the character follows in the main
+                        // loop.
                         out.push('\\');
                         return Ok(());
                     }
