@@ -39,7 +39,7 @@ lint: $(VENV)/extra-lint  ## formats and lints, Python and Rust
 	cargo fmt --all --check
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
-	$(BIN)/python .ci/check-house
+	$(BIN)/python .ci/check_house.py
 
 types: $(VENV)/extra-lint $(VENV)/extra-demo $(VENV)/extra-bench $(VENV)/extra-torch  ## types: mypy, pyright, and the stub against the binary
 	$(BIN)/mypy

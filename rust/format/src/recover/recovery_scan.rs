@@ -3,8 +3,9 @@
 //! A writer that was killed leaves members that no directory has: behind a directory that they have
 //! overwritten, behind the archive that was appended to, or in the room in front of the last directory that
 //! was flushed. Each of them has a mark in its local header, and every directory that was whole has a seal in
-//! front or a base behind it ([`crate::additions::mark`]). A survey goes through the file from member to member and
-//! believes nothing else, so that it neither misses a member nor takes something inside of an array for one.
+//! front or a base behind it ([`crate::additions::mark`]). A survey goes through the file from member to
+//! member and believes nothing else, so that it neither misses a member nor takes something inside of an
+//! array for one.
 //!
 //! The highest low-water mark that it meets vouches for all members below. Of those above it, which were
 //! being written when the last one was begun, the large ones are finished if their local header says so, and

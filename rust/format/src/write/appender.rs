@@ -3,15 +3,16 @@
 //! The rules that keep an archive recoverable at every moment, for whoever does the writing:
 //!
 //! - Members follow one another without a byte in between. A member counts once all of it is in the file: of
-//!   a large one, its local header goes there once more, last ([`crate::additions::mark`]). A directory is derived.
+//!   a large one, its local header goes there once more, last ([`crate::additions::mark`]). A directory is
+//!   derived.
 //! - Behind the members of another program, which have no marks, their directory is kept for good
 //!   (`kept_directory`). It is overwritten only when there is a copy of it on the disk. Where
 //!   members cannot follow those, they go behind that archive and a [`Base`], and its directory stays where
 //!   it is.
 //! - Members go into the room in front of a directory of ours, if it has some, and their records behind those
-//!   that it has ([`crate::write::grow_in_place`]). Where there is no room, it may be overwritten by members, unless it was
-//!   written for readers to use meanwhile ([`Publish::Flush`]): then [`Appender::reserve`] says that there is
-//!   no room.
+//!   that it has ([`crate::write::grow_in_place`]). Where there is no room, it may be overwritten by members,
+//!   unless it was written for readers to use meanwhile ([`Publish::Flush`]): then [`Appender::reserve`] says
+//!   that there is no room.
 //! - The file never gets shorter than it was when somebody could open it.
 
 use std::sync::Arc;

@@ -121,8 +121,8 @@ impl DirectoryWriter {
     /// list.
     ///
     /// # Errors
-    /// As for [`WalkedIndex::build`](crate::read::walked_index::WalkedIndex::build): what cannot be read is not
-    /// appended to; and [`ErrorKind::NoMemory`](crate::ErrorKind::NoMemory).
+    /// As for [`WalkedIndex::build`](crate::read::walked_index::WalkedIndex::build): what cannot be read is
+    /// not appended to; and [`ErrorKind::NoMemory`](crate::ErrorKind::NoMemory).
     pub fn resume(old: &OldDirectory<'_>, unlisted: &[u8]) -> Result<Self> {
         // What another program has changed may lie elsewhere than its record says.
         let (mut count, fields_from) = old.sound.unwrap_or((0, old.records.len() as u64));

@@ -2,8 +2,8 @@
 //!
 //! A member of mmnpz is stored, has its size in the local header, starts where the one before it ends, and
 //! has its *array* (not its `.npy` header) at a multiple of the alignment. The padding is part of the extra
-//! field with the member's mark ([`crate::additions::mark`]), which every zip tool skips. Sizes and offsets take zip64
-//! fields only where 32 bits do not hold them (APPNOTE 4.3.9.2, 4.5.3).
+//! field with the member's mark ([`crate::additions::mark`]), which every zip tool skips. Sizes and offsets
+//! take zip64 fields only where 32 bits do not hold them (APPNOTE 4.3.9.2, 4.5.3).
 
 use zerocopy::IntoBytes;
 

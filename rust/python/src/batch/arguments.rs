@@ -49,7 +49,7 @@ impl Numbers {
             },
         };
         if each.len() != names {
-            return Err(PyValueError::new_err(format!("there are {names} names and {} {what}", each.len())));
+            return Err(PyValueError::new_err(format!("got {names} names and {} {what}", each.len())));
         }
         Ok(Numbers::Each(each))
     }
@@ -97,14 +97,11 @@ impl<'py> Part<'py> {
             (Ok(start), Ok(stop)) if start <= stop && stop <= rows => Ok((start, stop)),
             (Ok(start), Ok(stop)) if start <= stop && clip => Ok((start.min(rows), stop.min(rows))),
             (Ok(_), Ok(_)) if start <= stop => {
-                let advice =
-                    if clip { "" } else { "; pad= says what to put in place of those that it has not" };
-                Err(format!("rows {start} to {stop} are asked for, and it has {rows}{advice}"))
+                let advice = if clip { "" } else { "; pass pad= to fill the missing ones" };
+                Err(format!("rows {start}:{stop} requested, but the array has {rows} rows{advice}"))
             }
-            (Ok(_), Ok(_)) => {
-                Err(format!("rows {start} to {stop} are asked for, which ends before it starts"))
-            }
-            _ => Err(format!("rows {start} to {stop} are asked for, and they are counted from the start")),
+            (Ok(_), Ok(_)) => Err(format!("rows {start}:{stop} end before they start")),
+            _ => Err(format!("rows must not be negative, got {start}:{stop}")),
         }
     }
 }

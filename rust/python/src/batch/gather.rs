@@ -85,7 +85,7 @@ impl<'a, 'py> Batch<'a, 'py> {
         let (rows, shape) = match layout.shape.split_first() {
             _ if self.whole => (1, layout.shape),
             Some((rows, shape)) => (usize::try_from(*rows).unwrap_or(0), shape),
-            None => return Err(self.value_error(key, "it is of no dimensions, and has no rows")),
+            None => return Err(self.value_error(key, "an array of no dimensions has no rows")),
         };
         let range = if self.whole { Ok((0, 1)) } else { self.part.rows(number, rows, self.padded) };
         let (start, stop) = match range {
@@ -97,7 +97,7 @@ impl<'a, 'py> Batch<'a, 'py> {
         }
         let Some(common) = &mut self.common else { return Ok(()) };
         if shape != common.shape {
-            return Err(self.differs(key, "shape", show(layout.shape), |layout| show(layout.shape)));
+            return Err(self.differs_in_shape(key, shape));
         }
         let mut is_plain = layout.in_order;
         if !layout.is_of(&common.dtype) {
@@ -111,7 +111,11 @@ impl<'a, 'py> Batch<'a, 'py> {
         if self.padded && self.part.length.is_none() {
             common.length = common.length.max(stop - start);
         } else if stop - start > common.length || (!self.padded && stop - start != common.length) {
-            let what = format!("rows {start} to {stop} are not the {} that all excerpts have", common.length);
+            let what = format!(
+                "rows {start}:{stop} are {}, but every excerpt must have {}",
+                stop - start,
+                common.length
+            );
             return Err(self.value_error(key, &what));
         }
         let map = self.lookup.mapping();
@@ -154,23 +158,20 @@ impl<'a, 'py> Batch<'a, 'py> {
         PyValueError::new_err(message(self.lookup, key, what))
     }
 
-    /// The error for a member that differs from the first.
+    /// The error for a member whose shape differs from that of the first.
     #[cold]
-    fn differs(
-        &self,
-        key: Key<'_, 'py>,
-        what: &str,
-        mine: String,
-        other: impl FnOnce(&Layout<'_>) -> String,
-    ) -> PyErr {
+    fn differs_in_shape(&self, key: Key<'_, 'py>, mine: &[isize]) -> PyErr {
+        let what = if self.whole { "shape" } else { "row shape" };
+        let of_rows = |layout: &Layout<'_>| {
+            show(if self.whole { layout.shape } else { layout.shape.get(1..).unwrap_or_default() })
+        };
         let first = self.part.keys.iter().next().map(|first| {
-            with_view(self.lookup, first, |_, layout| Ok((quoted(self.lookup, first), other(layout))))
+            with_view(self.lookup, first, |_, layout| Ok((quoted(self.lookup, first), of_rows(layout))))
         });
         match first.unwrap_or_else(|| Ok(Default::default())) {
             Ok((first, theirs)) => {
-                let exception = if self.whole { "" } else { ", apart from the first axis" };
-                let text = format!("its {what} {mine} does not fit {theirs} of member {first}{exception}");
-                self.value_error(key, &text)
+                let mine = show(mine);
+                self.value_error(key, &format!("{what} {mine} differs from {theirs} of member {first}"))
             }
             Err(error) => error,
         }
@@ -181,7 +182,7 @@ impl<'a, 'py> Batch<'a, 'py> {
         let first = self.part.keys.iter().next().map(|first| quoted(self.lookup, first));
         let (first, theirs) = (first.unwrap_or_default(), self.common.as_ref().map(|common| &common.dtype));
         let theirs = theirs.map_or_else(String::new, ToString::to_string);
-        let what = format!("its dtype {dtype} is not {theirs}, that of member {first}; dtype= converts");
+        let what = format!("dtype {dtype} differs from {theirs} of member {first}; pass dtype= to convert");
         PyTypeError::new_err(message(self.lookup, key, what))
     }
 
@@ -203,8 +204,7 @@ impl<'a, 'py> Batch<'a, 'py> {
         let shape = self.shape();
         let Some(out) = given else {
             let dtype = dtype.filter(|_| self.common.is_some());
-            let message =
-                "there are no names, which leaves open what shape and dtype the batch has; out= says it";
+            let message = "cannot infer shape and dtype of an empty batch; pass out=";
             return array::empty(dtype.ok_or_else(|| PyValueError::new_err(message))?, &shape);
         };
         let path = self.lookup.path().to_string_lossy();
@@ -220,13 +220,14 @@ impl<'a, 'py> Batch<'a, 'py> {
         };
         if !fits {
             let theirs = show(layout.shape);
-            let message = format!("{path}: out has the shape {theirs}, and the batch has {}", show(&shape));
+            let message = format!("{path}: out has shape {theirs}, but the batch has shape {}", show(&shape));
             return Err(PyValueError::new_err(message));
         }
         if let Some(dtype) = dtype.filter(|dtype| !layout.is_of(dtype)) {
             let theirs = layout.dtype(out.py());
-            let message =
-                format!("{path}: out has the dtype {theirs}, and the batch has {dtype}; dtype= converts");
+            let message = format!(
+                "{path}: out has dtype {theirs}, but the batch has dtype {dtype}; pass dtype= to convert"
+            );
             return Err(PyTypeError::new_err(message));
         }
         if !layout.writeable {
@@ -321,7 +322,7 @@ fn cannot_become(
     from: &Bound<'_, PyArrayDescr>,
     to: &Bound<'_, PyArrayDescr>,
 ) -> PyErr {
-    let what = format!("items of dtype {from} cannot become {to}, by the rule \"same_kind\"");
+    let what = format!("dtype {from} cannot be converted to {to} by the rule \"same_kind\"");
     PyTypeError::new_err(message(lookup, key, what))
 }
 

@@ -266,9 +266,10 @@ impl Reader {
     /// >>> data.gather(["a", "b"], pad=-1, dtype=np.float32)
     /// array([[ 0.,  1.,  2.,  3.,  4.,  5.],
     ///        [10., 11., 12., 13., -1., -1.]], dtype=float32)
-    /// >>> data.gather(["a", "b"], starts=[0, 2], length=3) Traceback (most recent call last): ...
-    /// IndexError: example.npz: member "b": rows 2 to 5 are asked for, and it has 4; pad= says what to put in
-    /// place ...
+    /// >>> data.gather(["a", "b"], starts=[0, 2], length=3)
+    /// Traceback (most recent call last):
+    ///   ...
+    /// IndexError: example.npz: member "b": rows 2:5 requested, but the array has 4 rows; pass pad= to ...
     #[pyo3(signature = (names, starts=None, stops=None, *, length=None, out=None, dtype=None, pad=None, threads=None))]
     #[expect(clippy::too_many_arguments, reason = "those of Python, most of them with keywords")]
     fn gather<'py>(
@@ -303,7 +304,9 @@ impl Reader {
     /// KeyError, IndexError, TypeError, ValueError
     ///     As for `gather`.
     ///
-    /// Notes ----- `gather` does this by itself for what it needs. Call it for the next batch before you work
+    /// Notes
+    /// -----
+    /// `gather` does this by itself for what it needs. Call it for the next batch before you work
     /// on the present one. On systems without such advice, Windows for one, nothing is read.
     ///
     /// Examples
@@ -349,7 +352,9 @@ impl Reader {
     /// ValueError
     ///     If it is another advice, or the reader is closed.
     ///
-    /// Notes ----- Nothing of this changes what is read, and a system may ignore it; Windows does. `gather`
+    /// Notes
+    /// -----
+    /// Nothing of this changes what is read, and a system may ignore it; Windows does. `gather`
     /// and `prefetch` do not need it.
     ///
     /// Examples

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+# Columns of a comment, as rustfmt has them for code.
 WIDTH = 110
+# Lines of a file, by the folder that it is in. A test is read alone, what ships as a whole.
 LONGEST = {"tests": 900}
-"""How many lines a file has at most, by the folder that it is in. A test is read alone, what ships as a whole."""
 LONGEST_ELSEWHERE = 700
 
 Graph = dict[str, set[str]]
@@ -126,8 +127,8 @@ def problems() -> Iterator[str]:
             yield from (f"{crate}: a circle of {kind}: {' -> '.join(circle)}" for circle in circles(nodes))
     for circle in circles(python_modules(Path("mmnpz"))):
         yield f"mmnpz: a circle of modules: {' -> '.join(circle)}"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True)
-    for name in listed.stdout.split():
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    for name in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split():
         path = Path(name)
         if path.suffix not in (".rs", ".py", ".pyi") or not path.exists():
             continue
@@ -143,5 +144,5 @@ def problems() -> Iterator[str]:
 
 if __name__ == "__main__":
     found = list(problems())
-    print(*found or ["no circle, no wide comment, no long file"], sep="\n")
+    sys.stdout.write("\n".join(found or ["no circle, no wide comment, no long file"]) + "\n")
     sys.exit(1 if found else 0)
