@@ -8,6 +8,7 @@ use pyo3::pymodule;
 mod advice;
 mod archive;
 mod array;
+mod array_wrap;
 mod boot;
 mod copying;
 mod detach;
