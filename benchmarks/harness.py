@@ -47,12 +47,13 @@ class Bar:
     What the project asks of a figure.
 
     With `peer`, the ratio to it (how many times as good as the peer we are) must reach `limit`. Without,
-    our own figure must not be worse than `limit`.
+    our own figure must not be worse than `limit`. Before that, `allowance` is subtracted from our figure.
     """
 
     text: str
     limit: float
     peer: str | None = None
+    allowance: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 
 import mmnpz
 
+TYPE: Any = mmnpz.memmap
 NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
 
@@ -150,7 +151,7 @@ def test_arguments_by_name(view: Any) -> None:
         view.__array_wrap__(plain, context, return_scalar=True),
         view.__array_wrap__(plain, context=context, return_scalar=1),
         view.__array_wrap__(plain, **{"".join(["return", "_scalar"]): True}),  # a string of another identity
-        mmnpz.memmap.__array_wrap__(view, plain, None, True),
+        TYPE.__array_wrap__(view, plain, None, True),
     ]
     for result in calls:
         assert type(result) is np.float64
@@ -221,7 +222,7 @@ def test_subclasses_in_python(view: Any) -> None:
 
     calls: list[Any] = []
     for kind in (Plain, Calling):
-        ours = view.view(kind)
+        ours: Any = view.view(kind)
         assert type(ours) is kind
         for result in (ours + 1, 1 - ours, np.sqrt(abs(ours)), ours.sum(axis=0), *np.modf(ours)):
             assert type(result) is np.ndarray

@@ -143,7 +143,7 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "accumulate into a copy": lambda x: into(x.copy(), lambda out: np.add.accumulate(x, out=out)),
     "subtract.outer": lambda x: np.subtract.outer(x, [1, 2]),
     "add.at": lambda x: in_copy(x, lambda y: np.add.at(y, [0, 0], 1)),
-    "negative.at": lambda x: in_copy(x, lambda y: np.negative.at(y, slice(1))),
+    "negative.at": lambda x: in_copy(x, lambda y: np.negative.at(y, [0])),
     "mean keepdims": lambda x: x.mean(axis=0, keepdims=True),
     "var": lambda x: np.var(x, axis=-1),
     "average": lambda x: np.average(x),
