@@ -136,7 +136,8 @@ def test_as_in_python(view: Any, kind: str, wanted: str) -> None:
 def test_a_plain_result_is_not_wrapped_again(view: Any) -> None:
     plain = np.ones(3)
     assert view.__array_wrap__(plain) is plain
-    if not NUMPY_1:  # which passes a memmap of its own
+    assert view.__array_wrap__(plain, None, True) is plain
+    if not NUMPY_1:  # NumPy 1 passes a view of its result that is a memmap
         assert (view + 1).base is None
         assert np.sqrt(view).flags.owndata
 
@@ -231,8 +232,9 @@ def test_subclasses_in_python(view: Any) -> None:
         for out in (view.copy().view(kind), ours.copy()):
             assert np.add(ours, 1, out=out) is out
             assert np.add(view, 1, out=out) is out
+        wrap: Any = ours.__array_wrap__
         with pytest.raises(TypeError):
-            ours.__array_wrap__()
+            wrap()
     assert len(calls) >= 10
 
 

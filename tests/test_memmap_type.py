@@ -117,7 +117,7 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "where= and out=": lambda x: np.add(x, 1, out=x.copy(), where=False),
     # what else calls __array_wrap__
     "frexp": lambda x: np.frexp(x),
-    "divmod into a copy": lambda x: into(x.copy(), lambda out: np.divmod(x, 2, out=(None, out))[1]),
+    "divmod into a copy": lambda x: into(x.copy(), lambda out: np.divmod(x, 2, None, out)[1]),
     "divmod into two copies": lambda x: np.divmod(x, 2, out=(x.copy(), x.copy())),
     "modf of 0-d": lambda x: np.modf(x.reshape(-1)[:1].reshape(())),
     "sqrt of 0-d": lambda x: np.sqrt(abs(x.reshape(-1)[:1].reshape(()))),

@@ -122,7 +122,8 @@ fn wrap<'py>(
             return Bound::from_owned_ptr_or_err(py, scalar);
         }
     }
-    if wanted { array.get_item(PyTuple::empty(py)) } else { Ok(array.to_owned()) }
+    // NumPy made it for this result: a view of it would cost time, and not own its items.
+    Ok(array.to_owned())
 }
 
 /// As [`wrap`], of a result that is no plain array: an instance of a subclass, or any other object.
