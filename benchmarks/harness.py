@@ -47,12 +47,14 @@ class Bar:
     A bound that the figure of mmnpz must reach.
 
     With `peer`, the ratio (how many times as good as the peer mmnpz is) must be at least `limit`. Without
-    `peer`, the figure of mmnpz must not be worse than `limit`.
+    `peer`, the figure of mmnpz must not be worse than `limit`. `allowance` is first subtracted from the
+    figure of mmnpz.
     """
 
     text: str
     limit: float
     peer: str | None = None
+    allowance: float = 0.0
 
 
 @dataclass(frozen=True)

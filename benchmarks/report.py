@@ -49,9 +49,10 @@ class Outcome:
     def value(self, contender: str) -> float:
         return median(self._compared(contender))
 
-    def ratios(self, peer: str, ours: str = OURS) -> list[float]:
-        """Return how many times as good as the peer mmnpz is, in each round."""
-        pairs = list(zip(self._compared(ours), self._compared(peer), strict=True))
+    def ratios(self, peer: str, ours: str = OURS, allowance: float = 0.0) -> list[float]:
+        """Return how many times as good as the peer mmnpz is, in each round; see `Bar.allowance`."""
+        reduced = [max(figure - allowance, 0.0) for figure in self._compared(ours)]
+        pairs = list(zip(reduced, self._compared(peer), strict=True))
         if self.more_is_better:
             return [_divide(mine, theirs) for mine, theirs in pairs]
         return [_divide(theirs, mine) for mine, theirs in pairs]
@@ -65,7 +66,7 @@ class Outcome:
 
     def meets(self, bar: Bar) -> bool:
         if bar.peer is not None:
-            return median(self.ratios(bar.peer)) >= bar.limit
+            return median(self.ratios(bar.peer, allowance=bar.allowance)) >= bar.limit
         ours = self.value(OURS)
         return ours >= bar.limit if self.more_is_better else ours <= bar.limit
 

@@ -32,6 +32,7 @@ SCENARIOS = (
     "preload",
     "cached_lookup",
     "slice_view",
+    "ufunc_view",
     "gather",
     "write_large",
     "write_small",

@@ -43,17 +43,6 @@ Examples
 (66, <class 'numpy.ndarray'>, <class 'numpy.ndarray'>)
 """
 
-# NumPy 2 says with an argument whether a scalar is wanted; before, any result of no dimensions was made one.
-_NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
-
-
-def _array_wrap(self: Any, array: Any, _context: Any = None, return_scalar: bool = False) -> Any:
-    if array is self:  # the result of a ufunc with out=self
-        return array
-    if return_scalar or (_NUMPY_1 and array.shape == ()):
-        return array[()]
-    return array.view(np.ndarray)
-
 
 def _reduce_ex(self: Any, protocol: Any) -> Any:
     return self.view(np.ndarray).__reduce_ex__(protocol)
@@ -72,7 +61,6 @@ for _name, _value in {
     "__doc__": _DOC,
     # The method of ndarray itself: NumPy knows it, and does not call it.
     "__array_finalize__": np.ndarray.__array_finalize__,
-    "__array_wrap__": _array_wrap,
     "__reduce__": lambda self: _reduce_ex(self, 2),
     "__reduce_ex__": _reduce_ex,
     # numpy.memmap keeps these in each instance, and it takes a Python call to put them there.

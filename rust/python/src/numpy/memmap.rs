@@ -1,4 +1,5 @@
-//! The C half of `mmnpz.memmap`: indexing that runs no Python code.
+//! The C half of `mmnpz.memmap`: indexing that runs no Python code. `array_wrap` has the method that ufuncs
+//! call.
 //!
 //! `np.memmap.__getitem__` is a Python function: it asks for NumPy's own indexing, then turns results that
 //! are copies (fancy indexing) into plain arrays. Here the same is done in the type's slots.
@@ -16,7 +17,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::type_object::PyTypeInfo;
 
 use crate::mapping::Mapping;
-use crate::numpy::slot_type;
+use crate::numpy::{array_wrap, slot_type};
 
 /// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are
 /// added by the package: a Python class on top of it would cost a level each time an array is made and freed.
@@ -33,7 +34,8 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         mapping: Mapping::type_object_raw(py),
     });
     let memmap = py.import("numpy")?.getattr("memmap")?.cast_into()?;
-    // The type keeps pointers to them. It is made once, and lives as long as the process.
+    // The type keeps pointers to these tables. It is made once, and lives as long as the process.
+    let methods = Box::leak(Box::new([array_wrap::METHOD, ffi::PyMethodDef::default()]));
     let attributes = Box::leak(Box::new([
         ffi::PyGetSetDef {
             name: c"__dict__".as_ptr(),
@@ -48,11 +50,12 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_sq_item, pfunc: item as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_setattro, pfunc: set_attribute as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_methods, pfunc: methods.as_mut_ptr().cast() },
         ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: attributes.as_mut_ptr().cast() },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
-    // SAFETY: functions of this module that have the types of their slots, attributes that end with an empty
-    // one and are never freed, and zero.
+    // SAFETY: functions of this module that have the types of their slots, tables of methods and of
+    // attributes that end with an empty entry and are never freed, and zero.
     unsafe { slot_type::make(&memmap, c"mmnpz.memmap", &mut slots) }
 }
 
