@@ -394,7 +394,7 @@ def test_renamed_members_of_a_mapped_file_of_another_program(tmp_path: Path) -> 
     data = mmnpz.load(path)
     before = data["n9"]
     give_names(path, {"n7": "n8", "n8": "n7", "n9": "xx", "n2": "yy"})
-    # For an old name, the reader raises neither KeyError nor returns the array of another name.
+    # For an old name, the reader neither raises KeyError, nor returns the array of another name.
     for name in ("n7", "n8", "n2"):
         with pytest.raises(zipfile.BadZipFile, match=rf"a\.npz: member \"{name}\": .*another name"):
             data[name]
