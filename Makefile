@@ -47,13 +47,13 @@ types: $(VENV)/extra-lint $(VENV)/extra-demo $(VENV)/extra-bench $(VENV)/extra-t
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 rust:  ## the Rust tests of the format crate
-	cargo test --package mmnpz-format --locked
+	cargo test --package mmnpz-format --package mmnpz-file --locked
 
 model:  ## what has no locks: all interleavings in a model, and real threads under Miri (needs a nightly toolchain)
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
-		cargo test --release --package mmnpz-format --lib slots --locked
+		cargo test --release --package mmnpz-file --lib first_wins --locked
 	rustup component add --toolchain nightly miri rust-src
-	cargo +nightly miri test --target-dir target/miri --package mmnpz-format --test slots --locked
+	cargo +nightly miri test --target-dir target/miri --package mmnpz-file --test first_wins --lib first_wins --locked
 
 wheel:  ## sdist and wheel, and the tests on the installed wheel with the oldest NumPy
 	.ci/test-wheel $(PYTHON)

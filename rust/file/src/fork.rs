@@ -8,6 +8,7 @@ static HANDLERS: OnceLock<&[fn()]> = OnceLock::new();
 
 /// The fork generation of this process: it is incremented in every forked child. Cheaper than the process id,
 /// which takes a system call.
+#[inline]
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }

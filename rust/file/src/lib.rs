@@ -13,12 +13,14 @@
 //!   it. [`writer`]: an archive that is open for writing. [`repair`]: the directory of one that nobody
 //!   closed.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
+//! - [`first_wins`]: a map from members to what was made of them, the first of which stays.
 //! - `copy_pool`, [`copy`]: threads that copy excerpts of a map.
 
 mod boot;
 pub mod copy;
 mod copy_pool;
 pub mod failure;
+pub mod first_wins;
 pub mod fork;
 pub mod items;
 mod lock;

@@ -14,8 +14,6 @@
 //! - [`recover`]: what is in a file, with or without a directory that lists it.
 //! - [`read`]: from a name or a number to a member.
 //! - [`mod@write`]: where the next member and the next directory go.
-//!
-//! [`slots`] stands alone: a place for each member, for what was made of it.
 #![forbid(unsafe_code)]
 
 pub mod additions;
@@ -24,7 +22,6 @@ pub mod error;
 pub mod npy;
 pub mod read;
 pub mod recover;
-pub mod slots;
 pub mod sparse;
 pub mod write;
 pub mod zip;

@@ -11,7 +11,7 @@ use mmnpz_format::write::directory_writer::{DirectoryWriter, OldDirectory};
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::central::Walk;
 use mmnpz_format::zip::end::DirectoryLocation;
-use mmnpz_format::zip::name::{StoredName, self};
+use mmnpz_format::zip::name::{self, StoredName};
 
 #[derive(Debug, Arbitrary)]
 struct New {
@@ -111,8 +111,14 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     // The bytes themselves as a directory.
-    let old =
-        OldDirectory { records: data, comment: &[], prefix_len: 0, sound: None, index: None, has_none: false };
+    let old = OldDirectory {
+        records: data,
+        comment: &[],
+        prefix_len: 0,
+        sound: None,
+        index: None,
+        has_none: false,
+    };
     let _ = DirectoryWriter::resume(&old, &[])
         .map(|mut writer| StoredName::new("a").map(|name| writer.contains(&name)));
 });

@@ -5,8 +5,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
 use mmnpz_format::ErrorKind;
-use mmnpz_format::npy::header::{Header, MAX_HEADER_SIZE, Shape, self};
-use mmnpz_format::npy::literal::{Literal, self};
+use mmnpz_format::npy::header::{self, Header, MAX_HEADER_SIZE, Shape};
+use mmnpz_format::npy::literal::{self, Literal};
 
 /// The parser stops at 100 brackets, and the header's own dict is one.
 const DEPTH: usize = 90;

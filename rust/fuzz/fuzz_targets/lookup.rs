@@ -8,10 +8,10 @@ use std::sync::Arc;
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
-use mmnpz_format::additions::array_field::{Described, ArrayField};
+use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::npy::header::{MAX_HEADER_SIZE, encode};
-use mmnpz_format::read::lookup::{Lookup, Found};
+use mmnpz_format::read::lookup::{Found, Lookup};
 use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
@@ -117,7 +117,8 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
     let opened = if opened_before { before } else { bytes };
     let Ok(survey) = Survey::new(opened, Effort::Read, || true) else { return };
     let Ok(lookup) = Lookup::new(opened, &survey, || true) else { return };
-    let walked = DirectoryLocation::locate(bytes).and_then(|directory| WalkedIndex::build(bytes, directory, || true));
+    let walked =
+        DirectoryLocation::locate(bytes).and_then(|directory| WalkedIndex::build(bytes, directory, || true));
     let absent = ["", "99", "00x"].map(|name| (name.to_owned(), u64::MAX));
     for (number, (name, offset)) in items.iter().chain(&absent).enumerate() {
         let found = loop {

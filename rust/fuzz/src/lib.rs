@@ -6,9 +6,9 @@ use std::ops::Range;
 use arbitrary::Arbitrary;
 
 use mmnpz_format::read::walked_index::WalkedIndex;
-use mmnpz_format::zip::name;
 use mmnpz_format::zip::central::Walk;
 use mmnpz_format::zip::end::DirectoryLocation;
+use mmnpz_format::zip::name;
 use mmnpz_format::zip::records::{Extent, STORED};
 
 /// A plan for an archive. Random bytes hardly ever make one; a random plan always does, with a few things

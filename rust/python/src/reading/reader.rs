@@ -40,7 +40,7 @@ struct State {
 
 impl State {
     fn open(py: Python<'_>, handle: Arc<Handle>, cache: bool, preload: bool) -> Self {
-        let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.clone_ref(py));
+        let first = (DICT_FIRST && cache).then(|| handle.views.dict(py).clone().unbind());
         State { handle: Some(handle), cache, preload, first }
     }
 }
@@ -96,7 +96,7 @@ impl Reader {
     /// What looks many members up.
     fn lookup<'py>(&self, py: Python<'py>) -> PyResult<BatchLookup<'py>> {
         let (handle, cache) = self.handle(py)?;
-        let first = (DICT_FIRST && cache).then(|| handle.views.listing(py).dict.bind(py).clone());
+        let first = (DICT_FIRST && cache).then(|| handle.views.dict(py).clone());
         Ok(BatchLookup { py, handle, cache, first })
     }
 }

@@ -6,23 +6,23 @@ use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
-use mmnpz_format::read::walked_index::{Member, MemberId};
+use mmnpz_format::read::walked_index::Member;
 
 use crate::numpy::array;
 use crate::views::open_file::{OpenFile, SOME};
-use crate::views::view_cache::Views;
+use crate::views::view_cache::{Preload, ViewCache};
 
 /// An archive and views into it, which any number of readers share.
 pub(crate) struct Handle {
     pub(crate) file: Arc<OpenFile>,
-    pub(crate) views: Views,
+    pub(crate) views: ViewCache,
 }
 
 impl Handle {
     /// A handle with views of its own, all of them made if they are to be preloaded.
     pub(crate) fn new(py: Python<'_>, file: Arc<OpenFile>, preload: bool) -> PyResult<Arc<Self>> {
         let mmap = array::whole_map(file.mapping.bind(py), file.types.map.bind(py))?;
-        let views = Views::new(py, file.lookup().limit(), mmap.unbind());
+        let views = ViewCache::new(py, mmap.unbind());
         let handle = Handle { file, views };
         if preload {
             handle.preload(py)?;
@@ -62,7 +62,7 @@ impl Handle {
             return Ok(view);
         }
         let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
-        self.keep(member.id, &key, view)
+        self.views.publish(member.id, &key, view)
     }
 
     /// The names of all arrays, the same list each time.
@@ -87,7 +87,7 @@ impl Handle {
             return Ok(view);
         }
         let view = self.view(py, member, name.to_str()?)?;
-        if keep { self.keep(member.id, name, view) } else { Ok(view) }
+        if keep { self.views.publish(member.id, name, view) } else { Ok(view) }
     }
 
     /// The same for the member at a position in archive order.
@@ -100,34 +100,24 @@ impl Handle {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (member, name) = self.file.at(py, position)?;
         let view = self.view(py, &member, &name)?;
-        if keep { self.keep(member.id, &PyString::new(py, &name), view) } else { Ok(view) }
-    }
-
-    /// The view of a member that counts from now on, entered in the dict of views where it must be.
-    pub(crate) fn keep<'py>(
-        &self,
-        member: MemberId,
-        name: &Bound<'py, PyString>,
-        view: Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (view, listed) = self.views.publish(member, view)?;
-        if listed {
-            self.views.enter(name, &view)?;
-        }
-        self.views.settle(member);
-        Ok(view)
+        if keep { self.views.publish(member.id, &PyString::new(py, &name), view) } else { Ok(view) }
     }
 
     /// Makes and keeps all views.
     pub(crate) fn preload(&self, py: Python<'_>) -> PyResult<()> {
+        // Only then is known how many members there are.
+        self.file.verify_or_err(py)?;
+        let mut preload = Preload::new(&self.views, self.file.lookup().len());
         self.file.for_each(py, |number, member, name| {
             if number % SOME == 0 {
                 let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
                 self.file.fetch_headers(py, next)?;
             }
             let view = self.view(py, member, name.to_str()?)?;
-            self.keep(member.id, name, view).map(drop)
-        })
+            preload.add(member.id, name, view)
+        })?;
+        preload.finish();
+        Ok(())
     }
 
     /// The dict of all views that are kept.
