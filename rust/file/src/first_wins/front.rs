@@ -373,18 +373,18 @@ mod model {
                 assert!(!is_made || shared.front.tables[1].get_or_make(2).is_some());
                 shared.cells[0].with_mut(|_| ());
                 shared.put(0, 1);
-                let grower = {
+                let reader = {
                     let shared = Arc::clone(&shared);
                     thread::spawn(move || {
-                        shared.cells[1].with_mut(|_| ());
-                        shared.put(1, PLACES);
-                        assert!(shared.finds(1));
+                        shared.finds(1);
+                        shared.finds(0);
+                        shared.put(0, 1);
                     })
                 };
-                shared.finds(0);
-                shared.finds(1);
-                shared.put(0, 1);
-                grower.join().unwrap();
+                shared.cells[1].with_mut(|_| ());
+                shared.put(1, PLACES);
+                assert!(shared.finds(1));
+                reader.join().unwrap();
                 assert!(shared.finds(1));
             });
         }

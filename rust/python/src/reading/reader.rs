@@ -344,8 +344,7 @@ impl Reader {
     ///     - ``"sequential"``: whole arrays from start to end. Much is read ahead.
     ///     - ``"willneed"``: all of the file, soon. It is read, in the background.
     ///     - ``"dontneed"``: nothing, for now. This process lets go of the pages; they stay in the page cache
-    ///     until the
-    ///       system needs the memory, and come back when they are touched.
+    ///       until the system needs the memory, and come back when they are touched.
     ///
     /// Raises
     /// ------
