@@ -26,9 +26,10 @@ struct Item {
     filling: Vec<u32>,
 }
 
-/// A value that owns an item, and counts itself.
+/// A value that shares in an item, as a reference to a Python object does, and counts itself. A `Box` would
+/// claim its item for itself whenever it is moved.
 struct Value<'a> {
-    item: Box<Item>,
+    item: Arc<Item>,
     alive: &'a AtomicUsize,
 }
 
@@ -36,7 +37,7 @@ impl<'a> Value<'a> {
     fn new(alive: &'a AtomicUsize, owner: usize, member: MemberId) -> Self {
         alive.fetch_add(1, Ordering::Relaxed);
         let MemberId(member) = member;
-        Value { item: Box::new(Item { owner, member, filling: vec![member; 5] }), alive }
+        Value { item: Arc::new(Item { owner, member, filling: vec![member; 5] }), alive }
     }
 }
 

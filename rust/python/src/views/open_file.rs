@@ -197,7 +197,15 @@ impl OpenFile {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The name of a member.
     pub(crate) fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
+        let (lookup, bytes) = (self.lookup(), self.bytes());
+        // A name that leads to the member is right, whatever is wrong with the rest of the directory.
+        if let Ok(name) = lookup.name(bytes, member)
+            && lookup.find_again(bytes, &name).member().is_some_and(|found| found.id == member)
+        {
+            return Ok(name);
+        }
         self.verified(py, |lookup, bytes| Ok(lookup.name(bytes, member)?))
     }
 
