@@ -1,10 +1,8 @@
 """The cache of views: one view of each member, for all threads and in forked children, and no more memory."""
 
-import ctypes
 import gc
 import os
 import sys
-import sysconfig
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,7 +18,6 @@ from tests.processes import copied, fork, run_python, wait_for
 from tests.threads import in_threads
 
 FORKS = int(os.environ.get("MMNPZ_FORKS", "100"))
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 MEMBERS = 400
 
 pytestmark = pytest.mark.thread_unsafe(reason="has threads of its own, forks, and looks at the whole process")
@@ -215,38 +212,3 @@ def test_a_child_frees_the_views_of_its_parent(path: Path) -> None:
             assert str(path) not in Path("/proc/self/maps").read_text()
 
     wait_for(fork(lambda: free(2)))
-
-
-@forks
-@pytest.mark.skipif(not FREE_THREADED, reason="no thread of Python is in the middle of anything")
-def test_children_that_c_code_forks_in_the_middle_of_anything(path: Path) -> None:
-    """No thread is stopped for that: locks of the map may be held by threads that the child does not have.
-
-    The child does nothing that CPython itself waits for others with: no garbage collection, no shared dict.
-    """
-    fork_here = ctypes.PyDLL(None).fork
-    alarm = ctypes.PyDLL(None).alarm
-    leave = ctypes.PyDLL(None)._exit
-    names = tuple(str(number) for number in range(MEMBERS))
-    shared = [mmnpz.load(path)]
-    gc.disable()
-    try:
-        with publishers(path, shared):
-            for _ in range(FORKS):
-                shared.append(mmnpz.load(path))
-                reader = shared[-1]
-                known = tuple((name, reader[name]) for name in names[::9])
-                process = fork_here()
-                if process == 0:
-                    alarm(20)
-                    status = 3
-                    try:
-                        found = sum(reader[name] is view for name, view in known)
-                        right = all(reader[name] is reader[name] for name in names)
-                        # A shard that was being written to is lost, an eighth of the views.
-                        status = 0 if right and found >= len(known) // 2 else 4
-                    finally:
-                        leave(status)
-                wait_for(process)
-    finally:
-        gc.enable()
