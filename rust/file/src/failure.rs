@@ -2,8 +2,8 @@
 
 use std::io;
 
-use mmnpz_format::Error;
 use mmnpz_format::error::{self, ErrorKind};
+use mmnpz_format::{Error, Missing};
 
 /// Asked from time to time by whatever can take long: whether to go on. Only the thread that was called asks.
 pub type KeepGoing<'a> = &'a dyn Fn() -> bool;
@@ -40,6 +40,13 @@ impl From<Error> for Failure {
 impl From<ErrorKind> for Failure {
     fn from(kind: ErrorKind) -> Self {
         Error::from(kind).into()
+    }
+}
+
+impl From<Missing> for Failure {
+    #[cold]
+    fn from(missing: Missing) -> Self {
+        Error::from(missing).into()
     }
 }
 

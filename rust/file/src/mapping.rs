@@ -9,8 +9,8 @@ use memmap2::Mmap;
 
 use crate::failure::Failure;
 use crate::map_limit::Claim;
+use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan;
-use mmnpz_format::sparse::Sparse;
 
 /// A file that is mapped for reading, and the right to the map.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     /// The bytes, and where they are in holes.
-    pub(crate) fn sparse(&self) -> Sparse<'_> {
-        Sparse::new(&self.map, &self.holes)
+    pub(crate) fn window(&self) -> Window<'_> {
+        Window::whole(&self.map, &self.holes)
     }
 }
 
@@ -104,7 +104,8 @@ pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range
     if !has_holes(metadata) {
         return Vec::new();
     }
-    let room = recovery_scan::closed_room(bytes);
+    // All bytes are there.
+    let room = recovery_scan::closed_room(bytes.into()).unwrap_or(0..0);
     let mut holes = holes_in(file, 0..room.start);
     holes.extend((!room.is_empty()).then_some(room.clone()));
     holes.extend(holes_in(file, room.end..metadata.len()));

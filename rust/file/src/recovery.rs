@@ -9,7 +9,7 @@ use mmnpz_format::additions::filler::Filler;
 use mmnpz_format::additions::local_member::LocalMember;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::{Origin, Survey};
-use mmnpz_format::sparse::{POLL_BYTES, Sparse};
+use mmnpz_format::window::{POLL_BYTES, Window};
 use mmnpz_format::write::appender::Appender;
 use mmnpz_format::write::grow_in_place::SharedBytes;
 use mmnpz_format::write::placement::Alignment;
@@ -40,9 +40,9 @@ impl FoundFile {
             _ => Arc::new(mapping::map(file)?),
         };
         let holes = mapping::holes(file, metadata, (*bytes).as_ref());
-        let sparse = Sparse::new((*bytes).as_ref(), &holes);
-        let survey = match polled(keep_going, |keep_going| Survey::new(sparse, effort, keep_going)) {
-            Err(Failure::Format(_)) if polled(keep_going, |keep_going| sparse.is_blank(keep_going))? => {
+        let window = Window::whole((*bytes).as_ref(), &holes);
+        let survey = match polled(keep_going, |keep_going| Survey::new(window, effort, keep_going)) {
+            Err(Failure::Format(_)) if polled(keep_going, |keep_going| window.is_blank(keep_going))? => {
                 Survey::default()
             }
             survey => survey?,
@@ -51,8 +51,8 @@ impl FoundFile {
     }
 
     /// Its bytes, and where they are in holes.
-    pub(crate) fn sparse(&self) -> Sparse<'_> {
-        Sparse::new((*self.bytes).as_ref(), &self.holes)
+    pub(crate) fn window(&self) -> Window<'_> {
+        Window::whole((*self.bytes).as_ref(), &self.holes)
     }
 
     /// Checks the members that no directory lists, see [`sort_out`].
@@ -61,8 +61,8 @@ impl FoundFile {
         file: &File,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Vec<Dropped>, Failure> {
-        let sparse = Sparse::new((*self.bytes).as_ref(), &self.holes);
-        sort_out(file, sparse, &mut self.survey, progress)
+        let window = Window::whole((*self.bytes).as_ref(), &self.holes);
+        sort_out(file, window, &mut self.survey, progress)
     }
 }
 
@@ -101,7 +101,7 @@ pub struct Dropped {
 /// that were checked since it was called last, and says whether to go on.
 fn sort_out(
     file: &File,
-    sparse: Sparse<'_>,
+    window: Window<'_>,
     survey: &mut Survey,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Vec<Dropped>, Failure> {
@@ -111,13 +111,13 @@ fn sort_out(
     let mut dropped = Vec::new();
     let mut torn = HashSet::new();
     for member in &survey.found {
-        if is_sound(sparse, member, progress)? {
+        if is_sound(window, member, progress)? {
             continue;
         }
         torn.insert(member.header);
         // So that it is not found again.
         writable_file::write_all_at(file, &[0; writable_file::SIGNATURE], member.header)?;
-        let name = name::decode(member.name(sparse.bytes), member.flags).unwrap_or_default();
+        let name = name::decode(member.name(window)?, member.flags).unwrap_or_default();
         let name = name.strip_suffix(name::EXTENSION).unwrap_or(&name).to_owned();
         dropped.push(Dropped { name, header: member.header, why: "its bytes do not have its checksum" });
     }
@@ -146,7 +146,7 @@ pub(crate) fn resume(
         writable_file::fill(file, &filler)?;
     }
     fill_stale_indexes(file, survey)?;
-    mend_start(file, (**held).as_ref(), survey)?;
+    mend_start(file, (**held).as_ref().into(), survey)?;
     Ok(Appender::resume(held, survey, alignment)?)
 }
 
@@ -164,10 +164,10 @@ pub(crate) fn fill_stale_indexes(file: &File, survey: &Survey) -> Result<bool, F
 
 /// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of
 /// ours that is there starts with zeros. Says whether that was so.
-pub(crate) fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<bool, Failure> {
+pub(crate) fn mend_start(file: &File, window: Window<'_>, survey: &Survey) -> Result<bool, Failure> {
     let is_ours = survey.seal.is_some() || !survey.found.is_empty();
     let prefix_len = survey.directory.as_ref().map_or(0, |directory| directory.prefix_len);
-    let is_lost = is_ours && prefix_len == 0 && bytes.starts_with(&[0; 4]);
+    let is_lost = is_ours && prefix_len == 0 && window.get_inside(0..4)? == [0; 4];
     if is_lost {
         writable_file::write_all_at(file, &LocalHeader::SIGNATURE.to_le_bytes(), 0)?;
     }
@@ -175,14 +175,14 @@ pub(crate) fn mend_start(file: &File, bytes: &[u8], survey: &Survey) -> Result<b
 }
 
 fn is_sound(
-    sparse: Sparse<'_>,
+    window: Window<'_>,
     member: &LocalMember,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<bool, Failure> {
     // Progress is told of in the steps in which the bytes are read.
     let mut told = 0;
     let size = member.end - member.file;
-    let crc = sparse.crc(&(member.file..member.end), || {
+    let crc = window.crc(&(member.file..member.end), || {
         let step = POLL_BYTES.min(size - told);
         told += step;
         progress(step)

@@ -41,7 +41,7 @@ pub fn repair(
     let mut found = FoundFile::new(&locked.file, &locked.file.metadata()?, Effort::Full, keep_going)?;
     if found.survey.is_whole() {
         let count = found.survey.directory.as_ref().map_or(0, |directory| directory.count);
-        let is_mended = recovery::mend_start(&locked.file, found.sparse().bytes, &found.survey)?;
+        let is_mended = recovery::mend_start(&locked.file, found.window(), &found.survey)?;
         let changed = is_mended | recovery::fill_stale_indexes(&locked.file, &found.survey)?;
         if changed {
             locked.file.sync_data()?;
@@ -60,9 +60,9 @@ pub fn repair(
         header: member.header,
         why: "it was not finished",
     }));
-    let bytes = found.sparse().bytes;
+    let window = found.window();
     let recovered = found.survey.found.iter().filter_map(|member| {
-        let name = name::decode(member.name(bytes), member.flags).ok()?;
+        let name = name::decode(member.name(window).ok()?, member.flags).ok()?;
         Some(name.strip_suffix(name::EXTENSION)?.to_owned())
     });
     let recovered = recovered.collect();

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::failure::{Failure, KeepGoing, check, polled};
 use crate::mapping;
 use crate::writable_file::{self, Locked};
+use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
-use mmnpz_format::sparse::Sparse;
 
 /// Pending signals are looked at each time so many bytes were overwritten: some ten milliseconds.
 const STEP: u64 = 1 << 26;
@@ -165,8 +165,8 @@ fn end_of_archive(file: &File, keep_going: KeepGoing<'_>) -> Result<u64, Failure
     }
     let map = mapping::map(file)?;
     let holes = mapping::holes(file, &metadata, &map);
-    let sparse = Sparse::new(&map, &holes);
-    let survey = match polled(keep_going, |keep_going| Survey::new(sparse, Effort::Read, keep_going)) {
+    let window = Window::whole(&map, &holes);
+    let survey = match polled(keep_going, |keep_going| Survey::new(window, Effort::Read, keep_going)) {
         Err(Failure::Interrupted) => return Err(Failure::Interrupted),
         survey => survey.unwrap_or_default(),
     };

@@ -20,12 +20,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
 use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::Member;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
-use mmnpz_format::sparse::Sparse;
 use mmnpz_format::zip::end::DirectoryLocation;
 
 use crate::failure::{Failure, KeepGoing, polled};
@@ -110,6 +110,12 @@ impl Snapshot {
         self.map.bytes()
     }
 
+    /// The file, as what finds members reads it.
+    #[inline]
+    pub fn window(&self) -> Window<'_> {
+        Window::whole(self.bytes(), &self.holes)
+    }
+
     /// What finds members by the bytes that are there now.
     pub fn lookup(&self) -> &Lookup {
         &self.lookup
@@ -128,7 +134,8 @@ impl Snapshot {
     /// Whether what the lookup says of all members, and of those that are not there, is right.
     #[inline]
     pub fn is_verified(&self) -> bool {
-        self.lookup.is_verified(self.bytes())
+        // A map has all bytes.
+        self.lookup.is_verified(self.window()).unwrap_or(false)
     }
 
     /// Makes sure that it is. This can take as long as reading the directory, or the file where there is
@@ -154,14 +161,14 @@ impl Snapshot {
     }
 
     fn try_to_verify(&self, is_quiet: bool, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
-        let bytes = self.bytes();
+        let window = self.window();
         // The file as it is now, if a writer has appended to it.
-        let newer = (!self.lookup.is_there(bytes)).then(|| mapping::map_file(&self.path).ok()).flatten();
+        let is_there = self.lookup.is_there(window)?;
+        let newer = if is_there { None } else { mapping::map_file(&self.path).ok() };
         let is_same_file = |file: &MappedFile| file.identity.inode == self.identity.inode;
-        let newer = newer.filter(|file| is_same_file(file) && file.map.len() >= bytes.len());
-        let newer = newer.as_ref().map(MappedFile::sparse);
-        let sparse = Sparse::new(bytes, &self.holes);
-        polled(keep_going, |keep_going| self.lookup.verify(sparse, newer, is_quiet, keep_going))
+        let newer = newer.filter(|file| is_same_file(file) && file.map.len() as u64 >= window.len());
+        let newer = newer.as_ref().map(MappedFile::window);
+        polled(keep_going, |keep_going| self.lookup.verify(window, newer, is_quiet, keep_going))
     }
 
     /// The member of a name; `again` is for one that is not going to be read.
@@ -170,8 +177,8 @@ impl Snapshot {
     /// If it was given another name since; and those of `verify`.
     pub fn find(&self, name: &str, again: bool, verify: Verify<'_>) -> Result<Option<Member>, Failure> {
         loop {
-            let (bytes, lookup) = (self.bytes(), &self.lookup);
-            match if again { lookup.find_again(bytes, name) } else { lookup.find(bytes, name) } {
+            let (window, lookup) = (self.window(), &self.lookup);
+            match if again { lookup.find_again(window, name)? } else { lookup.find(window, name)? } {
                 Found::Member(member) => return Ok(Some(member)),
                 Found::Nothing => return Ok(None),
                 Found::Renamed(at) => return Err(Error::at(ErrorKind::Renamed, at).into()),
@@ -191,14 +198,14 @@ impl Snapshot {
         max_header_size: usize,
         verify: Verify<'_>,
     ) -> Result<LocatedArray<'_>, Failure> {
-        let bytes = self.bytes();
-        let located = self.lookup.locate(bytes, member, name, max_header_size);
+        let window = self.window();
+        let located = self.lookup.locate(window, member, name, max_header_size);
         if located.is_ok() || self.is_verified() {
             return Ok(located?);
         }
         verify()?;
-        let member = self.lookup.find(bytes, name).member().unwrap_or(*member);
-        Ok(self.lookup.locate(bytes, &member, name, max_header_size)?)
+        let member = self.lookup.find(window, name)?.member().unwrap_or(*member);
+        Ok(self.lookup.locate(window, &member, name, max_header_size)?)
     }
 
     /// What `read` tells of all members, or of where they are in their order, once that is verified.
@@ -208,11 +215,11 @@ impl Snapshot {
     pub fn verified<T>(
         &self,
         verify: Verify<'_>,
-        mut read: impl FnMut(&Lookup, &[u8]) -> Result<T, Failure>,
+        mut read: impl FnMut(&Lookup, Window<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         loop {
             verify()?;
-            let found = read(&self.lookup, self.bytes());
+            let found = read(&self.lookup, self.window());
             // A writer can have overwritten the directory meanwhile.
             if self.is_verified() {
                 return found;
@@ -239,18 +246,18 @@ struct Opened {
 impl Opened {
     fn once(path: &Path, expected: Option<Identity>, keep_going: KeepGoing<'_>) -> Result<Self, Failure> {
         let file = mapping::map_file(path)?;
-        let sparse = file.sparse();
+        let window = file.window();
         if expected.is_some_and(|expected| expected != file.identity) {
             return Err(Failure::Changed);
         }
-        let survey = polled(keep_going, |keep_going| Survey::new(sparse, Effort::Read, keep_going))?;
+        let survey = polled(keep_going, |keep_going| Survey::new(window, Effort::Read, keep_going))?;
         let lookup =
-            |survey: &Survey| polled(keep_going, |keep_going| Lookup::new(sparse, survey, keep_going));
+            |survey: &Survey| polled(keep_going, |keep_going| Lookup::new(window, survey, keep_going));
         let (survey, lookup) = match lookup(&survey) {
             Ok(lookup) => (survey, lookup),
             Err(Failure::Format(error)) => {
                 let survey = polled(keep_going, |keep_going| {
-                    Survey::without_directory(sparse, error, Effort::Read, keep_going)
+                    Survey::without_directory(window, error, Effort::Read, keep_going)
                 })?;
                 let lookup = lookup(&survey)?;
                 (survey, lookup)
@@ -267,9 +274,13 @@ impl Opened {
         // Its end record is taken away before anything of it is overwritten. One that was found without stays
         // as long as nobody writes to the file.
         let is_same = if survey.is_at_end {
-            DirectoryLocation::locate(sparse.bytes).ok() == survey.directory
+            DirectoryLocation::locate(window).ok() == survey.directory
         } else {
-            survey.seal.is_none_or(|seal| seal.holds(sparse.bytes)) || !lock::is_taken(path)
+            let holds = match survey.seal {
+                Some(seal) => seal.holds(window)?,
+                None => true,
+            };
+            holds || !lock::is_taken(path)
         };
         Ok(Opened { file, lookup, unlisted, is_same })
     }

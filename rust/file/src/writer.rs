@@ -198,7 +198,7 @@ impl ArchiveWriter {
         }
         if is_repeated {
             state.appender.repeats_name();
-        } else if state.appender.is_likely(&member.name) {
+        } else if state.appender.is_likely(&member.name)? {
             return Ok(Answer::Duplicate);
         }
         let header = member.header.len() as u64;

@@ -1,11 +1,12 @@
-//! Ranges of the bytes of a file.
+//! Ranges of bytes.
 
 use std::ops::Range;
 
 use crate::error::ErrorKind;
 
-/// The bytes of a range of the file, if they are all there.
-pub fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]> {
+/// The bytes of a range, if they are all there.
+#[inline]
+pub(crate) fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]> {
     bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
 }
 

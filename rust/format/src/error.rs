@@ -1,6 +1,7 @@
 //! Errors as data: what was found, where, and what was expected instead.
 
 use std::fmt;
+use std::ops::Range;
 
 /// What went wrong, in which member and where in the archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,12 +15,18 @@ pub struct Error {
 }
 
 /// The result of everything here that reads an archive.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error of this kind, seen at this byte of the archive.
     pub fn at(kind: ErrorKind, offset: u64) -> Self {
         Error { kind, member: None, offset: Some(offset) }
+    }
+
+    /// Whether it says something about the file, so that another way to read that may do better. Otherwise
+    /// the caller has to do something first.
+    pub fn is_about_file(&self) -> bool {
+        !matches!(self.kind.part(), Part::Interrupted | Part::Missing)
     }
 
     /// The same error, with the member that it is about.
@@ -49,6 +56,10 @@ impl fmt::Display for Error {
     }
 }
 
+/// A range of the file that was not fetched, and that must be to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing(pub Range<u64>);
+
 /// The part of an archive that a problem lies in; it decides who can do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -62,6 +73,8 @@ pub enum Part {
     Memory,
     /// Nothing is wrong; the caller asked to stop.
     Interrupted,
+    /// Nothing is wrong; the caller has to fetch more of the file.
+    Missing,
 }
 
 /// What can be wrong.
@@ -194,6 +207,22 @@ pub enum ErrorKind {
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// The caller has not fetched a range that must be read.
+    #[error("bytes {} to {} of the file were not read", .0.start, .0.end)]
+    Missing(Range<u64>),
+}
+
+impl From<Missing> for ErrorKind {
+    fn from(Missing(range): Missing) -> Self {
+        ErrorKind::Missing(range)
+    }
+}
+
+impl From<Missing> for Error {
+    #[cold]
+    fn from(missing: Missing) -> Self {
+        ErrorKind::from(missing).into()
+    }
 }
 
 impl ErrorKind {
@@ -226,6 +255,7 @@ impl ErrorKind {
             K::NameTooLong { .. } | K::NameWithNul | K::Alignment(_) | K::TooLarge => Part::Request,
             K::NoMemory { .. } => Part::Memory,
             K::Interrupted => Part::Interrupted,
+            K::Missing(_) => Part::Missing,
         }
     }
 }

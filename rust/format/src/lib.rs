@@ -1,13 +1,15 @@
 //! The layout of an `.npz` archive: bytes in, ranges and bytes out.
 //!
 //! This crate knows ZIP records (APPNOTE 6.3.10), `.npy` headers (NEP 1, `numpy.lib.format`) and what mmnpz
-//! adds to an archive (`docs/format.md`). It takes `&[u8]` and gives back ranges and numbers. It opens no
-//! file, maps nothing and has never heard of Python. Every number in an archive is a claim: it is checked
-//! against the slice before it is used, and nothing is allocated that the slice itself could not fill.
+//! adds to an archive (`docs/format.md`). It reads a file through a [`window::Window`]
+//! and gives back ranges and numbers. It opens no file, maps nothing and has never heard of Python. Every
+//! number in an archive is a claim: it is checked against the length of the file before it is used, and
+//! nothing is allocated that the file itself could not fill.
 //!
 //! Each folder may use those above it in this list, and no other:
 //!
-//! - [`bytes`], [`error`], [`sparse`]: ranges of a file, what can be wrong with one, a file that has holes.
+//! - `bytes`, [`error`], [`window`]: ranges of bytes, what can be wrong with a file, the parts of a file
+//!   that were read.
 //! - [`zip`]: the records of the standard, read and written.
 //! - [`npy`]: the `.npy` header, and the Python literals in it.
 //! - [`additions`]: what mmnpz adds to an archive.
@@ -17,13 +19,14 @@
 #![forbid(unsafe_code)]
 
 pub mod additions;
-pub mod bytes;
+mod bytes;
 pub mod error;
 pub mod npy;
 pub mod read;
 pub mod recover;
-pub mod sparse;
+pub mod window;
 pub mod write;
 pub mod zip;
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, Missing};
+pub use window::Window;

@@ -5,6 +5,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use mmnpz_fuzz::{Plan, check, cut, listed};
 
+use mmnpz_format::Window;
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::write::directory_writer::{DirectoryWriter, OldDirectory};
@@ -46,7 +47,7 @@ fn append(old: &[u8], directory: &DirectoryLocation, new: &[New]) {
     };
     let resumed = DirectoryWriter::resume(&old_directory, &[]);
     // What can be read can be appended to, and nothing else.
-    let readable = WalkedIndex::build(old, directory.clone(), || true).is_ok();
+    let readable = WalkedIndex::build(Window::from(old), directory.clone(), || true).is_ok();
     assert_eq!(resumed.is_ok(), readable);
     let Ok(mut writer) = resumed else { return };
     let old_count = Walk::new(&records).count() as u64;
@@ -79,7 +80,7 @@ fn append(old: &[u8], directory: &DirectoryLocation, new: &[New]) {
     if comment.windows(4).any(|window| window == b"PK\x05\x06") || added.is_empty() {
         return;
     }
-    let found = DirectoryLocation::locate(&bytes).unwrap();
+    let found = DirectoryLocation::locate(Window::from(&bytes)).unwrap();
     assert_eq!(found.range, at..at + writer.records().len() as u64);
     assert_eq!(found.prefix_len, directory.prefix_len);
     assert_eq!(found.count, writer.count());
@@ -88,15 +89,15 @@ fn append(old: &[u8], directory: &DirectoryLocation, new: &[New]) {
     let index = check(&bytes).expect("the old records were sound, and the new ones are ours");
     let old_names = before.iter().map(|member| &*member.name);
     for name in old_names.clone().chain(added.iter().map(|(name, _)| *name)) {
-        assert!(index.contains(&bytes, name), "{name:?} was lost");
+        assert!(index.contains(Window::from(&bytes), name).unwrap(), "{name:?} was lost");
     }
     let all: std::collections::BTreeSet<&str> =
         old_names.chain(added.iter().map(|(name, _)| *name)).collect();
     assert_eq!(index.len(), all.len(), "and there are no others");
     for (at, (name, data)) in added.iter().enumerate() {
         if added[at + 1..].iter().all(|(later, _)| later != name) {
-            let id = index.find(&bytes, name).unwrap();
-            assert_eq!(index.member(&bytes, id, name).as_ref(), Ok(data), "{name:?}");
+            let id = index.find(Window::from(&bytes), name).unwrap().unwrap();
+            assert_eq!(index.member(Window::from(&bytes), id, name).as_ref(), Ok(data), "{name:?}");
         }
     }
 }
@@ -106,7 +107,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(plan) = Plan::arbitrary(&mut source) else { return };
     let new: Vec<New> = (0..4).map_while(|_| New::arbitrary(&mut source).ok()).collect();
     for archive in [&plan.build(), data] {
-        if let Ok(directory) = DirectoryLocation::locate(archive) {
+        if let Ok(directory) = DirectoryLocation::locate(Window::from(archive)) {
             append(archive, &directory, &new);
         }
     }

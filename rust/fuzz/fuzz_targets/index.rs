@@ -6,16 +6,17 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use mmnpz_fuzz::{Plan, check};
 
+use mmnpz_format::Window;
 use mmnpz_format::zip::end::DirectoryLocation;
 
 fn check_overwritten(bytes: &[u8], noise: &[u8]) {
     let Some(index) = check(bytes) else { return };
-    let Ok(directory) = DirectoryLocation::locate(bytes) else { return };
+    let Ok(directory) = DirectoryLocation::locate(Window::from(bytes)) else { return };
     let places: Vec<_> = index
         .ids()
         .map(|id| {
-            let name = index.name(bytes, id).unwrap();
-            (id, index.member(bytes, id, &name), name)
+            let name = index.name(Window::from(bytes), id).unwrap();
+            (id, index.member(Window::from(bytes), id, &name), name)
         })
         .collect();
     let mut changed = bytes.to_vec();
@@ -25,15 +26,15 @@ fn check_overwritten(bytes: &[u8], noise: &[u8]) {
     }
     for (id, before, name) in places {
         // What lies in front of the directory has not changed; the rest may be anything, but nowhere else.
-        let found = index.find(&changed, &name);
+        let found = index.find(Window::from(&changed), &name).unwrap();
         assert!(found.is_none_or(|found| found == id), "{name:?} became another member");
-        let after = index.member(&changed, id, &name);
+        let after = index.member(Window::from(&changed), id, &name);
         match (before, after) {
             (Ok(before), after) if before.end <= directory.range.start => {
                 assert_eq!(after, Ok(before), "{name:?} moved");
                 assert_eq!(found, Some(id), "{name:?} was lost");
-                assert!(index.contains(&changed, &name));
-                assert_eq!(index.name(&changed, id).unwrap(), name);
+                assert!(index.contains(Window::from(&changed), &name).unwrap());
+                assert_eq!(index.name(Window::from(&changed), id).unwrap(), name);
             }
             (_, Ok(after)) => assert!(after.start <= after.end && after.end <= changed.len() as u64),
             (_, Err(_)) => {}

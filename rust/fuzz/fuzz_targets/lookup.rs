@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
+use mmnpz_format::Window;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::npy::header::{MAX_HEADER_SIZE, encode};
@@ -45,7 +46,7 @@ fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
     let mut appender = Appender::new(Alignment::new(64).ok()?);
     for name in names {
         let stored = StoredName::new(&name).ok()?;
-        if appender.is_likely(&stored) {
+        if appender.is_likely(&stored).unwrap() {
             continue;
         }
         let number = items.len() as u64;
@@ -117,26 +118,29 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
     let opened = if opened_before { before } else { bytes };
     let Ok(survey) = Survey::new(opened, Effort::Read, || true) else { return };
     let Ok(lookup) = Lookup::new(opened, &survey, || true) else { return };
-    let walked =
-        DirectoryLocation::locate(bytes).and_then(|directory| WalkedIndex::build(bytes, directory, || true));
+    let walked = DirectoryLocation::locate(Window::from(bytes))
+        .and_then(|directory| WalkedIndex::build(Window::from(bytes), directory, || true));
     let absent = ["", "99", "00x"].map(|name| (name.to_owned(), u64::MAX));
     for (number, (name, offset)) in items.iter().chain(&absent).enumerate() {
         let found = loop {
-            match lookup.find(bytes, name) {
+            match lookup.find(bytes.into(), name).unwrap() {
                 Found::Unsure if lookup.verify(bytes, None, true, || true).is_err() => break None,
                 Found::Unsure => {}
                 found => break Some(found),
             }
         };
         // Not what a walk finds if the file was opened before it was changed: then what was there counts.
-        let listed = walked
-            .as_ref()
-            .ok()
-            .filter(|_| !opened_before)
-            .and_then(|index| index.find(bytes, name).and_then(|id| index.member(bytes, id, name).ok()));
+        let listed = walked.as_ref().ok().filter(|_| !opened_before).and_then(|index| {
+            index
+                .find(Window::from(bytes), name)
+                .unwrap()
+                .and_then(|id| index.member(Window::from(bytes), id, name).ok())
+        });
         match found {
             Some(Found::Member(member)) => {
-                let Ok(located) = lookup.locate(bytes, &member, name, MAX_HEADER_SIZE) else { continue };
+                let Ok(located) = lookup.locate(Window::from(bytes), &member, name, MAX_HEADER_SIZE) else {
+                    continue;
+                };
                 assert!(located.offset + located.stored <= bytes.len() as u64);
                 let is_own = located.offset == *offset && located.header.shape.0 == [number as u64];
                 let is_listed = listed.is_some_and(|file| file.contains(&(located.offset.max(1) - 1)));

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use arbitrary::Arbitrary;
 
+use mmnpz_format::Window;
 use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::zip::central::Walk;
 use mmnpz_format::zip::end::DirectoryLocation;
@@ -228,11 +229,11 @@ pub fn cut<'a>(bytes: &'a [u8], range: &Range<u64>) -> &'a [u8] {
 
 /// Reads the archive and checks all that must hold, whatever it is.
 pub fn check(bytes: &[u8]) -> Option<WalkedIndex> {
-    let directory = DirectoryLocation::locate(bytes).ok()?;
+    let directory = DirectoryLocation::locate(Window::from(bytes)).ok()?;
     assert!(directory.range.start <= directory.range.end && directory.range.end < bytes.len() as u64);
     assert!(directory.range.end < directory.comment.start && directory.comment.end <= bytes.len() as u64);
     let expected = listed(cut(bytes, &directory.range), directory.prefix_len);
-    let index = WalkedIndex::build(bytes, directory, || true);
+    let index = WalkedIndex::build(Window::from(bytes), directory, || true);
     let Some(expected) = expected else {
         assert!(index.is_err(), "read what the simple reader refuses");
         return None;
@@ -242,10 +243,10 @@ pub fn check(bytes: &[u8]) -> Option<WalkedIndex> {
     assert_eq!(index.len(), expected.len());
     for (id, listed) in index.ids().zip(&expected) {
         let name = &listed.name;
-        assert_eq!(index.name(bytes, id).expect("it was just indexed"), *name);
-        assert_eq!(index.find(bytes, name), Some(id), "{name:?}");
-        assert!(index.contains(bytes, name), "{name:?}");
-        let Ok(data) = index.member(bytes, id, name) else { continue };
+        assert_eq!(index.name(Window::from(bytes), id).expect("it was just indexed"), *name);
+        assert_eq!(index.find(Window::from(bytes), name).unwrap(), Some(id), "{name:?}");
+        assert!(index.contains(Window::from(bytes), name).unwrap(), "{name:?}");
+        let Ok(data) = index.member(Window::from(bytes), id, name) else { continue };
         assert!(data.start <= data.end && data.end <= bytes.len() as u64, "{data:?}");
         assert_eq!(data.end - data.start, listed.size);
         // Behind its own local header and the name there, which has to be the one that was asked for.
@@ -261,8 +262,8 @@ pub fn check(bytes: &[u8]) -> Option<WalkedIndex> {
     }
     for name in ["a", "folder/b", "ü", "├╝", "", "a.npy", "never"] {
         let there = expected.iter().any(|listed| listed.name == name);
-        assert_eq!(index.contains(bytes, name), there, "{name:?}");
-        assert_eq!(index.find(bytes, name).is_some(), there, "{name:?}");
+        assert_eq!(index.contains(Window::from(bytes), name).unwrap(), there, "{name:?}");
+        assert_eq!(index.find(Window::from(bytes), name).unwrap().is_some(), there, "{name:?}");
     }
     Some(index)
 }

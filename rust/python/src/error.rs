@@ -49,7 +49,7 @@ impl IntoErr for Failure {
                 Part::Archive if error.kind == ErrorKind::SingleNpy => {
                     bad_zip_file(py, format!("{path}: {error}; open it with np.load(…, mmap_mode=\"r\")"))
                 }
-                Part::Archive => bad_zip_file(py, format!("{path}: {error}")),
+                Part::Archive | Part::Missing => bad_zip_file(py, format!("{path}: {error}")),
                 Part::Memory => PyMemoryError::new_err(format!("{path}: {error}")),
                 Part::Member | Part::Request => PyValueError::new_err(format!("{path}: {error}")),
             },

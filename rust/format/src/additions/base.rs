@@ -4,10 +4,9 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::additions::certificate::Certificate;
-use crate::additions::filler::Filler;
-use crate::additions::local_member::LocalMember;
-use crate::error::{ErrorKind, Result};
-use crate::sparse::Sparse;
+use crate::additions::filler;
+use crate::error::{ErrorKind, Missing, Result};
+use crate::window::Window;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
 
@@ -54,8 +53,11 @@ impl Base {
     }
 
     /// The record at `at`, if there is one that is sound.
-    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
-        Self::read_at(bytes, at)
+    ///
+    /// # Errors
+    /// If its bytes were not fetched.
+    pub fn read(window: Window<'_>, at: u64) -> Result<Option<Self>, Missing> {
+        Self::read_at(window, at)
     }
 
     /// Where it ends.
@@ -67,12 +69,12 @@ impl Base {
     ///
     /// # Errors
     /// If there is none.
-    pub fn directory(&self, bytes: &[u8]) -> Result<DirectoryLocation> {
+    pub fn directory(&self, window: Window<'_>) -> Result<DirectoryLocation> {
         let end_record = match self.kind.get() {
-            0 => EndRecord::read(bytes, self.end_record(), ErrorKind::NoEndRecord)?,
-            _ => EndRecord::read_unsigned(bytes, self.end_record()).ok_or(ErrorKind::NoEndRecord)?,
+            0 => EndRecord::read(window, self.end_record(), ErrorKind::NoEndRecord)?,
+            _ => EndRecord::find_unsigned(window, self.end_record())?.ok_or(ErrorKind::NoEndRecord)?,
         };
-        DirectoryLocation::of_end_record(bytes, self.end_record(), end_record)
+        DirectoryLocation::of_end_record(window, self.end_record(), end_record)
     }
 
     /// Where the end record of the archive is.
@@ -82,9 +84,10 @@ impl Base {
 }
 
 /// The base in a filler at this byte, if that keeps a directory.
-pub(crate) fn base_in(file: Sparse<'_>, at: u64) -> Option<Base> {
-    let here = file.until_hole(at);
-    let filler = Filler::is_at(here, at).then(|| LocalMember::read(here, at)).flatten()?;
-    let base = filler.end.checked_sub(Base::SIZE as u64).filter(|&base| base > at)?;
-    Base::read(file.until_hole(base), base)
+pub(crate) fn base_in(window: Window<'_>, at: u64) -> Result<Option<Base>, Missing> {
+    let Some(filler) = filler::read(window.until_hole(at), at)? else { return Ok(None) };
+    match filler.end.checked_sub(Base::SIZE as u64).filter(|&base| base > at) {
+        Some(base) => Base::read(window.until_hole(base), base),
+        None => Ok(None),
+    }
 }

@@ -2,7 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::bytes::slice;
+use crate::error::Missing;
+use crate::window::Window;
 
 /// A record with a checksum and its own place.
 pub(crate) trait Certificate:
@@ -25,9 +26,9 @@ pub(crate) trait Certificate:
         self
     }
 
-    fn read_at(bytes: &[u8], at: u64) -> Option<Self> {
-        let raw = slice(bytes, &(at..at.checked_add(size_of::<Self>() as u64)?))?;
-        let record = Self::read_from_bytes(raw).ok()?;
-        (record.claims() == (Self::SIGNATURE, at, record.checksum())).then_some(record)
+    fn read_at(window: Window<'_>, at: u64) -> Result<Option<Self>, Missing> {
+        let bytes = window.get(at..at.saturating_add(size_of::<Self>() as u64))?;
+        let record = bytes.and_then(|bytes| Self::read_from_bytes(bytes).ok());
+        Ok(record.filter(|record| record.claims() == (Self::SIGNATURE, at, record.checksum())))
     }
 }

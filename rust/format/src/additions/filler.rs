@@ -8,9 +8,9 @@
 
 use std::ops::Range;
 
-use zerocopy::IntoBytes;
-
-use crate::sparse::of_zeros;
+use crate::additions::local_member::LocalMember;
+use crate::error::Missing;
+use crate::window::{Window, of_zeros};
 use crate::zip::encode;
 use crate::zip::records::{LocalHeader, Record};
 
@@ -60,14 +60,20 @@ impl Filler {
     }
 
     /// Whether a filler starts at this byte, by its name.
-    pub fn is_at(bytes: &[u8], at: u64) -> bool {
-        let Ok(start) = usize::try_from(at) else { return false };
-        let name_at = start.saturating_add(LocalHeader::SIZE);
-        let has = |from: usize, what: &[u8]| bytes.get(from..).is_some_and(|rest| rest.starts_with(what));
-        has(start, &LocalHeader::SIGNATURE.to_le_bytes())
-            && has(start + 26, (NAME.len() as u16).as_bytes())
-            && has(name_at, NAME)
+    ///
+    /// # Errors
+    /// If its bytes were not fetched.
+    pub fn is_at(window: Window<'_>, at: u64) -> Result<bool, Missing> {
+        let name_at = at.saturating_add(LocalHeader::SIZE as u64);
+        Ok(LocalHeader::find(window, at)?
+            .is_some_and(|header| usize::from(header.name_len.get()) == NAME.len())
+            && window.get(name_at..name_at.saturating_add(NAME.len() as u64))? == Some(NAME))
     }
+}
+
+/// The filler that starts at this byte, if there is one.
+pub(crate) fn read(window: Window<'_>, at: u64) -> Result<Option<LocalMember>, Missing> {
+    if Filler::is_at(window, at)? { LocalMember::read(window, at) } else { Ok(None) }
 }
 
 /// The header of an `.npy` file of so many bytes.
@@ -84,7 +90,6 @@ pub(crate) fn npy_header(count: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::additions::local_member::LocalMember;
 
     #[test]
     fn a_filler_is_a_stored_member_with_the_right_checksum() {
@@ -95,13 +100,14 @@ mod tests {
             bytes.extend(filler.head());
             assert_eq!(bytes.len() as u64, filler.zeros);
             bytes.resize(100 + size as usize, 0);
-            let local = LocalMember::read(&bytes, 100).unwrap();
-            assert_eq!((local.name(&bytes), local.end), (NAME, 100 + size));
-            assert!(local.is_sound(&bytes) && Filler::is_at(&bytes, 100) && !Filler::is_at(&bytes, 99));
-            assert_eq!(LocalMember::marked(&bytes, 100), None);
+            let file = Window::from(&bytes);
+            let local = read(file, 100).unwrap().unwrap();
+            assert_eq!((local.name(file), local.end), (Ok(NAME), 100 + size));
+            assert!(local.is_sound(file).unwrap() && !Filler::is_at(file, 99).unwrap());
+            assert_eq!(LocalMember::marked(file, 100), Ok(None));
         }
         let large = Filler::new(0..10 << 30).unwrap();
-        let local = LocalMember::read(&large.head(), 0).unwrap();
+        let local = LocalMember::read((&large.head()).into(), 0).unwrap().unwrap();
         assert_eq!(local.end, 10 << 30);
     }
 }

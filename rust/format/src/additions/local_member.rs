@@ -1,8 +1,8 @@
 //! TODO.
 
 use crate::additions::mark::{LARGE, LowWater, MemberState, mark_field};
-use crate::bytes::slice;
-use crate::error::ErrorKind;
+use crate::error::Missing;
+use crate::window::Window;
 use crate::zip::records::{LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, extra_field, flags};
 
 /// A stored member as its local header describes it.
@@ -34,42 +34,52 @@ pub struct MarkedMember {
 
 impl LocalMember {
     /// The member whose local header is at `at`, if that says how large it is. It may end behind the file.
-    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
-        let header = LocalHeader::read(bytes, at, ErrorKind::LocalOutside).ok()?;
+    ///
+    /// # Errors
+    /// If the bytes of the header were not fetched.
+    pub fn read(window: Window<'_>, at: u64) -> Result<Option<Self>, Missing> {
+        let Some(header) = LocalHeader::find(window, at)? else { return Ok(None) };
         let flag_bits = header.flags.get();
         if header.method.get() != STORED
             || flag_bits & (flags::DATA_DESCRIPTOR | flags::ENCRYPTED) != 0
             || header.compressed != header.uncompressed
         {
-            return None;
+            return Ok(None);
         }
         let name_end = at + LocalHeader::SIZE as u64 + u64::from(header.name_len.get());
         let file = name_end + u64::from(header.extra_len.get());
         let mut size = u64::from(header.compressed.get());
         if header.compressed.get() == SATURATED {
             // Section 4.5.3: in a local header both sizes are there. Only the start of it may be in the file.
-            let extra = slice(bytes, &(name_end..file.min(bytes.len() as u64)))?;
-            let field = extra_field(extra, ZIP64_EXTRA)?;
-            size = u64::from_le_bytes(*field.first_chunk()?);
+            let field = extra_field(window.get_inside(name_end..file)?, ZIP64_EXTRA);
+            let Some(whole) = field.and_then(|field| field.first_chunk()) else { return Ok(None) };
+            size = u64::from_le_bytes(*whole);
         }
-        let end = file.checked_add(size)?;
-        Some(LocalMember {
+        Ok(file.checked_add(size).map(|end| LocalMember {
             header: at,
             file,
             end,
             crc: header.crc.get(),
             flags: flag_bits,
             name_len: header.name_len.get(),
-        })
+        }))
     }
 
     /// The member of mmnpz whose local header is at `at`, if its mark is right. It may end behind the file.
-    pub fn marked(bytes: &[u8], at: u64) -> Option<MarkedMember> {
-        let member = Self::read(bytes, at)?;
-        let name = member.name(bytes);
+    ///
+    /// # Errors
+    /// If the bytes of the header were not fetched.
+    pub fn marked(window: Window<'_>, at: u64) -> Result<Option<MarkedMember>, Missing> {
+        let Some(member) = Self::read(window, at)? else { return Ok(None) };
         let extra_start = at + LocalHeader::SIZE as u64 + u64::from(member.name_len);
         // Only the start of the padding may be in the file.
-        let extra = slice(bytes, &(extra_start..member.file.min(bytes.len() as u64)))?;
+        let extra = window.get_inside(extra_start..member.file)?;
+        Ok(member.as_marked(member.name(window)?, extra))
+    }
+
+    /// The same with its mark, if that is among these extra fields, and right.
+    fn as_marked(self, name: &[u8], extra: &[u8]) -> Option<MarkedMember> {
+        let (member, at) = (self, self.header);
         let field = mark_field(extra)?;
         let found = u32::from_le_bytes(*field.first_chunk()?);
         let low_water = LowWater(field.get(4).copied().unwrap_or_default());
@@ -80,14 +90,20 @@ impl LocalMember {
     }
 
     /// The name, as stored.
-    pub fn name<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+    ///
+    /// # Errors
+    /// If its bytes were not fetched.
+    pub fn name<'a>(&self, window: Window<'a>) -> Result<&'a [u8], Missing> {
         let start = self.header + LocalHeader::SIZE as u64;
-        slice(bytes, &(start..start + u64::from(self.name_len))).unwrap_or_default()
+        Ok(window.get(start..start + u64::from(self.name_len))?.unwrap_or_default())
     }
 
     /// Whether the stored bytes have the checksum that the header says.
-    pub fn is_sound(&self, bytes: &[u8]) -> bool {
-        slice(bytes, &(self.file..self.end)).is_some_and(|file| crc32fast::hash(file) == self.crc)
+    ///
+    /// # Errors
+    /// If they were not fetched.
+    pub fn is_sound(&self, window: Window<'_>) -> Result<bool, Missing> {
+        Ok(window.get(self.file..self.end)?.is_some_and(|file| crc32fast::hash(file) == self.crc))
     }
 
     /// Whether the local header comes after all other bytes of the member, see [`LARGE`].
@@ -119,23 +135,24 @@ mod tests {
         for (align, finished) in [(1, 100), (1, 3), (64, 100), (64, 0), (32768, 99)] {
             let mut bytes = vec![0; 100];
             bytes.extend(member(100, "ä", &[7; 300], align, finished));
-            let marked = LocalMember::marked(&bytes, 100).unwrap();
+            let marked = LocalMember::marked((&bytes).into(), 100).unwrap().unwrap();
             let local = marked.member;
             assert_eq!(marked.state, Finished);
             assert!(marked.low_water <= finished, "{marked:?}");
             assert_eq!(finished == 100, marked.low_water == 100);
-            assert_eq!(local.name(&bytes), "ä.npy".as_bytes());
-            assert_eq!(slice(&bytes, &(local.file..local.end)), Some(&[7; 300][..]));
-            assert!(local.is_sound(&bytes));
+            let file = Window::from(&bytes);
+            assert_eq!(local.name(file), Ok("ä.npy".as_bytes()));
+            assert_eq!(file.get(local.file..local.end), Ok(Some(&[7; 300][..])));
+            assert_eq!(local.is_sound(file), Ok(true));
             assert_eq!(local.end, bytes.len() as u64);
             // Moved by one, or with any byte of the header, the name or the mark changed.
-            assert_eq!(LocalMember::marked(&bytes[1..], 99), None);
-            let field = 100 + LocalHeader::SIZE + local.name(&bytes).len();
+            assert_eq!(LocalMember::marked(bytes[1..].into(), 99), Ok(None));
+            let field = 100 + LocalHeader::SIZE + local.name(file).unwrap().len();
             let mark = field + 4..field + 8 + usize::from(finished < 100);
             for changed in (100..104).chain(114..field + 2).chain(mark) {
                 let mut bytes = bytes.clone();
                 bytes[changed] ^= 0x10;
-                assert_eq!(LocalMember::marked(&bytes, 100), None, "byte {changed}");
+                assert_eq!(LocalMember::marked((&bytes).into(), 100), Ok(None), "byte {changed}");
             }
         }
     }
@@ -155,10 +172,10 @@ mod tests {
     #[test]
     fn members_without_a_size_in_front_are_not_read() {
         let mut bytes = member(0, "a", &[1; 20], 1, 0);
-        assert!(LocalMember::read(&bytes, 0).is_some());
+        assert!(LocalMember::read((&bytes).into(), 0).unwrap().is_some());
         for (at, value) in [(6, 8), (6, 1), (8, 8), (18, 0xff)] {
             let before = std::mem::replace(&mut bytes[at], value);
-            assert_eq!(LocalMember::read(&bytes, 0), None, "{at}");
+            assert_eq!(LocalMember::read((&bytes).into(), 0), Ok(None), "{at}");
             bytes[at] = before;
         }
     }
@@ -169,7 +186,8 @@ mod tests {
             let name = StoredName::new("a").unwrap();
             let place = Placement::new(0, &name, 0, size, Alignment::new(32768).unwrap(), 0).unwrap();
             let bytes = place.local_header(&name, Begun, 5);
-            let state = |bytes: &[u8]| LocalMember::marked(bytes, 0).map(|marked| marked.state);
+            let state =
+                |bytes: &[u8]| LocalMember::marked(bytes.into(), 0).unwrap().map(|marked| marked.state);
             assert_eq!((state(&bytes), state(&bytes[..100])), (Some(Begun), Some(Begun)));
             assert_eq!(state(&place.local_header(&name, Finished, 0)), Some(Finished));
             assert_eq!(state(&bytes[..33]), None);

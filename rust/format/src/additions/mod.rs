@@ -20,6 +20,7 @@ mod certificate;
 pub mod checksum;
 pub mod fence;
 pub mod filler;
+mod index_shape;
 pub mod local_member;
 pub mod mark;
 pub mod seal;

@@ -12,15 +12,15 @@
 //! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::additions::certificate::Certificate;
 use crate::additions::fence::FENCE;
-use crate::bytes::slice;
-use crate::error::Result;
-use crate::sparse::Sparse;
+use crate::error::{self, Missing};
+use crate::window::Window;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{CentralHeader, EndRecord, Zip64EndRecord, Zip64Locator};
 
@@ -187,14 +187,17 @@ impl Seal {
     }
 
     /// The record at `at`, if there is one that is sound.
-    pub fn read(bytes: &[u8], at: u64) -> Option<Self> {
-        Self::read_at(bytes, at).filter(Self::is_possible)
+    ///
+    /// # Errors
+    /// If its bytes were not fetched.
+    pub fn read(window: Window<'_>, at: u64) -> Result<Option<Self>, Missing> {
+        Ok(Self::read_at(window, at)?.filter(Self::is_possible))
     }
 
     /// The seal in front of a directory, if it has one.
-    pub(crate) fn before(directory: &DirectoryLocation, bytes: &[u8]) -> Option<Self> {
-        let seal = Self::read(bytes, directory.range.start.checked_sub(Self::SIZE as u64)?)?;
-        (seal.directory_end() == directory.range.end).then_some(seal)
+    pub(crate) fn before(directory: &DirectoryLocation, window: Window<'_>) -> Result<Option<Self>, Missing> {
+        let Some(at) = directory.range.start.checked_sub(Self::SIZE as u64) else { return Ok(None) };
+        Ok(Self::read(window, at)?.filter(|seal| seal.directory_end() == directory.range.end))
     }
 
     /// Whether it can be one that was written: what it says is used to ask for memory, and for places in the
@@ -221,10 +224,19 @@ impl Seal {
     }
 
     /// The stored index, if there is one.
-    pub(crate) fn index<'a>(&self, bytes: &'a [u8]) -> Option<SealedIndex<'a>> {
-        let start = self.at().checked_sub(self.index.get()).filter(|_| self.is_indexed())?;
-        let bytes = slice(bytes, &(start..self.at()))?;
-        Some(SealedIndex { bytes, members: self.members.get(), is_cut: self.is_fenced() })
+    pub(crate) fn index<'a>(&self, window: Window<'a>) -> Result<Option<SealedIndex<'a>>, Missing> {
+        let Some(range) = self.index_range() else { return Ok(None) };
+        Ok(window.get(range)?.map(|bytes| SealedIndex {
+            bytes,
+            members: self.members.get(),
+            is_cut: self.is_fenced(),
+        }))
+    }
+
+    /// Where the stored index is, if there is one.
+    pub(crate) fn index_range(&self) -> Option<Range<u64>> {
+        // It does not start in front of the file, see `is_possible`.
+        self.is_indexed().then(|| self.start()..self.at())
     }
 
     fn is_indexed(&self) -> bool {
@@ -237,8 +249,8 @@ impl Seal {
     }
 
     /// Whether the stored index still is what it was.
-    pub(crate) fn has_index(&self, bytes: &[u8]) -> bool {
-        self.index(bytes).is_some_and(|index| crc32fast::hash(index.bytes) == self.index_crc.get())
+    pub(crate) fn has_index(&self, window: Window<'_>) -> Result<bool, Missing> {
+        Ok(self.index(window)?.is_some_and(|index| crc32fast::hash(index.bytes) == self.index_crc.get()))
     }
 
     /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not
@@ -278,14 +290,20 @@ impl Seal {
     }
 
     /// Whether the end records are there, and the end of the file.
-    pub fn ends(&self, bytes: &[u8]) -> bool {
-        self.file_len.get() == bytes.len() as u64 && self.has_end_records(bytes)
+    ///
+    /// # Errors
+    /// If their bytes were not fetched.
+    pub fn ends(&self, window: Window<'_>) -> Result<bool, Missing> {
+        Ok(self.file_len.get() == window.len() && self.has_end_records(window)?)
     }
 
     /// Whether the end records are there.
-    pub fn has_end_records(&self, bytes: &[u8]) -> bool {
-        let end_records = slice(bytes, &(self.directory_end()..self.file_len.get()));
-        end_records.is_some_and(|end_records| crc32fast::hash(end_records) == self.end_crc.get())
+    ///
+    /// # Errors
+    /// If their bytes were not fetched.
+    pub fn has_end_records(&self, window: Window<'_>) -> Result<bool, Missing> {
+        let end_records = window.get(self.directory_end()..self.file_len.get())?;
+        Ok(end_records.is_some_and(|end_records| crc32fast::hash(end_records) == self.end_crc.get()))
     }
 
     /// Whether no member was written after the directory.
@@ -312,8 +330,9 @@ impl Seal {
 
     /// Whether members can be added to the directory where it is, as long as there is room in front of it. It
     /// is the last one and ends the file; what is in it is not looked at.
-    pub(crate) fn can_grow(&self, bytes: &[u8]) -> bool {
-        self.is_last() && self.ends(bytes) && self.has_room() && self.index(bytes).is_some()
+    pub(crate) fn can_grow(&self, window: Window<'_>) -> Result<bool, Missing> {
+        // The index is in front of the seal, and so inside the file.
+        Ok(self.is_last() && self.has_room() && self.is_indexed() && self.ends(window)?)
     }
 
     /// The seal of the directory with what was added to it. The checksums are those that it would have had
@@ -344,32 +363,44 @@ impl Seal {
     }
 
     /// Whether it is where it was, and at most says by now that members may be written in front of it.
-    pub(crate) fn is_there(&self, bytes: &[u8]) -> bool {
-        Self::read(bytes, self.at()).is_some_and(|found| found.reopened() == self.reopened())
+    pub(crate) fn is_there(&self, window: Window<'_>) -> Result<bool, Missing> {
+        Ok(Self::read(window, self.at())?.is_some_and(|found| found.reopened() == self.reopened()))
     }
 
     /// Whether the directory and its stored index still are what they were.
     ///
     /// # Errors
-    /// [`ErrorKind::Interrupted`].
-    pub(crate) fn is_right(&self, file: Sparse<'_>, keep_going: &mut dyn FnMut() -> bool) -> Result<bool> {
-        let index = file.crc(&(self.start()..self.at()), &mut *keep_going)?;
+    /// Those of [`Window::crc`].
+    pub(crate) fn is_right(
+        &self,
+        window: Window<'_>,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> error::Result<bool> {
+        let index = window.crc(&(self.start()..self.at()), &mut *keep_going)?;
         let has_index = self.is_indexed() && index == Some(self.index_crc.get());
-        Ok(has_index && self.is_whole(file, keep_going)?)
+        Ok(has_index && self.is_whole(window, keep_going)?)
     }
 
     /// Whether the directory still is what it was, as [`Seal::holds`] says of a file without holes.
     ///
     /// # Errors
-    /// [`ErrorKind::Interrupted`].
-    pub(crate) fn is_whole(&self, file: Sparse<'_>, keep_going: &mut dyn FnMut() -> bool) -> Result<bool> {
-        let directory = file.crc(&(self.directory()..self.directory_end()), keep_going)?;
+    /// Those of [`Window::crc`].
+    pub(crate) fn is_whole(
+        &self,
+        window: Window<'_>,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> error::Result<bool> {
+        let directory = window.crc(&(self.directory()..self.directory_end()), keep_going)?;
         Ok(directory == Some(self.crc.get()))
     }
 
     /// Whether the directory still is what it was.
-    pub fn holds(&self, bytes: &[u8]) -> bool {
-        slice(bytes, &(self.directory()..self.directory_end())).is_some_and(|directory| self.is_of(directory))
+    ///
+    /// # Errors
+    /// If its bytes were not fetched.
+    pub fn holds(&self, window: Window<'_>) -> Result<bool, Missing> {
+        let directory = window.get(self.directory()..self.directory_end())?;
+        Ok(directory.is_some_and(|directory| self.is_of(directory)))
     }
 
     /// Whether these are the records of the directory.
@@ -456,31 +487,35 @@ mod tests {
         bytes[behind..behind + 50].copy_from_slice(&directory);
         bytes[behind + 50..behind + 72].copy_from_slice(b"end records of 22 byte");
         bytes[300..300 + Base::SIZE].copy_from_slice(base.as_bytes());
-        assert_eq!(Seal::read(&bytes, 10), Some(seal));
+        assert_eq!(Seal::read((&bytes).into(), 10), Ok(Some(seal)));
         bytes[7..10].copy_from_slice(&[9; 3]);
-        assert!(seal.start() == 7 && seal.has_index(&bytes));
-        assert_eq!(seal.index(&bytes), Some(SealedIndex { bytes: &[9; 3], members: 1, is_cut: false }));
-        assert!(seal.holds(&bytes) && seal.is_last() && seal.has_end_records(&bytes));
-        assert!(seal.ends(&bytes[..behind + 72]) && !seal.ends(&bytes) && !seal.ends(&bytes[..behind + 71]));
+        assert!(seal.start() == 7 && seal.has_index((&bytes).into()).unwrap());
+        let index = SealedIndex { bytes: &[9; 3], members: 1, is_cut: false };
+        assert_eq!(seal.index((&bytes).into()), Ok(Some(index)));
+        let file = Window::from(&bytes);
+        assert!(seal.holds(file).unwrap() && seal.is_last() && seal.has_end_records(file).unwrap());
+        for (length, ends) in [(behind + 72, true), (bytes.len(), false), (behind + 71, false)] {
+            assert_eq!(seal.ends(bytes[..length].into()), Ok(ends), "{length}");
+        }
         assert_eq!((seal.complete_below(), seal.members_end(), seal.directory()), (5, 7, behind as u64));
-        assert_eq!(Base::read(&bytes, 300).unwrap().end_record(), 77);
-        assert_eq!(Seal::read(&bytes[1..], 9), None);
-        assert_eq!(Base::read(&bytes[1..], 299), None);
-        assert_eq!(Seal::read(&bytes, u64::MAX), None);
+        assert_eq!(Base::read(file, 300).unwrap().unwrap().end_record(), 77);
+        assert_eq!(Seal::read(bytes[1..].into(), 9), Ok(None));
+        assert_eq!(Base::read(bytes[1..].into(), 299), Ok(None));
+        assert_eq!(Seal::read(file, u64::MAX), Ok(None));
         for changed in 0..Seal::SIZE {
             let mut bytes = bytes.clone();
             bytes[10 + changed] ^= 1;
-            assert_eq!(Seal::read(&bytes, 10), None, "byte {changed}");
+            assert_eq!(Seal::read((&bytes).into(), 10), Ok(None), "byte {changed}");
         }
         for changed in 0..50 {
             let mut bytes = bytes.clone();
             bytes[10 + Seal::SIZE + changed] ^= 1;
-            assert!(!seal.holds(&bytes));
+            assert!(!seal.holds((&bytes).into()).unwrap());
         }
         for changed in 0..Base::SIZE {
             let mut bytes = bytes.clone();
             bytes[300 + changed] ^= 1;
-            assert_eq!(Base::read(&bytes, 300), None, "byte {changed}");
+            assert_eq!(Base::read((&bytes).into(), 300), Ok(None), "byte {changed}");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The `.npy` header (NEP 1; versions 1.0 to 3.0 of `numpy.lib.format`).
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::npy::literal::{self, Literal};
+use crate::window::Window;
 
 /// The first six bytes of an `.npy` file.
 pub const MAGIC: [u8; 6] = *b"\x93NUMPY";
@@ -45,31 +47,44 @@ impl<'a> Header<'a> {
     /// # Errors
     /// For everything that `numpy.lib.format` refuses, and for negative or boolean dimensions.
     pub fn parse(file: &'a [u8], max_header_size: usize) -> Result<(Self, usize)> {
-        let truncated =
-            |needed: usize| ErrorKind::NpyTruncated { needed: needed as u64, found: file.len() as u64 };
-        let Some((start, _)) = file.split_first_chunk::<8>() else {
-            return Err(truncated(8).into());
+        Self::read(file.into(), 0..file.len() as u64, max_header_size)
+    }
+
+    /// The same of the `.npy` file in this range of an archive.
+    ///
+    /// # Errors
+    /// The same, and [`ErrorKind::Missing`].
+    pub fn read(window: Window<'a>, file: Range<u64>, max_header_size: usize) -> Result<(Self, usize)> {
+        let found = file.end.saturating_sub(file.start);
+        let part = |part: Range<u64>| -> Result<&'a [u8]> {
+            let truncated = ErrorKind::NpyTruncated { needed: part.end, found };
+            if part.end > found {
+                return Err(truncated.into());
+            }
+            window.get(file.start + part.start..file.start + part.end)?.ok_or_else(|| truncated.into())
         };
-        let [magic @ .., major, minor] = *start;
+        let start = part(0..8)?.first_chunk::<8>();
+        let [magic @ .., major, minor] = *start.ok_or(ErrorKind::NpyTruncated { needed: 8, found })?;
         if magic != MAGIC {
             return Err(ErrorKind::NpyMagic { found: magic }.into());
         }
-        let (prefix, length) = match (major, minor) {
-            (1, 0) => (10, file.get(8..10).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])))),
-            (2 | 3, 0) => {
-                let length = file.get(8..12).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                (12, length.map(|length| length as usize))
-            }
+        let prefix: u64 = match (major, minor) {
+            (1, 0) => 10,
+            (2 | 3, 0) => 12,
             _ => return Err(ErrorKind::NpyVersion(major, minor).into()),
         };
-        let length = length.ok_or_else(|| truncated(prefix))?;
-        let end = prefix.saturating_add(length);
-        let bytes = file.get(prefix..end).ok_or_else(|| truncated(end))?;
+        let mut length = [0; 4];
+        length.iter_mut().zip(part(8..prefix)?).for_each(|(to, from)| *to = *from);
+        let length = u32::from_le_bytes(length) as usize;
+        let end = prefix + length as u64;
         let too_long = |length| Error::from(ErrorKind::NpyHeaderTooLong { length, limit: max_header_size });
-        // A character has at most four bytes: what is longer than that need not be decoded to be refused.
-        if bytes.len() / 4 > max_header_size {
-            return Err(too_long(bytes.len()));
+        // A character has at most four bytes: what is longer than that need not be decoded to be refused, nor
+        // fetched.
+        if end <= found && length / 4 > max_header_size {
+            return Err(too_long(length));
         }
+        let bytes = part(prefix..end)?;
+        let end = prefix as usize + length;
         if bytes.len() <= max_header_size
             && let Some(header) = canonical(bytes)
         {

@@ -18,13 +18,13 @@ use once_cell::race::OnceBox;
 use crate::additions::array_field;
 use crate::additions::seal::Seal;
 use crate::additions::stored_index::{self, Shape, StoredIndex};
-use crate::bytes::{slice, touch};
-use crate::error::{Error, ErrorKind, Result};
+use crate::bytes::touch;
+use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
 use crate::read::walked_index::{Member, MemberId, WalkedIndex};
 use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::Survey;
-use crate::sparse::Sparse;
+use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
@@ -37,7 +37,7 @@ const SMALL: u64 = 1 << 16;
 const ORDINARY_RECORD: usize = 256;
 
 /// A processor reads so many bytes at once.
-const CACHE_LINE: usize = 64;
+const CACHE_LINE: u64 = 64;
 
 /// What a lookup finds.
 #[derive(Debug, Clone, Copy)]
@@ -106,16 +106,15 @@ impl Lookup {
     /// # Errors
     /// As for [`WalkedIndex::build`].
     pub fn new<'a>(
-        file: impl Into<Sparse<'a>>,
+        window: impl Into<Window<'a>>,
         survey: &Survey,
         keep_going: impl FnMut() -> bool,
     ) -> Result<Self> {
-        let file = file.into();
-        let bytes = file.bytes;
-        let stored = stored(bytes, survey);
+        let window = window.into();
+        let stored = stored(window, survey)?;
         let lookup = Lookup {
             directory: survey.directory.clone().unwrap_or_else(DirectoryLocation::none),
-            shape: stored.and_then(|seal| Some(StoredIndex::new(seal.index(bytes)?)?.shape())),
+            shape: stored.and_then(|seal| Some(StoredIndex::of(&seal, window)?.shape())),
             stored,
             fields_from: survey.seal.map(|seal| seal.fields_from()),
             checked: AtomicBool::new(false),
@@ -125,10 +124,10 @@ impl Lookup {
         };
         match lookup.stored {
             Some(seal) if lookup.directory.range.end - seal.start() <= SMALL => {
-                lookup.verify(file, None, true, keep_going)?;
+                lookup.verify(window, None, true, keep_going)?;
             }
             Some(_) => {}
-            None => lookup.take_over(WalkedIndex::of_survey(bytes, survey, keep_going)?, 0),
+            None => lookup.take_over(WalkedIndex::of_survey(window, survey, keep_going)?, 0),
         }
         Ok(lookup)
     }
@@ -169,59 +168,63 @@ impl Lookup {
         self.walked.get().map_or(0, |walked| walked.index.memory())
     }
 
-    fn table<'a>(&self, bytes: &'a [u8]) -> Option<StoredIndex<'a>> {
-        Some(StoredIndex::again(self.stored.as_ref()?.index(bytes)?, self.shape?))
-    }
-
-    fn records<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        slice(bytes, &self.directory.range).unwrap_or_default()
+    #[inline]
+    fn table<'a>(&self, window: Window<'a>) -> Option<StoredIndex<'a>> {
+        Some(StoredIndex::again(self.stored.as_ref()?, self.shape?, window))
     }
 
     /// The array of this name. Touches only what is going to be read for a view of it.
+    ///
+    /// # Errors
+    /// If the bytes that tell were not fetched.
     #[inline]
-    pub fn find(&self, bytes: &[u8], name: &str) -> Found {
+    pub fn find(&self, window: Window<'_>, name: &str) -> Result<Found, Missing> {
         if self.fields_from.is_some() {
-            self.find_again(bytes, name)
+            self.find_again(window, name)
         } else {
-            self.find_by(bytes, name, WalkedIndex::find)
+            self.find_by(window, name, WalkedIndex::find)
         }
     }
 
     /// The array of this name. Touches the directory rather than the member.
+    ///
+    /// # Errors
+    /// As for [`Lookup::find`].
     #[inline]
-    pub fn find_again(&self, bytes: &[u8], name: &str) -> Found {
-        self.find_by(bytes, name, WalkedIndex::find_again)
+    pub fn find_again(&self, window: Window<'_>, name: &str) -> Result<Found, Missing> {
+        self.find_by(window, name, WalkedIndex::find_again)
     }
 
     #[inline]
     fn find_by(
         &self,
-        bytes: &[u8],
+        window: Window<'_>,
         name: &str,
-        find: impl Fn(&WalkedIndex, &[u8], &str) -> Option<MemberId>,
-    ) -> Found {
+        find: impl Fn(&WalkedIndex, Window<'_>, &str) -> Result<Option<MemberId>, Missing>,
+    ) -> Result<Found, Missing> {
         if let Some(walked) = self.walked.get() {
-            let found = find(&walked.index, bytes, name).and_then(|id| walked.get(id));
-            return found.map_or_else(|| walked.without(bytes, name), Found::Member);
+            let found = find(&walked.index, window, name)?.and_then(|id| walked.get(id));
+            return found.map_or_else(|| walked.without(window, name), |member| Ok(Found::Member(member)));
         }
-        match self.find_stored(bytes, name.as_bytes()) {
+        Ok(match self.find_stored(window, name.as_bytes())? {
             Some(member) => Found::Member(member),
-            None if self.is_verified(bytes) => Found::Nothing,
+            None if self.is_verified(window)? => Found::Nothing,
             None => Found::Unsure,
-        }
+        })
     }
 
-    fn find_stored(&self, bytes: &[u8], name: &[u8]) -> Option<Member> {
+    fn find_stored(&self, window: Window<'_>, name: &[u8]) -> Result<Option<Member>, Missing> {
         let mut member = None;
-        self.table(bytes)?.find(stored_index::hash(name), |number, place| {
-            member = self.member_at_slot(bytes, name, number, place);
+        let Some(table) = self.table(window) else { return Ok(None) };
+        table.find(stored_index::hash(name), |number, place| {
+            member = self.member_at_slot(window, name, number, place)?;
             if member.is_none() {
                 // The index leads to something else than it was made for.
                 self.edited.store(true, Ordering::Release);
             }
-            member.is_some()
+            Ok(member.is_some())
         })?;
-        member
+        Ok(member)
     }
 
     /// Whether names are looked up in the index that is stored in the file.
@@ -230,54 +233,77 @@ impl Lookup {
     }
 
     /// The array that a slot of the stored index leads to, if it is of this name.
-    fn member_at_slot(&self, bytes: &[u8], name: &[u8], number: u32, place: u64) -> Option<Member> {
-        let (record, _) = CentralRecord::read(self.records(bytes), usize::try_from(place).ok()?)?;
-        is_named(&record, name)
-            .then(|| Member::of(bytes, &record, self.directory.prefix_len, number))
-            .flatten()
+    #[inline]
+    fn member_at_slot(
+        &self,
+        window: Window<'_>,
+        name: &[u8],
+        number: u32,
+        place: u64,
+    ) -> Result<Option<Member>, Missing> {
+        let Ok(at) = usize::try_from(place) else { return Ok(None) };
+        let record = self.directory.record(window, at)?.filter(|(record, _)| is_named(record, name));
+        let prefix_len = self.directory.prefix_len;
+        Ok(record.and_then(|(record, _)| Member::of(window.len(), &record, prefix_len, number)))
     }
 
     /// What [`Lookup::find_again`] finds for each of these names. To read the index and the directory for one
     /// name after the other would be to wait for memory as often; so each step is taken for all of them.
+    ///
+    /// # Errors
+    /// As for [`Lookup::find`].
     pub fn find_all<'n>(
         &self,
-        bytes: &[u8],
+        window: Window<'_>,
         names: impl Iterator<Item = Option<&'n str>>,
-    ) -> Vec<Option<MemberId>> {
+    ) -> Result<Vec<Option<MemberId>>, Missing> {
         let id = |member: Member| member.id;
-        let Some(table) = self.table(bytes).filter(|_| self.uses_stored()) else {
-            return names.map(|name| self.find_again(bytes, name?).member().map(id)).collect();
+        let Some(table) = self.table(window).filter(|_| self.uses_stored()) else {
+            let found = |name| Ok(self.find_again(window, name)?.member().map(id));
+            return names.map(|name| name.map_or(Ok(None), found)).collect();
         };
         let names: Vec<_> = names.map(|name| name.map(str::as_bytes)).collect();
         let hashes: Vec<_> = names.iter().map(|name| stored_index::hash(name.unwrap_or_default())).collect();
-        let slots = table.find_all(&hashes);
-        let records = self.records(bytes);
+        let slots = table.find_all(&hashes)?;
         let read = slots.iter().flatten().filter_map(|&(_, place)| {
-            let record = records.get(usize::try_from(place).ok()?..)?;
-            Some(record.first()? ^ record.get(CACHE_LINE)?)
+            let start = self.directory.range.start.checked_add(place)?;
+            let record = window.get(start..start + CACHE_LINE + 1).ok()??;
+            Some(record.first()? ^ record.last()?)
         });
         touch(read);
         let found = names.into_iter().zip(slots).map(|(name, slot)| {
-            let (name, (number, place)) = (name?, slot?);
-            let member = self.member_at_slot(bytes, name, number, place);
-            member.or_else(|| self.find_stored(bytes, name)).map(id)
+            let Some((name, (number, place))) = name.zip(slot) else { return Ok(None) };
+            let member = match self.member_at_slot(window, name, number, place)? {
+                Some(member) => Some(member),
+                None => self.find_stored(window, name)?,
+            };
+            Ok(member.map(id))
         });
         found.collect()
     }
 
     /// Whether what is said of all members, and of those that are not there, is right.
+    ///
+    /// # Errors
+    /// As for [`Lookup::find`].
     #[inline]
-    pub fn is_verified(&self, bytes: &[u8]) -> bool {
+    pub fn is_verified(&self, window: Window<'_>) -> Result<bool, Missing> {
         let is_checked = || self.checked.load(Ordering::Acquire) && !self.edited.load(Ordering::Acquire);
-        self.walked.get().is_some() || (is_checked() && self.is_there(bytes))
+        Ok(self.walked.get().is_some() || (is_checked() && self.is_there(window)?))
     }
 
     /// Whether the directory has not been overwritten: a writer of ours takes its end record away first, and
     /// when that of another directory is in its place, another seal is, too.
-    pub fn is_there(&self, bytes: &[u8]) -> bool {
+    ///
+    /// # Errors
+    /// As for [`Lookup::find`].
+    pub fn is_there(&self, window: Window<'_>) -> Result<bool, Missing> {
         let at = self.directory.comment.start.saturating_sub(EndRecord::SIZE as u64);
-        EndRecord::read(bytes, at, ErrorKind::NoEndRecord).is_ok()
-            && self.stored.is_none_or(|seal| seal.is_there(bytes))
+        Ok(EndRecord::find(window, at)?.is_some()
+            && match self.stored {
+                Some(seal) => seal.is_there(window)?,
+                None => true,
+            })
     }
 
     /// Whether the directory turned out to be one that cannot be read, so that members were found without it.
@@ -294,39 +320,46 @@ impl Lookup {
     /// [`ErrorKind::Interrupted`].
     pub fn verify<'a>(
         &self,
-        file: impl Into<Sparse<'a>>,
-        newer: Option<Sparse<'_>>,
+        window: impl Into<Window<'a>>,
+        newer: Option<Window<'_>>,
         is_quiet: bool,
         mut keep_going: impl FnMut() -> bool,
     ) -> Result<()> {
-        let file = file.into();
-        let bytes = file.bytes;
-        let Some(seal) = self.stored.filter(|_| !self.is_verified(bytes)) else { return Ok(()) };
+        let window = window.into();
+        let Some(seal) = self.stored else { return Ok(()) };
+        if self.is_verified(window)? {
+            return Ok(());
+        }
         // Checked less than 2**32.
         let members = seal.members() as u32;
         let is_edited = self.edited.load(Ordering::Acquire);
-        if !is_edited && seal.is_right(file, &mut keep_going)? && self.is_there(bytes) {
+        if !is_edited && seal.is_right(window, &mut keep_going)? && self.is_there(window)? {
             self.checked.store(true, Ordering::Release);
             return Ok(());
         }
-        let index = if self.is_there(bytes) {
+        let index = if self.is_there(window)? {
             // Edited in place, or torn by a power failure.
-            let index = match WalkedIndex::build(bytes, self.directory.clone(), &mut keep_going) {
-                Err(error) if error.kind != ErrorKind::Interrupted => {
-                    let index = recover(file, error, &mut keep_going)?;
-                    self.recovered.store(self.is_there(bytes), Ordering::Release);
+            let index = match WalkedIndex::build(window, self.directory.clone(), &mut keep_going) {
+                Err(error) if error.is_about_file() => {
+                    let index = recover(window, error, &mut keep_going)?;
+                    self.recovered.store(self.is_there(window)?, Ordering::Release);
                     index
                 }
                 index => index?,
             };
-            if !self.is_there(bytes) {
+            if !self.is_there(window)? {
                 return Err(ErrorKind::NoEndRecord.into());
             }
             index
-        } else if let Some(index) = newer.and_then(|newer| successor(newer, &seal, &mut keep_going)) {
-            index
         } else {
-            search(file, &seal, &mut keep_going)?
+            let newer = match newer {
+                Some(newer) => successor(newer, &seal, &mut keep_going)?,
+                None => None,
+            };
+            match newer {
+                Some(index) => index,
+                None => search(window, &seal, &mut keep_going)?,
+            }
         };
         if index.len() > members as usize || (index.len() < members as usize && !is_quiet) {
             return Err(ErrorKind::DirectoryTruncated.into());
@@ -339,38 +372,52 @@ impl Lookup {
     }
 
     /// All members with their names, in archive order, once that is settled.
-    pub fn members<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = Result<(Member, String)>> + 'a {
-        self.members_from(bytes, 0)
+    ///
+    /// # Errors
+    /// If the directory was not fetched. Each member has its own error.
+    pub fn members<'a>(
+        &'a self,
+        window: Window<'a>,
+    ) -> Result<impl Iterator<Item = Result<(Member, String)>> + 'a, Missing> {
+        self.members_from(window, 0)
     }
 
     /// The same from a position on.
+    ///
+    /// # Errors
+    /// The same.
     pub fn members_from<'a>(
         &'a self,
-        bytes: &'a [u8],
+        window: Window<'a>,
         position: usize,
-    ) -> impl Iterator<Item = Result<(Member, String)>> + 'a {
+    ) -> Result<impl Iterator<Item = Result<(Member, String)>> + 'a, Missing> {
         let walked = self.walked.get();
         let listed = walked.map(|walked| {
             walked.index.ids().skip(position).filter_map(move |id| {
                 let member = walked.get(id)?;
-                Some(walked.index.name(bytes, id).map(|name| (member, name)))
+                Some(walked.index.name(window, id).map(|name| (member, name)))
             })
         });
-        let walk = if walked.is_some() { None } else { self.walk_from(bytes, position) };
-        let stored = walk.into_iter().flatten().map(|(record, number)| self.listed(bytes, &record, number));
-        listed.into_iter().flatten().chain(stored)
+        let walk = if walked.is_some() { None } else { self.walk_from(window, position)? };
+        let len = window.len();
+        let stored =
+            walk.into_iter().flatten().map(move |(record, number)| self.listed(len, &record, number));
+        Ok(listed.into_iter().flatten().chain(stored))
     }
 
     /// The records of the directory from a position on, with their numbers.
     fn walk_from<'a>(
         &self,
-        bytes: &'a [u8],
+        window: Window<'a>,
         position: usize,
-    ) -> Option<impl Iterator<Item = (CentralRecord<'a>, u32)> + use<'a>> {
-        let records = self.records(bytes);
-        let number = u32::try_from(position).ok()?;
-        let at = if number == 0 { 0 } else { self.table(bytes)?.record(records, number)?.at };
-        Some(Walk::from(records, at).zip(number..))
+    ) -> Result<Option<impl Iterator<Item = (CentralRecord<'a>, u32)> + use<'a>>, Missing> {
+        let Ok(number) = u32::try_from(position) else { return Ok(None) };
+        let first = match self.table(window) {
+            Some(table) if number > 0 => table.record(&self.directory, number)?.map(|record| record.at),
+            _ => (number == 0).then_some(0),
+        };
+        let records = window.get(self.directory.range.clone())?.unwrap_or_default();
+        Ok(first.map(|at| Walk::from(records, at).zip(number..)))
     }
 
     /// The array at a position in archive order, if that is known without a look at the directory.
@@ -378,11 +425,11 @@ impl Lookup {
         self.walked.get()?.get(MemberId(u32::try_from(position).ok()?))
     }
 
-    fn listed(&self, bytes: &[u8], record: &CentralRecord<'_>, number: u32) -> Result<(Member, String)> {
+    fn listed(&self, file_len: u64, record: &CentralRecord<'_>, number: u32) -> Result<(Member, String)> {
         let changed = || Error::at(ErrorKind::NamesDiffer, self.directory.range.start + record.at as u64);
         let name = record.array_name().ok().flatten().ok_or_else(changed)?;
         let name = String::from_utf8(name.into_owned()).map_err(|_| changed())?;
-        let member = Member::of(bytes, record, self.directory.prefix_len, number).ok_or_else(changed)?;
+        let member = Member::of(file_len, record, self.directory.prefix_len, number).ok_or_else(changed)?;
         Ok((member, name))
     }
 
@@ -400,31 +447,31 @@ impl Lookup {
     ///
     /// # Errors
     /// If it cannot be told any more.
-    pub fn name(&self, bytes: &[u8], id: MemberId) -> Result<String> {
+    pub fn name(&self, window: Window<'_>, id: MemberId) -> Result<String> {
         if let Some(walked) = self.walked.get()
             && id.0 >= walked.base
         {
-            return walked.index.name(bytes, MemberId(id.0 - walked.base));
+            return walked.index.name(window, MemberId(id.0 - walked.base));
         }
-        self.listed_at(bytes, id.0).map(|(_, name)| name)
+        self.listed_at(window, id.0).map(|(_, name)| name)
     }
 
     /// The array at a position in archive order, and its name, once it is settled which that is.
     ///
     /// # Errors
     /// If there is none, or it cannot be told any more.
-    pub fn at(&self, bytes: &[u8], position: usize) -> Result<(Member, String)> {
+    pub fn at(&self, window: Window<'_>, position: usize) -> Result<(Member, String)> {
         let number = u32::try_from(position).map_err(|_| ErrorKind::DirectoryTruncated)?;
-        let Some(walked) = self.walked.get() else { return self.listed_at(bytes, number) };
+        let Some(walked) = self.walked.get() else { return self.listed_at(window, number) };
         // Without the base, which is added by `get`.
         let member = walked.get(MemberId(number)).ok_or(ErrorKind::DirectoryTruncated)?;
-        Ok((member, walked.index.name(bytes, MemberId(number))?))
+        Ok((member, walked.index.name(window, MemberId(number))?))
     }
 
-    fn listed_at(&self, bytes: &[u8], number: u32) -> Result<(Member, String)> {
-        let records = self.records(bytes);
-        let record = self.table(bytes).and_then(|table| table.record(records, number));
-        self.listed(bytes, &record.ok_or(ErrorKind::DirectoryTruncated)?, number)
+    fn listed_at(&self, window: Window<'_>, number: u32) -> Result<(Member, String)> {
+        let table = self.table(window).ok_or(ErrorKind::DirectoryTruncated)?;
+        let record = table.record(&self.directory, number)?.ok_or(ErrorKind::DirectoryTruncated)?;
+        self.listed(window.len(), &record, number)
     }
 
     /// The array of a member whose name is `name`: by what the directory says of it if that can be believed,
@@ -434,7 +481,7 @@ impl Lookup {
     /// As for [`Member::file`] and [`Header::parse`].
     pub fn locate<'a>(
         &self,
-        bytes: &'a [u8],
+        window: Window<'a>,
         member: &Member,
         name: &str,
         max_header_size: usize,
@@ -442,13 +489,12 @@ impl Lookup {
         // Headers that are longer than usual have no hint.
         if max_header_size >= MAX_HEADER_SIZE
             && self.fields_from.is_some()
-            && let Some(located) = self.array_field(bytes, member, name)
+            && let Some(located) = self.array_field(window, member, name)?
         {
             return Ok(located);
         }
-        let Range { start, end } = member.file(bytes, name)?;
-        let file = slice(bytes, &(start..end)).ok_or(ErrorKind::DataOutside { size: end - start })?;
-        let (header, data) = Header::parse(file, max_header_size)?;
+        let Range { start, end } = member.file(window, name)?;
+        let (header, data) = Header::read(window, start..end, max_header_size)?;
         let offset = start + data as u64;
         Ok(LocatedArray { header, offset, stored: end - offset })
     }
@@ -458,11 +504,20 @@ impl Lookup {
         self.fields_from.is_some()
     }
 
-    fn array_field(&self, bytes: &[u8], member: &Member, name: &str) -> Option<LocatedArray<'static>> {
-        let records = self.records(bytes);
-        let at = member.record().filter(|&at| self.fields_from.is_some_and(|from| at as u64 >= from))?;
-        let (_, end) = CentralRecord::read(records, at)?;
-        let raw = records.get(at..end)?;
+    fn array_field(
+        &self,
+        window: Window<'_>,
+        member: &Member,
+        name: &str,
+    ) -> Result<Option<LocatedArray<'static>>, Missing> {
+        let believed = |at: &usize| self.fields_from.is_some_and(|from| *at as u64 >= from);
+        let Some(at) = member.record().filter(believed) else { return Ok(None) };
+        let raw = self.directory.raw_record(window, at)?;
+        Ok(raw.and_then(|raw| self.by_array_field(window.len(), raw, name)))
+    }
+
+    /// The array of a member by its record.
+    fn by_array_field(&self, file_len: u64, raw: &[u8], name: &str) -> Option<LocatedArray<'static>> {
         // A writer may overwrite it at any time: what is checked and what is read are one copy.
         let mut ordinary = [0; ORDINARY_RECORD];
         let long;
@@ -476,12 +531,12 @@ impl Lookup {
         let (record, _) = CentralRecord::read(whole, 0)?;
         let array_field = array_field::read(&record, whole)?;
         let is_it = is_named(&record, name.as_bytes());
-        let member = Member::of(bytes, &record, self.directory.prefix_len, 0).filter(|_| is_it)?;
+        let member = Member::of(file_len, &record, self.directory.prefix_len, 0).filter(|_| is_it)?;
         member.check().ok()?;
         let (local, size) = member.extent();
         let offset = local.checked_add(array_field.data)?;
         let stored = size.checked_sub(array_field.npy_header)?;
-        let is_inside = offset.checked_add(stored)? <= bytes.len() as u64;
+        let is_inside = offset.checked_add(stored)? <= file_len;
         is_inside.then_some(LocatedArray { header: array_field.header, offset, stored })
     }
 }
@@ -494,8 +549,8 @@ impl Walked {
 
     /// What it means that there is no member of this name.
     #[cold]
-    fn without(&self, bytes: &[u8], name: &str) -> Found {
-        self.index.renamed(bytes, name).map_or(Found::Nothing, Found::Renamed)
+    fn without(&self, window: Window<'_>, name: &str) -> Result<Found, Missing> {
+        Ok(self.index.renamed(window, name)?.map_or(Found::Nothing, Found::Renamed))
     }
 }
 
@@ -504,50 +559,77 @@ fn is_named(record: &CentralRecord<'_>, name: &[u8]) -> bool {
 }
 
 /// The seal of a file that has a stored index, and nothing that this does not have.
-fn stored(bytes: &[u8], survey: &Survey) -> Option<Seal> {
-    let seal = survey.seal.filter(|seal| seal.is_last() && seal.ends(bytes))?;
-    let (table, members) = (StoredIndex::new(seal.index(bytes)?), seal.members());
-    let is_whole = survey.is_whole() && survey.directory.as_ref()?.count == members;
-    (is_whole && table.is_some() && members < u64::from(u32::MAX) / 2).then_some(seal)
+fn stored(window: Window<'_>, survey: &Survey) -> Result<Option<Seal>, Missing> {
+    let Some(seal) = survey.seal.filter(Seal::is_last) else { return Ok(None) };
+    let members = seal.members();
+    let is_whole = survey.is_whole() && survey.directory.as_ref().is_some_and(|it| it.count == members);
+    let can_be_used = is_whole
+        && StoredIndex::of(&seal, window).is_some()
+        && members < u64::from(u32::MAX) / 2
+        && seal.ends(window)?;
+    Ok(can_be_used.then_some(seal))
+}
+
+/// What is not there, or is not what it should be, is none; that it cannot be told is an error.
+fn none_if_wrong<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_about_file() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The members of an archive from the file as it is after an append, whose directory begins with what was
 /// there.
-fn successor(newer: Sparse<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Option<WalkedIndex> {
-    let mut directory = Survey::new(newer, Effort::Read, &mut *keep_going).ok()?.directory?;
-    let newer = newer.bytes;
-    cut(newer, &mut directory, seal).then_some(())?;
+fn successor(
+    newer: Window<'_>,
+    seal: &Seal,
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<Option<WalkedIndex>> {
+    let survey = none_if_wrong(Survey::new(newer, Effort::Read, &mut *keep_going))?;
+    let Some(mut directory) = survey.and_then(|survey| survey.directory) else { return Ok(None) };
+    if !cut(newer, &mut directory, seal)? {
+        return Ok(None);
+    }
     let range = directory.range.clone();
-    let index = WalkedIndex::build(newer, directory, keep_going).ok()?;
+    let Some(index) = none_if_wrong(WalkedIndex::build(newer, directory, keep_going))? else {
+        return Ok(None);
+    };
     // The next append may have begun to overwrite it while it was read.
-    seal.is_of(slice(newer, &range)?).then(|| index.without_directory())
+    let holds = newer.get(range)?.is_some_and(|records| seal.is_of(records));
+    Ok(holds.then(|| index.without_directory()))
 }
 
 /// The members of an archive whose directory cannot be read to its end, with the error that tells why.
-fn recover(file: Sparse<'_>, error: Error, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
-    let survey = Survey::without_directory(file, error, Effort::Read, &mut *keep_going)?;
-    WalkedIndex::of_survey(file.bytes, &survey, keep_going).map(WalkedIndex::without_directory)
+fn recover(window: Window<'_>, error: Error, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
+    let survey = Survey::without_directory(window, error, Effort::Read, &mut *keep_going)?;
+    WalkedIndex::of_survey(window, &survey, keep_going).map(WalkedIndex::without_directory)
 }
 
 /// The members of an archive without its directory.
-fn search(file: Sparse<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
-    let (bytes, error) = (file.bytes, ErrorKind::NoEndRecord.into());
-    let mut survey = Survey::without_directory(file, error, Effort::Read, &mut *keep_going)?;
+fn search(window: Window<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
+    let error = ErrorKind::NoEndRecord.into();
+    let mut survey = Survey::without_directory(window, error, Effort::Read, &mut *keep_going)?;
     survey.found.retain(|member| member.header < seal.members_end());
     // That of another program stays; one of ours can have been overwritten as soon as it was read.
-    let mut ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());
-    let is_same = ours.as_mut().is_none_or(|directory| cut(bytes, directory, seal));
-    let range = ours.map(|directory| directory.range.clone());
-    let index = WalkedIndex::of_survey(bytes, &survey, keep_going)?;
-    let holds = range.is_none_or(|range| slice(bytes, &range).is_some_and(|records| seal.is_of(records)));
+    let ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());
+    let (is_same, range) = match ours {
+        Some(directory) => (cut(window, directory, seal)?, Some(directory.range.clone())),
+        None => (true, None),
+    };
+    let index = WalkedIndex::of_survey(window, &survey, keep_going)?;
+    let holds = match range {
+        Some(range) => window.get(range)?.is_some_and(|records| seal.is_of(records)),
+        None => true,
+    };
     if is_same && holds { Ok(index.without_directory()) } else { Err(ErrorKind::NoEndRecord.into()) }
 }
 
-/// Cuts a directory that begins with the one of `seal` to that.
-fn cut(bytes: &[u8], directory: &mut DirectoryLocation, seal: &Seal) -> bool {
+/// Cuts a directory that begins with the one of `seal` to that; says whether it does.
+fn cut(window: Window<'_>, directory: &mut DirectoryLocation, seal: &Seal) -> Result<bool, Missing> {
     let size = seal.directory_end() - seal.directory();
     let Range { start, end } = directory.range;
     directory.range = start..start.saturating_add(size).min(end);
     directory.count = seal.members();
-    slice(bytes, &directory.range).is_some_and(|records| seal.is_of(records))
+    Ok(window.get(directory.range.clone())?.is_some_and(|records| seal.is_of(records)))
 }

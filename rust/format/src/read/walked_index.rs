@@ -10,6 +10,7 @@
 //! astray: a name that is no longer in the directory is looked for in the member's own local header.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 
@@ -17,9 +18,10 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 
-use crate::bytes::{slice, touch};
-use crate::error::{Error, ErrorKind, Result};
+use crate::bytes::touch;
+use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::recover::survey::Survey;
+use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
@@ -55,13 +57,13 @@ const GONE: u64 = u64::MAX;
 
 impl Entry {
     /// What a record of the directory says.
-    fn of(bytes: &[u8], record: &CentralRecord<'_>, prefix_len: i64, hash: u64) -> Result2<Self> {
+    fn of(file_len: u64, record: &CentralRecord<'_>, prefix_len: i64, hash: u64) -> Result2<Self> {
         let extent = Extent::read(record.header, record.extra)?;
         let local = i64::try_from(extent.local_offset)
             .ok()
             .and_then(|offset| offset.checked_add(prefix_len))
             .and_then(|offset| u64::try_from(offset).ok())
-            .filter(|&offset| offset < NOWHERE && offset < bytes.len() as u64)
+            .filter(|&offset| offset < NOWHERE && offset < file_len)
             .unwrap_or(NOWHERE);
         Ok(Entry {
             record_and_hash: (record.at as u64) << 24 | kept_bits(hash),
@@ -113,13 +115,13 @@ impl WalkedIndex {
     /// `keep_going` is asked every 65,536 members whether to.
     ///
     /// # Errors
-    /// If a record is not one, or [`ErrorKind::Interrupted`].
+    /// If a record is not one, [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
     pub fn build(
-        bytes: &[u8],
+        window: Window<'_>,
         directory: DirectoryLocation,
         mut keep_going: impl FnMut() -> bool,
     ) -> Result<Self> {
-        let records = directory.bytes(bytes)?;
+        let records = directory.records(window)?;
         if records.len() as u64 >= 1 << 40 {
             return Err(ErrorKind::TooManyMembers.into());
         }
@@ -137,7 +139,7 @@ impl WalkedIndex {
         let mut gone = false;
         let mut walk = Walk::new(records);
         for (number, record) in walk.by_ref().enumerate() {
-            match index.add(bytes, records, &record) {
+            match index.add(window.len(), records, &record) {
                 Ok(took_a_name) => gone |= took_a_name,
                 Err(kind) => return Err(index.error_at(kind, &record)),
             }
@@ -158,11 +160,11 @@ impl WalkedIndex {
     ///
     /// # Errors
     /// As for [`WalkedIndex::build`].
-    pub fn of_survey(bytes: &[u8], survey: &Survey, keep_going: impl FnMut() -> bool) -> Result<Self> {
+    pub fn of_survey(window: Window<'_>, survey: &Survey, keep_going: impl FnMut() -> bool) -> Result<Self> {
         let directory = survey.directory.clone().unwrap_or_else(DirectoryLocation::none);
-        let mut index = Self::build(bytes, directory, keep_going)?;
+        let mut index = Self::build(window, directory, keep_going)?;
         for member in &survey.found {
-            let Ok(Some(name)) = name::array_name(member.name(bytes), member.flags) else { continue };
+            let Ok(Some(name)) = name::array_name(member.name(window)?, member.flags) else { continue };
             let hash = index.hash(&name);
             let entry = Entry {
                 record_and_hash: NO_RECORD << 24 | kept_bits(hash),
@@ -170,11 +172,17 @@ impl WalkedIndex {
                 size: member.end - member.file,
             };
             let number = u32::try_from(index.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
-            let records = index.directory.bytes(bytes)?;
+            let records = index.directory.records(window)?;
             let (entries, hasher) = (&index.entries, &index.hasher);
+            let missing = Cell::new(None);
             let name_of = |id: u32| {
                 let entry = &entries[id as usize];
-                record_name(records, entry).or_else(|| local_name(bytes, entry))
+                record_name(records, entry).or_else(|| {
+                    local_name(window, entry).unwrap_or_else(|range| {
+                        missing.set(Some(range));
+                        None
+                    })
+                })
             };
             let same = |&id: &u32| {
                 entries[id as usize].has_hash(hash) && name_of(id).is_some_and(|other| other == name)
@@ -187,6 +195,9 @@ impl WalkedIndex {
                     index.entries.push(entry);
                 }
             }
+            if let Some(missing) = missing.take() {
+                return Err(missing.into());
+            }
         }
         Ok(index)
     }
@@ -197,13 +208,13 @@ impl WalkedIndex {
     }
 
     /// Takes up a record; says whether it took the name of an earlier member without being listed itself.
-    fn add(&mut self, bytes: &[u8], records: &[u8], record: &CentralRecord<'_>) -> Result2<bool> {
+    fn add(&mut self, file_len: u64, records: &[u8], record: &CentralRecord<'_>) -> Result2<bool> {
         let Some(name) = record.array_name().map_err(|_| ErrorKind::NameEncoding)? else {
             return Ok(false);
         };
         let listed = record.header.method.get() == STORED;
         let hash = self.hash(&name);
-        let entry = Entry::of(bytes, record, self.directory.prefix_len, hash)?;
+        let entry = Entry::of(file_len, record, self.directory.prefix_len, hash)?;
         let number = u32::try_from(self.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
         let (entries, hasher) = (&self.entries, &self.hasher);
         let same = |&id: &u32| {
@@ -266,51 +277,81 @@ impl WalkedIndex {
     }
 
     /// The array of this name. Touches the directory rather than the member.
-    pub fn find_again(&self, bytes: &[u8], name: &str) -> Option<MemberId> {
-        let name = name.as_bytes();
-        self.find_by(name, |entry| self.in_directory(bytes, entry, name) || in_local(bytes, entry, name))
-    }
-
-    /// Whether there is an array of this name.
-    pub fn contains(&self, bytes: &[u8], name: &str) -> bool {
-        self.find_again(bytes, name).is_some()
-    }
-
-    /// The array of this name. Touches the member, which is going to be read, rather than the directory.
-    pub fn find(&self, bytes: &[u8], name: &str) -> Option<MemberId> {
+    ///
+    /// # Errors
+    /// If the bytes that tell were not fetched; so in all that follows.
+    pub fn find_again(&self, window: Window<'_>, name: &str) -> Result<Option<MemberId>, Missing> {
         let name = name.as_bytes();
         self.find_by(name, |entry| {
-            fetch_headers(bytes, entry.local());
-            in_local(bytes, entry, name) || self.in_directory(bytes, entry, name)
+            Ok(self.in_directory(window, entry, name)? || in_local(window, entry, name)?)
         })
     }
 
-    fn find_by(&self, name: &[u8], is_it: impl Fn(&Entry) -> bool) -> Option<MemberId> {
+    /// Whether there is an array of this name.
+    ///
+    /// # Errors
+    /// As for [`WalkedIndex::find_again`].
+    pub fn contains(&self, window: Window<'_>, name: &str) -> Result<bool, Missing> {
+        Ok(self.find_again(window, name)?.is_some())
+    }
+
+    /// The array of this name. Touches the member, which is going to be read, rather than the directory.
+    ///
+    /// # Errors
+    /// As for [`WalkedIndex::find_again`].
+    pub fn find(&self, window: Window<'_>, name: &str) -> Result<Option<MemberId>, Missing> {
+        let name = name.as_bytes();
+        self.find_by(name, |entry| {
+            fetch_headers(window, entry.local());
+            Ok(in_local(window, entry, name)? || self.in_directory(window, entry, name)?)
+        })
+    }
+
+    #[inline]
+    fn find_by(
+        &self,
+        name: &[u8],
+        is_it: impl Fn(&Entry) -> Result<bool, Missing>,
+    ) -> Result<Option<MemberId>, Missing> {
         let hash = self.hash(name);
+        let mut missing = None;
         let same = |&id: &u32| {
             let entry = &self.entries[id as usize];
-            entry.has_hash(hash) && is_it(entry)
+            entry.has_hash(hash)
+                && is_it(entry).unwrap_or_else(|range| {
+                    // Nothing is said of the others before this was fetched.
+                    missing = Some(range);
+                    true
+                })
         };
-        self.table.find(hash, same).copied().map(MemberId)
+        let found = self.table.find(hash, same).copied().map(MemberId);
+        missing.map_or(Ok(found), Err)
     }
 
     /// Where a member is that was of this name, if what was found to be of none is because that has another
     /// name now.
-    pub fn renamed(&self, bytes: &[u8], name: &str) -> Option<u64> {
-        let records = self.directory.bytes(bytes).unwrap_or_default();
+    ///
+    /// # Errors
+    /// As for [`WalkedIndex::find_again`].
+    pub fn renamed(&self, window: Window<'_>, name: &str) -> Result<Option<u64>, Missing> {
+        let records = self.records(window)?;
         let is_own = |entry: &Entry, other: Option<Cow<'_, [u8]>>| {
             other.is_some_and(|other| entry.has_hash(self.hash(&other)))
         };
         let is_other = |entry: &Entry| {
-            !is_own(entry, record_name(records, entry)) && !is_own(entry, local_name(bytes, entry))
+            Ok(!is_own(entry, record_name(records, entry)) && !is_own(entry, local_name(window, entry)?))
         };
-        let id = self.find_by(name.as_bytes(), is_other)?;
-        Some(self.entries[id.0 as usize].local())
+        let found = self.find_by(name.as_bytes(), is_other)?;
+        Ok(found.map(|id| self.entries[id.0 as usize].local()))
     }
 
-    fn in_directory(&self, bytes: &[u8], entry: &Entry, name: &[u8]) -> bool {
-        let records = self.directory.bytes(bytes).ok();
-        records.and_then(|records| record_name(records, entry)).is_some_and(|other| other == name)
+    fn in_directory(&self, window: Window<'_>, entry: &Entry, name: &[u8]) -> Result<bool, Missing> {
+        Ok(record_name(self.records(window)?, entry).is_some_and(|other| other == name))
+    }
+
+    /// The records of the directory; none where the file has become shorter.
+    fn records<'a>(&self, window: Window<'a>) -> Result<&'a [u8], Missing> {
+        Ok(window.get(self.directory.range.clone())?.unwrap_or_default())
     }
 
     /// The name of a member: from the directory, or from its local header if the directory was overwritten.
@@ -319,17 +360,17 @@ impl WalkedIndex {
     /// not the name any more need not be text either.
     ///
     /// # Errors
-    /// [`ErrorKind::NamesDiffer`] if neither has the name that was indexed.
-    pub fn name(&self, bytes: &[u8], id: MemberId) -> Result<String> {
+    /// [`ErrorKind::NamesDiffer`] if neither has the name that was indexed, and [`ErrorKind::Missing`].
+    pub fn name(&self, window: Window<'_>, id: MemberId) -> Result<String> {
         let entry = &self.entries[id.0 as usize];
-        let records = self.directory.bytes(bytes)?;
         let copied = |name: Option<Cow<'_, [u8]>>| {
             let name = name?.into_owned();
             entry.has_hash(self.hash(&name)).then_some(name).and_then(|name| String::from_utf8(name).ok())
         };
-        copied(record_name(records, entry))
-            .or_else(|| copied(local_name(bytes, entry)))
-            .ok_or_else(|| Error::at(ErrorKind::NamesDiffer, entry.local()))
+        if let Some(name) = copied(record_name(self.directory.records(window)?, entry)) {
+            return Ok(name);
+        }
+        copied(local_name(window, entry)?).ok_or_else(|| Error::at(ErrorKind::NamesDiffer, entry.local()))
     }
 
     /// The member with this number.
@@ -341,8 +382,8 @@ impl WalkedIndex {
     ///
     /// # Errors
     /// Those.
-    pub fn member(&self, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
-        Member { id, entry: self.entries[id.0 as usize] }.file(bytes, name)
+    pub fn member(&self, window: Window<'_>, id: MemberId, name: &str) -> Result<Range<u64>> {
+        Member { id, entry: self.entries[id.0 as usize] }.file(window, name)
     }
 
     /// The same, if the directory is in other bytes than those of the archive.
@@ -365,8 +406,13 @@ pub struct Member {
 
 impl Member {
     /// The member of a record of the directory that is a stored array.
-    pub(crate) fn of(bytes: &[u8], record: &CentralRecord<'_>, prefix_len: i64, number: u32) -> Option<Self> {
-        let entry = Entry::of(bytes, record, prefix_len, 0).ok()?;
+    pub(crate) fn of(
+        file_len: u64,
+        record: &CentralRecord<'_>,
+        prefix_len: i64,
+        number: u32,
+    ) -> Option<Self> {
+        let entry = Entry::of(file_len, record, prefix_len, 0).ok()?;
         (record.header.method.get() == STORED).then_some(Member { id: MemberId(number), entry })
     }
 
@@ -406,18 +452,18 @@ impl Member {
     ///
     /// # Errors
     /// If its local header is not where the directory has it, does not have its name, or gives it bytes that
-    /// the file does not have; and for encrypted members.
-    pub fn file(&self, bytes: &[u8], name: &str) -> Result<Range<u64>> {
+    /// the file does not have; for encrypted members; and [`ErrorKind::Missing`].
+    pub fn file(&self, window: Window<'_>, name: &str) -> Result<Range<u64>> {
         self.check()?;
         let entry = &self.entry;
-        let header = LocalHeader::read(bytes, entry.local(), ErrorKind::LocalOutside)?;
-        if !in_local(bytes, entry, name.as_bytes()) {
+        let header = LocalHeader::read(window, entry.local(), ErrorKind::LocalOutside)?;
+        if !in_local(window, entry, name.as_bytes())? {
             return Err(Error::at(ErrorKind::NamesDiffer, entry.local()));
         }
         let head =
             LocalHeader::SIZE as u64 + u64::from(header.name_len.get()) + u64::from(header.extra_len.get());
         let start = entry.local() + head;
-        let end = start.checked_add(entry.size).filter(|&end| end <= bytes.len() as u64);
+        let end = start.checked_add(entry.size).filter(|&end| end <= window.len());
         match end {
             Some(end) => Ok(start..end),
             None => Err(Error::at(ErrorKind::DataOutside { size: entry.size }, start)),
@@ -439,28 +485,28 @@ fn record_name<'a>(records: &'a [u8], entry: &Entry) -> Option<Cow<'a, [u8]>> {
 }
 
 /// The name, as stored, and the flags that an entry's local header has now.
-fn local_raw_name<'a>(bytes: &'a [u8], entry: &Entry) -> Option<(&'a [u8], u16)> {
-    let header = LocalHeader::read(bytes, entry.local(), ErrorKind::LocalOutside).ok()?;
+fn local_raw_name<'a>(window: Window<'a>, entry: &Entry) -> Result<Option<(&'a [u8], u16)>, Missing> {
+    let Some(header) = LocalHeader::find(window, entry.local())? else { return Ok(None) };
     let start = entry.local() + LocalHeader::SIZE as u64;
-    let raw = slice(bytes, &(start..start + u64::from(header.name_len.get())))?;
-    Some((raw, header.flags.get()))
+    let raw = window.get(start..start + u64::from(header.name_len.get()))?;
+    Ok(raw.map(|raw| (raw, header.flags.get())))
 }
 
-fn local_name<'a>(bytes: &'a [u8], entry: &Entry) -> Option<Cow<'a, [u8]>> {
-    let (raw, flag_bits) = local_raw_name(bytes, entry)?;
-    name::array_name(raw, flag_bits).ok()?
+fn local_name<'a>(window: Window<'a>, entry: &Entry) -> Result<Option<Cow<'a, [u8]>>, Missing> {
+    let raw = local_raw_name(window, entry)?;
+    Ok(raw.and_then(|(raw, flag_bits)| name::array_name(raw, flag_bits).ok()?))
 }
 
-fn in_local(bytes: &[u8], entry: &Entry, name: &[u8]) -> bool {
-    local_raw_name(bytes, entry).is_some_and(|(raw, flag_bits)| name::is_array_name(raw, flag_bits, name))
+fn in_local(window: Window<'_>, entry: &Entry, name: &[u8]) -> Result<bool, Missing> {
+    let raw = local_raw_name(window, entry)?;
+    Ok(raw.is_some_and(|(raw, flag_bits)| name::is_array_name(raw, flag_bits, name)))
 }
 
-/// Brings the local header and the `.npy` header of a member into the cache, in one wait instead of one for
-/// each.
-fn fetch_headers(bytes: &[u8], local: u64) {
-    let start = usize::try_from(local).unwrap_or(usize::MAX).min(bytes.len());
-    let end = bytes.len().min(start.saturating_add(256));
-    touch(bytes[start..end].iter().step_by(64).copied());
+/// Brings the local header and the `.npy` header of a member into the cache of the processor, in one wait
+/// instead of one for each. What was not fetched is not waited for.
+fn fetch_headers(window: Window<'_>, local: u64) {
+    let bytes = window.get_inside(local..local.saturating_add(256)).unwrap_or_default();
+    touch(bytes.iter().step_by(64).copied());
 }
 
 /// Errors of the walk count from the start of the directory; users want a place in the file.

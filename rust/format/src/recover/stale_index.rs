@@ -7,14 +7,15 @@ use std::ops::Range;
 
 use crate::additions::mark::MARK_EXTRA;
 use crate::additions::seal::Seal;
-use crate::bytes::slice;
+use crate::error::Missing;
+use crate::window::Window;
 use crate::zip::central::Walk;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{Extent, extra_field};
 
 /// The ranges between members in which there are such, with what is in front of them.
-pub(crate) fn find(bytes: &[u8], directory: &DirectoryLocation) -> Vec<Range<u64>> {
-    let records = slice(bytes, &directory.range).unwrap_or_default();
+pub(crate) fn find(window: Window<'_>, directory: &DirectoryLocation) -> Result<Vec<Range<u64>>, Missing> {
+    let records = window.get(directory.range.clone())?.unwrap_or_default();
     // Where each member starts, and whether it is one of ours.
     let mut members: Vec<_> = Walk::new(records)
         .filter_map(|record| {
@@ -24,7 +25,7 @@ pub(crate) fn find(bytes: &[u8], directory: &DirectoryLocation) -> Vec<Range<u64
         })
         .collect();
     if !members.iter().any(|(_, is_ours)| *is_ours) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     members.sort_unstable();
     // Only where one of another program comes behind one of ours: nothing of other members is read.
@@ -35,8 +36,11 @@ pub(crate) fn find(bytes: &[u8], directory: &DirectoryLocation) -> Vec<Range<u64
     behind_ours
         .filter_map(|(before, header)| {
             // In front of one that is not the last can be members that no directory lists.
-            let seal = Seal::read(bytes, header.checked_sub(Seal::SIZE as u64)?).filter(Seal::is_last)?;
-            (before < seal.members_end()).then_some(seal.members_end()..header)
+            let seal = match Seal::read(window, header.checked_sub(Seal::SIZE as u64)?) {
+                Ok(seal) => seal.filter(Seal::is_last)?,
+                Err(missing) => return Some(Err(missing)),
+            };
+            (before < seal.members_end()).then_some(Ok(seal.members_end()..header))
         })
         .collect()
 }

@@ -6,9 +6,10 @@ use crate::additions::array_field::{self, ArrayField, Described};
 use crate::additions::filler::Filler;
 use crate::additions::local_member::LocalMember;
 use crate::additions::seal::Seal;
-use crate::bytes::slice;
+use crate::error::Result;
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
 use crate::npy::literal;
+use crate::window::Window;
 use crate::zip::encode;
 use crate::zip::end::DirectoryLocation;
 
@@ -124,11 +125,14 @@ impl Survey {
     }
 
     /// The records for a central directory of the members that were found and that none lists.
-    pub fn found_records(&self, bytes: &[u8]) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// If the headers of those members were not fetched.
+    pub fn found_records(&self, window: Window<'_>) -> Result<Vec<u8>> {
         let prefix_len = self.directory.as_ref().map_or(0, |directory| directory.prefix_len);
         let mut records = Vec::new();
         for member in &self.found {
-            let name = (member.name(bytes), member.flags);
+            let name = (member.name(window)?, member.flags);
             let start = records.len();
             encode::write_central(
                 member.header,
@@ -138,8 +142,11 @@ impl Survey {
                 prefix_len,
                 &mut records,
             );
-            let file = slice(bytes, &(member.file..member.end)).unwrap_or_default();
-            if let Ok((header, length)) = Header::parse(file, MAX_HEADER_SIZE)
+            let header = match Header::read(window, member.file..member.end, MAX_HEADER_SIZE) {
+                Err(error) if !error.is_about_file() => return Err(error),
+                header => header,
+            };
+            if let Ok((header, length)) = header
                 && let Ok(descr) = literal::to_string(&header.descr)
             {
                 let array = Described {
@@ -153,6 +160,6 @@ impl Survey {
                 }
             }
         }
-        records
+        Ok(records)
     }
 }

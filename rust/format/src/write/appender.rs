@@ -27,6 +27,7 @@ use crate::additions::seal::Seal;
 use crate::additions::stored_index;
 use crate::error::Result;
 use crate::recover::survey::{DirectoryState, Origin, Survey};
+use crate::window::Window;
 use crate::write::directory_plan::{BLANK, NewDirectory, Publish};
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
 use crate::write::grow_in_place::{Growing, SharedBytes};
@@ -151,7 +152,7 @@ impl Appender {
     /// # Errors
     /// If the directory cannot be read to its end.
     pub fn resume(file: &SharedBytes, survey: &Survey, alignment: Alignment) -> Result<Self> {
-        let bytes = (**file).as_ref();
+        let window = Window::from((**file).as_ref());
         if let (DirectoryState::CanGrow, Some(seal), Some(directory)) =
             (survey.state, survey.seal, &survey.directory)
             && survey.is_whole()
@@ -160,10 +161,10 @@ impl Appender {
             return Ok(Appender {
                 next: survey.end,
                 limit: Some(before_fence(seal.start())),
-                length: bytes.len() as u64,
+                length: window.len(),
                 prologue: Some(Prologue::Seal(seal.growing())),
                 end_record: Some(growing.end_record()),
-                directory: growing.writer(),
+                directory: growing.writer()?,
                 growing: Some(growing),
                 is_unfinished: false,
                 has_unlisted: false,
@@ -172,11 +173,11 @@ impl Appender {
         }
         let directory = survey.directory.as_ref();
         let holds = survey.seal.filter(|_| survey.state == DirectoryState::Sound);
-        let old = OldDirectory::of(bytes, directory, holds.as_ref());
+        let old = OldDirectory::of(window, directory, holds.as_ref())?;
         let mut appender = Appender {
             next: survey.end,
-            length: bytes.len() as u64,
-            directory: DirectoryWriter::resume(&old, &survey.found_records(bytes))?,
+            length: window.len(),
+            directory: DirectoryWriter::resume(&old, &survey.found_records(window)?)?,
             is_unfinished: !survey.is_whole(),
             has_unlisted: !survey.is_whole(),
             ..Self::new(alignment)
@@ -208,9 +209,10 @@ impl Appender {
                 appender.next = 0;
             }
             (_, Some(directory)) => {
-                let ends = survey.found.is_empty()
-                    && kept_directory::is_all(bytes, directory, (survey.origin, survey.end));
-                if let Some(end) = ends.then(|| kept_directory::end_of_members(bytes, directory)).flatten() {
+                let is_all = survey.found.is_empty()
+                    && kept_directory::is_all(window, directory, (survey.origin, survey.end))?;
+                let end = if is_all { kept_directory::end_of_members(window, directory)? } else { None };
+                if let Some(end) = end {
                     appender.next = end;
                     appender.prologue = end_record.map(Prologue::Keep);
                 } else if survey.origin == Origin::EndRecord {
@@ -229,10 +231,12 @@ impl Appender {
     /// # Errors
     /// If a directory that is added to where it is cannot be read to its end.
     pub fn contains(&mut self, name: &StoredName) -> Result<bool> {
-        if self.is_likely(name) {
+        if self.is_likely(name)? {
             return Ok(true);
         }
-        if self.growing.as_mut().is_some_and(|old| !old.is_sound()) {
+        if let Some(old) = &mut self.growing
+            && !old.is_sound()?
+        {
             // Its index does not tell.
             self.read_old()?;
         }
@@ -241,8 +245,15 @@ impl Appender {
 
     /// The same, as long as no other program has changed names in place: that is not looked at for each new
     /// member.
-    pub fn is_likely(&mut self, name: &StoredName) -> bool {
-        self.growing.as_ref().is_some_and(|old| old.contains(name)) || self.directory.contains(name)
+    ///
+    /// # Errors
+    /// None with a whole file.
+    pub fn is_likely(&mut self, name: &StoredName) -> Result<bool> {
+        let is_old = match &self.growing {
+            Some(old) => old.contains(name)?,
+            None => false,
+        };
+        Ok(is_old || self.directory.contains(name))
     }
 
     /// The names of all arrays, in the order of their members; a name as often as it was written.
@@ -382,7 +393,7 @@ impl Appender {
     /// is what its seal says.
     fn read_old(&mut self) -> Result<bool> {
         let Some(growing) = &self.growing else { return Ok(false) };
-        let old = growing.old();
+        let old = growing.old()?;
         let is_sound = match self.directory.put_behind(&old, &[]) {
             Ok(()) => old.sound.is_some(),
             Err(error) => {
@@ -475,7 +486,7 @@ impl Appender {
         self.length = self.length.max(length);
         if publish == Publish::Close {
             self.directory.sort();
-            if let Some(new) = self.grow() {
+            if let Some(new) = self.grow()? {
                 return Ok(new);
             }
         }
@@ -496,12 +507,13 @@ impl Appender {
     }
 
     /// The last directory, with what is new behind what there was.
-    fn grow(&self) -> Option<NewDirectory> {
-        let growing = self.growing.as_ref()?;
+    fn grow(&self) -> Result<Option<NewDirectory>> {
+        let Some(growing) = &self.growing else { return Ok(None) };
         let (at, start) = growing.places();
         let (complete_below, members_end) = (self.complete_below(), self.next);
         let end_records = self.directory.end_records(start);
         let growth = growing.grow(&self.directory, &end_records, (complete_below, members_end))?;
+        let Some(growth) = growth else { return Ok(None) };
         let mut new = NewDirectory {
             at,
             start: growing.end_of_records(),
@@ -528,7 +540,7 @@ impl Appender {
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         // The file does not get shorter than what failed writes have made it.
-        (new.end() >= self.length).then_some(new)
+        Ok((new.end() >= self.length).then_some(new))
     }
 
     /// All members that start in front of this and are ever finished are in the next directory.

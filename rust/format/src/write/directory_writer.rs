@@ -1,6 +1,7 @@
 //! The central directory that is being written: its bytes, and the names that are in it.
 
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -10,8 +11,9 @@ use crate::additions::array_field::ArrayField;
 use crate::additions::seal::Seal;
 use crate::additions::seal::SealedIndex;
 use crate::additions::stored_index::{self, StoredIndexBuilder};
-use crate::bytes::{copied, slice};
-use crate::error::{Error, Result};
+use crate::bytes::copied;
+use crate::error::{Error, Missing, Result};
+use crate::window::Window;
 use crate::write::placement::Placement;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::encode;
@@ -80,16 +82,26 @@ pub struct OldDirectory<'a> {
 
 impl<'a> OldDirectory<'a> {
     /// That of a file, with its seal if it is what that says.
-    pub(crate) fn of(bytes: &'a [u8], directory: Option<&DirectoryLocation>, sound: Option<&Seal>) -> Self {
-        let part = |range| slice(bytes, range).unwrap_or_default();
-        OldDirectory {
-            records: directory.map_or(&[][..], |directory| part(&directory.range)),
-            comment: directory.map_or(&[][..], |directory| part(&directory.comment)),
-            prefix_len: directory.map_or(0, |directory| directory.prefix_len),
+    pub(crate) fn of(
+        window: Window<'a>,
+        directory: Option<&DirectoryLocation>,
+        sound: Option<&Seal>,
+    ) -> Result<Self, Missing> {
+        let none = DirectoryLocation::none();
+        let directory = directory.unwrap_or(&none);
+        let part = |range: &Range<u64>| Ok(window.get(range.clone())?.unwrap_or_default());
+        let index = match sound {
+            Some(seal) if seal.has_index(window)? => seal.index(window)?,
+            _ => None,
+        };
+        Ok(OldDirectory {
+            records: part(&directory.range)?,
+            comment: part(&directory.comment)?,
+            prefix_len: directory.prefix_len,
             sound: sound.map(|seal| (seal.members(), seal.fields_from())),
-            index: sound.filter(|seal| seal.has_index(bytes)).and_then(|seal| seal.index(bytes)),
-            has_none: sound.is_some_and(|seal| seal.is_last() && seal.index(bytes).is_none()),
-        }
+            index,
+            has_none: sound.is_some_and(|seal| seal.is_last() && seal.index_range().is_none()),
+        })
     }
 }
 
@@ -420,14 +432,14 @@ mod tests {
             let mut writer = DirectoryWriter { prefix_len, ..DirectoryWriter::default() };
             let bytes = archive(&["a", "b/ü", ""], &mut writer, vec![0; junk]);
             let bytes = finish(bytes, &writer);
-            let directory = DirectoryLocation::locate(&bytes).unwrap();
+            let directory = DirectoryLocation::locate((&bytes).into()).unwrap();
             assert_eq!(directory.prefix_len, prefix_len);
-            let index = WalkedIndex::build(&bytes, directory, || true).unwrap();
-            let names = index.ids().map(|id| index.name(&bytes, id).unwrap());
+            let index = WalkedIndex::build((&bytes).into(), directory, || true).unwrap();
+            let names = index.ids().map(|id| index.name((&bytes).into(), id).unwrap());
             assert_eq!(names.collect::<Vec<_>>(), ["a", "b/ü", ""]);
             for id in index.ids() {
-                let name = index.name(&bytes, id).unwrap();
-                let member = index.member(&bytes, id, &name).unwrap();
+                let name = index.name((&bytes).into(), id).unwrap();
+                let member = index.member((&bytes).into(), id, &name).unwrap();
                 assert_eq!((member.start % 64, member.end - member.start), (0, 10));
             }
         }

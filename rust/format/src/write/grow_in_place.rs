@@ -12,12 +12,12 @@ use std::sync::Arc;
 use crate::additions::fence;
 use crate::additions::seal::{Added, Seal};
 use crate::additions::stored_index::{self, StoredIndex};
-use crate::bytes::slice;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::Survey;
+use crate::window::Window;
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
-use crate::zip::central::{CentralRecord, Walk};
+use crate::zip::central::Walk;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::name::{self, StoredName};
 use crate::zip::records::EndRecord;
@@ -56,16 +56,12 @@ impl Growing {
         Growing { file: Arc::clone(file), directory: directory.clone(), seal, was_sound: false }
     }
 
-    fn bytes(&self) -> &[u8] {
-        (*self.file).as_ref()
+    fn window(&self) -> Window<'_> {
+        (*self.file).as_ref().into()
     }
 
     fn table(&self) -> Option<StoredIndex<'_>> {
-        StoredIndex::new(self.seal.index(self.bytes())?)
-    }
-
-    fn records(&self) -> &[u8] {
-        slice(self.bytes(), &self.directory.range).unwrap_or_default()
+        StoredIndex::of(&self.seal, self.window())
     }
 
     /// Where its end record is.
@@ -106,27 +102,28 @@ impl Growing {
     }
 
     /// Whether it has a member of this name, by its index.
-    pub(crate) fn contains(&self, name: &StoredName) -> bool {
-        let records = self.records();
+    pub(crate) fn contains(&self, name: &StoredName) -> Result<bool, Missing> {
+        let Some(table) = self.table() else { return Ok(false) };
         let is_it = |_, place| {
-            let record = usize::try_from(place).ok().and_then(|at| CentralRecord::read(records, at));
-            record.is_some_and(|(record, _)| {
+            let Ok(at) = usize::try_from(place) else { return Ok(false) };
+            let record = self.directory.record(self.window(), at)?;
+            Ok(record.is_some_and(|(record, _)| {
                 name::is_array_name(record.name, record.header.flags.get(), name.array_name())
-            })
+            }))
         };
-        self.table().is_some_and(|table| table.find(stored_index::hash(name.array_name()), is_it).is_some())
+        Ok(table.find(stored_index::hash(name.array_name()), is_it)?.is_some())
     }
 
     /// Whether directory and index are what their seal says.
-    pub(crate) fn is_sound(&mut self) -> bool {
-        let bytes = self.bytes();
-        self.was_sound = self.was_sound || (self.seal.holds(bytes) && self.seal.has_index(bytes));
-        self.was_sound
+    pub(crate) fn is_sound(&mut self) -> Result<bool, Missing> {
+        let window = self.window();
+        self.was_sound = self.was_sound || (self.seal.holds(window)? && self.seal.has_index(window)?);
+        Ok(self.was_sound)
     }
 
     /// The names of its arrays.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
-        let mut walk = Walk::new(self.records());
+        let mut walk = Walk::new(self.directory.records(self.window())?);
         let names = walk.by_ref().filter_map(|record| record.name_of_array()).collect();
         let Err(error) = walk.finish() else { return Ok(names) };
         let (old, found) = self.recovered(error)?;
@@ -135,33 +132,34 @@ impl Growing {
     }
 
     /// The state of a writer that only has what comes behind it.
-    pub(crate) fn writer(&self) -> DirectoryWriter {
-        let comment = slice(self.bytes(), &self.directory.comment).unwrap_or_default();
-        let (members, fields_from) = (self.seal.members(), self.seal.fields_from());
-        DirectoryWriter::behind(
-            self.records().len(),
-            members,
-            fields_from,
+    pub(crate) fn writer(&self) -> Result<DirectoryWriter, Missing> {
+        let comment = self.window().get(self.directory.comment.clone())?.unwrap_or_default();
+        let range = &self.directory.range;
+        Ok(DirectoryWriter::behind(
+            // No more than the length of the file.
+            (range.end - range.start) as usize,
+            self.seal.members(),
+            self.seal.fields_from(),
             self.directory.prefix_len,
             comment,
-        )
+        ))
     }
 
     /// The directory itself, to be written elsewhere.
-    pub(crate) fn old(&self) -> OldDirectory<'_> {
-        let holds = self.seal.holds(self.bytes()).then_some(&self.seal);
-        OldDirectory::of(self.bytes(), Some(&self.directory), holds)
+    pub(crate) fn old(&self) -> Result<OldDirectory<'_>, Missing> {
+        let holds = self.seal.holds(self.window())?.then_some(&self.seal);
+        OldDirectory::of(self.window(), Some(&self.directory), holds)
     }
 
     /// What takes the place of a directory that cannot be read to its end, with the error that tells why:
     /// another one that is whole, and the records of the members that it does not list.
     pub(crate) fn recovered(&self, error: Error) -> Result<(OldDirectory<'_>, Vec<u8>)> {
-        let bytes = self.bytes();
-        let mut survey = Survey::without_directory(bytes, error, Effort::Append, || true)?;
+        let window = self.window();
+        let mut survey = Survey::without_directory(window, error, Effort::Append, || true)?;
         // Those behind were written since.
         survey.found.retain(|member| member.header < self.seal.members_end());
-        let records = survey.found_records(bytes);
-        Ok((OldDirectory::of(bytes, survey.directory.as_ref(), None), records))
+        let records = survey.found_records(window)?;
+        Ok((OldDirectory::of(window, survey.directory.as_ref(), None)?, records))
     }
 
     /// The directory with what was added, if it can have that where it is.
@@ -170,9 +168,13 @@ impl Growing {
         added: &DirectoryWriter,
         end_records: &[u8],
         (complete_below, members_end): (u64, u64),
-    ) -> Option<Growth> {
-        let index = self.seal.index(self.bytes())?.bytes;
-        let changes = self.table()?.additions(added.added()?)?;
+    ) -> Result<Option<Growth>, Missing> {
+        let (Some(index), Some(table), Some(members)) =
+            (self.seal.index(self.window())?, self.table(), added.added())
+        else {
+            return Ok(None);
+        };
+        let Some(changes) = table.additions(members)? else { return Ok(None) };
         let added = Added {
             complete_below,
             members_end,
@@ -181,7 +183,8 @@ impl Growing {
             index: &changes,
             end_records,
         };
-        Some(Growth { seal: self.seal.grown(&added, index), changes: in_file(changes, self.seal.start()) })
+        let seal = self.seal.grown(&added, index.bytes);
+        Ok(Some(Growth { seal, changes: in_file(changes, self.seal.start()) }))
     }
 }
 

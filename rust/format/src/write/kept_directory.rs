@@ -11,12 +11,11 @@ use std::ops::Range;
 use zerocopy::IntoBytes;
 
 use crate::additions::base::Base;
-use crate::additions::filler::{self, Filler, NPY_HEADER};
-use crate::additions::local_member::LocalMember;
+use crate::additions::filler::{self, NPY_HEADER};
 use crate::additions::seal::Seal;
-use crate::bytes::slice;
-use crate::error::ErrorKind;
+use crate::error::Missing;
 use crate::recover::survey::Origin;
+use crate::window::Window;
 use crate::write::directory_writer::DirectoryWriter;
 use crate::zip::central::Walk;
 use crate::zip::encode;
@@ -29,6 +28,9 @@ const MOST_ELSE: u64 = 1024;
 
 /// The length of the signature of an end record.
 const SIGNATURE: usize = 4;
+
+/// The length of the longest data descriptor.
+const MOST_DESCRIPTOR: u64 = 24;
 
 /// The most bytes of name and extra fields that a local header can have.
 const MOST_FIELDS: u64 = 2 * u16::MAX as u64;
@@ -84,81 +86,109 @@ impl KeptDirectory {
 
 /// Whether nothing is behind an archive of another program that may not be overwritten: only a base, or what
 /// a power failure has left of one, and what a kill has left of what is written behind that.
-pub(crate) fn is_all(bytes: &[u8], directory: &DirectoryLocation, (origin, end): (Origin, u64)) -> bool {
+pub(crate) fn is_all(
+    window: Window<'_>,
+    directory: &DirectoryLocation,
+    (origin, end): (Origin, u64),
+) -> Result<bool, Missing> {
     let start = directory.comment.end;
     if origin == Origin::Base {
-        return end == start + Base::SIZE as u64;
+        return Ok(end == start + Base::SIZE as u64);
     }
-    let Some(end_record) = directory.comment.start.checked_sub(EndRecord::SIZE as u64) else { return false };
+    let length = window.len().saturating_sub(start);
+    let end_record = directory.comment.start.checked_sub(EndRecord::SIZE as u64);
+    let Some(end_record) = end_record.filter(|_| length <= Base::SIZE as u64) else { return Ok(false) };
     let base = [true, false].map(|is_for_good| Base::new(start, end_record, is_for_good));
-    let behind = slice(bytes, &(start..bytes.len() as u64)).unwrap_or_default();
+    let behind = window.get_inside(start..window.len())?;
     let is_part = |base: &Base| {
         behind.iter().zip(base.as_bytes()).all(|(&found, &written)| found == 0 || found == written)
     };
-    behind.len() <= Base::SIZE && base.iter().any(is_part)
+    Ok(base.iter().any(is_part))
+}
+
+/// A member as the directory of another program has it.
+struct Listed<'a> {
+    header: &'a CentralHeader,
+    extent: Extent,
+    /// Where its local header is.
+    local: u64,
+    /// It ends behind this byte.
+    least: u64,
+}
+
+/// The members that a directory lists; none for one that it gives no place.
+fn listed<'a>(
+    records: &'a [u8],
+    directory: &'a DirectoryLocation,
+) -> impl Iterator<Item = Option<Listed<'a>>> {
+    Walk::new(records).map(|record| {
+        let extent = Extent::read(record.header, record.extra).ok()?;
+        let local = extent.local_offset.checked_add_signed(directory.prefix_len)?;
+        let least = local.checked_add(LocalHeader::SIZE as u64)?.checked_add(extent.compressed)?;
+        Some(Listed { header: record.header, extent, local, least })
+    })
 }
 
 /// Where members can follow those of another program's archive whose directory this is: where the last one
 /// ends, if the directory comes next, or what an earlier one left there; where the directory is, if anything
 /// else is in between. Not if a member is behind the directory, or if it is one that is kept: then what
 /// follows that is ours.
-pub(crate) fn end_of_members(bytes: &[u8], directory: &DirectoryLocation) -> Option<u64> {
+pub(crate) fn end_of_members(
+    window: Window<'_>,
+    directory: &DirectoryLocation,
+) -> Result<Option<u64>, Missing> {
     let start = directory.range.start;
-    let members = || {
-        Walk::new(slice(bytes, &directory.range).unwrap_or_default()).map(|record| {
-            let extent = Extent::read(record.header, record.extra).ok()?;
-            let header = extent.local_offset.checked_add_signed(directory.prefix_len)?;
-            let least = header.checked_add(LocalHeader::SIZE as u64)?.checked_add(extent.compressed)?;
-            Some((record, extent, header, least))
-        })
-    };
+    let records = window.get(directory.range.clone())?.unwrap_or_default();
     // Only a few local headers are read: a page each.
     let mut least = 0;
-    for member in members() {
-        least = least.max(member?.3);
+    for member in listed(records, directory) {
+        let Some(member) = member else { return Ok(None) };
+        least = least.max(member.least);
     }
     let mut end = 0;
-    for (record, extent, header, at_least) in members().flatten() {
-        if at_least.saturating_add(MOST_FIELDS) < least {
+    for member in listed(records, directory).flatten() {
+        if member.least.saturating_add(MOST_FIELDS) < least {
             continue;
         }
-        let local = LocalHeader::read(bytes, header, ErrorKind::LocalOutside).ok()?;
+        let Some(local) = LocalHeader::find(window, member.local)? else { return Ok(None) };
         let fields = u64::from(local.name_len.get()) + u64::from(local.extra_len.get());
-        let mut behind = at_least.saturating_add(fields);
+        let mut behind = member.least.saturating_add(fields);
         if local.flags.get() & flags::DATA_DESCRIPTOR != 0 {
-            behind = behind.saturating_add(descriptor_len(bytes, behind, record.header, &extent));
+            behind = behind.saturating_add(descriptor_len(window, behind, &member)?);
         }
         end = end.max(behind);
     }
     if end == 0 || end == start {
-        return Some(start);
+        return Ok(Some(start));
     }
-    let gap = slice(bytes, &(end..start))?;
-    let kept = LocalMember::read(bytes, end).filter(|_| Filler::is_at(bytes, end));
+    if end > start {
+        return Ok(None);
+    }
+    let kept = filler::read(window, end)?;
     if kept.is_some_and(|kept| kept.end == directory.comment.end + Base::SIZE as u64) {
-        return None;
+        return Ok(None);
     }
-    let is_left_over = gap.starts_with(&CentralHeader::SIGNATURE.to_le_bytes())
+    let is_left_over = window.get_inside(end..start.min(end + 4))? == CentralHeader::SIGNATURE.to_le_bytes()
         || kept.is_some()
-        || Seal::before(directory, bytes).is_some();
-    Some(if is_left_over { end } else { start })
+        || Seal::before(directory, window)?.is_some();
+    Ok(Some(if is_left_over { end } else { start }))
 }
 
 /// How long the data descriptor at `at` is (section 4.3.9): its signature may be left out, and its sizes have
 /// 4 or 8 bytes.
-fn descriptor_len(bytes: &[u8], at: u64, header: &CentralHeader, extent: &Extent) -> u64 {
-    let signature = DATA_DESCRIPTOR.to_le_bytes();
-    let has_signature = slice(bytes, &(at..at.saturating_add(4))) == Some(&signature);
-    let start = at.saturating_add(if has_signature { 4 } else { 0 });
-    let is = |parts: &[&[u8]]| {
-        let all = parts.concat();
-        slice(bytes, &(start..start.saturating_add(all.len() as u64))) == Some(&all)
-    };
-    let crc = header.crc.get().to_le_bytes();
-    let sizes = [extent.compressed, extent.uncompressed];
+fn descriptor_len(window: Window<'_>, at: u64, member: &Listed<'_>) -> Result<u64, Missing> {
+    let found = window.get_inside(at..at.saturating_add(MOST_DESCRIPTOR))?;
+    let behind = found.strip_prefix(&DATA_DESCRIPTOR.to_le_bytes()).unwrap_or(found);
+    let signature = (found.len() - behind.len()) as u64;
+    let crc = member.header.crc.get().to_le_bytes();
+    let sizes = [member.extent.compressed, member.extent.uncompressed];
     let [compressed, uncompressed] = sizes.map(u64::to_le_bytes);
-    if is(&[&crc, &compressed, &uncompressed]) {
-        return start - at + 20;
-    }
-    if is(&[&crc, &compressed[..4], &uncompressed[..4]]) { start - at + 12 } else { 0 }
+    let is = |parts: &[&[u8]]| behind.starts_with(&parts.concat());
+    Ok(if is(&[&crc, &compressed, &uncompressed]) {
+        signature + 20
+    } else if is(&[&crc, &compressed[..4], &uncompressed[..4]]) {
+        signature + 12
+    } else {
+        0
+    })
 }

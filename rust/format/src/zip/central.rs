@@ -93,7 +93,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let at = self.at as u64;
-        CentralHeader::read(self.directory, at, ErrorKind::DirectoryTruncated)?;
+        CentralHeader::read(self.directory.into(), at, ErrorKind::DirectoryTruncated)?;
         Err(Error::at(ErrorKind::DirectoryTruncated, at))
     }
 

@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
-use crate::bytes::slice;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::header;
-use crate::zip::central::Walk;
+use crate::window::Window;
+use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::records::{CentralHeader, EndRecord, Record, Zip64EndRecord, Zip64Locator};
 
 /// The longest archive comment, and so how far in front of the end the end record can start.
@@ -43,48 +43,47 @@ impl DirectoryLocation {
     ///
     /// # Errors
     /// If there is no end record, or none that points to a directory inside the file.
-    pub fn locate(bytes: &[u8]) -> Result<Self> {
-        let tail_start = bytes.len().saturating_sub(MAX_COMMENT + EndRecord::SIZE + BEGUN);
+    pub fn locate(window: Window<'_>) -> Result<Self> {
+        let tail_start = window.len().saturating_sub((MAX_COMMENT + EndRecord::SIZE + BEGUN) as u64);
         let mut first_error = None;
-        let mut tail = &bytes[tail_start..];
+        let mut tail = window.get_inside(tail_start..window.len())?;
         // The last end record is the one that `zipfile` takes. If it is part of a comment, an earlier one
         // counts.
         while let Some(found) = rfind(tail, EndRecord::SIGNATURE.to_le_bytes()) {
-            match Self::from_end_record(bytes, (tail_start + found) as u64) {
+            let at = tail_start + found as u64;
+            match Self::from_end_record(window, at) {
                 Ok(directory) => return Ok(directory),
+                Err(error) if !error.is_about_file() => return Err(error),
                 // A part of an archive must not be taken for a whole one, whatever it holds.
-                Err(error)
-                    if error.kind == ErrorKind::MultiDisk
-                        && ends_file(bytes, (tail_start + found) as u64) =>
-                {
+                Err(error) if error.kind == ErrorKind::MultiDisk && ends_file(window, at)? => {
                     return Err(error);
                 }
                 Err(error) => first_error = first_error.or(Some(error)),
             }
             tail = &tail[..found];
         }
-        if bytes.starts_with(&header::MAGIC) {
+        if window.get_inside(0..header::MAGIC.len() as u64)? == header::MAGIC {
             return Err(ErrorKind::SingleNpy.into());
         }
         Err(first_error.unwrap_or(ErrorKind::NoEndRecord.into()))
     }
 
     /// Whether other programs find the end record: no further from the end than a comment can make it.
-    pub(crate) fn is_near_end(&self, bytes: &[u8]) -> bool {
-        bytes.len() as u64 - self.comment.start <= MAX_COMMENT as u64
+    pub(crate) fn is_near_end(&self, window: Window<'_>) -> bool {
+        window.len() - self.comment.start <= MAX_COMMENT as u64
     }
 
-    pub(crate) fn from_end_record(bytes: &[u8], at: u64) -> Result<Self> {
-        Self::of_end_record(bytes, at, EndRecord::read(bytes, at, ErrorKind::NoEndRecord)?)
+    pub(crate) fn from_end_record(window: Window<'_>, at: u64) -> Result<Self> {
+        Self::of_end_record(window, at, EndRecord::read(window, at, ErrorKind::NoEndRecord)?)
     }
 
     /// That of this end record, which is at `at`.
-    pub(crate) fn of_end_record(bytes: &[u8], at: u64, end_record: &EndRecord) -> Result<Self> {
+    pub(crate) fn of_end_record(window: Window<'_>, at: u64, end_record: &EndRecord) -> Result<Self> {
         let mut size = u64::from(end_record.directory_size.get());
         let mut offset = u64::from(end_record.directory_offset.get());
         let mut count = u64::from(end_record.entries.get());
         let mut end = at;
-        let zip64 = zip64_end_record(bytes, at)?;
+        let zip64 = zip64_end_record(window, at)?;
         let other_disk = |disk: u16| disk != 0 && (zip64.is_none() || disk != u16::MAX);
         // Sections 4.4.19 and 4.4.20.
         if other_disk(end_record.disk.get()) || other_disk(end_record.directory_disk.get()) {
@@ -97,7 +96,7 @@ impl DirectoryLocation {
         let outside = || Error::at(ErrorKind::DirectoryOutside { size, end }, at);
         let start = end.checked_sub(size).ok_or_else(outside)?;
         if size > 0 {
-            CentralHeader::read(bytes, start, ErrorKind::DirectoryTruncated)?;
+            CentralHeader::read(window, start, ErrorKind::DirectoryTruncated)?;
         }
         let prefix_len = i64::try_from(start).ok().and_then(|start| start.checked_sub_unsigned(offset));
         let comment = at + EndRecord::SIZE as u64;
@@ -105,47 +104,90 @@ impl DirectoryLocation {
         Ok(DirectoryLocation {
             range: start..end,
             prefix_len: prefix_len.ok_or_else(outside)?,
-            comment: comment..comment_end.min(bytes.len() as u64),
+            comment: comment..comment_end.min(window.len()),
             count,
         })
     }
 
     /// Checks that the first record is where it should be: what overwrites a directory starts in front of it.
-    pub(crate) fn is_begun(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn is_begun(&self, window: Window<'_>) -> Result<()> {
         if self.range.is_empty() {
             return Ok(());
         }
-        CentralHeader::read(bytes, self.range.start, ErrorKind::DirectoryTruncated).map(|_| ())
+        CentralHeader::read(window, self.range.start, ErrorKind::DirectoryTruncated).map(|_| ())
     }
 
     /// Checks that all of it can be read.
-    pub(crate) fn is_readable(&self, bytes: &[u8]) -> Result<()> {
-        let mut walk = Walk::new(slice(bytes, &self.range).ok_or(ErrorKind::DirectoryTruncated)?);
+    pub(crate) fn is_readable(&self, window: Window<'_>) -> Result<()> {
+        let mut walk = Walk::new(self.records(window)?);
         for record in walk.by_ref() {
             record.check()?;
         }
         walk.finish()
     }
 
-    pub(crate) fn bytes<'a>(&self, archive: &'a [u8]) -> Result<&'a [u8]> {
-        slice(archive, &self.range).ok_or_else(|| ErrorKind::DirectoryTruncated.into())
+    /// The record at this byte of it and the byte behind that, if there is a whole one.
+    ///
+    /// # Errors
+    /// If its bytes were not fetched.
+    #[inline]
+    pub(crate) fn record<'a>(
+        &self,
+        window: Window<'a>,
+        at: usize,
+    ) -> Result<Option<(CentralRecord<'a>, usize)>, Missing> {
+        let start = self.range.start.saturating_add(at as u64);
+        let Some(header) = CentralHeader::find(window, start)? else { return Ok(None) };
+        // Once: a writer may overwrite them at any time.
+        let name_len = usize::from(header.name_len.get());
+        let extra_len = usize::from(header.extra_len.get());
+        let comment_len = usize::from(header.comment_len.get());
+        let fields = start + CentralHeader::SIZE as u64;
+        let end = fields + (name_len + extra_len + comment_len) as u64;
+        if end > self.range.end {
+            return Ok(None);
+        }
+        let Some(fields) = window.get(fields..end)? else { return Ok(None) };
+        let (name, extra) = (&fields[..name_len], &fields[name_len..name_len + extra_len]);
+        Ok(Some((CentralRecord { header, name, extra, at }, (end - self.range.start) as usize)))
+    }
+
+    /// The bytes of the record at this byte of it, if there is a whole one.
+    ///
+    /// # Errors
+    /// If they were not fetched.
+    #[inline]
+    pub(crate) fn raw_record<'a>(&self, window: Window<'a>, at: usize) -> Result<Option<&'a [u8]>, Missing> {
+        let start = self.range.start.saturating_add(at as u64);
+        let Some(header) = CentralHeader::find(window, start)? else { return Ok(None) };
+        let fields = [header.name_len, header.extra_len, header.comment_len];
+        let len = fields.iter().fold(CentralHeader::SIZE as u64, |len, field| len + u64::from(field.get()));
+        let is_inside = start + len <= self.range.end;
+        if is_inside { window.get(start..start + len) } else { Ok(None) }
+    }
+
+    /// Its records.
+    ///
+    /// # Errors
+    /// If the file ends before it does.
+    pub(crate) fn records<'a>(&self, window: Window<'a>) -> Result<&'a [u8]> {
+        window.get(self.range.clone())?.ok_or_else(|| ErrorKind::DirectoryTruncated.into())
     }
 }
 
 /// Whether the end record at `at`, with its comment, ends the file: others may be a part of a comment.
-fn ends_file(bytes: &[u8], at: u64) -> bool {
-    EndRecord::read(bytes, at, ErrorKind::NoEndRecord).is_ok_and(|record| {
-        at + EndRecord::SIZE as u64 + u64::from(record.comment_len.get()) == bytes.len() as u64
-    })
+fn ends_file(window: Window<'_>, at: u64) -> Result<bool, Missing> {
+    Ok(EndRecord::find(window, at)?.is_some_and(|record| {
+        at + EndRecord::SIZE as u64 + u64::from(record.comment_len.get()) == window.len()
+    }))
 }
 
 /// The zip64 end record that belongs to the end record at `at`, with its place, if there is one.
-fn zip64_end_record(bytes: &[u8], at: u64) -> Result<Option<(u64, &Zip64EndRecord)>> {
-    let read = |at| Zip64EndRecord::read(bytes, at, ErrorKind::NoEndRecord).ok().map(|record| (at, record));
+fn zip64_end_record(window: Window<'_>, at: u64) -> Result<Option<(u64, &Zip64EndRecord)>> {
     let Some(locator_at) = at.checked_sub(Zip64Locator::SIZE as u64) else {
         return Ok(None);
     };
-    let Ok(locator) = Zip64Locator::read(bytes, locator_at, ErrorKind::NoEndRecord) else {
+    let Some(locator) = Zip64Locator::find(window, locator_at)? else {
         return Ok(None);
     };
     if locator.disk.get() != 0 || locator.disks.get() > 1 {
@@ -153,8 +195,14 @@ fn zip64_end_record(bytes: &[u8], at: u64) -> Result<Option<(u64, &Zip64EndRecor
     }
     // It stands right in front, as in every archive that `zipfile` reads. Only one with further data inside
     // (section 4.3.14.2) starts elsewhere, where the locator says.
-    let in_front = locator_at.checked_sub(Zip64EndRecord::SIZE as u64).and_then(read);
-    Ok(in_front.or_else(|| read(locator.end_offset.get()).filter(|(at, _)| *at < locator_at)))
+    let in_front = locator_at.checked_sub(Zip64EndRecord::SIZE as u64);
+    let elsewhere = Some(locator.end_offset.get()).filter(|&at| at < locator_at);
+    for at in [in_front, elsewhere].into_iter().flatten() {
+        if let Some(record) = Zip64EndRecord::find(window, at)? {
+            return Ok(Some((at, record)));
+        }
+    }
+    Ok(None)
 }
 
 fn rfind(bytes: &[u8], pattern: [u8; 4]) -> Option<usize> {

@@ -3,7 +3,8 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Missing, Result};
+use crate::window::Window;
 
 /// General-purpose flag bits, section 4.4.4.
 pub mod flags {
@@ -44,8 +45,8 @@ pub trait Record: FromBytes + KnownLayout + Immutable + Unaligned + Sized {
     ///
     /// # Errors
     /// `short`, or [`ErrorKind::Signature`].
-    fn read(bytes: &[u8], offset: u64, short: ErrorKind) -> Result<&Self> {
-        let Some(record) = peek::<Self>(bytes, offset) else {
+    fn read(window: Window<'_>, offset: u64, short: ErrorKind) -> Result<&Self> {
+        let Some(record) = peek::<Self>(window, offset)? else {
             return Err(Error::at(short, offset));
         };
         if record.signature().get() != Self::SIGNATURE {
@@ -54,19 +55,32 @@ pub trait Record: FromBytes + KnownLayout + Immutable + Unaligned + Sized {
         }
         Ok(record)
     }
+
+    /// The record at `offset`, if there is one.
+    ///
+    /// # Errors
+    /// If its bytes were not fetched.
+    #[inline]
+    fn find(window: Window<'_>, offset: u64) -> Result<Option<&Self>, Missing> {
+        Ok(peek::<Self>(window, offset)?.filter(|record| record.signature().get() == Self::SIGNATURE))
+    }
 }
 
 impl EndRecord {
-    /// The record at `offset` of one whose signature was taken away.
-    pub(crate) fn read_unsigned(bytes: &[u8], offset: u64) -> Option<&Self> {
-        peek(bytes, offset)
+    /// The record at `offset`, whose signature was taken away.
+    pub(crate) fn find_unsigned(window: Window<'_>, offset: u64) -> Result<Option<&Self>, Missing> {
+        peek(window, offset)
     }
 }
 
 /// The bytes at `offset` seen as a record, whatever its signature.
-fn peek<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8], offset: u64) -> Option<&T> {
-    let rest = bytes.get(usize::try_from(offset).ok()?..)?;
-    T::ref_from_prefix(rest).ok().map(|(record, _)| record)
+#[inline]
+fn peek<T: FromBytes + KnownLayout + Immutable + Unaligned>(
+    window: Window<'_>,
+    offset: u64,
+) -> Result<Option<&T>, Missing> {
+    let bytes = window.get(offset..offset.saturating_add(size_of::<T>() as u64))?;
+    Ok(bytes.and_then(|bytes| T::ref_from_bytes(bytes).ok()))
 }
 
 macro_rules! record {
@@ -245,7 +259,7 @@ impl Extent {
     /// # Errors
     /// [`ErrorKind::Zip64Missing`] if there is a zip64 field and it is too short. Without any such field a
     /// saturated number stands for itself, as Python's `zipfile` has it.
-    pub fn read(header: &CentralHeader, extra: &[u8]) -> std::result::Result<Self, ErrorKind> {
+    pub fn read(header: &CentralHeader, extra: &[u8]) -> Result<Self, ErrorKind> {
         let mut extent = Extent {
             compressed: header.compressed.get().into(),
             uncompressed: header.uncompressed.get().into(),
@@ -293,10 +307,10 @@ mod tests {
     fn a_wrong_signature_is_reported_with_its_bytes_and_place() {
         let mut bytes = vec![0; 64];
         bytes[8..12].copy_from_slice(b"PK\x03\x05");
-        let error = LocalHeader::read(&bytes, 8, ErrorKind::LocalOutside).unwrap_err();
+        let error = LocalHeader::read((&bytes).into(), 8, ErrorKind::LocalOutside).unwrap_err();
         assert_eq!(error.offset, Some(8));
         assert!(matches!(error.kind, ErrorKind::Signature { found: [b'P', b'K', 3, 5], .. }));
-        let error = LocalHeader::read(&bytes, 40, ErrorKind::LocalOutside).unwrap_err();
+        let error = LocalHeader::read((&bytes).into(), 40, ErrorKind::LocalOutside).unwrap_err();
         assert_eq!(error.kind, ErrorKind::LocalOutside);
     }
 

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use mmnpz_format::Window;
 use mmnpz_format::error::Result;
 use mmnpz_format::read::walked_index::{MemberId, WalkedIndex};
 use mmnpz_format::zip::end::DirectoryLocation;
@@ -304,30 +305,30 @@ pub(crate) fn two() -> Archive {
 
 /// The index of an archive.
 pub(crate) fn open(bytes: &[u8]) -> Result<WalkedIndex> {
-    WalkedIndex::build(bytes, DirectoryLocation::locate(bytes)?, || true)
+    WalkedIndex::build(Window::from(bytes), DirectoryLocation::locate(Window::from(bytes))?, || true)
 }
 
 /// The bytes that a member of this name is read from.
 pub(crate) fn range(index: &WalkedIndex, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
-    index.member(bytes, id, name)
+    index.member(Window::from(bytes), id, name)
 }
 
 /// The bytes that the first member is read from.
 pub(crate) fn first_range(index: &WalkedIndex, bytes: &[u8]) -> Result<Range<u64>> {
     let id = index.ids().next().unwrap();
-    range(index, bytes, id, &index.name(bytes, id).unwrap())
+    range(index, bytes, id, &index.name(Window::from(bytes), id).unwrap())
 }
 
 /// The names of all members, in order.
 pub(crate) fn names(index: &WalkedIndex, bytes: &[u8]) -> Vec<String> {
-    index.ids().map(|id| index.name(bytes, id).unwrap()).collect()
+    index.ids().map(|id| index.name(Window::from(bytes), id).unwrap()).collect()
 }
 
 /// All names and where their bytes are, in order; by way of a lookup, so that both ways are tried.
 pub(crate) fn contents(index: &WalkedIndex, bytes: &[u8]) -> Vec<(String, Range<u64>)> {
     let read = |name: String| {
-        let id = index.find(bytes, &name).unwrap();
-        assert!(index.contains(bytes, &name), "{name:?} is found, so it is contained");
+        let id = index.find(Window::from(bytes), &name).unwrap().unwrap();
+        assert!(index.contains(Window::from(bytes), &name).unwrap(), "{name:?} is found, so it is contained");
         let range = range(index, bytes, id, &name).unwrap();
         (name, range)
     };

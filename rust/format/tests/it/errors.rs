@@ -5,6 +5,7 @@
 use crate::archives::{
     Archive, Member, SATURATED, UTF8, Zip64End, extra, first_range, open, two, zip64_extra,
 };
+use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind, Part};
 use mmnpz_format::npy::header::{self, Header, MAX_HEADER_SIZE};
 use mmnpz_format::read::walked_index::WalkedIndex;
@@ -134,9 +135,9 @@ fn directory_truncated() {
 fn directory_changed_under_the_reader() {
     // The file was cut between the two steps.
     let built = two().build();
-    let directory = DirectoryLocation::locate(&built.bytes).unwrap();
+    let directory = DirectoryLocation::locate(Window::from(&built.bytes)).unwrap();
     let short = &built.bytes[..built.directory.end as usize - 1];
-    let error = WalkedIndex::build(short, directory, || true).unwrap_err();
+    let error = WalkedIndex::build(Window::from(short), directory, || true).unwrap_err();
     assert_eq!(error.kind, ErrorKind::DirectoryTruncated);
 }
 
@@ -425,21 +426,24 @@ fn too_large() {
 fn interrupted() {
     let members = |count: usize| (0..count).map(|number| Member::stored(format!("{number}.npy"), b""));
     let bytes = Archive::of(members(1 << 16)).build().bytes;
-    let directory = DirectoryLocation::locate(&bytes).unwrap();
+    let directory = DirectoryLocation::locate(Window::from(&bytes)).unwrap();
     // Asked for the first time behind the last member, so that this one tells both.
-    let error = WalkedIndex::build(&bytes, directory, || false).unwrap_err();
+    let error = WalkedIndex::build(Window::from(&bytes), directory, || false).unwrap_err();
     assert_error(&error, &ErrorKind::Interrupted.into(), Part::Interrupted, &["interrupted"]);
     // Not only the first answer counts.
     let bytes = Archive::of(members(2 << 16)).build().bytes;
-    let directory = DirectoryLocation::locate(&bytes).unwrap();
+    let directory = DirectoryLocation::locate(Window::from(&bytes)).unwrap();
     let mut asked = 0;
     let keep_going = || {
         asked += 1;
         asked < 2
     };
-    let error = WalkedIndex::build(&bytes, directory, keep_going).unwrap_err();
+    let error = WalkedIndex::build(Window::from(&bytes), directory, keep_going).unwrap_err();
     assert_eq!((error.kind, asked), (ErrorKind::Interrupted, 2));
     let bytes = Archive::of(members(1000)).build().bytes;
-    let directory = DirectoryLocation::locate(&bytes).unwrap();
-    assert!(WalkedIndex::build(&bytes, directory, || false).is_ok(), "few members are read without asking");
+    let directory = DirectoryLocation::locate(Window::from(&bytes)).unwrap();
+    assert!(
+        WalkedIndex::build(Window::from(&bytes), directory, || false).is_ok(),
+        "few members are read without asking"
+    );
 }

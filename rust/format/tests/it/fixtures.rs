@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::archives::{names, open, range};
+use crate::ranges;
+use mmnpz_format::Window;
 use mmnpz_format::error::Part;
 use mmnpz_format::npy::header::{Header, MAX_HEADER_SIZE, Shape};
 use mmnpz_format::npy::literal;
@@ -62,6 +64,13 @@ fn archives_show_the_names_that_zipfile_shows() {
 }
 
 #[test]
+fn archives_are_the_same_if_their_ranges_have_to_be_fetched() {
+    for file in expected().keys() {
+        ranges::assert_same(&read(file));
+    }
+}
+
+#[test]
 fn arrays_have_the_bytes_and_headers_that_numpy_reads() {
     for (file, entry) in expected() {
         let bytes = read(&file);
@@ -69,7 +78,8 @@ fn arrays_have_the_bytes_and_headers_that_numpy_reads() {
         let index = open(&bytes).unwrap();
         for (name, array) in arrays {
             let context = format!("{name:?} in {file}");
-            let id = index.find(&bytes, name).unwrap_or_else(|| panic!("no {context}"));
+            let id =
+                index.find(Window::from(&bytes), name).unwrap().unwrap_or_else(|| panic!("no {context}"));
             let found = range(&index, &bytes, id, name);
             let refused_at = array["refused"].as_str();
             if refused_at == Some("zip") {

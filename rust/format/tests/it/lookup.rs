@@ -1,11 +1,12 @@
 //! A reader of ours whose directory a writer overwrites, while it may look at it at any moment.
 
+use crate::ranges;
+use mmnpz_format::Window;
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::error::ErrorKind;
 use mmnpz_format::read::lookup::{Found, Lookup};
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
-use mmnpz_format::sparse::Sparse;
 use mmnpz_format::write::appender::{Appender, Reserved};
 use mmnpz_format::write::directory_plan::Publish;
 use mmnpz_format::write::placement::Alignment;
@@ -46,12 +47,12 @@ fn archive() -> (Vec<u8>, usize) {
 fn lookup(bytes: &[u8]) -> Lookup {
     let survey = Survey::new(bytes, Effort::Read, || true).unwrap();
     let lookup = Lookup::new(bytes, &survey, || true).unwrap();
-    assert!(!lookup.is_verified(bytes));
+    assert!(!lookup.is_verified(Window::from(bytes)).unwrap());
     lookup
 }
 
 fn found(lookup: &Lookup, bytes: &[u8], number: usize) -> Option<u32> {
-    match lookup.find(bytes, &name(number)) {
+    match lookup.find(Window::from(bytes), &name(number)).unwrap() {
         Found::Member(member) => Some(member.id.0),
         Found::Nothing => None,
         other => panic!("{other:?}"),
@@ -83,11 +84,12 @@ fn while_a_writer_is_at_work_some_are_not_taken_for_all() {
     let (bytes, end) = archive();
     let lookup = lookup(&bytes);
     let mut bytes = overwritten(&bytes, end);
+    ranges::assert_same(&bytes);
     // The mark of the last one.
     bytes[end - 1] ^= 1;
     let kind = lookup.verify(&bytes, None, false, || true).unwrap_err().kind;
     assert_eq!(kind, ErrorKind::DirectoryTruncated);
-    assert!(!lookup.is_verified(&bytes));
+    assert!(!lookup.is_verified(Window::from(&bytes)).unwrap());
     lookup.verify(&bytes, None, true, || true).unwrap();
     for number in 0..MEMBERS - 1 {
         // With numbers of their own, as those of the stored index are taken.
@@ -105,7 +107,7 @@ fn a_directory_of_others_is_not_taken_for_the_one_that_there_was() {
     let record = end + other[end..].windows(6).position(|part| part == b"n2.npy").unwrap() - 46;
     other[record + 16] ^= 1;
     let bytes = overwritten(&bytes, end);
-    lookup.verify(&bytes, Some(Sparse::from(&other)), false, || true).unwrap();
+    lookup.verify(&bytes, Some(Window::from(&other)), false, || true).unwrap();
     for number in 0..MEMBERS {
         assert_eq!(found(&lookup, &bytes, number), Some(number as u32));
     }
@@ -115,7 +117,7 @@ fn a_directory_of_others_is_not_taken_for_the_one_that_there_was() {
 fn members_are_given_from_any_position_on() {
     let (bytes, end) = archive();
     let names = |lookup: &Lookup, bytes: &[u8], from| {
-        let members = lookup.members_from(bytes, from).map(Result::unwrap);
+        let members = lookup.members_from(bytes.into(), from).unwrap().map(Result::unwrap);
         members.map(|(member, name)| (member.id.0, name)).collect::<Vec<_>>()
     };
     let check = |lookup: &Lookup, bytes: &[u8]| {
@@ -146,14 +148,15 @@ fn many_names_are_found_as_one_is() {
     let names: Vec<_> = (0..2 * MEMBERS).map(name).collect();
     let asked = || names.iter().map(|name| Some(&**name)).chain([None, Some(""), Some("n1.npy"), Some("n3")]);
     let check = |lookup: &Lookup, bytes: &[u8]| {
-        let found = lookup.find_all(bytes, asked());
-        let expected = asked().map(|name| Some(lookup.find_again(bytes, name?).member()?.id.0));
+        let found = lookup.find_all(bytes.into(), asked()).unwrap();
+        let expected =
+            asked().map(|name| Some(lookup.find_again(Window::from(bytes), name?).unwrap().member()?.id.0));
         assert_eq!(
             found.iter().map(|id| id.map(|id| id.0)).collect::<Vec<_>>(),
             expected.collect::<Vec<_>>()
         );
         assert_eq!(found.iter().flatten().count(), MEMBERS + 1);
-        assert!(lookup.find_all(bytes, std::iter::empty()).is_empty());
+        assert!(lookup.find_all(bytes.into(), std::iter::empty()).unwrap().is_empty());
     };
     let stored = lookup(&bytes);
     check(&stored, &bytes);

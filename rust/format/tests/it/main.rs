@@ -23,3 +23,5 @@ mod lookup;
 mod oracle;
 #[cfg(test)]
 mod overwritten;
+#[cfg(test)]
+mod ranges;

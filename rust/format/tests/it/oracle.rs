@@ -8,6 +8,8 @@ use rawzip::{CompressionMethod, ZipArchive};
 use crate::archives::{
     Archive, Built, Member, UTF8, Zip64, Zip64End, contents, extra, names, open, range, two, zip64_extra,
 };
+use crate::ranges;
+use mmnpz_format::Window;
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::write::directory_writer::{DirectoryWriter, OldDirectory};
 use mmnpz_format::write::placement::{Alignment, Placement};
@@ -171,8 +173,8 @@ proptest! {
         let listed = listed(&by_builder(&archive, &built));
         let index = open(&built.bytes).unwrap();
         let expected = listed.iter().find(|(name, _)| *name == asked).map(|(_, data)| data.clone());
-        let found = index.find(&built.bytes, &asked);
-        prop_assert_eq!(index.contains(&built.bytes, &asked), expected.is_some());
+        let found = index.find(Window::from(&built.bytes), &asked).unwrap();
+        prop_assert_eq!(index.contains(Window::from(&built.bytes), &asked).unwrap(), expected.is_some());
         prop_assert_eq!(found.map(|id| range(&index, &built.bytes, id, &asked).unwrap()), expected);
     }
 
@@ -184,7 +186,7 @@ proptest! {
     ) {
         let archive = archive.with(|archive| archive.junk = vec![b'j'; junk]);
         let built = archive.build();
-        let directory = DirectoryLocation::locate(&built.bytes).unwrap();
+        let directory = DirectoryLocation::locate(Window::from(&built.bytes)).unwrap();
         let cut = |range: &Range<u64>| built.bytes[range.start as usize..range.end as usize].to_vec();
         let comment = cut(&directory.comment);
         let old = OldDirectory {
@@ -208,7 +210,7 @@ proptest! {
         prop_assert_eq!(writer.count(), seen.len() as u64);
         let index = open(&bytes).unwrap();
         prop_assert_eq!(contents(&index, &bytes), listed(&seen));
-        let directory = DirectoryLocation::locate(&bytes).unwrap();
+        let directory = DirectoryLocation::locate(Window::from(&bytes)).unwrap();
         prop_assert_eq!(&bytes[directory.comment.start as usize..], &comment);
         prop_assert_eq!(directory.prefix_len, junk as i64);
         if junk == 0 {
@@ -273,12 +275,17 @@ fn any_number() -> impl Strategy<Value = u64> {
 
 /// Checks what must hold for any bytes: an error, or members inside the file and memory in proportion to it.
 fn check_bounds(bytes: &[u8]) -> Result<(), TestCaseError> {
+    ranges::assert_same(bytes);
     let Ok(index) = open(bytes) else { return Ok(()) };
     prop_assert!(index.memory() <= bytes.len() + 64, "{} for {} bytes", index.memory(), bytes.len());
     prop_assert!(index.len() <= bytes.len() / 46);
     for (id, name) in index.ids().zip(names(&index, bytes)) {
-        prop_assert_eq!(index.find(bytes, &name), Some(id), "each name is that of one member");
-        prop_assert!(index.contains(bytes, &name));
+        prop_assert_eq!(
+            index.find(Window::from(bytes), &name).unwrap(),
+            Some(id),
+            "each name is that of one member"
+        );
+        prop_assert!(index.contains(Window::from(bytes), &name).unwrap());
         if let Ok(data) = range(&index, bytes, id, &name) {
             prop_assert!(data.start <= data.end && data.end <= bytes.len() as u64);
             // The local header ends with the name and the extra field, and the data starts there.

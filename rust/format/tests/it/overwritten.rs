@@ -6,6 +6,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use crate::archives::{Archive, Built, Member, contents, open, range};
+use mmnpz_format::Window;
 use mmnpz_format::read::walked_index::WalkedIndex;
 
 const NAMES: [&str; 4] = ["a", "b", "longer/name", "ü"];
@@ -29,8 +30,8 @@ fn assert_same(index: &WalkedIndex, bytes: &[u8], built: &Built) {
         NAMES.iter().map(|&name| name.to_owned()).zip(built.data.iter().cloned()).collect();
     assert_eq!(contents(index, bytes), expected);
     for name in ["c", "", "new", "a.npy"] {
-        assert_eq!(index.find(bytes, name), None, "{name:?}");
-        assert!(!index.contains(bytes, name), "{name:?}");
+        assert_eq!(index.find(Window::from(bytes), name).unwrap(), None, "{name:?}");
+        assert!(!index.contains(Window::from(bytes), name).unwrap(), "{name:?}");
     }
 }
 
@@ -93,9 +94,9 @@ fn names_are_still_known_where_only_the_directory_has_them() {
     let mut bytes = built.bytes.clone();
     bytes[..built.directory.start as usize].fill(0);
     for (id, name) in index.ids().zip(NAMES) {
-        assert_eq!(index.name(&bytes, id).unwrap(), name);
-        assert_eq!(index.find(&bytes, name), Some(id));
-        assert!(index.contains(&bytes, name));
+        assert_eq!(index.name(Window::from(&bytes), id).unwrap(), name);
+        assert_eq!(index.find(Window::from(&bytes), name).unwrap(), Some(id));
+        assert!(index.contains(Window::from(&bytes), name).unwrap());
         assert!(range(&index, &bytes, id, name).is_err());
     }
 }
@@ -106,9 +107,9 @@ fn with_nothing_left_there_is_an_error_and_no_member() {
     let index = open(&built.bytes).unwrap();
     let bytes = vec![0; built.bytes.len()];
     for (id, name) in index.ids().zip(NAMES) {
-        assert!(index.name(&bytes, id).is_err());
-        assert_eq!(index.find(&bytes, name), None);
-        assert!(!index.contains(&bytes, name));
+        assert!(index.name(Window::from(&bytes), id).is_err());
+        assert_eq!(index.find(Window::from(&bytes), name).unwrap(), None);
+        assert!(!index.contains(Window::from(&bytes), name).unwrap());
         assert!(range(&index, &bytes, id, name).is_err());
     }
 }
@@ -122,7 +123,7 @@ fn a_file_cut_short_gives_errors_and_no_panic() {
         for ((id, data), name) in index.ids().zip(&built.data).zip(NAMES) {
             let expected = (length as u64 >= data.end).then(|| data.clone());
             assert_eq!(range(&index, bytes, id, name).ok(), expected, "{length}");
-            let _ = index.name(bytes, id);
+            let _ = index.name(Window::from(bytes), id);
         }
     }
 }
@@ -158,7 +159,7 @@ proptest! {
             bytes[at] = byte;
         }
         for name in NAMES {
-            let Some(id) = index.find(&bytes, name) else { continue };
+            let Some(id) = index.find(Window::from(&bytes), name).unwrap() else { continue };
             let original = place(&built, name).unwrap();
             if let Ok(data) = range(&index, &bytes, id, name) {
                 // A changed length of the extra field may move it, but it stays behind its own header and

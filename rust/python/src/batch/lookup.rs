@@ -83,7 +83,7 @@ impl<'py> BatchLookup<'py> {
                     Key::Name(name) => {
                         let name = name.cast::<PyString>().ok();
                         let text = name.as_ref().and_then(|name| name.to_str().ok());
-                        let found = text.map(|text| file.lookup().find_again(file.bytes(), text));
+                        let found = text.and_then(|text| file.lookup().find_again(file.window(), text).ok());
                         found.and_then(Found::member).map(|member| member.id)
                     }
                     Key::Position(position) => file.lookup().id(position),
@@ -99,7 +99,8 @@ impl<'py> BatchLookup<'py> {
     pub(crate) fn kept_of<'a>(&'a self, keys: &[Key<'_, 'py>], kept: &mut Vec<Option<Kept<'a, 'py>>>) {
         let file = &self.handle.file;
         if self.cache && self.first.is_none() {
-            let found = file.lookup().find_all(file.bytes(), keys.iter().map(text_of));
+            let found = file.lookup().find_all(file.window(), keys.iter().map(text_of));
+            let found = found.unwrap_or_else(|_| vec![None; keys.len()]);
             kept.extend(keys.iter().zip(found).map(|(key, found)| {
                 let member = if let Key::Position(at) = *key { file.lookup().id(at) } else { found };
                 self.handle.views.peek(self.py, member?).map(Kept::Shared)
@@ -109,7 +110,7 @@ impl<'py> BatchLookup<'py> {
         kept.extend(keys.iter().map(|key| self.kept(*key).unwrap_or_default()));
         if file.lookup().uses_stored() && kept.iter().any(Option::is_none) {
             let missing = keys.iter().zip(&*kept).filter(|(_, view)| view.is_none());
-            file.lookup().find_all(file.bytes(), missing.map(|(key, _)| text_of(key)));
+            let _ = file.lookup().find_all(file.window(), missing.map(|(key, _)| text_of(key)));
         }
     }
 
@@ -130,9 +131,9 @@ impl<'py> BatchLookup<'py> {
         let member = match key {
             Key::Name(name) => {
                 let name = name.cast::<PyString>().ok()?;
-                file.lookup().find_again(file.bytes(), name.to_str().ok()?).member()?
+                file.lookup().find_again(file.window(), name.to_str().ok()?).ok()?.member()?
             }
-            Key::Position(position) => file.lookup().at(file.bytes(), position).ok()?.0,
+            Key::Position(position) => file.lookup().at(file.window(), position).ok()?.0,
         };
         Some(member.extent().0)
     }

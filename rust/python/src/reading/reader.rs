@@ -81,7 +81,7 @@ impl Reader {
         let text = name.cast::<PyString>().ok()?.to_str().ok()?;
         self.state.read(py, |state| {
             let handle = state.handle.as_ref().filter(|_| state.cache)?;
-            let member = handle.file.lookup().find_again(handle.file.bytes(), text).member()?;
+            let member = handle.file.lookup().find_again(handle.file.window(), text).ok()?.member()?;
             handle.views.get(py, member.id)
         })
     }

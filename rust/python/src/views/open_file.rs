@@ -10,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use mmnpz_file::snapshot::{Snapshot, Unlisted};
 use mmnpz_file::{Failure, fork};
+use mmnpz_format::Window;
 use mmnpz_format::error::Error;
 use mmnpz_format::read::lookup::{LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::{Member, MemberId};
@@ -62,8 +63,8 @@ impl OpenFile {
         OpenFile { snapshot, options, mapping, types, max_header_size, warned, files }
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.snapshot.bytes()
+    pub(crate) fn window(&self) -> Window<'_> {
+        self.snapshot.window()
     }
 
     pub(crate) fn lookup(&self) -> &Lookup {
@@ -143,8 +144,8 @@ impl OpenFile {
         py: Python<'_>,
         mut each: impl FnMut(usize, &Member, &Bound<'_, PyString>) -> PyResult<()>,
     ) -> PyResult<()> {
-        self.verified(py, |lookup, bytes| {
-            lookup.members(bytes).enumerate().try_for_each(|(number, named)| {
+        self.verified(py, |lookup, window| {
+            lookup.members(window)?.enumerate().try_for_each(|(number, named)| {
                 let (member, name) = named?;
                 let done = each(number, &member, &PyString::new(py, &name))
                     .and_then(|()| if number % POLL_INTERVAL == 0 { py.check_signals() } else { Ok(()) });
@@ -199,25 +200,26 @@ impl OpenFile {
 
     /// The name of a member.
     pub(crate) fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
-        let (lookup, bytes) = (self.lookup(), self.bytes());
+        let (lookup, window) = (self.lookup(), self.window());
         // A name that leads to the member is right, whatever is wrong with the rest of the directory.
-        if let Ok(name) = lookup.name(bytes, member)
-            && lookup.find_again(bytes, &name).member().is_some_and(|found| found.id == member)
+        if let Ok(name) = lookup.name(window, member)
+            && let Ok(found) = lookup.find_again(window, &name)
+            && found.member().is_some_and(|found| found.id == member)
         {
             return Ok(name);
         }
-        self.verified(py, |lookup, bytes| Ok(lookup.name(bytes, member)?))
+        self.verified(py, |lookup, window| Ok(lookup.name(window, member)?))
     }
 
     /// The member at a position in archive order, and its name.
     pub(crate) fn at(&self, py: Python<'_>, position: usize) -> PyResult<(Member, String)> {
-        self.verified(py, |lookup, bytes| Ok(lookup.at(bytes, position)?))
+        self.verified(py, |lookup, window| Ok(lookup.at(window, position)?))
     }
 
     /// Some members from a position in archive order on, whose views are going to be made, and their names.
     pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
-        let some: Vec<(Member, String)> = self.verified(py, |lookup, bytes| {
-            let some: Result<_, Error> = lookup.members_from(bytes, from).take(SOME).collect();
+        let some: Vec<(Member, String)> = self.verified(py, |lookup, window| {
+            let some: Result<_, Error> = lookup.members_from(window, from)?.take(SOME).collect();
             Ok(some?)
         })?;
         self.fetch_headers(py, some.iter().map(|(member, _)| *member))?;
@@ -242,7 +244,7 @@ impl OpenFile {
     pub(crate) fn verified<T>(
         &self,
         py: Python<'_>,
-        read: impl FnMut(&Lookup, &[u8]) -> Result<T, Failure>,
+        read: impl FnMut(&Lookup, Window<'_>) -> Result<T, Failure>,
     ) -> PyResult<T> {
         let found = self.snapshot.verified(&|| self.verify(py), read);
         found.map_err(|failure| self.err(py, failure))

@@ -1,0 +1,305 @@
+//! The part of a file that a caller has read: what this crate reads a file through.
+//!
+//! Nothing here opens a file. A caller that has mapped one gives all of its bytes. Any other caller gives the
+//! parts that it has: a read of another range ends with [`Missing`], the caller fetches that range and calls
+//! again. So bytes that were not fetched are never taken for zeros, nor for the end of the file.
+//!
+//! A file can have holes, which read as zeros. To look at a hole through a map takes a page of a file system
+//! in memory, and ends the process where no page is left; elsewhere it takes time for nothing. So whatever
+//! goes through a whole file goes through its data only.
+
+use std::ops::Range;
+
+use crate::bytes::slice;
+use crate::error::{ErrorKind, Missing, Result};
+
+/// The caller is asked whether to go on every time this many bytes were read.
+pub const POLL_BYTES: u64 = 1 << 26;
+
+/// Some bytes of a file, and where the first of them is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The place in the file.
+    pub at: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+/// The parts of a file that were fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct Fetched<'a> {
+    /// In ascending order, apart from one another, and inside the file.
+    pub parts: &'a [Part<'a>],
+    /// How long the file is.
+    pub len: u64,
+}
+
+/// A file of which all bytes are there, or some were fetched.
+///
+/// It is small, and all bytes come first: a read of a map costs no more than one of a slice.
+#[derive(Debug, Clone, Copy)]
+pub struct Window<'a> {
+    /// All bytes of a map, those in holes included.
+    bytes: &'a [u8],
+    /// In ascending order and apart from one another.
+    holes: &'a [Range<u64>],
+    /// Else what was fetched.
+    fetched: Option<&'a Fetched<'a>>,
+}
+
+impl<'a> From<&'a [u8]> for Window<'a> {
+    /// All bytes of a file without holes.
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::whole(bytes, &[])
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Window<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Self::from(&bytes[..])
+    }
+}
+
+impl<'a> Window<'a> {
+    /// All bytes of a file with these holes, which are in ascending order and apart from one another.
+    #[inline]
+    pub fn whole(bytes: &'a [u8], holes: &'a [Range<u64>]) -> Self {
+        Window { bytes, holes, fetched: None }
+    }
+
+    /// What was fetched of a file.
+    pub fn of_fetched(fetched: &'a Fetched<'a>) -> Self {
+        Window { bytes: &[], holes: &[], fetched: Some(fetched) }
+    }
+
+    /// How long the file is.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.fetched.map_or(self.bytes.len() as u64, |fetched| fetched.len)
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of a range; none if it is not all inside the file.
+    ///
+    /// # Errors
+    /// If it is, and was not fetched.
+    #[inline]
+    pub fn get(&self, range: Range<u64>) -> Result<Option<&'a [u8]>, Missing> {
+        match (slice(self.bytes, &range), self.fetched) {
+            (None, Some(fetched)) => fetched.get(range),
+            (bytes, _) => Ok(bytes),
+        }
+    }
+
+    /// The bytes of a range, as far as it is inside the file.
+    ///
+    /// # Errors
+    /// If any of them was not fetched.
+    #[inline]
+    pub fn get_inside(&self, range: Range<u64>) -> Result<&'a [u8], Missing> {
+        let end = range.end.min(self.len());
+        Ok(self.get(range.start.min(end)..end)?.unwrap_or_default())
+    }
+
+    /// The next data at or behind this byte.
+    pub fn data_from(&self, at: u64) -> Option<Range<u64>> {
+        let mut next = self.holes.iter().skip(self.holes.partition_point(|hole| hole.end <= at)).peekable();
+        let mut start = at;
+        while let Some(hole) = next.next_if(|hole| hole.start <= start) {
+            start = hole.end;
+        }
+        let end = next.peek().map_or(self.len(), |hole| hole.start).min(self.len());
+        (start < end).then_some(start..end)
+    }
+
+    /// The data in a range, one stretch after the other.
+    pub fn data_in(self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + 'a {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let data = self.data_from(at).filter(|data| data.start < range.end)?;
+            at = data.end;
+            Some(data.start..data.end.min(range.end))
+        })
+    }
+
+    /// The same file, as if it ended at the first hole at or behind this byte: no read from there on looks at
+    /// a hole.
+    #[must_use]
+    pub fn until_hole(&self, at: u64) -> Self {
+        let hole = self.holes.get(self.holes.partition_point(|hole| hole.end <= at));
+        let end = hole.map_or(usize::MAX, |hole| usize::try_from(hole.start.max(at)).unwrap_or(usize::MAX));
+        Window { bytes: self.bytes.get(..end).unwrap_or(self.bytes), ..*self }
+    }
+
+    /// Whether the file has no byte but zeros: no more than its size may be on the disk after a power
+    /// failure.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
+    pub fn is_blank(&self, mut keep_going: impl FnMut() -> bool) -> Result<bool> {
+        for step in self.data_in(0..self.len()).flat_map(steps) {
+            if self.get_inside(step)?.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            poll(&mut keep_going)?;
+        }
+        Ok(true)
+    }
+
+    /// The CRC-32 of a range, in which holes count as zeros; none if it is not all inside the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
+    pub fn crc(&self, range: &Range<u64>, mut keep_going: impl FnMut() -> bool) -> Result<Option<u32>> {
+        if range.start > range.end || range.end > self.len() {
+            return Ok(None);
+        }
+        let mut crc = crc32fast::Hasher::new();
+        let mut at = range.start;
+        for step in self.data_in(range.clone()).flat_map(steps) {
+            if step.start > at {
+                crc.combine(&of_zeros(step.start - at));
+            }
+            crc.update(self.get_inside(step.clone())?);
+            at = step.end;
+            if step.end < range.end {
+                poll(&mut keep_going)?;
+            }
+        }
+        if at < range.end {
+            crc.combine(&of_zeros(range.end - at));
+        }
+        Ok(Some(crc.finalize()))
+    }
+}
+
+impl<'a> Fetched<'a> {
+    /// As [`Window::get`].
+    #[cold]
+    fn get(&self, range: Range<u64>) -> Result<Option<&'a [u8]>, Missing> {
+        if range.start > range.end || range.end > self.len {
+            return Ok(None);
+        }
+        if range.is_empty() {
+            return Ok(Some(&[]));
+        }
+        let behind = self.parts.partition_point(|part| part.at <= range.start);
+        let part = behind.checked_sub(1).and_then(|index| self.parts.get(index));
+        let bytes = part.and_then(|part| slice(part.bytes, &(range.start - part.at..range.end - part.at)));
+        bytes.map(Some).ok_or(Missing(range))
+    }
+}
+
+/// A range in steps of [`POLL_BYTES`].
+fn steps(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let Range { start, end } = range;
+    (start..end).step_by(POLL_BYTES as usize).map(move |at| at..end.min(at + POLL_BYTES))
+}
+
+fn poll(keep_going: &mut impl FnMut() -> bool) -> Result<()> {
+    if keep_going() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
+}
+
+/// The CRC-32 of this many zeros, in as many steps as their number has bits.
+pub(crate) fn of_zeros(mut count: u64) -> crc32fast::Hasher {
+    let mut all = crc32fast::Hasher::new();
+    let mut power = crc32fast::Hasher::new();
+    power.update(&[0]);
+    while count > 0 {
+        if count & 1 == 1 {
+            all.combine(&power);
+        }
+        power.combine(&power.clone());
+        count >>= 1;
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_all_but_the_holes() {
+        let bytes: Vec<u8> = (0..100).collect();
+        let holes = [10..20, 20..30, 50..60, 90..100];
+        let file = Window::whole(&bytes, &holes);
+        let all: Vec<_> = file.data_in(0..100).collect();
+        assert_eq!(all, [0..10, 30..50, 60..90]);
+        assert_eq!(file.data_in(15..70).collect::<Vec<_>>(), [30..50, 60..70]);
+        for at in 0..110 {
+            let in_hole = holes.iter().any(|hole| hole.contains(&at));
+            let data = file.data_from(at);
+            assert_eq!(data.as_ref().is_some_and(|data| data.start == at), !in_hole && at < 100, "{at}");
+            let until = file.until_hole(at).len();
+            assert!((at..until).all(|at| !holes.iter().any(|hole| hole.contains(&at))), "{at}");
+            assert_eq!(until > at, !in_hole && at < 100, "{at}");
+        }
+        assert_eq!(Window::from(&bytes).data_from(7), Some(7..100));
+        assert_eq!(Window::from(&bytes).until_hole(7).len(), 100);
+    }
+
+    #[test]
+    fn a_hole_counts_as_zeros() {
+        let mut bytes = vec![7; 1000];
+        let holes = [0..100, 300..301, 990..1000];
+        for hole in &holes {
+            // What a map would show if somebody looked.
+            bytes[hole.start as usize..hole.end as usize].fill(9);
+        }
+        let mut zeros = bytes.clone();
+        for hole in &holes {
+            zeros[hole.start as usize..hole.end as usize].fill(0);
+        }
+        let file = Window::whole(&bytes, &holes);
+        for range in [0..1000, 50..80, 90..300, 300..301, 301..301, 995..1000, 200..999] {
+            let expected = crc32fast::hash(&zeros[range.start as usize..range.end as usize]);
+            assert_eq!(file.crc(&range, || true).unwrap(), Some(expected), "{range:?}");
+        }
+        assert_eq!(file.crc(&(0..1001), || true).unwrap(), None);
+        assert!(!file.is_blank(|| true).unwrap());
+        let halves = [0..500, 500..1000];
+        assert!(Window::whole(&bytes, &halves).is_blank(|| true).unwrap());
+        // Far more than could be gone through.
+        assert_eq!(of_zeros(1 << 50).finalize(), of_zeros((1 << 50) - 1 + 1).finalize());
+    }
+
+    #[test]
+    fn what_was_not_fetched_is_missing_and_not_the_end() {
+        let bytes: Vec<u8> = (0..100).collect();
+        let part = |range: Range<usize>| Part { at: range.start as u64, bytes: &bytes[range] };
+        let parts = [part(10..20), part(20..25), part(40..60), part(99..100)];
+        let fetched = Fetched { parts: &parts, len: 100 };
+        let window = Window::of_fetched(&fetched);
+        for start in 0..=100 {
+            for end in start..=100 {
+                let has = |part: &Part<'_>| part.at <= start && end <= part.at + part.bytes.len() as u64;
+                let is_there = start == end || parts.iter().any(has);
+                match window.get(start..end) {
+                    Ok(found) => {
+                        assert!(is_there, "{start}..{end}");
+                        assert_eq!(found, Some(&bytes[start as usize..end as usize]));
+                    }
+                    Err(missing) => {
+                        assert!(!is_there);
+                        assert_eq!(missing, Missing(start..end));
+                    }
+                }
+            }
+            assert_eq!(window.get(start..101), Ok(None));
+            assert_eq!(window.get(start + 1..start), Ok(None));
+            assert_eq!(window.get(start..u64::MAX), Ok(None));
+        }
+        assert_eq!(window.get_inside(99..200), Ok(&bytes[99..]));
+        assert_eq!(window.get_inside(98..200), Err(Missing(98..100)));
+        assert_eq!(window.get_inside(200..300), Ok(&[][..]));
+        assert_eq!(window.crc(&(40..60), || true).unwrap(), Some(crc32fast::hash(&bytes[40..60])));
+        let missing = window.crc(&(40..61), || true).unwrap_err();
+        assert_eq!(missing.kind, ErrorKind::Missing(40..61));
+        assert!(window.is_blank(|| true).is_err());
+    }
+}
