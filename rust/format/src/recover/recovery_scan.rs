@@ -131,7 +131,7 @@ impl Survey {
                     None => ErrorKind::NoEndRecord.into(),
                 }
             }
-            Err(error) if error.kind == ErrorKind::MultiDisk || !error.is_about_file() => return Err(error),
+            Err(error) if !error.is_about_file() => return Err(error),
             Err(error) => error,
         };
         Self::without_directory(window, error, effort, keep_going)
@@ -148,13 +148,16 @@ impl Survey {
         mut keep_going: impl FnMut() -> bool,
     ) -> Result<Self> {
         let window = window.into();
+        // An end record of which only the first bytes were written can look like that of a part of a split
+        // archive. In a real part, no mark holds: each has its own place in the file under its checksum.
         if effort != Effort::Full && !could_be_ours(window)? {
             return Err(error);
         }
         let mut scan = Scan::new(window, Survey::default(), &mut keep_going);
         scan.run(0..window.len())?;
         scan.conclude()?;
-        if scan.survey.is_empty() && effort == Effort::Full && !is_begun(window)? {
+        let is_part = error.kind == ErrorKind::MultiDisk;
+        if scan.survey.is_empty() && effort == Effort::Full && !is_part && !is_begun(window)? {
             // Not one of ours; perhaps another program was killed before it wrote the directory.
             scan.chain()?;
         }
