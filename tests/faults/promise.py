@@ -517,7 +517,7 @@ class Judge:
                 demand(info in now, f"{how}: {info[0]!r} of the old archive is gone or moved")
             end = max(info[5] + info[3] for info in self.base.infos)
             demand(raw[:end] == self.base.raw[:end], f"{how}: bytes of the old archive were changed")
-        if self.count % EVERY_UNZIP == 0:
+        if self.count % EVERY_UNZIP == 0 and not self.lax:
             # unzip complains about an archive without members.
             status = unzip_status(path) if found else 0
             demand(status <= self.base.unzip, f"{how}: unzip -t gives {status}")

@@ -1,8 +1,10 @@
 //! The bytes of an array in memory, in the order in which they are stored.
 
+use std::marker::PhantomData;
+
 /// The items of an array, read block by block in the order in which they are stored.
 #[derive(Debug, Clone)]
-pub struct Items {
+pub struct Items<'a> {
     /// The first item.
     start: *const u8,
     /// Lengths and strides in bytes of the axes, slowest first, without those that a `run` covers.
@@ -15,22 +17,30 @@ pub struct Items {
     in_run: usize,
     /// Bytes in all.
     length: u64,
+    memory: PhantomData<&'a [u8]>,
+}
+
+impl<'a> From<&'a [u8]> for Items<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        let (start, run, length) = (bytes.as_ptr(), bytes.len(), bytes.len() as u64);
+        Items { start, axes: Vec::new(), position: Vec::new(), run, in_run: 0, length, memory: PhantomData }
+    }
 }
 
 // SAFETY: the pointer is only read from, and only while the memory is there, in any thread: by the contract
 // of `new`.
-unsafe impl Send for Items {}
+unsafe impl Send for Items<'_> {}
 // SAFETY: as above; what changes is changed through `&mut`.
-unsafe impl Sync for Items {}
+unsafe impl Sync for Items<'_> {}
 
-impl Items {
+impl Items<'_> {
     /// The items of an array with these lengths and strides, in bytes, of its axes. If it `is_contiguous`, in
     /// C or in Fortran order, all of it is one run. None if it is larger than the address space.
     ///
     /// # Safety
     /// - `start` points to the first item of such an array.
-    /// - The memory of the array stays, and nobody frees it, for as long as what is returned is used, in any
-    ///   thread. It may be changed meanwhile: the bytes are moved and never interpreted.
+    /// - The memory of the array stays, and nobody frees it, for as long as what is returned is used (for
+    ///   `'a`), in any thread. It may be changed meanwhile: the bytes are moved and never interpreted.
     pub unsafe fn new(
         start: *const u8,
         itemsize: usize,
@@ -50,7 +60,7 @@ impl Items {
             }
         }
         let position = vec![0; axes.len()];
-        Some(Items { start, axes, position, run, in_run: 0, length: length as u64 })
+        Some(Items { start, axes, position, run, in_run: 0, length: length as u64, memory: PhantomData })
     }
 
     /// The number of bytes in all.

@@ -8,7 +8,8 @@
 //! - [`failure`]: what can go wrong. [`fork`]: whether this process is a fork. `boot`: what is older than
 //!   the system.
 //! - `map_limit`, [`mapping`], [`paging`]: maps of files, and what the system is told of them.
-//! - `lock`, `writable_file`: the file that one process alone writes to. `replace`: mode "w".
+//! - [`storage`]: what an archive is written to. `lock`, `writable_file`: a file that one process alone
+//!   writes to. `replace`: mode "w".
 //! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that goes on behind
 //!   it. [`writer`]: an archive that is open for writing. [`repair`]: the directory of one that nobody
 //!   closed.
@@ -30,11 +31,15 @@ pub mod paging;
 mod recovery;
 pub mod repair;
 mod replace;
+#[cfg(feature = "simulation")]
+pub mod simulated_disk;
 pub mod snapshot;
+pub mod storage;
 mod writable_file;
 pub mod writer;
 
 pub use failure::{Failure, KeepGoing};
+pub use writable_file::WritableFile;
 
 /// Has forked children forget what is not theirs: locks, and threads that copy. Call it once, before there
 /// are threads that could fork.

@@ -1,6 +1,7 @@
 //! Memory maps of archives.
 
 use std::fs::{File, Metadata, OpenOptions};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -164,7 +165,7 @@ pub(crate) fn holes_in(_file: &File, _range: Range<u64>) -> Vec<Range<u64>> {
 }
 
 /// Maps a whole open file for reading.
-pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
+pub(crate) fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: a mapped file can be changed by others while we hold `&[u8]` to it, and no lock of ours can
     // stop that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
     // interpreted without a check against the map's own length at that moment, no check relies on two reads
@@ -172,5 +173,5 @@ pub(crate) fn map(file: &File) -> Result<Mmap, Failure> {
     // it and was not validated in it. mmnpz's own writer never makes a file shorter: it overwrites what is
     // behind the last member, and appends; or it puts zeros over all, in mode "w". A file that others cut
     // short ends the process with SIGBUS, which is not undefined behaviour.
-    Ok(unsafe { Mmap::map(file) }?)
+    unsafe { Mmap::map(file) }
 }

@@ -1,6 +1,6 @@
 //! Bringing back what a killed writer left: checking it, and writing the directory that lists it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Origin;
@@ -10,6 +10,7 @@ use mmnpz_format::zip::name;
 use crate::failure::{Failure, KeepGoing};
 pub use crate::recovery::Dropped;
 use crate::recovery::{self, FoundFile};
+use crate::storage::Storage;
 use crate::writable_file;
 use crate::writer::ArchiveWriter;
 
@@ -36,21 +37,33 @@ pub fn repair(
     progress: &dyn Fn(u64, u64) -> bool,
     keep_going: KeepGoing<'_>,
 ) -> Result<Repaired, Failure> {
-    let locked = writable_file::open(path)?;
+    repair_storage(writable_file::open(path)?, path.to_owned(), progress, keep_going)
+}
+
+/// The same of a file that is open, at `path`.
+///
+/// # Errors
+/// The same.
+pub fn repair_storage(
+    storage: impl Storage,
+    path: PathBuf,
+    progress: &dyn Fn(u64, u64) -> bool,
+    keep_going: KeepGoing<'_>,
+) -> Result<Repaired, Failure> {
     let alignment = Alignment::new(1)?;
-    let mut found = FoundFile::new(&locked.file, &locked.file.metadata()?, Effort::Full, keep_going)?;
+    let mut found = FoundFile::new(&storage, Effort::Full, keep_going)?;
     if found.survey.is_whole() {
         let count = found.survey.directory.as_ref().map_or(0, |directory| directory.count);
-        let is_mended = recovery::mend_start(&locked.file, found.window(), &found.survey)?;
-        let changed = is_mended | recovery::fill_stale_indexes(&locked.file, &found.survey)?;
+        let is_mended = recovery::mend_start(&storage, found.contents.window(), &found.survey)?;
+        let changed = is_mended | recovery::fill_stale_indexes(&storage, &found.survey)?;
         if changed {
-            locked.file.sync_data()?;
+            storage.sync()?;
         }
         return Ok(Repaired { count, recovered: Vec::new(), dropped: Vec::new(), changed });
     }
     let total: u64 = found.survey.found.iter().map(|member| member.end - member.file).sum();
     let mut done = 0;
-    let mut dropped = found.sort_out(&locked.file, &mut |count| {
+    let mut dropped = found.sort_out(&storage, &mut |count| {
         done += count;
         progress(done, total)
     })?;
@@ -60,20 +73,20 @@ pub fn repair(
         header: member.header,
         why: "it was not finished",
     }));
-    let window = found.window();
+    let window = found.contents.window();
     let recovered = found.survey.found.iter().filter_map(|member| {
         let name = name::decode(member.name(window).ok()?, member.flags).ok()?;
         Some(name.strip_suffix(name::EXTENSION)?.to_owned())
     });
     let recovered = recovered.collect();
-    let appender = recovery::resume(&locked.file, &found.bytes, &found.survey, alignment)?;
+    let appender = recovery::resume(&storage, &found.contents, &found.survey, alignment)?;
     let count = appender.count();
     if found.survey.origin == Origin::Members {
         let (at, directory) = appender.foreign_directory();
-        writable_file::write_all_at(&locked.file, &directory, at)?;
-        locked.file.sync_data()?;
+        storage.write_at(&directory, at)?;
+        storage.sync()?;
     } else {
-        ArchiveWriter::new(path.to_owned(), locked, appender, true).close(keep_going)?;
+        ArchiveWriter::new(path, storage, appender, true).close(keep_going)?;
     }
     Ok(Repaired { count, recovered, dropped, changed: true })
 }

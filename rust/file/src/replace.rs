@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::failure::{Failure, KeepGoing, check, polled};
 use crate::mapping;
-use crate::writable_file::{self, Locked};
+use crate::writable_file::{self, WritableFile};
 use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
@@ -28,7 +28,7 @@ const MOST_LINKS: usize = 40;
 /// Where the system lets no other file take that place (a folder that may not be written to, a file of
 /// somebody else in one with the sticky bit, a file that is mounted by itself), the one that is there gets
 /// nothing but zeros. It does not get shorter: who has it mapped would die.
-pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Locked, Failure> {
+pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<WritableFile, Failure> {
     loop {
         let target = followed(path);
         match fs::metadata(&target) {
@@ -84,7 +84,7 @@ fn cannot_be_replaced(error: &io::Error) -> bool {
     cfg!(unix) && is_this_file
 }
 
-fn put_in_place(target: &Path, old: &File, metadata: &Metadata) -> Result<Locked, Failure> {
+fn put_in_place(target: &Path, old: &File, metadata: &Metadata) -> Result<WritableFile, Failure> {
     let (temporary, new) = create_temporary(target)?;
     keep(old, &new.file, metadata);
     if let Err(error) = fs::rename(&temporary, target) {
@@ -95,7 +95,7 @@ fn put_in_place(target: &Path, old: &File, metadata: &Metadata) -> Result<Locked
 }
 
 /// A new file beside another, under a name that is short and nobody else's.
-fn create_temporary(beside: &Path) -> Result<(PathBuf, Locked), Failure> {
+fn create_temporary(beside: &Path) -> Result<(PathBuf, WritableFile), Failure> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

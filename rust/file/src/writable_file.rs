@@ -4,14 +4,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::failure::Failure;
 use crate::lock::{self, WriteLock};
-use crate::mapping;
-use mmnpz_format::additions::filler::Filler;
+use crate::storage::{Contents, SIGNATURE, Storage};
+use crate::{boot, mapping};
 
 /// A file that this process alone writes to.
-pub(crate) struct Locked {
+pub struct WritableFile {
     /// The file, open for reading and writing.
     pub(crate) file: File,
     /// It was not there, or nothing of what was there is in it.
@@ -19,10 +20,10 @@ pub(crate) struct Locked {
     _lock: WriteLock,
 }
 
-impl Locked {
+impl WritableFile {
     /// The same, when nothing of what was there is in it any more.
     pub(crate) fn made_new(self) -> Self {
-        Locked { is_new: true, ..self }
+        WritableFile { is_new: true, ..self }
     }
 }
 
@@ -38,18 +39,18 @@ fn options() -> OpenOptions {
 }
 
 /// A new file; fails if there is one.
-pub(crate) fn create_new(path: &Path) -> Result<Locked, Failure> {
+pub(crate) fn create_new(path: &Path) -> Result<WritableFile, Failure> {
     create(path, &mut options())
 }
 
-fn create(path: &Path, options: &mut OpenOptions) -> Result<Locked, Failure> {
+fn create(path: &Path, options: &mut OpenOptions) -> Result<WritableFile, Failure> {
     let file = options.create_new(true).open(path)?;
     let lock = lock::take(path, &file)?.ok_or(Failure::Locked)?;
-    Ok(Locked { file, is_new: true, _lock: lock })
+    Ok(WritableFile { file, is_new: true, _lock: lock })
 }
 
 /// The same, which nobody else may open.
-pub(crate) fn create_private(path: &Path) -> Result<Locked, Failure> {
+pub(crate) fn create_private(path: &Path) -> Result<WritableFile, Failure> {
     let mut options = options();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
@@ -57,7 +58,7 @@ pub(crate) fn create_private(path: &Path) -> Result<Locked, Failure> {
 }
 
 /// The file that is there, or a new one.
-pub(crate) fn open_or_create(path: &Path) -> Result<Locked, Failure> {
+pub(crate) fn open_or_create(path: &Path) -> Result<WritableFile, Failure> {
     loop {
         let opened = match options().open(path) {
             Ok(file) => (file, false),
@@ -74,7 +75,7 @@ pub(crate) fn open_or_create(path: &Path) -> Result<Locked, Failure> {
 }
 
 /// The file that is there.
-pub(crate) fn open(path: &Path) -> Result<Locked, Failure> {
+pub(crate) fn open(path: &Path) -> Result<WritableFile, Failure> {
     loop {
         if let Some(locked) = open_once(path)? {
             return Ok(locked);
@@ -83,12 +84,12 @@ pub(crate) fn open(path: &Path) -> Result<Locked, Failure> {
 }
 
 /// The same; None if another file was put in its place meanwhile.
-pub(crate) fn open_once(path: &Path) -> Result<Option<Locked>, Failure> {
+pub(crate) fn open_once(path: &Path) -> Result<Option<WritableFile>, Failure> {
     lock_opened(path, (options().open(path).map_err(in_use)?, false))
 }
 
 /// Locks a file that was opened; None if another file was put in its place meanwhile.
-fn lock_opened(path: &Path, (file, is_new): (File, bool)) -> Result<Option<Locked>, Failure> {
+fn lock_opened(path: &Path, (file, is_new): (File, bool)) -> Result<Option<WritableFile>, Failure> {
     if !file.metadata()?.is_file() {
         return Err(irregular());
     }
@@ -96,7 +97,7 @@ fn lock_opened(path: &Path, (file, is_new): (File, bool)) -> Result<Option<Locke
     if !is_at(&file, path) {
         return Ok(None);
     }
-    Ok(Some(Locked { file, is_new, _lock: lock.ok_or(Failure::Locked)? }))
+    Ok(Some(WritableFile { file, is_new, _lock: lock.ok_or(Failure::Locked)? }))
 }
 
 /// Whether this is the file that has this path now.
@@ -126,7 +127,7 @@ pub(crate) fn irregular() -> Failure {
 ///
 /// The file, its folder and the working folder may have been renamed or changed since: where the system says
 /// by which path an open file is found now, that counts.
-pub(crate) fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
+fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::fd::AsRawFd;
@@ -146,28 +147,55 @@ pub(crate) fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The length of the signature of a local header; without it, nobody finds one.
-pub(crate) const SIGNATURE: usize = 4;
-
 /// Bytes that are written at once where a range cannot be cleared otherwise.
 const BLOCK: u64 = 1 << 20;
 
-/// Fills a range of the file that has no member.
-pub(crate) fn fill(file: &File, filler: &Filler) -> io::Result<()> {
-    clear(file, filler.zeros..filler.range.end)?;
-    write_all_at(file, &filler.head(), filler.range.start)
+impl Storage for WritableFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        write_all_at(&self.file, bytes, at)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn contents(&self) -> io::Result<Contents> {
+        let metadata = self.file.metadata()?;
+        if metadata.len() == 0 {
+            return Ok(Contents { bytes: Arc::new([]), holes: Vec::new() });
+        }
+        let map = mapping::map(&self.file)?;
+        let holes = mapping::holes(&self.file, &metadata, &map);
+        Ok(Contents { bytes: Arc::new(map), holes })
+    }
+
+    fn clear(&self, range: Range<u64>) -> io::Result<()> {
+        clear(&self.file, range)
+    }
+
+    fn release(&self, range: Range<u64>) -> io::Result<()> {
+        release(&self.file, range)
+    }
+
+    fn occupy(&self, room: &Range<u64>) {
+        occupy(&self.file, room);
+    }
+
+    fn may_be_torn(&self) -> io::Result<bool> {
+        Ok(boot::is_older(&self.file.metadata()?))
+    }
+
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        sync_folder(&self.file, path)
+    }
 }
 
-/// The same from the head of the range on: where its last bytes tell that it is to be filled, or nothing but
-/// that head whose file this is.
-pub(crate) fn fill_from_its_head(file: &File, filler: &Filler) -> io::Result<()> {
-    write_all_at(file, &filler.head(), filler.range.start)?;
-    clear(file, filler.zeros..filler.range.end)
-}
-
-/// Gives a range up in which there is no member, as far as the file reaches: nobody finds one there any more,
-/// and its space goes back to the disk where the file system can do that.
-pub(crate) fn release(file: &File, range: Range<u64>) -> io::Result<()> {
+/// As [`Storage::release`].
+fn release(file: &File, range: Range<u64>) -> io::Result<()> {
     let range = range.start..range.end.min(file.metadata()?.len());
     if range.is_empty() {
         return Ok(());
@@ -180,7 +208,7 @@ pub(crate) fn release(file: &File, range: Range<u64>) -> io::Result<()> {
 
 /// Has a room take its space where the file is in memory: whoever looks at all of the file through a map
 /// would need pages for a hole there. Where there is no space, the room stays a hole.
-pub(crate) fn occupy(file: &File, room: &Range<u64>) {
+fn occupy(file: &File, room: &Range<u64>) {
     #[cfg(target_os = "linux")]
     if is_in_memory(file) {
         allocate(file, libc::FALLOC_FL_KEEP_SIZE, room);
@@ -262,12 +290,12 @@ fn punch(_file: &File, _range: &Range<u64>) -> bool {
 
 /// Writes bytes at a place of a file.
 #[cfg(unix)]
-pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         let count = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
         if count == 0 {

@@ -4,7 +4,6 @@
 //! what is synced, makes that come true: a large member's local header after all else of it, a directory
 //! after its members.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
@@ -21,7 +20,8 @@ use mmnpz_format::zip::name::StoredName;
 
 use crate::failure::{Failure, KeepGoing, check};
 use crate::items::Items;
-use crate::writable_file::{self, Locked, write_all_at};
+use crate::storage::{self, Storage};
+use crate::writable_file::{self, WritableFile};
 use crate::{fork, recovery, replace};
 
 /// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache.
@@ -49,12 +49,12 @@ pub enum Mode {
 }
 
 /// An archive that is open for writing.
-pub struct ArchiveWriter {
+pub struct ArchiveWriter<S = WritableFile> {
     /// As it was given.
     pub path: PathBuf,
     /// The same, whatever the working folder is.
     absolute: PathBuf,
-    locked: Locked,
+    storage: S,
     /// Whether all that is said to be written survives a power failure.
     sync: bool,
     /// The fork generation of the process that opened it. A forked child has a copy of the state that
@@ -104,7 +104,7 @@ pub struct NewMember<'a> {
     /// The same, for the directory.
     pub array_field: Option<&'a ArrayField>,
     /// What follows the header.
-    pub items: Items,
+    pub items: Items<'a>,
 }
 
 impl ArchiveWriter {
@@ -127,34 +127,47 @@ impl ArchiveWriter {
         };
         if sync && locked.is_new {
             locked.file.sync_all()?;
-            writable_file::sync_folder(&locked.file, &path)?;
+            locked.sync_name(&path)?;
         }
         let appender = match mode {
-            Mode::Append => recovery::append_to(&locked.file, alignment, keep_going)?,
+            Mode::Append => recovery::append_to(&locked, alignment, keep_going)?,
             Mode::Create | Mode::Replace => Appender::new(alignment),
         };
         Ok(Self::new(path, locked, appender, sync))
     }
+}
+
+impl<S: Storage> ArchiveWriter<S> {
+    /// Goes on behind what is in a file that is open, at `path`; see [`ArchiveWriter::open`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn append_to(
+        storage: S,
+        path: PathBuf,
+        alignment: Alignment,
+        sync: bool,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Self, Failure> {
+        let appender = recovery::append_to(&storage, alignment, keep_going)?;
+        Ok(Self::new(path, storage, appender, sync))
+    }
 
     /// A writer that goes on as `appender` says.
-    pub(crate) fn new(path: PathBuf, locked: Locked, appender: Appender, sync: bool) -> Self {
+    pub(crate) fn new(path: PathBuf, storage: S, appender: Appender, sync: bool) -> Self {
         // One that was there before may have been there for long.
         let is_on_disk = appender.count() > 0;
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         ArchiveWriter {
             path,
             absolute,
-            locked,
+            storage,
             sync,
             forks: fork::generation(),
             state: Mutex::new(State { appender, gaps: Vec::new(), large: Vec::new(), closed: false }),
             finished: Condvar::new(),
             publishing: Mutex::new(is_on_disk),
         }
-    }
-
-    fn file(&self) -> &File {
-        &self.locked.file
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
@@ -225,9 +238,9 @@ impl ArchiveWriter {
             return Ok(());
         }
         for (at, bytes) in state.appender.prologue() {
-            write_all_at(self.file(), &bytes, at)?;
+            self.storage.write_at(&bytes, at)?;
             if self.must_sync_prologue(state) {
-                self.file().sync_data()?;
+                self.storage.sync()?;
             }
             state.appender.prologue_part_is_written();
         }
@@ -273,7 +286,7 @@ impl ArchiveWriter {
         } else {
             // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may
             // have mapped it. What cannot be done here only leaves bytes that nobody reads.
-            let _ = writable_file::release(self.file(), place.header..place.end);
+            let _ = self.storage.release(place.header..place.end);
             let gap = state.appender.abandon(place);
             state.gaps.extend(gap);
             self.fill_gaps(&mut state);
@@ -289,7 +302,7 @@ impl ArchiveWriter {
     /// Fills gaps, so that members follow one another. Where that fails, the next directory tries again:
     /// until then, only programs that read without a directory miss what is behind.
     fn fill_gaps(&self, state: &mut State) {
-        state.gaps.retain(|filler| writable_file::fill(self.file(), filler).is_err());
+        state.gaps.retain(|filler| storage::fill(&self.storage, filler).is_err());
     }
 
     /// One buffer, one system call.
@@ -304,11 +317,11 @@ impl ArchiveWriter {
         if self.sync || place.header == 0 {
             // A new file shows that it is ours, however little of its first member is there.
             self.begin_member(place, &member.name)?;
-            write_all_at(self.file(), &bytes[head..], place.file)?;
+            self.storage.write_at(&bytes[head..], place.file)?;
             self.complete(place, &member.name, crc)?;
         } else {
             place.write_local(&member.name, MemberState::Finished, crc, &mut bytes[..head]);
-            write_all_at(self.file(), &bytes, place.header)?;
+            self.storage.write_at(&bytes, place.header)?;
         }
         Ok(crc)
     }
@@ -328,7 +341,7 @@ impl ArchiveWriter {
         self.begin_member(place, &member.name)?;
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
-        let job = Job { file: self.file(), place, member, next: &next, stop: &stop };
+        let job = Job { storage: &self.storage, place, member, next: &next, stop: &stop };
         let mut blocks = thread::scope(|scope| {
             // Without another thread (there can be a limit) one does it all.
             let other = thread::Builder::new().spawn_scoped(scope, || job.write_blocks(|| Ok(()))).ok();
@@ -353,7 +366,7 @@ impl ArchiveWriter {
         self.write_head(place, name, MemberState::Begun, 0)?;
         if self.sync && place.header == 0 {
             // What is in a file without this could be anybody's.
-            self.file().sync_data()?;
+            self.storage.sync()?;
         }
         Ok(())
     }
@@ -366,18 +379,18 @@ impl ArchiveWriter {
         state: MemberState,
         crc: u32,
     ) -> Result<(), Failure> {
-        Ok(write_all_at(self.file(), &place.local_header(name, state, crc), place.header)?)
+        Ok(self.storage.write_at(&place.local_header(name, state, crc), place.header)?)
     }
 
     /// Makes a member count whose bytes are all there. The header comes last: until then, it says that the
     /// member is being written, and that the file is ours.
     fn complete(&self, place: &Placement, name: &StoredName, crc: u32) -> Result<(), Failure> {
         if self.sync {
-            self.file().sync_data()?;
+            self.storage.sync()?;
         }
         self.write_head(place, name, MemberState::Finished, crc)?;
         if self.sync {
-            self.file().sync_data()?;
+            self.storage.sync()?;
         }
         Ok(())
     }
@@ -390,7 +403,7 @@ impl ArchiveWriter {
         self.publish(Publish::Flush(0), sync || self.sync)?;
         if sync && !self.sync {
             // Otherwise done when the file was opened.
-            writable_file::sync_folder(self.file(), &self.absolute)?;
+            self.storage.sync_name(&self.absolute)?;
         }
         Ok(())
     }
@@ -410,10 +423,11 @@ impl ArchiveWriter {
         // One at a time, and without the state's own lock while it is being written.
         let mut is_on_disk = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
         if sync {
-            // The members first.
-            self.file().sync_data()?;
+            // The members first. So is the directory that is there: also if there is nothing to write.
+            self.storage.sync()?;
+            *is_on_disk = true;
         }
-        let length = self.file().metadata()?.len();
+        let length = self.storage.len()?;
         let mut new = {
             let mut state = self.lock()?;
             if !state.appender.needs(publish) {
@@ -426,7 +440,7 @@ impl ArchiveWriter {
         let written = self.write_directory(&mut new, sync, &mut is_on_disk);
         let mut state = self.lock()?;
         if written.is_err() {
-            let length = self.file().metadata().map_or(u64::MAX, |metadata| metadata.len());
+            let length = self.storage.len().unwrap_or(u64::MAX);
             state.appender.publish_failed(&new, length);
             return written;
         }
@@ -445,17 +459,17 @@ impl ArchiveWriter {
         let names = new.take_names();
         let new = &*new;
         if let Some(filler) = new.filler() {
-            writable_file::fill_from_its_head(self.file(), filler)?;
+            storage::fill_from_its_head(&self.storage, filler)?;
         }
         if new.grows() && *is_on_disk && !sync {
             // That it grows must be on the disk before its end record goes.
-            self.file().sync_data()?;
+            self.storage.sync()?;
             *is_on_disk = false;
         }
         let mut write = |bytes: &[u8], at| {
-            write_all_at(self.file(), bytes, at)?;
+            self.storage.write_at(bytes, at)?;
             if sync || (*is_on_disk && new.overwrites()) {
-                self.file().sync_data()?;
+                self.storage.sync()?;
                 // Once it is not to be found any more, its members do not need it.
                 *is_on_disk &= !new.is_done_with_old(at);
             }
@@ -463,7 +477,7 @@ impl ArchiveWriter {
         };
         let head = if names.is_none() || new.count() < MANY {
             new.first_writes().try_for_each(|(bytes, at)| write(bytes, at))?;
-            new.changes().try_for_each(|(bytes, at)| write_all_at(self.file(), bytes, at))?;
+            new.changes().try_for_each(|(bytes, at)| self.storage.write_at(bytes, at))?;
             new.head(names)
         } else {
             thread::scope(|scope| {
@@ -475,7 +489,7 @@ impl ArchiveWriter {
         };
         new.last_writes(&head).try_for_each(|(bytes, at)| write(bytes, at))?;
         if let Some(room) = new.room() {
-            writable_file::occupy(self.file(), &room);
+            self.storage.occupy(&room);
         }
         Ok(())
     }
@@ -531,8 +545,8 @@ impl ArchiveWriter {
 }
 
 /// A large member whose blocks are written by several threads.
-struct Job<'a> {
-    file: &'a File,
+struct Job<'a, S> {
+    storage: &'a S,
     place: &'a Placement,
     member: &'a NewMember<'a>,
     /// The next block that nobody took.
@@ -541,7 +555,7 @@ struct Job<'a> {
     stop: &'a AtomicBool,
 }
 
-impl Job<'_> {
+impl<S: Storage> Job<'_, S> {
     /// Takes blocks and writes them until none is left; gives back their checksums.
     fn write_blocks(
         &self,
@@ -580,7 +594,7 @@ impl Job<'_> {
             let mut crc = crc32fast::Hasher::new();
             crc.update(&block);
             written.push((number, crc));
-            write_all_at(self.file, &block, self.place.file + at)?;
+            self.storage.write_at(&block, self.place.file + at)?;
             if written.len() % POLL_BLOCKS == 0 {
                 poll()?;
             }

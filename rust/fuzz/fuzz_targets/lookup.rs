@@ -3,22 +3,21 @@
 //! have it.
 #![no_main]
 
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
+use mmnpz_file::simulated_disk::SimulatedDisk;
+use mmnpz_file::writer::{Answer, ArchiveWriter, NewMember};
+use mmnpz_file::{Failure, KeepGoing};
 use mmnpz_format::Window;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
-use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::npy::header::{MAX_HEADER_SIZE, encode};
 use mmnpz_format::read::lookup::{Found, Lookup};
 use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
-use mmnpz_format::write::appender::{Appender, Reserved};
-use mmnpz_format::write::directory_plan::Publish;
-use mmnpz_format::write::grow_in_place::SharedBytes;
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::StoredName;
@@ -37,81 +36,63 @@ struct Plan {
     overwritten: Vec<u8>,
 }
 
+/// Nobody asks to stop.
+const GO_ON: KeepGoing<'static> = &|| true;
+
+fn writer(disk: &SimulatedDisk) -> Result<ArchiveWriter<&SimulatedDisk>, Failure> {
+    ArchiveWriter::append_to(disk, PathBuf::from("disk"), Alignment::new(64)?, false, GO_ON)
+}
+
+/// Writes an array of bytes, as the binding does; says whether there was none of this name.
+fn write(writer: &ArchiveWriter<&SimulatedDisk>, name: &str, data: &[u8]) -> Result<bool, Failure> {
+    let shape = [data.len() as u64];
+    let header = encode("'|u1'", false, &shape, true)?;
+    let array = Described { descr: "'|u1'", fortran_order: false, shape: &shape, header: header.len() };
+    let array_field = ArrayField::new(&array);
+    let mut member = NewMember {
+        name: StoredName::new(name)?,
+        header: &header,
+        array_field: array_field.as_ref(),
+        items: data.into(),
+    };
+    loop {
+        match writer.reserve(&member, false)? {
+            Answer::Place(place) => return writer.write(&place, &mut member, GO_ON).map(|()| true),
+            Answer::NoRoom(size) => writer.make_room(size)?,
+            Answer::Unprepared => writer.prepare()?,
+            Answer::Duplicate => return Ok(false),
+            Answer::Closed => panic!("the writer is open"),
+        }
+    }
+}
+
 /// The archive, where its members end, and each with the place of its first item.
-fn archive(plan: &Plan) -> Option<(Vec<u8>, usize, Vec<(String, u64)>)> {
+fn archive(plan: &Plan) -> Result<(Vec<u8>, usize, Vec<(String, u64)>), Failure> {
     let mut names: Vec<_> =
         plan.names.iter().take(200).map(|name| format!("{}{}", name[0] % 8, name[1] % 4)).collect();
     names.extend(plan.large.then(|| "x".repeat(65_000)));
-    let (mut bytes, mut items) = (Vec::new(), Vec::new());
-    let mut appender = Appender::new(Alignment::new(64).ok()?);
+    let disk = SimulatedDisk::default();
+    let open = writer(&disk)?;
+    let mut items = Vec::new();
     for name in names {
-        let stored = StoredName::new(&name).ok()?;
-        if appender.is_likely(&stored).unwrap() {
-            continue;
+        let number = items.len();
+        if write(&open, &name, &vec![number as u8; number])? {
+            items.push((name, (disk.bytes().len() - number) as u64));
         }
-        let number = items.len() as u64;
-        let shape = [number];
-        let mut file = encode("'|u1'", false, &shape, true).ok()?;
-        let header = file.len();
-        file.resize(header + number as usize, number as u8);
-        let Ok(Reserved::Place(place)) = appender.reserve(&stored, header as u64, file.len() as u64) else {
-            return None;
-        };
-        let crc = crc32fast::hash(&file);
-        bytes.extend(place.local_header(&stored, MemberState::Finished, crc));
-        items.push((name, bytes.len() as u64 + header as u64));
-        bytes.extend(file);
-        let array = Described { descr: "'|u1'", fortran_order: false, shape: &shape, header };
-        appender.finish(&place, &stored, crc, ArrayField::new(&array).as_ref());
     }
-    let end = bytes.len();
-    publish(&mut appender, &mut bytes)?;
-    Some((bytes, end, items))
-}
-
-fn put(bytes: &mut Vec<u8>, part: &[u8], at: u64) {
-    bytes.resize(bytes.len().max(at as usize + part.len()), 0);
-    bytes[at as usize..at as usize + part.len()].copy_from_slice(part);
-}
-
-fn publish(appender: &mut Appender, bytes: &mut Vec<u8>) -> Option<()> {
-    let mut new = appender.publish(Publish::Close, bytes.len() as u64).ok()?;
-    let names = new.take_names();
-    let head = new.head(names);
-    for (part, at) in new.first_writes().chain(new.changes()).chain(new.last_writes(&head)) {
-        put(bytes, part, at);
-    }
-    Some(())
+    let end = disk.bytes().len();
+    open.close(GO_ON)?;
+    Ok((disk.bytes(), end, items))
 }
 
 /// The same after somebody added a member.
-fn appended(bytes: &[u8]) -> Option<Vec<u8>> {
-    let survey = Survey::new(bytes, Effort::Append, || true).ok()?;
-    let held: SharedBytes = Arc::new(bytes.to_vec());
-    let mut appender = Appender::resume(&held, &survey, Alignment::new(64).ok()?).ok()?;
-    let stored = StoredName::new("added").ok()?;
-    let mut bytes = bytes.to_vec();
-    let place = loop {
-        let prologue = appender.prologue();
-        for (at, part) in &prologue {
-            put(&mut bytes, part, *at);
-        }
-        if !prologue.is_empty() {
-            appender.prologue_is_written();
-        }
-        match appender.reserve(&stored, 0, 64).ok()? {
-            Reserved::Place(place) => break place,
-            Reserved::NoRoom(_) if appender.make_way().ok()? => {}
-            Reserved::NoRoom(_) => return None,
-        }
-    };
-    let crc = crc32fast::hash(&[7; 64]);
-    let member = [&place.local_header(&stored, MemberState::Finished, crc)[..], &[7; 64]].concat();
-    put(&mut bytes, &member, place.header);
-    appender.finish(&place, &stored, crc, None);
-    publish(&mut appender, &mut bytes)?;
-    assert!(bytes.len() >= held.as_ref().as_ref().len(), "the file got shorter");
-    Some(bytes)
+fn appended(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    let disk = SimulatedDisk::new(bytes.to_vec());
+    let open = writer(&disk)?;
+    write(&open, "added", &[7; 64])?;
+    open.close(GO_ON)?;
+    assert!(disk.bytes().len() >= bytes.len(), "the file got shorter");
+    Ok(disk.bytes())
 }
 
 fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bool) {
@@ -157,7 +138,7 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
 
 fuzz_target!(|data: &[u8]| {
     let Ok(plan) = Plan::arbitrary(&mut Unstructured::new(data)) else { return };
-    let Some((before, end, items)) = archive(&plan) else { return };
+    let (before, end, items) = archive(&plan).expect("nothing fails on this disk");
     let mut bytes = before.clone();
     for &(from_end, value) in &plan.changes {
         let at = bytes.len().saturating_sub(1 + usize::from(from_end));
@@ -167,7 +148,7 @@ fuzz_target!(|data: &[u8]| {
     }
     bytes.truncate(bytes.len().saturating_sub(usize::from(plan.cut)).max(end));
     check(&bytes, &before, &items, false);
-    if let Some(bytes) = appended(&bytes) {
+    if let Ok(bytes) = appended(&bytes) {
         check(&bytes, &before, &items, false);
     }
     // A writer takes the end record away before it overwrites anything.

@@ -12,7 +12,7 @@
 //! the bytes of the others are compared with their checksum: about one for each thread that wrote, whatever
 //! the size of the archive.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use memchr::memmem;
@@ -23,32 +23,19 @@ use crate::additions::local_member::{LocalMember, MarkedMember};
 use crate::additions::mark::MemberState;
 use crate::additions::seal::Seal;
 use crate::error::{Error, ErrorKind, Missing, Result};
+use crate::recover::provenance::{
+    LOCAL_HEADER, could_be_ours, is_begun, leads_to_its_member, misses_first_member,
+};
 use crate::recover::stale_index;
 use crate::recover::survey::{DirectoryState, Origin, Survey, Unfinished};
 use crate::window::{POLL_BYTES, Window};
-use crate::zip::central::Walk;
-use crate::zip::end::DirectoryLocation;
+use crate::zip::central::{CentralRecord, Walk};
+use crate::zip::end::{DirectoryLocation, end_record_behind};
 use crate::zip::name;
-use crate::zip::records::{EndRecord, Extent, LocalHeader, Record, Zip64EndRecord, Zip64Locator};
-
-/// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its
-/// padding.
-const FIRST_MEMBER: u64 = 1 << 17;
-
-/// So many zeros in front of it are skipped.
-const MOST_ZEROS: u64 = 1 << 30;
-
-/// They are read in steps of this many bytes, as there are none in most files.
-const FIRST_STEP: u64 = 1 << 16;
-
-/// How far from the end of the file a record of ours is looked for to tell whether the file could be ours.
-const LAST_RECORD: u64 = 1 << 21;
+use crate::zip::records::{EndRecord, Extent, LocalHeader, Record};
 
 /// The caller is asked whether to go on every time this many members were found.
 const POLL_MEMBERS: usize = 1 << 12;
-
-/// The signature of a local header.
-const LOCAL_HEADER: [u8; 4] = LocalHeader::SIGNATURE.to_le_bytes();
 
 /// The signature of an end record.
 const END_RECORD: [u8; 4] = EndRecord::SIGNATURE.to_le_bytes();
@@ -166,6 +153,14 @@ impl Survey {
         if scan.survey.is_empty() && !is_begun(window)? { Err(error) } else { Ok(scan.survey) }
     }
 
+    /// Goes through a file from its first byte on.
+    fn by_scan(window: Window<'_>, keep_going: &mut dyn FnMut() -> bool) -> Result<Self> {
+        let mut scan = Scan::new(window, Survey::default(), keep_going);
+        scan.run(0..window.len())?;
+        scan.conclude()?;
+        Ok(scan.survey)
+    }
+
     /// There is a directory at the end: what could it not list?
     fn with_directory(
         window: Window<'_>,
@@ -175,19 +170,36 @@ impl Survey {
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Self>> {
         let len = window.len();
-        let seal = Seal::before(&directory, window)?;
+        let mut seal = Seal::before(&directory, window)?;
         let ends = match seal {
             Some(seal) => seal.ends(window)?,
             None => false,
         };
-        if let Some(seal) = seal
-            && !seal.has_end_records(window)?
+        let mut is_suspect = seal.is_none() && misses_first_member(window, &directory)?;
+        if let Some(sealed) = seal
+            && !sealed.has_end_records(window)?
         {
             // It leads to what the seal stands for if another program has given the archive a comment.
-            let is_same = directory.range == (seal.directory()..seal.directory_end())
-                && directory.count == seal.members();
-            if !is_same || (state != DirectoryState::Sound && !seal.is_whole(window, &mut *keep_going)?) {
-                return Ok(None);
+            let is_same = directory.range == (sealed.directory()..sealed.directory_end())
+                && directory.count == sealed.members()
+                && leads_to_its_member(window, &directory)?;
+            if !is_same || (state != DirectoryState::Sound && !sealed.is_whole(window, &mut *keep_going)?) {
+                (seal, is_suspect) = (None, true);
+            }
+        }
+        if is_suspect {
+            // Another program has written it anew. Or it is made of an old and a new one, as a power failure
+            // can leave them: then it cannot be read, or there are members that it does not list.
+            match directory.is_readable(window) {
+                Err(error) if error.is_about_file() => return Ok(None),
+                read => read?,
+            }
+            let all = Self::by_scan(window, keep_going)?;
+            let mut known = listed(window, all.directory.as_ref())?;
+            known.extend(all.found.iter().map(|member| (member.header, member.crc)));
+            let listed = listed(window, Some(&directory))?;
+            if known.iter().any(|(header, crc)| listed.get(header) != Some(crc)) {
+                return Ok(Some(all));
             }
         }
         let room =
@@ -195,10 +207,7 @@ impl Survey {
         if seal.is_none() && directory.prefix_len != 0 && (effort == Effort::Full || could_be_ours(window)?) {
             // Something stands in front of this archive. If that is an archive of ours, this one is inside of
             // an array that was being written, unless it was put behind it.
-            let mut scan = Scan::new(window, Survey::default(), keep_going);
-            scan.run(0..len)?;
-            scan.conclude()?;
-            let outer = scan.survey;
+            let outer = Self::by_scan(window, keep_going)?;
             let end = outer.directory.as_ref().map(|directory| directory.comment.end);
             let is_behind = outer.found.is_empty()
                 && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.prefix_len);
@@ -239,61 +248,12 @@ impl Survey {
     }
 }
 
-/// The first local header near the start of a file; or near where it is not zero any more, if a writer was
-/// killed before it wrote anything of its first member, while another thread had begun to write behind it.
-fn first_header(window: Window<'_>) -> Result<Option<u64>, Missing> {
-    let mut zeros = 0;
-    for data in window.data_in(0..window.len()) {
-        let end = data.end.min(data.start + (MOST_ZEROS - zeros));
-        let mut at = data.start;
-        while at < end {
-            let step = window.get_inside(at..end.min(at + FIRST_STEP))?;
-            let Some(first) = step.iter().position(|&byte| byte != 0) else {
-                at += FIRST_STEP;
-                continue;
-            };
-            let first = at + first as u64;
-            let start = window.get_inside(first..end.min(first + FIRST_MEMBER))?;
-            return Ok(memmem::find(start, &LOCAL_HEADER).map(|found| first + found as u64));
-        }
-        zeros += end - data.start;
-    }
-    Ok(None)
-}
-
-/// Whether a file has what a file of ours has somewhere near its ends.
-fn could_be_ours(window: Window<'_>) -> Result<bool, Missing> {
-    if first_header(window)?.is_some() {
-        return Ok(true);
-    }
-    for data in window.data_in(window.len().saturating_sub(LAST_RECORD)..window.len()) {
-        let bytes = window.get_inside(data.clone())?;
-        if memmem::find(bytes, b"PKmm").is_some() {
-            return Ok(true);
-        }
-        for found in memmem::find_iter(bytes, &LOCAL_HEADER) {
-            let at = data.start + found as u64;
-            if LocalMember::marked(window.until_hole(at), at)?.is_some() {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
-}
-
-/// Whether a file starts with a member that a writer of ours began, or with what stands in the place of one.
-fn is_begun(window: Window<'_>) -> Result<bool, Missing> {
-    let Some(at) = first_header(window)? else { return Ok(false) };
-    let here = window.until_hole(at);
-    Ok(LocalMember::marked(here, at)?.is_some() || Filler::is_at(here, at)?)
-}
-
 struct Scan<'a, 'f> {
     window: Window<'a>,
     survey: Survey,
     keep_going: &'f mut dyn FnMut() -> bool,
-    /// Where the local headers of the members are that the directory of the survey lists.
-    listed: Option<HashSet<u64>>,
+    /// The members that the directory of the survey lists.
+    listed: Option<Listed>,
     /// The members that it came across that the directory lists.
     met: Vec<Range<u64>>,
     /// Where members can be that the directory does not list: from here on, nothing must be between members.
@@ -365,7 +325,7 @@ impl<'a, 'f> Scan<'a, 'f> {
     fn take(&mut self, marked: &MarkedMember) -> Result<u64, Missing> {
         let member = marked.member;
         self.low_water = self.low_water.max(marked.low_water);
-        if self.survey.directory.is_some() && self.listed()?.contains(&member.header) {
+        if self.survey.directory.is_some() && self.listed()?.contains_key(&member.header) {
             self.met.push(member.header..member.end);
             return Ok(member.end);
         }
@@ -373,8 +333,8 @@ impl<'a, 'f> Scan<'a, 'f> {
         Ok(member.end)
     }
 
-    /// Where the local headers of the members are that the directory of the survey lists.
-    fn listed(&mut self) -> Result<&HashSet<u64>, Missing> {
+    /// The members that the directory of the survey lists.
+    fn listed(&mut self) -> Result<&Listed, Missing> {
         let listed = match self.listed.take() {
             Some(listed) => listed,
             None => listed(self.window, self.survey.directory.as_ref())?,
@@ -385,14 +345,27 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Once all has been gone through: drops members that are not finished after all, and finds the gaps.
     fn conclude(&mut self) -> Result<()> {
         let found = std::mem::take(&mut self.survey.found);
+        let mut starts: Vec<_> = found
+            .iter()
+            .map(|member| member.header)
+            .chain(self.met.iter().map(|range| range.start))
+            .collect();
+        starts.sort_unstable();
         let mut sound = Vec::with_capacity(found.len());
         for member in found {
-            if member.is_large() || member.end <= self.low_water || self.is_sound(&member)? {
+            if self.is_finished(&member, &starts)? {
                 sound.push(member);
-            } else {
-                self.push_unfinished(member.header)?;
+                continue;
+            }
+            self.push_unfinished(member.header)?;
+            // The header can be older than what was written into the range since.
+            for inner in self.members_inside(&member)? {
+                if self.is_sound(&inner)? {
+                    sound.push(inner);
+                }
             }
         }
+        sound.sort_by_key(|member| member.header);
         self.survey.unfinished.sort_unstable_by_key(|member| member.header);
         let mut ranges = std::mem::take(&mut self.met);
         ranges.extend(sound.iter().map(|member| member.header..member.end));
@@ -409,6 +382,38 @@ impl<'a, 'f> Scan<'a, 'f> {
         self.survey.end = if reached < self.end { self.end_of_listed()?.max(reached) } else { reached };
         self.survey.found = sound;
         Ok(())
+    }
+
+    /// Whether all bytes of a member are there. Of a small one, a low-water mark vouches for them, or their
+    /// checksum: that alone if nothing follows the member where its header says that it ends, as a power
+    /// failure can have brought an older header back. `starts` is where members were found, in order.
+    fn is_finished(&mut self, member: &LocalMember, starts: &[u64]) -> Result<bool> {
+        if member.is_large() {
+            return Ok(true);
+        }
+        let is_vouched_for = member.end <= self.low_water
+            && (starts.binary_search(&member.end).is_ok()
+                || Filler::is_at(self.window.until_hole(member.end), member.end)?);
+        if is_vouched_for { Ok(true) } else { self.is_sound(member) }
+    }
+
+    /// The members of ours whose headers are among the bytes of one that is not finished.
+    fn members_inside(&mut self, member: &LocalMember) -> Result<Vec<LocalMember>> {
+        let mut inside = Vec::new();
+        let mut at = member.header + 1;
+        // A header that begins with the last byte is seen, too.
+        let end = member.end.saturating_add(LOCAL_HEADER.len() as u64 - 1).min(self.window.len());
+        while let Some(next) = self.next_record(at..end)? {
+            let marked = LocalMember::marked(self.window.until_hole(next), next)?;
+            at = match marked.filter(|marked| self.is_whole(marked)) {
+                Some(marked) => {
+                    inside.push(marked.member);
+                    marked.member.end
+                }
+                None => next + 1,
+            };
+        }
+        Ok(inside)
     }
 
     /// Whether a filler is in a range, and all of it: a kill can leave a part.
@@ -428,7 +433,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         let (window, first, end_of_all) = (self.window, self.first, self.end);
         let mut end = first;
-        for &header in self.listed()?.iter().filter(|&&header| header >= first) {
+        for &header in self.listed()?.keys().filter(|&&header| header >= first) {
             let member = LocalMember::read(window, header)?;
             end = end.max(member.map_or(end_of_all, |member| member.end));
         }
@@ -449,7 +454,8 @@ impl<'a, 'f> Scan<'a, 'f> {
         let raw = here.get_inside(start..start + u64::from(header.name_len.get()))?;
         let name = name::decode(raw, header.flags.get()).unwrap_or_default();
         let name = name.strip_suffix(name::EXTENSION).unwrap_or(&name).to_owned();
-        self.survey.unfinished.push(Unfinished { header: at, name });
+        let end = LocalMember::marked(here, at)?.map(|marked| marked.member.end);
+        self.survey.unfinished.push(Unfinished { header: at, name, end });
         Ok(())
     }
 
@@ -505,10 +511,21 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         let Some((directory, behind)) = self.sealed(&seal)? else { return Ok(None) };
         let in_directory = listed(self.window, Some(&directory))?;
+        if self.is_older_than_members(&seal, &in_directory)? {
+            return Ok(None);
+        }
         let mut found = std::mem::take(&mut self.survey.found);
+        // An old header, whose range reaches over what was written behind the members of the directory.
+        let reaches_over = |member: &&LocalMember| {
+            (member.header..member.end).contains(&seal.complete_below())
+                && in_directory.get(&member.header) != Some(&member.crc)
+        };
+        for member in found.iter().filter(reaches_over).copied().collect::<Vec<_>>() {
+            found.extend(self.members_inside(&member)?);
+        }
         found.retain(|member| member.header >= seal.complete_below());
         let (in_directory_too, found): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|member| in_directory.contains(&member.header));
+            found.into_iter().partition(|member| in_directory.contains_key(&member.header));
         self.met.retain(|range| range.start >= seal.complete_below());
         self.met.extend(in_directory_too.iter().map(|member| member.header..member.end));
         (self.first, self.end) = (seal.complete_below(), seal.members_end());
@@ -524,6 +541,24 @@ impl<'a, 'f> Scan<'a, 'f> {
         };
         self.listed = Some(in_directory);
         Ok(Some(behind))
+    }
+
+    /// Whether a member was found that was written after a directory whose seal says that it lists all
+    /// members down there: that directory is left over. Not if only the header was found, of a member whose
+    /// bytes are not there.
+    fn is_older_than_members(&mut self, seal: &Seal, listed: &Listed) -> Result<bool> {
+        let is_other = |member: &&LocalMember| {
+            member.header < seal.complete_below() && listed.get(&member.header) != Some(&member.crc)
+        };
+        let others: Vec<_> = self.survey.found.iter().filter(is_other).copied().collect();
+        for member in others {
+            let Some(budget) = self.budget.checked_sub(member.end - member.file) else { break };
+            self.budget = budget;
+            if self.is_sound(&member)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The directory of a seal, if it is whole, and what is behind it.
@@ -642,23 +677,15 @@ impl<'a, 'f> Scan<'a, 'f> {
     }
 }
 
-/// Where the local headers of the members are that a directory lists.
-fn listed(window: Window<'_>, directory: Option<&DirectoryLocation>) -> Result<HashSet<u64>, Missing> {
-    let Some(directory) = directory else { return Ok(HashSet::new()) };
-    let records = window.get(directory.range.clone())?.unwrap_or_default();
-    let place = |extent: Extent| extent.local_offset.checked_add_signed(directory.prefix_len);
-    Ok(Walk::new(records)
-        .filter_map(|record| Extent::read(record.header, record.extra).ok().and_then(place))
-        .collect())
-}
+/// Where the local headers of members are that a directory lists, with the checksums of the members.
+type Listed = HashMap<u64, u32>;
 
-/// Where the end record of a directory is that ends at `at`.
-fn end_record_behind(window: Window<'_>, at: u64) -> Result<Option<u64>, Missing> {
-    let behind_zip64 = at.saturating_add((Zip64EndRecord::SIZE + Zip64Locator::SIZE) as u64);
-    for at in [at, behind_zip64] {
-        if EndRecord::find(window, at)?.is_some() {
-            return Ok(Some(at));
-        }
-    }
-    Ok(None)
+fn listed(window: Window<'_>, directory: Option<&DirectoryLocation>) -> Result<Listed, Missing> {
+    let Some(directory) = directory else { return Ok(Listed::new()) };
+    let records = window.get(directory.range.clone())?.unwrap_or_default();
+    let member = |record: CentralRecord<'_>| {
+        let extent = Extent::read(record.header, record.extra).ok()?;
+        Some((extent.local_offset.checked_add_signed(directory.prefix_len)?, record.header.crc.get()))
+    };
+    Ok(Walk::new(records).filter_map(member).collect())
 }

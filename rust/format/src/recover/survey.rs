@@ -20,6 +20,8 @@ pub struct Unfinished {
     pub header: u64,
     /// Its name without the extension.
     pub name: String,
+    /// Where its range ends, if its mark says so; it may end behind the file.
+    pub end: Option<u64>,
 }
 
 /// What tells of members that we did not write.
@@ -115,8 +117,14 @@ impl Survey {
         };
         // Gaps are in the order in which they lie, so that one look finds the one in which something is.
         let gap_of = |at: u64| self.gaps.get(self.gaps.partition_point(|gap| gap.end <= at));
-        let is_stale = move |at: &u64| *at >= self.end || gap_of(*at).is_some_and(|gap| in_gap(gap, *at));
-        self.unfinished.iter().map(|member| member.header).filter(is_stale)
+        let is_stale = move |member: &&Unfinished| {
+            let at = member.header;
+            // One that is torn at the end of the file reaches over what is written there next.
+            at >= self.end
+                || member.end.is_some_and(|end| end > self.end)
+                || gap_of(at).is_some_and(|gap| in_gap(gap, at))
+        };
+        self.unfinished.iter().filter(is_stale).map(|member| member.header)
     }
 
     /// Whether there is nothing.

@@ -175,6 +175,17 @@ impl DirectoryLocation {
     }
 }
 
+/// Where the end record of a directory is that ends at `at`.
+pub(crate) fn end_record_behind(window: Window<'_>, at: u64) -> Result<Option<u64>, Missing> {
+    let behind_zip64 = at.saturating_add((Zip64EndRecord::SIZE + Zip64Locator::SIZE) as u64);
+    for at in [at, behind_zip64] {
+        if EndRecord::find(window, at)?.is_some() {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether the end record at `at`, with its comment, ends the file: others may be a part of a comment.
 fn ends_file(window: Window<'_>, at: u64) -> Result<bool, Missing> {
     Ok(EndRecord::find(window, at)?.is_some_and(|record| {

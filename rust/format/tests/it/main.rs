@@ -8,8 +8,6 @@
 
 // `cfg(test)`, so that clippy lets the helpers unwrap: what goes wrong in one of them fails the test.
 #[cfg(test)]
-mod append;
-#[cfg(test)]
 mod archives;
 #[cfg(test)]
 mod errors;
@@ -17,8 +15,6 @@ mod errors;
 mod fixtures;
 #[cfg(test)]
 mod index;
-#[cfg(test)]
-mod lookup;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

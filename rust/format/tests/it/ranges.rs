@@ -6,22 +6,17 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use mmnpz_format::error::{Error, ErrorKind, Missing, Result};
+use mmnpz_format::Window;
+use mmnpz_format::error::{Error, ErrorKind, Result};
 use mmnpz_format::npy::header::MAX_HEADER_SIZE;
 use mmnpz_format::read::lookup::{Found, Lookup};
 use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::recover::recovery_scan::{Effort, closed_room};
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::window::{Fetched, Part};
-use mmnpz_format::write::appender::{Appender, Reserved};
-use mmnpz_format::write::directory_plan::Publish;
-use mmnpz_format::write::placement::Alignment;
-use mmnpz_format::zip::end::DirectoryLocation;
-use mmnpz_format::zip::name::StoredName;
-use mmnpz_format::{Window, additions::mark::MemberState};
 
 /// Where the bytes of a file come from.
-trait Source {
+pub(crate) trait Source {
     /// What `read` says, once it has all that it asks for.
     fn ask<T>(&self, read: impl Fn(Window<'_>) -> Result<T>) -> Result<T>;
 }
@@ -34,7 +29,7 @@ impl Source for &[u8] {
 }
 
 /// A file that is far away.
-struct Remote<'a> {
+pub(crate) struct Remote<'a> {
     file: &'a [u8],
     /// A request is made larger so that it begins and ends at a multiple of this.
     block: u64,
@@ -42,11 +37,11 @@ struct Remote<'a> {
     forgets: bool,
     /// What was fetched, in ascending order and apart from one another.
     fetched: RefCell<Vec<(u64, Vec<u8>)>>,
-    requests: RefCell<Vec<Range<u64>>>,
+    pub(crate) requests: RefCell<Vec<Range<u64>>>,
 }
 
 impl<'a> Remote<'a> {
-    fn new(file: &'a [u8], block: u64) -> Self {
+    pub(crate) fn new(file: &'a [u8], block: u64) -> Self {
         Remote { file, block, forgets: false, fetched: RefCell::default(), requests: RefCell::default() }
     }
 
@@ -91,7 +86,7 @@ impl Source for Remote<'_> {
 }
 
 /// A name that no archive of the tests has.
-const NOWHERE: &str = "no such name";
+pub(crate) const NOWHERE: &str = "no such name";
 
 /// All that can be told of a file, as text.
 fn told(source: &impl Source) -> Vec<String> {
@@ -180,90 +175,4 @@ pub(crate) fn assert_same(file: &[u8]) {
         }
         assert_eq!(remote.len(), expected.len());
     }
-}
-
-/// An archive of mmnpz with this many members, without their arrays: zeros.
-fn archive(members: usize) -> Vec<u8> {
-    let mut appender = Appender::new(Alignment::new(64).unwrap());
-    let mut bytes = Vec::new();
-    let data = [7; 512];
-    let crc = crc32fast::hash(&data);
-    for number in 0..members {
-        let name = StoredName::new(&format!("n{number}")).unwrap();
-        let Reserved::Place(place) = appender.reserve(&name, 0, data.len() as u64).unwrap() else { panic!() };
-        bytes.resize(place.header as usize, 0);
-        bytes.extend(place.local_header(&name, MemberState::Finished, crc));
-        bytes.extend(data);
-        appender.finish(&place, &name, crc, None);
-    }
-    let mut new = appender.publish(Publish::Close, bytes.len() as u64).unwrap();
-    let names = new.take_names();
-    let head = new.head(names);
-    for (part, at) in new.first_writes().chain(new.last_writes(&head)) {
-        bytes.resize(bytes.len().max(at as usize + part.len()), 0);
-        bytes[at as usize..at as usize + part.len()].copy_from_slice(part);
-    }
-    bytes
-}
-
-#[test]
-fn a_file_of_ours_is_opened_by_its_tail_and_a_name_found_by_two_more_ranges() {
-    let file = archive(20_000);
-    let remote = Remote::new(&file, 1 << 16);
-    let count = || remote.requests.borrow().len();
-    let survey = remote.ask(|window| Survey::new(window, Effort::Read, || true)).unwrap();
-    let lookup = remote.ask(|window| Lookup::new(window, &survey, || true)).unwrap();
-    // The end record, the start of the directory, and the seal in front of it.
-    assert!(lookup.uses_stored() && count() <= 3, "{:?}", remote.requests);
-    for name in ["n7", "n19999", "n10000"] {
-        let before = count();
-        let Found::Member(member) = remote.ask(|window| Ok(lookup.find(window, name)?)).unwrap() else {
-            panic!()
-        };
-        assert_eq!(member.extent().1, 512);
-        // A slot of the index, and a record of the directory.
-        assert!(count() - before <= 2, "{:?}", remote.requests);
-    }
-    // None of what the members hold.
-    let tail = remote.requests.borrow().iter().map(|range| range.start).min().unwrap();
-    assert!(tail > 20_000 * 512);
-    // That a name is not there is known once the directory was compared with its checksum.
-    assert!(matches!(remote.ask(|window| Ok(lookup.find(window, NOWHERE)?)).unwrap(), Found::Unsure));
-    remote.ask(|window| lookup.verify(window, None, true, || true)).unwrap();
-    assert!(matches!(remote.ask(|window| Ok(lookup.find(window, NOWHERE)?)).unwrap(), Found::Nothing));
-    let size: u64 = remote.requests.borrow().iter().map(|range| range.end - range.start).sum();
-    assert!(size < 2 * (file.len() as u64 - tail), "{size}");
-}
-
-#[test]
-fn files_of_all_sizes_give_the_same() {
-    for members in [0, 1, 5, 40] {
-        let file = archive(members);
-        assert_same(&file);
-        for cut in [1, 22, 23, 60, 200] {
-            assert_same(&file[..file.len().saturating_sub(cut)]);
-        }
-    }
-}
-
-#[test]
-fn an_edit_of_a_directory_is_seen() {
-    // One that is not checked when the file is opened.
-    let mut file = archive(2000);
-    let directory = DirectoryLocation::locate((&file).into()).unwrap();
-    let at = directory.range.start as usize + 46;
-    assert_eq!(&file[at..at + 2], b"n0");
-    file[at..at + 2].copy_from_slice(b"m0");
-    assert_same(&file);
-}
-
-#[test]
-fn a_range_that_is_missing_is_not_an_error_of_the_file() {
-    let file = archive(3);
-    let fetched = Fetched { parts: &[], len: file.len() as u64 };
-    let window = Window::of_fetched(&fetched);
-    let error = Survey::new(window, Effort::Full, || true).unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Missing(_)) && !error.is_about_file());
-    assert_eq!(window.get(0..10), Err(Missing(0..10)));
-    assert!(error.to_string().contains("were not read"), "{error}");
 }

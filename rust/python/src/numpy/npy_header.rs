@@ -46,7 +46,7 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
 }
 
 /// The items of `array`, which must be kept for as long as what is returned is used.
-pub(crate) fn items(array: &Bound<'_, PyUntypedArray>) -> PyResult<Items> {
+pub(crate) fn items<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Items<'a>> {
     let is_contiguous = array.is_c_contiguous() || array.is_fortran_contiguous();
     // SAFETY: the pointer to a live array object, of which the address of its first item is copied.
     let start = unsafe { (*array.as_array_ptr()).data }.cast_const().cast();

@@ -1,16 +1,11 @@
 //! A reader of ours whose directory a writer overwrites, while it may look at it at any moment.
 
-use crate::ranges;
+use crate::{ranges, support};
 use mmnpz_format::Window;
-use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::error::ErrorKind;
 use mmnpz_format::read::lookup::{Found, Lookup};
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
-use mmnpz_format::write::appender::{Appender, Reserved};
-use mmnpz_format::write::directory_plan::Publish;
-use mmnpz_format::write::placement::Alignment;
-use mmnpz_format::zip::name::StoredName;
 
 const MEMBERS: usize = 20;
 
@@ -19,28 +14,12 @@ fn name(number: usize) -> String {
     if number == 0 { "x".repeat(65_000) } else { format!("n{number}") }
 }
 
-/// An archive of ours, and where its members end.
+/// An archive of mmnpz, and where its members end.
 fn archive() -> (Vec<u8>, usize) {
-    let mut appender = Appender::new(Alignment::new(64).unwrap());
-    let mut bytes = Vec::new();
-    for number in 0..MEMBERS {
-        let stored = StoredName::new(&name(number)).unwrap();
-        let Reserved::Place(place) = appender.reserve(&stored, 0, 80).unwrap() else { panic!() };
-        bytes.resize(place.header as usize, 0);
-        let data = [number as u8; 80];
-        let crc = crc32fast::hash(&data);
-        bytes.extend(place.local_header(&stored, MemberState::Finished, crc));
-        bytes.extend(data);
-        appender.finish(&place, &stored, crc, None);
-    }
-    let end = bytes.len();
-    let mut new = appender.publish(Publish::Close, end as u64).unwrap();
-    let names = new.take_names();
-    let head = new.head(names);
-    for (part, at) in new.first_writes().chain(new.last_writes(&head)) {
-        bytes.resize(bytes.len().max(at as usize + part.len()), 0);
-        bytes[at as usize..at as usize + part.len()].copy_from_slice(part);
-    }
+    let data: Vec<_> = (0..MEMBERS).map(|number| [number as u8; 80]).collect();
+    let bytes = support::archive(data.iter().enumerate().map(|(number, data)| (name(number), &data[..])));
+    let survey = Survey::new(&bytes, Effort::Read, || true).unwrap();
+    let end = survey.seal.unwrap().members_end() as usize;
     (bytes, end)
 }
 

@@ -1,0 +1,20 @@
+//! The writer that ships, on a simulated disk, and what readers find of it.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "offsets in archives of some megabytes at most"
+)]
+
+// `cfg(test)`, so that clippy lets the helpers unwrap: what goes wrong in one of them fails the test.
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod lookup;
+#[cfg(test)]
+#[path = "../../../format/tests/it/ranges.rs"]
+mod ranges;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,59 @@
+//! Archives that the writer makes on a simulated disk.
+
+use std::path::PathBuf;
+
+use mmnpz_file::items::Items;
+use mmnpz_file::simulated_disk::SimulatedDisk;
+use mmnpz_file::writer::{Answer, ArchiveWriter, NewMember};
+use mmnpz_file::{Failure, KeepGoing};
+use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::zip::name::StoredName;
+
+/// Nobody asks to stop.
+pub(crate) const GO_ON: KeepGoing<'static> = &|| true;
+
+/// A writer that goes on behind what is on a disk.
+pub(crate) fn writer(
+    disk: &SimulatedDisk,
+    align: u64,
+    sync: bool,
+) -> Result<ArchiveWriter<&SimulatedDisk>, Failure> {
+    ArchiveWriter::append_to(disk, PathBuf::from("disk"), Alignment::new(align)?, sync, GO_ON)
+}
+
+/// Writes a member with these bytes, as the binding does. `before` is called before another directory takes
+/// the place of the last one.
+pub(crate) fn write(
+    writer: &ArchiveWriter<&SimulatedDisk>,
+    name: &str,
+    data: &[u8],
+    mut before: impl FnMut(),
+) -> Result<(), Failure> {
+    let items = Items::from(data);
+    let mut member = NewMember { name: StoredName::new(name)?, header: &[], array_field: None, items };
+    loop {
+        match writer.reserve(&member, false)? {
+            Answer::Place(place) => return writer.write(&place, &mut member, GO_ON),
+            Answer::NoRoom(size) => {
+                before();
+                writer.make_room(size)?;
+            }
+            Answer::Unprepared => {
+                before();
+                writer.prepare()?;
+            }
+            answer @ (Answer::Duplicate | Answer::Closed) => panic!("{name:?}: {answer:?}"),
+        }
+    }
+}
+
+/// An archive with these members.
+pub(crate) fn archive<'a>(members: impl Iterator<Item = (String, &'a [u8])>) -> Vec<u8> {
+    let disk = SimulatedDisk::default();
+    let open = writer(&disk, 64, false).unwrap();
+    for (name, data) in members {
+        write(&open, &name, data, || {}).unwrap();
+    }
+    open.close(GO_ON).unwrap();
+    disk.bytes()
+}
