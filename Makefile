@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 20
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust/format/src rust/file rust/python -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: help demo test lint types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
+.PHONY: help demo test lint deny types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the verbs
@@ -41,13 +41,22 @@ lint: $(VENV)/extra-lint  ## formats and lints, Python and Rust
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
 	$(BIN)/python .ci/check_house.py
 
+TOOLS := $(CURDIR)/.tools
+
+$(TOOLS)/bin/cargo-deny:
+	cargo install --quiet --locked cargo-deny --root $(TOOLS)
+
+deny: $(TOOLS)/bin/cargo-deny  ## what the Rust dependencies are: licences, sources, versions (DENY=advisories asks the network)
+	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources $(DENY)
+
 types: $(VENV)/extra-lint $(VENV)/extra-demo $(VENV)/extra-bench $(VENV)/extra-torch  ## types: mypy, pyright, and the stub against the binary
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest mmnpz._mmnpz --allowlist .ci/stubtest-allowlist
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-rust:  ## the Rust tests of the format crate
-	cargo test --package mmnpz-format --package mmnpz-file --locked
+# Random tests are the same each time where CI is set, as those of Hypothesis are.
+rust:  ## the Rust tests of the crates that have no Python
+	$(if $(CI),PROPTEST_RNG_SEED=1) cargo test --package mmnpz-format --package mmnpz-file --locked
 
 model:  ## what has no locks: all interleavings in a model, and real threads under Miri (needs a nightly toolchain)
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \

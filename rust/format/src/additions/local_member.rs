@@ -89,6 +89,21 @@ impl LocalMember {
         Some(MarkedMember { member, state, low_water: low_water.below(at) })
     }
 
+    /// The mark that holds for a finished member with this header, and where it goes, if there is a field for
+    /// it. What it says of other members stays.
+    pub(crate) fn remark(&self, window: Window<'_>) -> Result<Option<(u64, [u8; 4])>, Missing> {
+        let name = self.name(window)?;
+        let extra_start = self.header + LocalHeader::SIZE as u64 + u64::from(self.name_len);
+        let extra = window.get_inside(extra_start..self.file)?;
+        Ok(mark_field(extra).filter(|field| field.len() >= 4).map(|field| {
+            let low_water = LowWater(field.get(4).copied().unwrap_or_default());
+            let places = (self.header, self.file, self.end);
+            let check = low_water.checksum(MemberState::Finished, places, self.crc, name);
+            let at = field.as_ptr().addr() - extra.as_ptr().addr();
+            (extra_start + at as u64, check.to_le_bytes())
+        }))
+    }
+
     /// The name, as stored.
     ///
     /// # Errors

@@ -69,7 +69,8 @@ pub(crate) fn misses_first_member(
     // A file of another program mostly begins with its first member, and no more of it is looked at.
     let first = if local == 0 { Some(0) } else { first_header(window)?.filter(|&first| first <= local) };
     let Some(first) = first else { return Ok(false) };
-    let is_ours = LocalMember::marked(window.until_hole(first), first)?.is_some();
+    let here = window.until_hole(first);
+    let is_ours = LocalMember::marked(here, first)?.is_some() || Filler::is_at(here, first)?;
     Ok(is_ours && (first < local || !leads_to_its_member(window, directory)?))
 }
 

@@ -33,6 +33,7 @@ use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
 use crate::write::grow_in_place::{Growing, SharedBytes};
 use crate::write::kept_directory::{self, KeptDirectory};
 use crate::write::placement::{Alignment, Placement};
+use crate::write::remark;
 use crate::zip::name::StoredName;
 use crate::zip::records::{EndRecord, Record};
 
@@ -116,6 +117,8 @@ pub struct Appender {
     /// The directory that there was is not what we wrote. It stays for what nothing else vouches for, and the
     /// next one does not pass for ours.
     is_edited: bool,
+    /// Marks of its members that do not hold any more, as they must be before another one takes its place.
+    remarks: Vec<(u64, [u8; 4])>,
     /// Where the members start that are being written.
     starts: Vec<u64>,
     /// The directory in the file does not list all that is there, or leaves room.
@@ -141,6 +144,7 @@ impl Appender {
             growing: None,
             reopened: None,
             is_edited: false,
+            remarks: Vec::new(),
             starts: Vec::new(),
             is_unfinished: true,
             has_unlisted: true,
@@ -191,6 +195,9 @@ impl Appender {
                 appender.end_record = end_record.filter(|_| survey.is_at_end);
                 appender.is_unfinished = true;
                 appender.is_edited = holds.is_none();
+                if let Some(directory) = directory.filter(|_| holds.is_none()) {
+                    appender.remarks = remark::remarks(window, directory)?;
+                }
                 // Nobody may take its records for whole once others are written over them.
                 appender.reopened = holds.filter(Seal::is_growing).map(Seal::reopened);
             }
@@ -403,6 +410,9 @@ impl Appender {
                 true
             }
         };
+        if !is_sound {
+            self.remarks = growing.remarks()?;
+        }
         self.is_edited = !is_sound;
         self.reopened = is_sound.then(|| growing.reopened());
         self.growing = None;
@@ -518,6 +528,7 @@ impl Appender {
             at,
             start: growing.end_of_records(),
             names: None,
+            remarks: Vec::new(),
             complete_below,
             members_end,
             records: Arc::clone(self.directory.records()),
@@ -598,6 +609,7 @@ impl Appender {
             at,
             start,
             names: (index_size > 0).then(|| self.directory.take_stored()),
+            remarks: self.remarks.clone(),
             complete_below: self.complete_below(),
             members_end: self.next,
             records: Arc::clone(self.directory.records()),
@@ -633,6 +645,7 @@ impl Appender {
         self.end_record = Some(self.directory.end_record(new.end()));
         self.reopened = None;
         self.foreign_end_record = None;
+        self.remarks.clear();
         let is_last = new.publish == Publish::Close;
         self.limit = (!is_last).then_some(before_fence(new.at));
         self.is_unfinished = !is_last;

@@ -34,6 +34,8 @@ pub struct NewDirectory {
     pub(crate) start: u64,
     /// What its index is made of.
     pub(crate) names: Option<StoredIndexBuilder>,
+    /// Marks that are written before anything else, and where.
+    pub(crate) remarks: Vec<(u64, [u8; 4])>,
     pub(crate) complete_below: u64,
     pub(crate) members_end: u64,
     pub(crate) records: Arc<Vec<u8>>,
@@ -145,7 +147,13 @@ impl NewDirectory {
         let early = self.fence().filter(|_| !self.is_sealed());
         // The seal of one that does not grow any more changes only when nobody looks for members by it. One
         // that grows has said so since the first member was begun, and is found without its end record.
-        early.chain(blank).chain(meanwhile).chain(records).filter(|(bytes, _)| !bytes.is_empty())
+        let remarks = self.remarks.iter().map(|(at, mark)| (&mark[..], *at));
+        remarks
+            .chain(early)
+            .chain(blank)
+            .chain(meanwhile)
+            .chain(records)
+            .filter(|(bytes, _)| !bytes.is_empty())
     }
 
     fn fence(&self) -> impl Iterator<Item = (&[u8], u64)> {

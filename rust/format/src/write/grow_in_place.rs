@@ -17,6 +17,7 @@ use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::Survey;
 use crate::window::Window;
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
+use crate::write::remark;
 use crate::zip::central::Walk;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::name::{self, StoredName};
@@ -129,6 +130,11 @@ impl Growing {
         let (old, found) = self.recovered(error)?;
         let records = Walk::new(old.records).chain(Walk::new(&found));
         Ok(records.filter_map(|record| record.name_of_array()).collect())
+    }
+
+    /// The marks of its members that another program made wrong, see [`remark`].
+    pub(crate) fn remarks(&self) -> Result<Vec<(u64, [u8; 4])>, Missing> {
+        remark::remarks(self.window(), &self.directory)
     }
 
     /// The state of a writer that only has what comes behind it.

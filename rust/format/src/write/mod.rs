@@ -6,3 +6,4 @@ pub mod directory_writer;
 pub mod grow_in_place;
 mod kept_directory;
 pub mod placement;
+mod remark;
