@@ -6,6 +6,7 @@ use mmnpz_file::items::Items;
 use mmnpz_file::simulated_disk::SimulatedDisk;
 use mmnpz_file::writer::{Answer, ArchiveWriter, NewMember};
 use mmnpz_file::{Failure, KeepGoing};
+use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name::StoredName;
 
@@ -30,7 +31,11 @@ pub(crate) fn write(
     mut before: impl FnMut(),
 ) -> Result<(), Failure> {
     let items = Items::from(data);
-    let mut member = NewMember { name: StoredName::new(name)?, header: &[], array_field: None, items };
+    // What is written is not looked at; an array of bytes has this in its entry.
+    let array = Described { descr: "'|u1'", fortran_order: false, shape: &[data.len() as u64], header: 0 };
+    let field = ArrayField::new(&array);
+    let mut member =
+        NewMember { name: StoredName::new(name)?, header: &[], array_field: field.as_ref(), items };
     loop {
         match writer.reserve(&member, false)? {
             Answer::Place(place) => return writer.write(&place, &mut member, GO_ON),

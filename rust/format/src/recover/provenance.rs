@@ -6,11 +6,12 @@ use memchr::memmem;
 
 use crate::additions::filler::Filler;
 use crate::additions::local_member::LocalMember;
+use crate::additions::mark::MARK_EXTRA;
 use crate::error::{Missing, Result};
 use crate::window::Window;
 use crate::zip::central::CentralRecord;
 use crate::zip::end::DirectoryLocation;
-use crate::zip::records::{Extent, LocalHeader, Record, flags};
+use crate::zip::records::{Extent, LocalHeader, Record, extra_field, flags};
 
 /// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its
 /// padding.
@@ -65,8 +66,10 @@ pub(crate) fn misses_first_member(
     if directory.prefix_len != 0 {
         return Ok(false);
     }
-    let Some((_, local)) = first_listed(window, directory)? else { return Ok(false) };
-    // A file of another program mostly begins with its first member, and no more of it is looked at.
+    // Of a file of another program no member is looked at: it may be on a slow disk.
+    let is_field = |record: &CentralRecord<'_>| extra_field(record.extra, MARK_EXTRA).is_some();
+    let first = first_listed(window, directory)?.filter(|(record, _)| is_field(record));
+    let Some((_, local)) = first else { return Ok(false) };
     let first = if local == 0 { Some(0) } else { first_header(window)?.filter(|&first| first <= local) };
     let Some(first) = first else { return Ok(false) };
     let here = window.until_hole(first);
