@@ -15,10 +15,10 @@ use crate::mapping::Map;
 use crate::paging::Advice;
 use crate::{copy_pool, fork};
 
-/// Threads take so many bytes at a time, or a bit less, for whole excerpts.
+/// A thread takes up to this many bytes at a time, in whole excerpts.
 const UNIT: usize = 1 << 17;
 
-/// So many bytes are asked for ahead of those that are copied, in so large steps.
+/// The system is asked for this many bytes ahead of those that are copied, in steps of this size.
 const AHEAD: usize = 1 << 26;
 const STEP: usize = 1 << 22;
 
@@ -29,7 +29,7 @@ const LOOK_EVERY: usize = 1 << 18;
 /// Copying a unit does not take longer, unless it has to be read: a disk needs 80 µs for one page.
 const SLOW: Duration = Duration::from_micros(200);
 
-/// If so many units were slow, they had to be read, even if the system says otherwise.
+/// Once this many units were slow, they had to be read from the disk, even if the system says otherwise.
 const SUSPECT: usize = 3;
 
 /// How often it is asked whether to go on.
@@ -135,7 +135,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// One of so many parts of the batch, in whole units.
+    /// One of `parts` parts of the batch, in whole units.
     fn part(&self, number: usize, parts: usize) -> Range<usize> {
         let units = self.total().div_ceil(self.unit);
         let at = |number: usize| (units * number / parts * self.unit).min(self.total());
@@ -276,14 +276,14 @@ pub fn soon(start: *const u8, length: usize) {
 #[cfg(not(target_arch = "x86_64"))]
 pub fn soon(_start: *const u8, _length: usize) {}
 
-/// Whether some of the places, of which so many are looked at, are not in memory.
+/// Whether some of the places are not in memory, of which `looks` are looked at.
 fn is_cold(map: &Map, places: &[Place], looks: usize) -> bool {
     let last = places.len().saturating_sub(1);
     let mut numbers = (0..looks).map(|look| last * look / looks.saturating_sub(1).max(1));
     numbers.any(|number| places.get(number).is_some_and(|place| map.is_absent(place.offset, place.bytes)))
 }
 
-/// One of so many places is looked at.
+/// One of this many places is looked at.
 const LOOK_EACH: usize = 16;
 
 /// Whether some places are not in memory, of which a few are looked at.

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A writer that only readers keep from the lock looks again so often, each time after this: for half a
-/// second in all. No reader holds it for longer than a system call, unless it is another program's.
+/// A writer that only readers keep from the lock looks again this often, each time after [`PATIENCE`]: for
+/// half a second in all. No reader holds it for longer than a system call, unless it is another program's.
 #[cfg(unix)]
 const MOST_ATTEMPTS: u32 = 1000;
 #[cfg(unix)]

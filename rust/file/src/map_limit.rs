@@ -62,7 +62,7 @@ impl Drop for Claim {
     }
 }
 
-/// Whether so many more maps can be made: makes and removes them.
+/// Whether `count` more maps can be made: makes and removes them.
 #[cfg(target_os = "linux")]
 #[cold]
 fn can_map(count: usize) -> bool {

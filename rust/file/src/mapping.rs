@@ -96,7 +96,7 @@ pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     Ok(MappedFile { map, identity: Identity { size: metadata.len(), modified, inode }, holes })
 }
 
-/// So many holes are told of, the first ones: a file can have any number of them.
+/// Only the first holes of a file are told of, up to this many: a file can have any number of them.
 const MOST_HOLES: usize = 1 << 12;
 
 /// The holes of a file with these bytes, in ascending order. The room in front of a directory counts as one

@@ -74,7 +74,7 @@ fn give(map: &memmap2::Mmap, advice: Advice, offset: usize, length: usize) {
 #[cfg(not(unix))]
 fn give(_map: &memmap2::Mmap, _advice: Advice, _offset: usize, _length: usize) {}
 
-/// So many pages are looked at.
+/// At most this many pages are looked at.
 #[cfg(target_os = "linux")]
 const SAMPLE: usize = 16;
 

@@ -133,8 +133,8 @@ pub(crate) fn resume(
     Ok(Appender::resume(&contents.bytes, survey, alignment)?)
 }
 
-/// Lets members follow one another where another program has left a part of a directory of ours between them;
-/// says whether that was so.
+/// Lets members follow one another where another program has left a part of a directory of mmnpz between
+/// them; says whether that was so.
 pub(crate) fn fill_stale_indexes(storage: &impl Storage, survey: &Survey) -> Result<bool, Failure> {
     let mut is_filled = false;
     for filler in survey.stale_indexes.iter().cloned().filter_map(Filler::new) {

@@ -40,10 +40,10 @@ pub fn repair(
     repair_storage(writable_file::open(path)?, path.to_owned(), progress, keep_going)
 }
 
-/// The same of a file that is open, at `path`.
+/// Makes a file that is open, at `path`, an archive that lists all that is there, as [`repair`] does.
 ///
 /// # Errors
-/// The same.
+/// Those of [`repair`].
 pub fn repair_storage(
     storage: impl Storage,
     path: PathBuf,

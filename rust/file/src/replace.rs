@@ -13,10 +13,10 @@ use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 
-/// Pending signals are looked at each time so many bytes were overwritten: some ten milliseconds.
+/// The caller is asked whether to go on every time this many bytes were overwritten: some ten milliseconds.
 const STEP: u64 = 1 << 26;
 
-/// In so many bytes at the end of a file an end record is looked for.
+/// An end record is looked for in this many bytes at the end of a file.
 const TAIL: u64 = 1 << 17;
 
 /// More symbolic links in a row than this no system follows.

@@ -145,9 +145,9 @@ impl History {
         }
     }
 
-    /// What a power failure can leave after so many events. `choose` is asked for a number less than the one
-    /// that it is given, for each sector or page of `block` bytes that was written since the last sync: 0 is
-    /// what was there then.
+    /// What a power failure can leave after this many events. `choose` is asked for a number less than the
+    /// one that it is given, for each sector or page of `block` bytes that was written since the last sync: 0
+    /// is what was there then.
     pub fn power_failure(
         &self,
         events: usize,

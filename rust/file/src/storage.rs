@@ -124,8 +124,8 @@ pub(crate) fn fill(storage: &impl Storage, filler: &Filler) -> io::Result<()> {
     storage.write_at(&filler.head(), filler.range.start)
 }
 
-/// The same from the head of the range on: where its last bytes tell that it is to be filled, or nothing but
-/// that head whose file this is.
+/// Fills a range from its head on: where its last bytes tell that it is to be filled, or nothing but that
+/// head whose file this is.
 pub(crate) fn fill_from_its_head(storage: &impl Storage, filler: &Filler) -> io::Result<()> {
     storage.write_at(&filler.head(), filler.range.start)?;
     storage.clear(filler.zeros..filler.range.end)

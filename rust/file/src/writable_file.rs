@@ -21,7 +21,7 @@ pub struct WritableFile {
 }
 
 impl WritableFile {
-    /// The same, when nothing of what was there is in it any more.
+    /// This file, once nothing of what was there is in it any more.
     pub(crate) fn made_new(self) -> Self {
         WritableFile { is_new: true, ..self }
     }
@@ -49,7 +49,7 @@ fn create(path: &Path, options: &mut OpenOptions) -> Result<WritableFile, Failur
     Ok(WritableFile { file, is_new: true, _lock: lock })
 }
 
-/// The same, which nobody else may open.
+/// A new file that nobody else may open; fails if there is one.
 pub(crate) fn create_private(path: &Path) -> Result<WritableFile, Failure> {
     let mut options = options();
     #[cfg(unix)]

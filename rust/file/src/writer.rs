@@ -28,13 +28,13 @@ use crate::{fork, recovery, replace};
 /// With blocks of 512 KiB the two threads wait more for each other.
 const BLOCK: u64 = 1 << 20;
 
-/// `close` looks at pending signals so often while it waits for other threads.
+/// `close` asks the caller whether to go on each time it has waited this long for other threads.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The index of so many members is made while the directory is being written.
+/// The index of at least this many members is made while the directory is being written.
 const MANY: u64 = 1 << 14;
 
-/// So many blocks are written between two looks at pending signals.
+/// The caller is asked whether to go on every time this many blocks were written.
 const POLL_BLOCKS: usize = 16;
 
 /// How a file is opened.
@@ -52,7 +52,7 @@ pub enum Mode {
 pub struct ArchiveWriter<S = WritableFile> {
     /// As it was given.
     pub path: PathBuf,
-    /// The same, whatever the working folder is.
+    /// The path, whatever the working folder is.
     absolute: PathBuf,
     storage: S,
     /// Whether all that is said to be written survives a power failure.
@@ -101,7 +101,7 @@ pub struct NewMember<'a> {
     pub name: StoredName,
     /// Its `.npy` header.
     pub header: &'a [u8],
-    /// The same, for the directory.
+    /// What the header says, for the directory.
     pub array_field: Option<&'a ArrayField>,
     /// What follows the header.
     pub items: Items<'a>,
@@ -141,7 +141,7 @@ impl<S: Storage> ArchiveWriter<S> {
     /// Goes on behind what is in a file that is open, at `path`; see [`ArchiveWriter::open`].
     ///
     /// # Errors
-    /// The same.
+    /// Those of [`ArchiveWriter::open`].
     pub fn append_to(
         storage: S,
         path: PathBuf,
@@ -408,7 +408,7 @@ impl<S: Storage> ArchiveWriter<S> {
         Ok(())
     }
 
-    /// Makes room for a member of so many bytes.
+    /// Makes room for a member of `size` bytes.
     ///
     /// # Errors
     /// If the system cannot write.

@@ -10,7 +10,7 @@ pub(crate) fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]>
     bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
 }
 
-/// The same bytes in memory of their own, with room for so many more. An archive can claim more than there is
+/// The same bytes in memory of their own, with room for `room` more. An archive can claim more than there is
 /// memory for.
 pub(crate) fn copied(bytes: &[u8], room: usize) -> Result<Vec<u8>, ErrorKind> {
     let mut copy = Vec::new();

@@ -126,8 +126,8 @@ impl<'a> Window<'a> {
         })
     }
 
-    /// The same file, as if it ended at the first hole at or behind this byte: no read from there on looks at
-    /// a hole.
+    /// The file as if it ended at the first hole at or behind this byte: no read from there on looks at a
+    /// hole.
     #[must_use]
     pub fn until_hole(&self, at: u64) -> Self {
         let hole = self.holes.get(self.holes.partition_point(|hole| hole.end <= at));

@@ -29,7 +29,7 @@ impl<T: Send + Sync> SwapCell<T> {
         read(unsafe { &*self.0.get() })
     }
 
-    /// The same for the garbage collector, which gives no token.
+    /// Reads the value for the garbage collector, which gives no token.
     pub(crate) fn visit<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         // SAFETY: the collector runs with the GIL held and never in the middle of `replace`.
         read(unsafe { &*self.0.get() })
@@ -57,7 +57,7 @@ impl<T: Send + Sync> SwapCell<T> {
         read(&self.0.load())
     }
 
-    /// The same for the garbage collector, which gives no token.
+    /// Reads the value for the garbage collector, which gives no token.
     pub(crate) fn visit<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         read(&self.0.load())
     }

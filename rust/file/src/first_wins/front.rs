@@ -168,7 +168,7 @@ impl<T> Table<T> {
     }
 }
 
-/// The same for the model checker, which does not see into `OnceBox`: the table is there from the beginning,
+/// The table for the model checker, which does not see into `OnceBox`: the table is there from the beginning,
 /// and a flag with the orderings of the pointer in a `OnceBox` tells whether threads see it.
 #[cfg(loom)]
 struct Table<T> {

@@ -37,10 +37,10 @@ enum Step {
     Small(usize),
     /// A large member; meanwhile another thread writes a small one, and flushes.
     Large(usize, Option<usize>),
-    /// A member that fails when so many of its bytes are written, and one behind it.
+    /// A member whose write fails after a number of bytes, and one behind it.
     Failed(usize, usize),
     Flush,
-    /// The same, and waits for the disk.
+    /// Flushes, and waits for the disk.
     FlushSync,
     /// Closes the archive and opens it again.
     Session,
@@ -70,7 +70,7 @@ struct Promise {
     begun: usize,
     /// `write` had returned, unless it failed.
     done: Option<usize>,
-    /// The same, and all of it was on the disk: what comes later may be lost in a power failure.
+    /// All of it was on the disk: a power failure from then on may not lose it.
     synced: Option<usize>,
 }
 

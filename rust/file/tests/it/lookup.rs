@@ -1,4 +1,4 @@
-//! A reader of ours whose directory a writer overwrites, while it may look at it at any moment.
+//! A reader whose directory a writer of mmnpz overwrites, while it may look at it at any moment.
 
 use crate::{ranges, support};
 use mmnpz_format::Window;

@@ -132,7 +132,7 @@ pub(crate) fn append(array_field: &ArrayField, file: u64, out: &mut Vec<u8>, sta
     record[field + HEAD..field + HEAD + CHECK].copy_from_slice(&check.to_le_bytes());
 }
 
-/// The checksum of a record whose extra field of ours starts at `field`: of all but the checksum itself.
+/// The checksum of a record whose array field starts at `field`: of all but the checksum itself.
 fn check_of(record: &[u8], field: usize) -> u32 {
     checksum::checksum_of(&[&record[..field + HEAD], &record[field + HEAD + CHECK..]])
 }

@@ -1,4 +1,4 @@
-//! TODO.
+//! The base behind the directory of another program, which tells that this was whole when mmnpz appended.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,4 +1,7 @@
-//! TODO.
+//! A record that holds its own place under a checksum: what a [base] and a [seal] have in common.
+//!
+//! [base]: crate::additions::base
+//! [seal]: crate::additions::seal
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -1,4 +1,4 @@
-//! TODO.
+//! The checksum of marks and slots, and the hash of names: a mixer that is cheaper than a second CRC-32.
 
 /// An odd number without a pattern (2 to the 64th, divided by the golden ratio): multiplying by it spreads
 /// each bit of a word over those above.

@@ -1,4 +1,4 @@
-//! TODO.
+//! Fences: entries without a name that lead readers without a directory across what is behind the members.
 
 use zerocopy::IntoBytes;
 
@@ -11,7 +11,7 @@ pub(crate) const FENCE: u64 = CentralHeader::SIZE as u64;
 /// Over a longer way there is one fence only, as each of them takes a page of a hole.
 pub(crate) const MOST_FENCED: u64 = 1 << 26;
 
-/// Fences in a room are so far from one another, but for the first, which is where the members end.
+/// The distance of fences in a room from one another, but for the first, which is where the members end.
 const STEP: u64 = 1 << 16;
 
 /// What stands behind the last member, which ends at `next`, if a directory follows at `directory` and what
@@ -57,7 +57,7 @@ pub(crate) fn fences(
     fences
 }
 
-/// A fence with so many bytes behind it; with none if they do not fit into its extra field.
+/// A fence with `extra` bytes behind it; with none if they do not fit into its extra field.
 pub(crate) fn fence(extra: u64) -> Vec<u8> {
     let extra_len = u16::try_from(extra).unwrap_or_default();
     let header = CentralHeader {

@@ -76,7 +76,7 @@ pub(crate) fn read(window: Window<'_>, at: u64) -> Result<Option<LocalMember>, M
     if Filler::is_at(window, at)? { LocalMember::read(window, at) } else { Ok(None) }
 }
 
-/// The header of an `.npy` file of so many bytes.
+/// The header of an `.npy` file with an array of `count` bytes.
 pub(crate) fn npy_header(count: u64) -> Vec<u8> {
     let mut npy = NPY_HEAD.to_vec();
     npy.extend_from_slice(

@@ -17,13 +17,13 @@ pub(crate) const STRIDE: usize = 16;
 /// extra field.
 const MOST_UNCUT: u64 = u16::MAX as u64 - Seal::SIZE as u64 - FENCE;
 
-/// A block has so many bytes, so that the seal behind the last one fits into an extra field, too.
+/// The bytes of a block, chosen so that the seal behind the last one fits into an extra field, too.
 const BLOCK: usize = (1 << 16) - Seal::SIZE;
 
 /// What is in front of its slots: a fence and zeros.
 const BLOCK_HEAD: usize = 64;
 
-/// So many bytes of slots or places: whole ones of both.
+/// The bytes of slots or places in a block: whole ones of both.
 const BLOCK_CONTENT: usize = BLOCK - BLOCK_HEAD;
 
 const _: () = assert!(BLOCK_CONTENT.is_multiple_of(SLOT) && BLOCK_CONTENT.is_multiple_of(size_of::<U64>()));
@@ -43,7 +43,7 @@ impl Shape {
         Shape { is_cut: uncut.size() > MOST_UNCUT, ..uncut }
     }
 
-    /// That of an index of so many bytes, if it can be one.
+    /// That of an index of this many bytes, if it can be one.
     pub(crate) fn of(bytes: usize, is_cut: bool) -> Option<Self> {
         let heads = if is_cut { bytes.div_ceil(BLOCK) * BLOCK_HEAD } else { 0 };
         let content = bytes.saturating_sub(heads);
@@ -106,7 +106,7 @@ impl Shape {
     }
 }
 
-/// Whether a new index of so many bytes is cut.
+/// Whether a new index of this many bytes is cut.
 pub(crate) fn is_cut(bytes: u64) -> bool {
     bytes > MOST_UNCUT
 }
@@ -116,7 +116,7 @@ pub(crate) fn form(bytes: u64) -> IndexForm {
     if is_cut(bytes) { IndexForm::Blocks } else { IndexForm::OnePiece }
 }
 
-/// What stands in the place of an index of so many bytes that could not be made.
+/// What stands in the place of an index of this many bytes that could not be made.
 pub(crate) fn empty(bytes: u64) -> Vec<u8> {
     let size = usize::try_from(bytes).unwrap_or_default();
     let cut = Shape::of(size, is_cut(bytes)).and_then(|shape| shape.cut(vec![0; shape.content() as usize]));

@@ -1,4 +1,4 @@
-//! TODO.
+//! A member as its local header describes it, with its mark if mmnpz wrote it.
 
 use crate::additions::mark::{LARGE, LowWater, MemberState, mark_field};
 use crate::error::Missing;
@@ -77,7 +77,7 @@ impl LocalMember {
         Ok(member.as_marked(member.name(window)?, extra))
     }
 
-    /// The same with its mark, if that is among these extra fields, and right.
+    /// The member with its mark, if that is among these extra fields, and right.
     fn as_marked(self, name: &[u8], extra: &[u8]) -> Option<MarkedMember> {
         let (member, at) = (self, self.header);
         let field = mark_field(extra)?;

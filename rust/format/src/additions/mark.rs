@@ -1,4 +1,4 @@
-//! TODO.
+//! The mark in a member's local header: whether the member is finished, and what it says of those below it.
 
 use crate::additions::checksum::{step, through};
 

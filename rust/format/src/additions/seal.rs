@@ -9,7 +9,7 @@
 //! - a *mark* in the local header of a member says whether the member is begun or finished, and below which
 //!   byte all members were finished when this one was begun: the *low-water mark*;
 //! - a *base* behind a directory of another program says that this was whole when we began to append;
-//! - a *seal* in front of a directory of ours says that it is ours, and what it lists.
+//! - a *seal* in front of a directory says that mmnpz wrote it, and what it lists.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,7 +24,7 @@ use crate::window::Window;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{CentralHeader, EndRecord, Zip64EndRecord, Zip64Locator};
 
-/// What is in front of a directory of ours.
+/// The record in front of a directory that mmnpz wrote.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Seal {
@@ -128,7 +128,7 @@ pub(crate) struct Added<'a> {
 }
 
 /// By what the CRC-32 of a byte string changes if its end does: `change` is by what that of its first part
-/// does, and so many bytes follow that part. CRC-32 is linear: what follows does not matter.
+/// does, and `count` bytes follow that part. CRC-32 is linear: what follows does not matter.
 fn with_zeros_behind(change: u32, count: u64) -> u32 {
     let mut crc = crc32fast::Hasher::new_with_initial(change);
     crc.combine(&crc32fast::Hasher::new_with_initial_len(0, count));
@@ -316,13 +316,13 @@ impl Seal {
         self.state.get() == GROWING
     }
 
-    /// The same, saying that members may be written after the directory: in the room in front of it.
+    /// The seal that says that members may be written after the directory: in the room in front of it.
     #[must_use]
     pub fn reopened(self) -> Self {
         Seal { state: OPEN.into(), ..self }.certified()
     }
 
-    /// The same, saying that these members are being added to the directory.
+    /// The seal that says that members are being added to the directory.
     #[must_use]
     pub(crate) fn growing(self) -> Self {
         Seal { state: GROWING.into(), ..self }.certified()

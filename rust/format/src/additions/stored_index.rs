@@ -28,19 +28,19 @@ use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::STORED;
 
-/// At most so many of so many slots are in use.
+/// At most `FULL` of `PARTS` slots are in use.
 const FULL: u64 = 17;
 
 const PARTS: u64 = 20;
 
-/// A table has so many slots, or that and an eighth as often as it takes: so that an index is the same, byte
-/// for byte, however many sessions added its members, and seldom has to be made anew.
+/// A table has this many slots, or that and an eighth as often as it takes: so that an index is the same,
+/// byte for byte, however many sessions added its members, and seldom has to be made anew.
 const FEWEST: u64 = 8;
 
-/// A name is found within so many slots, or there is no table: names that were made to collide get none.
+/// A name is found within this many slots, or there is no table: names that were made to collide get none.
 const PROBES: u64 = 1 << 12;
 
-/// Places in the directory have so many bits.
+/// The bits of a place in the directory.
 const PLACE_BITS: u32 = 40;
 
 /// Zero, or the number of a member plus one; the place of its record << 24 | a checksum.
@@ -89,7 +89,7 @@ fn home(hash: u64, slots: u64) -> u64 {
     ((u128::from(hash) * u128::from(slots)) >> 64) as u64
 }
 
-/// How many slots the table of so many members has.
+/// How many slots a table of `members` members has.
 fn slots_for(members: u64) -> u64 {
     let mut slots = FEWEST;
     while members * PARTS > slots * FULL {
@@ -121,7 +121,7 @@ impl<'a> StoredIndex<'a> {
         Self::possible(window, range.start, Shape::of(size, seal.is_fenced())?, seal.members())
     }
 
-    /// The same, of which it is known how it lies in the file.
+    /// The index in front of a seal, of which it is known how it lies in the file.
     #[inline]
     pub(crate) fn again(seal: &Seal, shape: Shape, window: Window<'a>) -> Self {
         StoredIndex { window, start: seal.start(), shape, members: seal.members() as u32 }
@@ -191,8 +191,8 @@ impl<'a> StoredIndex<'a> {
     }
 
     /// What changes in the index when members with these hashes, whose records are at these places, are
-    /// added: bytes by where they are in it. None if it would be made otherwise for so many members, or there
-    /// may be one of the same name.
+    /// added: bytes by where they are in it. None if it would be made otherwise for that many members, or
+    /// there may be one of the same name.
     pub(crate) fn additions(
         &self,
         added: &[(u64, u64)],
@@ -273,7 +273,7 @@ impl StoredIndexBuilder {
         StoredIndexBuilder { added: Vec::new(), old: None, unread: 0, is_possible: true }
     }
 
-    /// Of an archive with so many bytes of records, of which the first are those of `members` members with
+    /// Of an archive with `records` bytes of records, of which the first are those of `members` members with
     /// this index, if there is one that is known to be sound.
     ///
     /// # Errors
@@ -288,7 +288,7 @@ impl StoredIndexBuilder {
         Ok(StoredIndexBuilder { old: Some(old), ..Self::new() })
     }
 
-    /// Of an archive with so many bytes of records and no index.
+    /// Of an archive with `records` bytes of records and no index.
     pub(crate) fn of_records(records: usize) -> Self {
         StoredIndexBuilder { unread: records, ..Self::new() }
     }
@@ -299,7 +299,7 @@ impl StoredIndexBuilder {
         self.added.push((hash(name), place));
     }
 
-    /// A member was found that has this record, `behind` so many bytes of others.
+    /// A member was found that has this record, `behind` this many bytes of others.
     pub(crate) fn push_record(&mut self, record: &CentralRecord<'_>, behind: usize) {
         if let Ok(Some(name)) = record.array_name() {
             self.push(&name, (behind + record.at) as u64);
@@ -334,7 +334,7 @@ impl StoredIndexBuilder {
         }));
     }
 
-    /// How large the index is for so many members.
+    /// How large the index is for `members` members.
     pub(crate) fn size(&self, members: u64) -> u64 {
         if !self.is_possible || members == 0 {
             return 0;

@@ -50,10 +50,10 @@ impl<'a> Header<'a> {
         Self::read(file.into(), 0..file.len() as u64, max_header_size)
     }
 
-    /// The same of the `.npy` file in this range of an archive.
+    /// Reads the header of the `.npy` file in this range of an archive, and says where its data starts in it.
     ///
     /// # Errors
-    /// The same, and [`ErrorKind::Missing`].
+    /// As for [`Header::parse`], and [`ErrorKind::Missing`].
     pub fn read(window: Window<'a>, file: Range<u64>, max_header_size: usize) -> Result<(Self, usize)> {
         let found = file.end.saturating_sub(file.start);
         let part = |part: Range<u64>| -> Result<&'a [u8]> {
@@ -250,7 +250,7 @@ pub fn encode_to(
     Ok(())
 }
 
-/// The length of a header's text with its padding and newline, behind a prefix of so many bytes. NumPy pads
+/// The length of a header's text with its padding and newline, behind a prefix of `prefix` bytes. NumPy pads
 /// by 1 to 64 bytes, never by none, counting the newline as part of the text.
 fn padded_len(prefix: usize, text: usize) -> usize {
     text + 1 + HEADER_ALIGN - (prefix + text + 1) % HEADER_ALIGN

@@ -1,10 +1,10 @@
 //! The members of an archive as a reader looks them up.
 //!
-//! Where a file of ours is as we wrote it, by the index that is stored in it: opening reads nothing else,
+//! Where a file is as mmnpz wrote it, by the index that is stored in it: opening reads nothing else,
 //! however many members there are. Everywhere else by an [`WalkedIndex`] that a walk through the directory
 //! makes.
 //!
-//! The stored index and the directory stay in the file, where others can change them: an append of ours
+//! The stored index and the directory stay in the file, where others can change them: an append by mmnpz
 //! overwrites both, and another program may edit a record in place. So what they say is checked whenever it
 //! is used, and that there is *no* member of a name, or what all the names are, only counts once they have
 //! been checked as a whole ([`Lookup::verify`]); where they are not what they were, a walk or a search takes
@@ -36,7 +36,7 @@ const SMALL: u64 = 1 << 16;
 /// Records up to this size are copied without asking for memory.
 const ORDINARY_RECORD: usize = 256;
 
-/// A processor reads so many bytes at once.
+/// The bytes that a processor reads at once.
 const CACHE_LINE: u64 = 64;
 
 /// What a lookup finds.
@@ -292,7 +292,7 @@ impl Lookup {
         Ok(self.walked.get().is_some() || (is_checked() && self.is_there(window)?))
     }
 
-    /// Whether the directory has not been overwritten: a writer of ours takes its end record away first, and
+    /// Whether the directory has not been overwritten: a writer of mmnpz takes its end record away first, and
     /// when that of another directory is in its place, another seal is, too.
     ///
     /// # Errors
@@ -382,10 +382,10 @@ impl Lookup {
         self.members_from(window, 0)
     }
 
-    /// The same from a position on.
+    /// The members from a position on with their names, in archive order, once that is settled.
     ///
     /// # Errors
-    /// The same.
+    /// As for [`Lookup::members`].
     pub fn members_from<'a>(
         &'a self,
         window: Window<'a>,
@@ -611,7 +611,7 @@ fn search(window: Window<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool)
     let error = ErrorKind::NoEndRecord.into();
     let mut survey = Survey::without_directory(window, error, Effort::Read, &mut *keep_going)?;
     survey.found.retain(|member| member.header < seal.members_end());
-    // That of another program stays; one of ours can have been overwritten as soon as it was read.
+    // That of another program stays; one of mmnpz can have been overwritten as soon as it was read.
     let ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());
     let (is_same, range) = match ours {
         Some(directory) => (cut(window, directory, seal)?, Some(directory.range.clone())),

@@ -27,8 +27,8 @@ use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
 use crate::zip::records::{CentralHeader, Extent, LocalHeader, Record, STORED, flags};
 
-/// Memory for so many members is taken on the word of the end record, if there is as much; for more, only as
-/// they are found.
+/// Memory for this many members is taken on the word of the end record, if there is as much; for more, only
+/// as they are found.
 const TRUSTED_COUNT: usize = 1 << 22;
 
 /// The caller is asked whether to go on each time this many members have been read.
@@ -386,7 +386,7 @@ impl WalkedIndex {
         Member { id, entry: self.entries[id.0 as usize] }.file(window, name)
     }
 
-    /// The same, if the directory is in other bytes than those of the archive.
+    /// The index of an archive whose directory is in other bytes than those of the archive.
     pub(crate) fn without_directory(mut self) -> Self {
         self.directory = DirectoryLocation::none();
         for entry in &mut self.entries {
@@ -416,7 +416,7 @@ impl Member {
         (record.header.method.get() == STORED).then_some(Member { id: MemberId(number), entry })
     }
 
-    /// The same with another number.
+    /// The member with another number.
     pub(crate) fn numbered(self, id: MemberId) -> Self {
         Member { id, ..self }
     }

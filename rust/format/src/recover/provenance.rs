@@ -13,17 +13,17 @@ use crate::zip::central::CentralRecord;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{Extent, LocalHeader, Record, extra_field, flags};
 
-/// A member of ours starts so far from the start of the file at most, even if an extra field cannot hold its
-/// padding.
+/// The first member of mmnpz starts at most this far from the start of the file, even if an extra field
+/// cannot hold its padding.
 const FIRST_MEMBER: u64 = 1 << 17;
 
-/// So many zeros in front of it are skipped.
+/// At most this many zeros in front of it are skipped.
 const MOST_ZEROS: u64 = 1 << 30;
 
 /// They are read in steps of this many bytes, as there are none in most files.
 const FIRST_STEP: u64 = 1 << 16;
 
-/// How far from the end of the file a record of ours is looked for to tell whether the file could be ours.
+/// How far from the end of the file a record of mmnpz is looked for to tell whether the file could be its.
 const LAST_RECORD: u64 = 1 << 21;
 
 /// The signature of a local header.
@@ -56,8 +56,8 @@ pub(crate) fn leads_to_its_member(
     Ok(has_name && (is_streamed || header.crc == record.header.crc))
 }
 
-/// Whether the file begins with a member of ours that a directory without a seal does not list, or lists as
-/// another one: ours list members in the order in which they lie, and programs that leave a member out move
+/// Whether the file begins with a member of mmnpz that a directory without a seal does not list, or lists as
+/// another one: mmnpz lists members in the order in which they lie, and programs that leave a member out move
 /// the others.
 pub(crate) fn misses_first_member(
     window: Window<'_>,
@@ -99,7 +99,7 @@ fn first_header(window: Window<'_>) -> Result<Option<u64>, Missing> {
     Ok(None)
 }
 
-/// Whether a file has what a file of ours has somewhere near its ends.
+/// Whether a file has near its ends what a file of mmnpz has.
 pub(crate) fn could_be_ours(window: Window<'_>) -> Result<bool, Missing> {
     if first_header(window)?.is_some() {
         return Ok(true);
@@ -119,7 +119,7 @@ pub(crate) fn could_be_ours(window: Window<'_>) -> Result<bool, Missing> {
     Ok(false)
 }
 
-/// Whether a file starts with a member that a writer of ours began, or with what stands in the place of one.
+/// Whether a file starts with a member that a writer of mmnpz began, or with what stands in the place of one.
 pub(crate) fn is_begun(window: Window<'_>) -> Result<bool, Missing> {
     let Some(at) = first_header(window)? else { return Ok(false) };
     let here = window.until_hole(at);

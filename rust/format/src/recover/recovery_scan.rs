@@ -46,12 +46,12 @@ pub enum Effort {
     /// For what was written by us, if the file looks like it near its ends; a directory that is there is
     /// taken as it is, as who only reads finds out what is wrong with it, see [`Survey::without_directory`].
     Read,
-    /// The same, and the directory is read to its end, unless it can be added to where it is.
+    /// As to read, and the directory is read to its end, unless it can be added to where it is.
     Append,
-    /// The same, and it is only added to where it is if it is what its seal says: a power failure may have
-    /// torn it.
+    /// As to append, and the directory is added to where it is only if it is what its seal says: a power
+    /// failure may have torn it.
     AppendChecked,
-    /// Everywhere, and if there is nothing of ours, for members of other programs, too.
+    /// Everywhere, and if mmnpz wrote nothing of it, for members of other programs, too.
     Full,
 }
 
@@ -145,11 +145,11 @@ impl Survey {
         scan.conclude()?;
         let is_part = error.kind == ErrorKind::MultiDisk;
         if scan.survey.is_empty() && effort == Effort::Full && !is_part && !is_begun(window)? {
-            // Not one of ours; perhaps another program was killed before it wrote the directory.
+            // Not a file of mmnpz. Perhaps another program was killed before it wrote the directory.
             scan.chain()?;
         }
-        // A file in which there is nothing is what the first look says that it is, unless a writer of ours
-        // began it, and was killed before its first member was finished.
+        // A file in which there is nothing is what the first look says that it is, unless a writer of
+        // mmnpz began it, and was killed before its first member was finished.
         if scan.survey.is_empty() && !is_begun(window)? { Err(error) } else { Ok(scan.survey) }
     }
 
@@ -205,8 +205,8 @@ impl Survey {
         let room =
             seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.complete_below()..seal.start());
         if seal.is_none() && directory.prefix_len != 0 && (effort == Effort::Full || could_be_ours(window)?) {
-            // Something stands in front of this archive. If that is an archive of ours, this one is inside of
-            // an array that was being written, unless it was put behind it.
+            // Something stands in front of this archive. If that is an archive of mmnpz, this one is inside
+            // of an array that was being written, unless it was put behind it.
             let outer = Self::by_scan(window, keep_going)?;
             let end = outer.directory.as_ref().map(|directory| directory.comment.end);
             let is_behind = outer.found.is_empty()
@@ -222,7 +222,7 @@ impl Survey {
             survey.stale_indexes = stale_index::find(window, &directory)?;
         }
         // Behind the end record there can be members that were appended to another program's archive, and a
-        // part of a directory of ours: at most 64 KiB, or the end record would not have been found.
+        // part of a directory of mmnpz: at most 64 KiB, or the end record would not have been found.
         let behind = directory.comment.end..len;
         let is_at_end = directory.is_near_end(window);
         survey.is_at_end = is_at_end;
@@ -262,7 +262,7 @@ struct Scan<'a, 'f> {
     end: u64,
     /// All members below this byte are finished.
     low_water: u64,
-    /// So many bytes of directories may still be read: real ones do not overlap, forged ones could.
+    /// How many bytes of directories may still be read: real ones do not overlap, forged ones could.
     budget: u64,
 }
 
@@ -285,7 +285,7 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Goes through a part of the file.
     fn run(&mut self, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
-        // In a stretch that is not members of ours, what its first local header says is worth a report; those
+        // In a stretch without members of mmnpz, what the first local header says is worth a report; those
         // behind may be part of an array.
         let mut lost = false;
         let mut steps = 0;
@@ -397,7 +397,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         if is_vouched_for { Ok(true) } else { self.is_sound(member) }
     }
 
-    /// The members of ours whose headers are among the bytes of one that is not finished.
+    /// The members of mmnpz whose headers are among the bytes of one that is not finished.
     fn members_inside(&mut self, member: &LocalMember) -> Result<Vec<LocalMember>> {
         let mut inside = Vec::new();
         let mut at = member.header + 1;

@@ -1,4 +1,4 @@
-//! The index and the seal that are left where another program has appended to an archive of ours.
+//! The index and the seal that are left where another program has appended to an archive of mmnpz.
 //!
 //! Such a program writes its first member over our directory, and leaves the index and the seal in front of
 //! it where they are. Nothing leads a reader across these that goes from local header to local header.
@@ -16,7 +16,7 @@ use crate::zip::records::{Extent, extra_field};
 /// The ranges between members in which there are such, with what is in front of them.
 pub(crate) fn find(window: Window<'_>, directory: &DirectoryLocation) -> Result<Vec<Range<u64>>, Missing> {
     let records = window.get(directory.range.clone())?.unwrap_or_default();
-    // Where each member starts, and whether it is one of ours.
+    // Where each member starts, and whether mmnpz wrote it.
     let mut members: Vec<_> = Walk::new(records)
         .filter_map(|record| {
             let extent = Extent::read(record.header, record.extra).ok()?;
@@ -28,7 +28,7 @@ pub(crate) fn find(window: Window<'_>, directory: &DirectoryLocation) -> Result<
         return Ok(Vec::new());
     }
     members.sort_unstable();
-    // Only where one of another program comes behind one of ours: nothing of other members is read.
+    // Only where one of another program comes behind one of mmnpz: nothing of other members is read.
     let behind_ours = members.windows(2).filter_map(|pair| match pair {
         &[(before, true), (header, false)] => Some((before, header)),
         _ => None,

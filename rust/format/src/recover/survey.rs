@@ -1,4 +1,4 @@
-//! TODO.
+//! What was found in a file: the answer of a [recovery scan](crate::recover::recovery_scan).
 
 use std::ops::Range;
 

@@ -9,8 +9,8 @@
 //!   (`kept_directory`). It is overwritten only when there is a copy of it on the disk. Where
 //!   members cannot follow those, they go behind that archive and a [`Base`], and its directory stays where
 //!   it is.
-//! - Members go into the room in front of a directory of ours, if it has some, and their records behind those
-//!   that it has ([`crate::write::grow_in_place`]). Where there is no room, it may be overwritten by members,
+//! - Members go into the room in front of a directory of mmnpz, if it has some, and their records behind
+//!   those that it has ([`crate::write::grow_in_place`]). Where there is no room, members may overwrite it,
 //!   unless it was written for readers to use meanwhile ([`Publish::Flush`]): then [`Appender::reserve`] says
 //!   that there is no room.
 //! - The file never gets shorter than it was when somebody could open it.
@@ -37,7 +37,7 @@ use crate::write::remark;
 use crate::zip::name::StoredName;
 use crate::zip::records::{EndRecord, Record};
 
-/// The room that a directory leaves in front of it for members: so much at least and at most, and else a
+/// The room that a directory leaves in front of it for members: at least this, at most that, and else a
 /// share of the file. It is a hole in the file, which takes no space on the disk until something is written
 /// there. At least more than an archive comment can have: where the end record of this directory is taken
 /// away, nobody finds that of the one before, which members may have overwritten in part.
@@ -59,7 +59,7 @@ pub enum Reserved {
     /// Its place.
     Place(Placement),
     /// There is no room in front of the directory that readers use. It must [make way](Appender::make_way),
-    /// or a new one be published first, with so much room.
+    /// or a new one be published first, with this much room.
     NoRoom(u64),
 }
 
@@ -70,12 +70,13 @@ enum Prologue {
     Base(u64),
     /// Behind the members of another program: their directory, which has this end record.
     Keep(u64),
-    /// In front of a directory of ours with room: that it need not be the last, or that it grows.
+    /// In front of a directory of mmnpz with room: that it need not be the last, or that it grows.
     Seal(Seal),
-    /// In place of the signature of the end record of a directory of ours, which members are going to
+    /// In place of the signature of the end record of a directory of mmnpz, which members are going to
     /// overwrite.
     Blank(u64),
-    /// The same, of one that was added to, whose seal says that it grows: this does not.
+    /// In place of the signature of the end record of a directory that was added to, whose seal says that it
+    /// grows: this seal does not.
     SealAndBlank(Seal, u64),
     /// In place of the signature of the end record of a directory that could not be written to its end, of
     /// which nobody knows how much is there. If members were being added to one, that still grows.
@@ -102,12 +103,12 @@ pub struct Appender {
     length: u64,
     /// What must be in the file before anything else is.
     prologue: Option<Prologue>,
-    /// So many parts of that are there.
+    /// How many parts of that are in the file.
     prologue_done: usize,
     /// The end record of a directory that readers use.
     end_record: Option<u64>,
     /// The end record behind which a base was written: that knows the directory without its signature, which
-    /// goes when a directory of ours is there.
+    /// goes when a directory of mmnpz is there.
     foreign_end_record: Option<u64>,
     directory: DirectoryWriter,
     /// What `directory` comes behind, as long as that stays where it is.
@@ -250,8 +251,8 @@ impl Appender {
         Ok(self.directory.contains(name))
     }
 
-    /// The same, as long as no other program has changed names in place: that is not looked at for each new
-    /// member.
+    /// Whether there is a member of this name, as long as no other program has changed names in place: that
+    /// is not looked at for each new member.
     ///
     /// # Errors
     /// None with a whole file.

@@ -21,8 +21,8 @@ use crate::zip::end::DirectoryLocation;
 use crate::zip::name::{self, StoredName};
 use crate::zip::records::{EndRecord, Extent};
 
-/// So many lookups are answered by walking the records of an archive that is appended to; then its names are
-/// indexed. One or two members more do not pay for an index of a million.
+/// This many lookups are answered by walking the records of an archive that is appended to; then its names
+/// are indexed. One or two members more do not pay for an index of a million.
 const WALKS: u32 = 2;
 
 /// Room for the first records that are added to those of an archive that is appended to.
@@ -35,7 +35,7 @@ const ROOM: usize = 1 << 12;
 /// the cache took an eighth of the time of writing small members.
 #[derive(Debug, Clone)]
 pub struct DirectoryWriter {
-    /// So many bytes of records come first, which are not here: those of a directory that is added to where
+    /// How many bytes of records come first, which are not here: those of a directory that is added to where
     /// it is.
     first: usize,
     /// The others. Shared with whoever is writing them to the file; copied if a member is added meanwhile.
@@ -46,7 +46,7 @@ pub struct DirectoryWriter {
     /// Where the record of each name starts in the directory.
     names: HashTable<u64>,
     hasher: RandomState,
-    /// So many bytes of `records` are not in `names` yet.
+    /// How many bytes of `records` are not in `names` yet.
     unindexed: usize,
     walks: u32,
     /// All names were added in ascending order so far, and this is the last.
@@ -175,7 +175,7 @@ impl DirectoryWriter {
         })
     }
 
-    /// Goes on behind a directory of `members` members, whose records have so many bytes, and whose header
+    /// Goes on behind a directory of `members` members, whose records have `records` bytes, and whose header
     /// fields can be believed from byte `fields_from` on. Nothing of it is here, unless
     /// [`DirectoryWriter::put_behind`] gets it.
     pub(crate) fn behind(

@@ -1,9 +1,10 @@
 //! Adding members to a directory where it is.
 //!
-//! Where there is room for them in front of a directory of ours, nothing that is in the file has to move: the
-//! members go into the room, their records behind those of the directory, and some slots of the index change.
-//! That takes as long for a million members as for ten, and reads nothing of what they are, so what is there
-//! is not checked either: what the seal says afterwards is as true as it was before (see `Seal::grown`).
+//! Where there is room for them in front of a directory of mmnpz, nothing that is in the file has to move:
+//! the members go into the room, their records behind those of the directory, and some slots of the index
+//! change. That takes as long for a million members as for ten, and reads nothing of what they are, so what
+//! is there is not checked either: what the seal says afterwards is as true as it was before (see
+//! `Seal::grown`).
 
 use std::collections::BTreeMap;
 use std::fmt;

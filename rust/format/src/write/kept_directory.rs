@@ -1,6 +1,6 @@
-//! The directory of another program, kept for good where members of ours follow those that it lists.
+//! The directory of another program, kept for good where members of mmnpz follow those that it lists.
 //!
-//! Members that we did not write have no marks: without a directory, nothing tells of them. Members of ours
+//! Members that another program wrote have no marks: only a directory tells of them. Members of mmnpz
 //! begin where the last one of them ends, so that all follow one another, which is where the directory of the
 //! other program stood. It is kept in a [filler](crate::filler) in front of them, a copy with its own end
 //! records and a [`Base`] that vouches for it: whatever becomes of the directories behind it, a recovery scan

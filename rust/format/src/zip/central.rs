@@ -1,4 +1,4 @@
-//! TODO.
+//! The entries of a central directory, one by one.
 
 use std::borrow::Cow;
 
@@ -62,7 +62,7 @@ impl<'a> CentralRecord<'a> {
     }
 }
 
-/// So many bytes of the directory are fetched ahead of the walk.
+/// How many bytes of the directory are fetched ahead of the walk.
 const FETCH: usize = 1 << 14;
 
 /// The records of a central directory, in their order, up to the first that is not one.

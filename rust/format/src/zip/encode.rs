@@ -1,4 +1,4 @@
-//! TODO.
+//! The records of an archive as bytes: local headers, entries of the directory, end records.
 
 use zerocopy::IntoBytes;
 

@@ -15,7 +15,7 @@ use crate::zip::records::{CentralHeader, EndRecord, Record, Zip64EndRecord, Zip6
 /// The longest archive comment, and so how far in front of the end the end record can start.
 const MAX_COMMENT: usize = u16::MAX as usize;
 
-/// So many bytes behind it can be what is left of a writer of ours that had just begun to append when the
+/// This many bytes behind it can be what is left of a writer of mmnpz that had just begun to append when the
 /// power failed.
 const BEGUN: usize = 64;
 

@@ -96,20 +96,20 @@ impl Member {
         Member::stored(name, data).both(|header| header.method = DEFLATED)
     }
 
-    /// The same with other fields.
+    /// The member with other fields.
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
     }
 
-    /// The same with other fields in both headers.
+    /// The member with other fields in both headers.
     pub(crate) fn both(mut self, change: impl Fn(&mut Header)) -> Self {
         change(&mut self.local);
         change(&mut self.central);
         self
     }
 
-    /// The same with its sizes and CRC behind the data instead of in the local header (section 4.3.9).
+    /// The member with its sizes and CRC behind the data instead of in the local header (section 4.3.9).
     pub(crate) fn with_descriptor(self) -> Self {
         self.both(|header| header.flags |= DESCRIPTOR).with(|member| {
             let Header { crc, compressed, uncompressed, .. } = member.central;
@@ -218,7 +218,7 @@ impl Archive {
         Archive { members: members.into_iter().collect(), ..Archive::default() }
     }
 
-    /// The same with other parts.
+    /// The archive with other parts.
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self

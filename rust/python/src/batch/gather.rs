@@ -21,7 +21,7 @@ use crate::error::{IntoErr, keep_going};
 use crate::numpy::array::{self, Layout};
 use crate::views::pages::fetch_cold;
 
-/// So many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for
+/// This many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for
 /// anything else, while to get it back from them can take milliseconds.
 const DETACH_FROM: usize = 1 << 14;
 
@@ -276,7 +276,7 @@ impl<'a, 'py> Batch<'a, 'py> {
         result.map_err(|failure| failure.into_err(self.py(), self.lookup.path()))
     }
 
-    /// The same for items that are not behind each other, or become others.
+    /// Copies items that are not behind each other, or become others.
     fn copy_by_numpy(&self, out: &Bound<'py, PyAny>, pad_row: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
         let py = self.py();
         let slice = |start: usize, stop: usize| PySlice::new(py, start as isize, stop as isize, 1);

@@ -94,8 +94,8 @@ impl<'py> BatchLookup<'py> {
         }
     }
 
-    /// The same of many members; an error is left for whoever asks for that one. What is to be read to make
-    /// the others is in the cache of the processor then.
+    /// The views of many members, as far as they are kept; an error is left for whoever asks for that one.
+    /// What is to be read to make the others is in the cache of the processor then.
     pub(crate) fn kept_of<'a>(&'a self, keys: &[Key<'_, 'py>], kept: &mut Vec<Option<Kept<'a, 'py>>>) {
         let file = &self.handle.file;
         if self.cache && self.first.is_none() {

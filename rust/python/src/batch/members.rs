@@ -33,7 +33,7 @@ fn named<'py>(view: PyResult<Bound<'py, PyAny>>, key: Key<'_, 'py>) -> PyResult<
     })
 }
 
-/// The same for one that may be kept. What somebody else put in the dict of views is not believed.
+/// Reads the view of a member that may be kept. What somebody else put in the dict of views is not believed.
 #[inline]
 fn with_kept<'py, R>(
     lookup: &BatchLookup<'py>,
@@ -54,7 +54,7 @@ fn with_kept<'py, R>(
     read(&view, &layout)
 }
 
-/// So many members are looked up together.
+/// How many members are looked up together.
 const TOGETHER: usize = 64;
 
 /// Calls `read` with the layouts of the views of all members, and their numbers.
@@ -108,7 +108,7 @@ pub(crate) fn fetch_headers(lookup: &BatchLookup<'_>, keys: &Keys<'_>) -> PyResu
     result.map_err(|failure| failure.into_err(py, lookup.path()))
 }
 
-/// The same for names that are going to be looked up one by one.
+/// Fetches the headers of members whose names are going to be looked up one by one.
 pub(crate) fn fetch_headers_of(lookup: &BatchLookup<'_>, names: &Bound<'_, PyAny>) -> PyResult<()> {
     if lookup.reads_headers() { fetch_headers(lookup, &Keys::new(lookup, names)?) } else { Ok(()) }
 }

@@ -15,7 +15,7 @@ use mmnpz_file::items::Items;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::npy::header;
 
-/// So many dtypes are remembered with the text of their description. Programs write a handful.
+/// How many dtypes are remembered with the text of their description. Programs write a handful.
 const MAX_DESCRIPTIONS: usize = 32;
 
 static AS_ANY_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

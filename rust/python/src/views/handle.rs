@@ -90,7 +90,7 @@ impl Handle {
         if keep { self.views.publish(member.id, name, view) } else { Ok(view) }
     }
 
-    /// The same for the member at a position in archive order.
+    /// The view of the member at a position in archive order, made if none is kept.
     #[cold]
     pub(crate) fn first_access_at<'py>(
         &self,

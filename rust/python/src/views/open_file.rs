@@ -22,10 +22,10 @@ use crate::numpy::array;
 use crate::views::pages;
 use crate::views::view_cache::may_be_locked;
 
-/// So many members are taken up between two looks at pending signals.
+/// Pending signals are looked at every time this many members were taken up.
 const POLL_INTERVAL: usize = 4096;
 
-/// So many members are looked at together where views are made of one after the other.
+/// How many members are looked at together where views are made of one after the other.
 pub(crate) const SOME: usize = 128;
 
 /// The types of arrays that are made.

@@ -161,7 +161,7 @@ impl ViewCache {
         self.peek(py, member).map(Borrowed::to_owned)
     }
 
-    /// The same without a reference of its own, which threads would wait for each other to count.
+    /// Returns the view without a reference of its own, which threads would wait for each other to count.
     #[inline]
     pub(crate) fn peek<'a, 'py>(
         &'a self,
@@ -247,7 +247,7 @@ pub(crate) struct Preload<'a> {
 }
 
 impl<'a> Preload<'a> {
-    /// Reserves memory for so many views.
+    /// Reserves memory for `count` views.
     pub(crate) fn new(cache: &'a ViewCache, count: usize) -> Self {
         let mut map = new_map();
         map.reserve(count);
