@@ -2,7 +2,9 @@
 
 import io
 import struct
+import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,30 @@ END = struct.Struct("<4s4H2LH")
 ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 ZIP64_LOCATOR = struct.Struct("<4sLQL")
 SATURATED = 0xFFFFFFFF
+
+
+class Unseekable(io.RawIOBase):
+    """A file without `seek`, like a pipe, for which zipfile writes data descriptors."""
+
+    def __init__(self) -> None:
+        self.bytes = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.bytes += bytes(data)
+        return len(data)
+
+
+def streamed(names: Iterable[str], array: Any) -> bytes:
+    """Return what zipfile writes to a pipe: a zip archive with an array under each of these names."""
+    out = Unseekable()
+    with zipfile.ZipFile(out, "w") as file:
+        for name in names:
+            with file.open(f"{name}.npy", "w") as member:
+                member.write(npy(array))
+    return out.bytes
 
 
 def npy(array: Any) -> bytes:

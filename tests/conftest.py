@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.archives import npy
 from tests.faults import promise
+from tests.faults.recorder import Recorder, compile_shim
 
 settings.register_profile(
     "mmnpz",
@@ -35,6 +36,15 @@ def new_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     folder = tmp_path_factory.mktemp("new")
     numbers = itertools.count()
     return lambda: folder / f"{next(numbers)}.npz"
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
+    """A process that runs scenarios, and records what they do with files."""
+    folder = tmp_path_factory.mktemp("shim")
+    recorder = Recorder(compile_shim(folder), folder)
+    yield recorder
+    recorder.stop()
 
 
 @pytest.fixture

@@ -13,31 +13,10 @@ import numpy as np
 import pytest
 
 import mmnpz
-from tests.archives import Entry, build_zip, npy, put
+from tests.archives import Entry, build_zip, npy, put, streamed
 from tests.processes import fork
 
 OLD = np.arange(100, dtype="<i4")
-
-
-class Unseekable(io.RawIOBase):
-    """A file without `seek`, like a pipe, for which zipfile writes data descriptors."""
-
-    def __init__(self) -> None:
-        self.bytes = b""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.bytes += bytes(data)
-        return len(data)
-
-
-def streamed() -> bytes:
-    out = Unseekable()
-    with zipfile.ZipFile(out, "w") as file, file.open("old.npy", "w") as member:
-        member.write(npy(OLD))
-    return out.bytes
 
 
 def savez(compressed: bool = False) -> bytes:
@@ -74,7 +53,7 @@ ARCHIVES: dict[str, Callable[[Path], bytes]] = {
     "longest comment": lambda _: zipped(comment=b"\xff" * 65535),
     "junk in front, offsets from the file": lambda _: zipped(junk=b"#!/bin/sh\n" * 50),
     "junk in front, offsets from the archive": lambda _: build_zip(FORGED, junk=b"junk" * 100),
-    "data descriptors": lambda _: streamed(),
+    "data descriptors": lambda _: streamed(["old"], OLD),
     "forged data descriptors": lambda _: build_zip(Entry("old.npy", npy(OLD), descriptor=True)),
     "zip64 everywhere": lambda _: build_zip(Entry("old.npy", npy(OLD), zip64=True), zip64_end=True),
     "gap before the directory": lambda _: build_zip(FORGED, gap=b"\0" * 300),

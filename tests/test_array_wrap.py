@@ -260,7 +260,7 @@ def test_calls_keep_no_references(view: Any) -> None:
         view.__array_wrap__(other, context, False)
         view.__array_wrap__(other, context, True)
         view.__array_wrap__(array=plain, context=context, return_scalar=False)
-        view + 1
+        _ = view + 1
         view.sum()
         np.add(view, 1, out=copied)
 

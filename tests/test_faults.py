@@ -14,7 +14,7 @@ import pytest
 from tests.faults.disk import State
 from tests.faults.explore import LARGE_STATES, THOROUGH, Explorer
 from tests.faults.promise import Base, Judge, Knowledge
-from tests.faults.recorder import Operation, Recorder, compile_shim, why_not
+from tests.faults.recorder import Operation, Recorder, why_not
 from tests.faults.scenarios import (
     BASES,
     FRESH,
@@ -36,14 +36,6 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.thread_unsafe(reason="has processes of its own, and records what they do"),
 ]
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
-    folder = tmp_path_factory.mktemp("shim")
-    recorder = Recorder(compile_shim(folder), folder)
-    yield recorder
-    recorder.stop()
 
 
 @pytest.fixture

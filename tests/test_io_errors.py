@@ -18,7 +18,7 @@ from tests.archives import same
 from tests.faults.disk import Files, partly, states_after_kill
 from tests.faults.explore import THOROUGH, Explorer
 from tests.faults.promise import Base, Judge, by_numpy, facts
-from tests.faults.recorder import Action, Event, KilledError, Operation, Plan, Recorder, compile_shim, why_not
+from tests.faults.recorder import Action, Event, KilledError, Operation, Plan, Recorder, why_not
 from tests.faults.scenarios import BASES, Script, append, many, noise, replace
 from tests.processes import run_python
 
@@ -26,14 +26,6 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.thread_unsafe(reason="has processes of its own, and records what they do"),
 ]
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
-    folder = tmp_path_factory.mktemp("shim")
-    recorder = Recorder(compile_shim(folder), folder)
-    yield recorder
-    recorder.stop()
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def summary() -> list[str]:
     """Return the lines of the summary: what was tried, and how many states broke the promise."""
     order = (
         "states after kills", "states after power failures", "writers killed", "openings beside writers",
-        "unzip -t", "members looked for", "states that break the promise",
+        "unzip -t", "members looked for", "old readers that said so", "states that break the promise",
     )  # fmt: skip
     return [f"{TRIED[what]:>9,}  {what}" for what in order]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import mmnpz
-from tests.archives import Entry, build_zip, npy
+from tests.archives import Entry, build_zip, npy, streamed
 from tests.faults.recorder import Step
 
 OLD = np.arange(300, dtype="<i4")
@@ -265,29 +265,6 @@ def savez(compressed: bool = False) -> bytes:
     return out.getvalue()
 
 
-class Unseekable(io.RawIOBase):
-    """A file without `seek`, like a pipe, for which zipfile writes data descriptors."""
-
-    def __init__(self) -> None:
-        self.bytes = b""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.bytes += bytes(data)
-        return len(data)
-
-
-def streamed() -> bytes:
-    out = Unseekable()
-    with zipfile.ZipFile(out, "w") as file:
-        for name in ("old.npy", "b.npy"):
-            with file.open(name, "w") as member:
-                member.write(npy(OLD))
-    return out.bytes
-
-
 def zipped(comment: bytes = b"", junk: bytes = b"") -> bytes:
     out = io.BytesIO(junk)
     with zipfile.ZipFile(out, "a") as file:
@@ -319,7 +296,7 @@ BASES: dict[str, Callable[[], bytes]] = {
     "zipfile": zipped,
     "comment": lambda: zipped(comment=b"This is a comment"),
     "longest comment": lambda: zipped(comment=b"\xff" * 65535),
-    "streamed": streamed,
+    "streamed": lambda: streamed(["old", "b"], OLD),
     "junk in front": lambda: zipped(junk=b"#!/bin/sh\n" * 500),
     "junk in front, not counted": lambda: build_zip(Entry("old.npy", npy(OLD)), junk=b"junk" * 100),
     "junk behind": lambda: zipped() + b"junk" * 30,
