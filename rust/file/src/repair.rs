@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Origin;
+use mmnpz_format::write::patch::Patch;
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name;
 
@@ -82,8 +83,8 @@ pub fn repair_storage(
     let appender = recovery::resume(&storage, &found.contents, &found.survey, alignment)?;
     let count = appender.count();
     if found.survey.origin == Origin::Members {
-        let (at, directory) = appender.foreign_directory();
-        storage.write_at(&directory, at)?;
+        let Patch { at, bytes } = appender.foreign_directory();
+        storage.write_at(&bytes, at)?;
         storage.sync()?;
     } else {
         ArchiveWriter::new(path, storage, appender, true).close(keep_going)?;

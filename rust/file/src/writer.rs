@@ -15,6 +15,7 @@ use mmnpz_format::additions::filler::Filler;
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::write::appender::{Appender, Reserved};
 use mmnpz_format::write::directory_plan::{NewDirectory, Publish};
+use mmnpz_format::write::patch::Patch;
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
 
@@ -237,7 +238,7 @@ impl<S: Storage> ArchiveWriter<S> {
         if !state.appender.has_prologue() {
             return Ok(());
         }
-        for (at, bytes) in state.appender.prologue() {
+        for Patch { at, bytes } in state.appender.prologue() {
             self.storage.write_at(&bytes, at)?;
             if self.must_sync_prologue(state) {
                 self.storage.sync()?;

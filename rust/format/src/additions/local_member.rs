@@ -1,6 +1,6 @@
 //! A member as its local header describes it, with its mark if mmnpz wrote it.
 
-use crate::additions::mark::{LARGE, LowWater, MemberState, mark_field};
+use crate::additions::mark::{LARGE, LowWater, MemberRange, MemberState, mark_field};
 use crate::error::Missing;
 use crate::window::Window;
 use crate::zip::records::{LocalHeader, Record, SATURATED, STORED, ZIP64_EXTRA, extra_field, flags};
@@ -30,6 +30,13 @@ pub struct MarkedMember {
     pub state: MemberState,
     /// All members below this byte of the file were finished when this one was begun.
     pub low_water: u64,
+}
+
+/// The checksum of a mark, and its place in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Remark {
+    pub(crate) at: u64,
+    pub(crate) check: [u8; 4],
 }
 
 impl LocalMember {
@@ -83,25 +90,28 @@ impl LocalMember {
         let field = mark_field(extra)?;
         let found = u32::from_le_bytes(*field.first_chunk()?);
         let low_water = LowWater(field.get(4).copied().unwrap_or_default());
-        let places = (at, member.file, member.end);
-        let is = |state: &MemberState| found == low_water.checksum(*state, places, member.crc, name);
+        let range = member.range();
+        let is = |state: &MemberState| found == low_water.checksum(*state, range, member.crc, name);
         let state = [MemberState::Finished, MemberState::Begun].into_iter().find(is)?;
         Some(MarkedMember { member, state, low_water: low_water.below(at) })
     }
 
     /// The mark that holds for a finished member with this header, and where it goes, if there is a field for
     /// it. What it says of other members stays.
-    pub(crate) fn remark(&self, window: Window<'_>) -> Result<Option<(u64, [u8; 4])>, Missing> {
+    pub(crate) fn remark(&self, window: Window<'_>) -> Result<Option<Remark>, Missing> {
         let name = self.name(window)?;
         let extra_start = self.header + LocalHeader::SIZE as u64 + u64::from(self.name_len);
         let extra = window.get_inside(extra_start..self.file)?;
         Ok(mark_field(extra).filter(|field| field.len() >= 4).map(|field| {
             let low_water = LowWater(field.get(4).copied().unwrap_or_default());
-            let places = (self.header, self.file, self.end);
-            let check = low_water.checksum(MemberState::Finished, places, self.crc, name);
+            let check = low_water.checksum(MemberState::Finished, self.range(), self.crc, name);
             let at = field.as_ptr().addr() - extra.as_ptr().addr();
-            (extra_start + at as u64, check.to_le_bytes())
+            Remark { at: extra_start + at as u64, check: check.to_le_bytes() }
         }))
+    }
+
+    fn range(&self) -> MemberRange {
+        MemberRange { header: self.header, file: self.file, end: self.end }
     }
 
     /// The name, as stored.

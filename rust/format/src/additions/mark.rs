@@ -17,6 +17,17 @@ const MARK_MIN: u64 = EXTRA_HEAD + 4;
 /// kill can leave a part.
 pub const LARGE: u64 = 1 << 20;
 
+/// Where a member lies in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberRange {
+    /// Where its local header starts.
+    pub header: u64,
+    /// Where its stored bytes start.
+    pub file: u64,
+    /// Where they end.
+    pub end: u64,
+}
+
 /// What a mark says of its member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberState {
@@ -69,26 +80,21 @@ impl LowWater {
         out[..length].copy_from_slice(&all[..length]);
     }
 
-    /// The checksum of the mark of a member whose local header is at `header`, whose stored bytes are those
-    /// from `file` to `end`, with this CRC-32. Of a member that is begun, the CRC-32 does not count.
-    pub fn checksum(
-        self,
-        state: MemberState,
-        (header, file, end): (u64, u64, u64),
-        crc: u32,
-        name: &[u8],
-    ) -> u32 {
+    /// The checksum of the mark of a member in this range, with this CRC-32. Of a member that is begun, the
+    /// CRC-32 does not count.
+    pub fn checksum(self, state: MemberState, range: MemberRange, crc: u32, name: &[u8]) -> u32 {
         let (kind, crc) = match state {
             MemberState::Begun => (1, 0),
             MemberState::Finished => (2, crc),
         };
-        checksum(u64::from(self.0) << 8 | kind, (header, file, end), crc, name)
+        checksum(u64::from(self.0) << 8 | kind, range, crc, name)
     }
 }
 
 /// A checksum of numbers and a name. It is computed for every member. A second CRC-32 cost 2 % of writing a
 /// small array; this mixer costs 0.4 %.
-pub(crate) fn checksum(kind: u64, (header, file, end): (u64, u64, u64), crc: u32, name: &[u8]) -> u32 {
+pub(crate) fn checksum(kind: u64, range: MemberRange, crc: u32, name: &[u8]) -> u32 {
+    let MemberRange { header, file, end } = range;
     let numbers = [kind, header, file, end, u64::from(crc), name.len() as u64];
     let state = numbers.into_iter().fold(0, step);
     // The upper half: every bit of the words has reached it.

@@ -53,6 +53,15 @@ struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == SLOT);
 
+/// What a slot leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hit {
+    /// The number of the member.
+    pub(crate) number: u32,
+    /// Where its record is in the directory.
+    pub(crate) place: u64,
+}
+
 impl Slot {
     const SIZE: usize = SLOT;
 
@@ -64,11 +73,11 @@ impl Slot {
     }
 
     /// The member's number and the place of its record, if the slot is that of a name with this hash.
-    fn of(&self, hash: u64) -> Option<(u32, u64)> {
+    fn of(&self, hash: u64) -> Option<Hit> {
         let number = self.number_plus_one.get().checked_sub(1)?;
         let packed = self.place_and_check.get();
         let place = packed >> 24;
-        (packed & 0xff_ffff == check(hash, number, place)).then_some((number, place))
+        (packed & 0xff_ffff == check(hash, number, place)).then_some(Hit { number, place })
     }
 }
 
@@ -164,17 +173,17 @@ impl<'a> StoredIndex<'a> {
     pub(crate) fn find(
         &self,
         hash: u64,
-        mut is_it: impl FnMut(u32, u64) -> Result<bool, Missing>,
-    ) -> Result<Option<(u32, u64)>, Missing> {
+        mut is_it: impl FnMut(Hit) -> Result<bool, Missing>,
+    ) -> Result<Option<Hit>, Missing> {
         let count = self.shape.slots as u64;
         let mut at = home(hash, count);
         for _ in 0..PROBES.min(count) {
             let Some(slot) = self.slot(at)?.filter(|slot| slot.number_plus_one.get() != 0) else { break };
-            if let Some((number, place)) = slot.of(hash)
-                && number < self.members
-                && is_it(number, place)?
+            if let Some(hit) = slot.of(hash)
+                && hit.number < self.members
+                && is_it(hit)?
             {
-                return Ok(Some((number, place)));
+                return Ok(Some(hit));
             }
             at = if at + 1 == count { 0 } else { at + 1 };
         }
@@ -182,12 +191,12 @@ impl<'a> StoredIndex<'a> {
     }
 
     /// For each hash the number and the place of the first member whose name has it.
-    pub(crate) fn find_all(&self, hashes: &[u64]) -> Result<Vec<Option<(u32, u64)>>, Missing> {
+    pub(crate) fn find_all(&self, hashes: &[u64]) -> Result<Vec<Option<Hit>>, Missing> {
         let count = self.shape.slots as u64;
         // None of these waits for the one before it, as one search would for another.
         let homes = hashes.iter().filter_map(|&hash| self.slot(home(hash, count)).ok().flatten());
         touch(homes.map(|slot| slot.number_plus_one.get() as u8));
-        hashes.iter().map(|&hash| self.find(hash, |_, _| Ok(true))).collect()
+        hashes.iter().map(|&hash| self.find(hash, |_| Ok(true))).collect()
     }
 
     /// What changes in the index when members with these hashes, whose records are at these places, are
@@ -409,7 +418,7 @@ impl Build<'_> {
                 *slot = Slot::new(hash, number, place);
                 return Some(());
             }
-            if let Some((_, other)) = slot.of(hash) {
+            if let Some(Hit { place: other, .. }) = slot.of(hash) {
                 let name_at = |at| {
                     let (record, _) = CentralRecord::read(self.records, usize::try_from(at).ok()?)?;
                     record.array_name().ok()?
@@ -448,11 +457,11 @@ mod tests {
     }
 
     fn found(table: &StoredIndex<'_>, records: &[u8], name: &str) -> Option<u32> {
-        let is_it = |_: u32, place: u64| {
+        let is_it = |Hit { place, .. }: Hit| {
             let record = CentralRecord::read(records, place as usize);
             Ok(record.is_some_and(|(record, _)| record.name == format!("{name}.npy").as_bytes()))
         };
-        table.find(hash(name.as_bytes()), is_it).unwrap().map(|(number, _)| number)
+        table.find(hash(name.as_bytes()), is_it).unwrap().map(|hit| hit.number)
     }
 
     #[test]

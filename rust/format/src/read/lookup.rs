@@ -17,7 +17,7 @@ use once_cell::race::OnceBox;
 
 use crate::additions::array_field;
 use crate::additions::seal::Seal;
-use crate::additions::stored_index::{self, Shape, StoredIndex};
+use crate::additions::stored_index::{self, Hit, Shape, StoredIndex};
 use crate::bytes::touch;
 use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
@@ -216,8 +216,8 @@ impl Lookup {
     fn find_stored(&self, window: Window<'_>, name: &[u8]) -> Result<Option<Member>, Missing> {
         let mut member = None;
         let Some(table) = self.table(window) else { return Ok(None) };
-        table.find(stored_index::hash(name), |number, place| {
-            member = self.member_at_slot(window, name, number, place)?;
+        table.find(stored_index::hash(name), |hit| {
+            member = self.member_at_slot(window, name, hit)?;
             if member.is_none() {
                 // The index leads to something else than it was made for.
                 self.edited.store(true, Ordering::Release);
@@ -234,17 +234,11 @@ impl Lookup {
 
     /// The array that a slot of the stored index leads to, if it is of this name.
     #[inline]
-    fn member_at_slot(
-        &self,
-        window: Window<'_>,
-        name: &[u8],
-        number: u32,
-        place: u64,
-    ) -> Result<Option<Member>, Missing> {
-        let Ok(at) = usize::try_from(place) else { return Ok(None) };
+    fn member_at_slot(&self, window: Window<'_>, name: &[u8], hit: Hit) -> Result<Option<Member>, Missing> {
+        let Ok(at) = usize::try_from(hit.place) else { return Ok(None) };
         let record = self.directory.record(window, at)?.filter(|(record, _)| is_named(record, name));
         let prefix_len = self.directory.prefix_len;
-        Ok(record.and_then(|(record, _)| Member::of(window.len(), &record, prefix_len, number)))
+        Ok(record.and_then(|(record, _)| Member::of(window.len(), &record, prefix_len, hit.number)))
     }
 
     /// What [`Lookup::find_again`] finds for each of these names. To read the index and the directory for one
@@ -265,15 +259,15 @@ impl Lookup {
         let names: Vec<_> = names.map(|name| name.map(str::as_bytes)).collect();
         let hashes: Vec<_> = names.iter().map(|name| stored_index::hash(name.unwrap_or_default())).collect();
         let slots = table.find_all(&hashes)?;
-        let read = slots.iter().flatten().filter_map(|&(_, place)| {
-            let start = self.directory.range.start.checked_add(place)?;
+        let read = slots.iter().flatten().filter_map(|hit| {
+            let start = self.directory.range.start.checked_add(hit.place)?;
             let record = window.get(start..start + CACHE_LINE + 1).ok()??;
             Some(record.first()? ^ record.last()?)
         });
         touch(read);
         let found = names.into_iter().zip(slots).map(|(name, slot)| {
-            let Some((name, (number, place))) = name.zip(slot) else { return Ok(None) };
-            let member = match self.member_at_slot(window, name, number, place)? {
+            let Some((name, hit)) = name.zip(slot) else { return Ok(None) };
+            let member = match self.member_at_slot(window, name, hit)? {
                 Some(member) => Some(member),
                 None => self.find_stored(window, name)?,
             };

@@ -32,6 +32,7 @@ use crate::write::directory_plan::{BLANK, NewDirectory, Publish};
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
 use crate::write::grow_in_place::{Growing, SharedBytes};
 use crate::write::kept_directory::{self, KeptDirectory};
+use crate::write::patch::Patch;
 use crate::write::placement::{Alignment, Placement};
 use crate::write::remark;
 use crate::zip::name::StoredName;
@@ -119,7 +120,7 @@ pub struct Appender {
     /// next one does not pass for ours.
     is_edited: bool,
     /// Marks of its members that do not hold any more, as they must be before another one takes its place.
-    remarks: Vec<(u64, [u8; 4])>,
+    remarks: Vec<Patch>,
     /// Where the members start that are being written.
     starts: Vec<u64>,
     /// The directory in the file does not list all that is there, or leaves room.
@@ -287,35 +288,35 @@ impl Appender {
     /// What must be written before anything else is, and where; each part only when the one before is on the
     /// disk, if [it must be](Appender::must_sync_prologue). What [was
     /// written](Appender::prologue_part_is_written) before another part failed is not among it.
-    pub fn prologue(&self) -> Vec<(u64, Vec<u8>)> {
+    pub fn prologue(&self) -> Vec<Patch> {
         self.all_of_prologue().split_off(self.prologue_done)
     }
 
-    fn all_of_prologue(&self) -> Vec<(u64, Vec<u8>)> {
-        let sealed = |seal: &Seal| (seal.at(), seal.as_bytes().to_vec());
+    fn all_of_prologue(&self) -> Vec<Patch> {
+        let sealed = |seal: &Seal| Patch::new(seal.at(), seal.as_bytes());
         match &self.prologue {
             None => Vec::new(),
             Some(Prologue::Base(end_record)) => {
-                vec![(self.next, Base::new(self.next, *end_record, true).as_bytes().to_vec())]
+                vec![Patch::new(self.next, Base::new(self.next, *end_record, true).as_bytes())]
             }
             Some(Prologue::Keep(end_record)) => self.keep(*end_record),
             Some(Prologue::Seal(seal)) => vec![sealed(seal)],
-            Some(Prologue::Blank(end_record)) => vec![(*end_record, BLANK.to_vec())],
+            Some(Prologue::Blank(end_record)) => vec![Patch::new(*end_record, BLANK)],
             Some(Prologue::SealAndBlank(seal, end_record)) => {
                 // As long as there is an end record, members in the room are only found with a whole seal.
-                vec![(*end_record, BLANK.to_vec()), sealed(seal)]
+                vec![Patch::new(*end_record, BLANK), sealed(seal)]
             }
             Some(Prologue::Undo(seal, end_record)) => {
                 // As long as there is an end record, it leads to all members. Without one, this seal or their
                 // marks do.
-                seal.iter().map(sealed).chain([(*end_record, BLANK.to_vec())]).collect()
+                seal.iter().map(sealed).chain([Patch::new(*end_record, BLANK)]).collect()
             }
         }
     }
 
     /// A copy of the directory of another program behind its archive, then the one that is kept in place of
     /// it.
-    fn keep(&self, end_record: u64) -> Vec<(u64, Vec<u8>)> {
+    fn keep(&self, end_record: u64) -> Vec<Patch> {
         let (kept, copy) = self.kept();
         let records = &self.directory.records()[..];
         let mut copied = [records, &self.directory.end_records(copy)].concat();
@@ -326,15 +327,15 @@ impl Appender {
         let behind = bytes.split_off(BLANK.len());
         vec![
             // As long as the copy is there in part, no end record may be near the end.
-            (self.length, Base::new(self.length, end_record, false).as_bytes().to_vec()),
-            (copy, copied),
-            (end_record_of_copy, EndRecord::SIGNATURE.to_le_bytes().to_vec()),
+            Patch::new(self.length, Base::new(self.length, end_record, false).as_bytes()),
+            Patch::new(copy, copied),
+            Patch::new(end_record_of_copy, EndRecord::SIGNATURE.to_le_bytes()),
             // Nobody may find it once the copy is gone.
-            (end_record, BLANK.to_vec()),
+            Patch::new(end_record, BLANK),
             // Until all of it is there, no local header leads into it.
-            (kept.range().start + BLANK.len() as u64, behind),
-            (kept.range().start, bytes),
-            (end_record_of_copy, BLANK.to_vec()),
+            Patch::new(kept.range().start + BLANK.len() as u64, behind),
+            Patch::new(kept.range().start, bytes),
+            Patch::new(end_record_of_copy, BLANK),
         ]
     }
 
@@ -523,7 +524,7 @@ impl Appender {
         let (at, start) = growing.places();
         let (complete_below, members_end) = (self.complete_below(), self.next);
         let end_records = self.directory.end_records(start);
-        let growth = growing.grow(&self.directory, &end_records, (complete_below, members_end))?;
+        let growth = growing.grow(&self.directory, &end_records, complete_below, members_end)?;
         let Some(growth) = growth else { return Ok(None) };
         let mut new = NewDirectory {
             at,
@@ -671,8 +672,8 @@ impl Appender {
 
     /// The directory of members of another program, whose own was lost, as that program would have written
     /// it, and where it goes. Nothing else vouches for them.
-    pub fn foreign_directory(&self) -> (u64, Vec<u8>) {
+    pub fn foreign_directory(&self) -> Patch {
         let end_records = self.directory.end_records(self.length);
-        (self.length, [&self.directory.records()[..], &end_records].concat())
+        Patch::new(self.length, [&self.directory.records()[..], &end_records].concat())
     }
 }

@@ -10,6 +10,7 @@ use crate::additions::filler::Filler;
 use crate::additions::seal::{IndexForm, Seal, Sealed};
 use crate::additions::stored_index::{self, StoredIndexBuilder};
 use crate::write::grow_in_place::Growth;
+use crate::write::patch::Patch;
 
 /// What a directory is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct NewDirectory {
     /// What its index is made of.
     pub(crate) names: Option<StoredIndexBuilder>,
     /// Marks that are written before anything else, and where.
-    pub(crate) remarks: Vec<(u64, [u8; 4])>,
+    pub(crate) remarks: Vec<Patch>,
     pub(crate) complete_below: u64,
     pub(crate) members_end: u64,
     pub(crate) records: Arc<Vec<u8>>,
@@ -147,7 +148,7 @@ impl NewDirectory {
         let early = self.fence().filter(|_| !self.is_sealed());
         // The seal of one that does not grow any more changes only when nobody looks for members by it. One
         // that grows has said so since the first member was begun, and is found without its end record.
-        let remarks = self.remarks.iter().map(|(at, mark)| (&mark[..], *at));
+        let remarks = self.remarks.iter().map(|mark| (&mark.bytes[..], mark.at));
         remarks
             .chain(early)
             .chain(blank)
@@ -179,7 +180,7 @@ impl NewDirectory {
     /// What to write behind that, in whatever order.
     pub fn changes(&self) -> impl Iterator<Item = (&[u8], u64)> {
         let growth = self.growth.iter();
-        growth.flat_map(|growth| &growth.changes).map(|(at, bytes)| (&bytes[..], *at))
+        growth.flat_map(|growth| &growth.changes).map(|change| (&change.bytes[..], change.at))
     }
 
     /// What to write behind that.

@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use crate::additions::fence;
 use crate::additions::seal::{Added, Seal};
-use crate::additions::stored_index::{self, StoredIndex};
+use crate::additions::stored_index::{self, Hit, StoredIndex};
 use crate::error::{Error, Missing, Result};
 use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::Survey;
 use crate::window::Window;
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
+use crate::write::patch::Patch;
 use crate::write::remark;
 use crate::zip::central::Walk;
 use crate::zip::end::DirectoryLocation;
@@ -50,7 +51,7 @@ pub(crate) struct Growth {
     /// The seal of the whole.
     pub(crate) seal: Seal,
     /// What is written where in the file, apart from that and what is behind the old records.
-    pub(crate) changes: Vec<(u64, Vec<u8>)>,
+    pub(crate) changes: Vec<Patch>,
 }
 
 impl Growing {
@@ -106,8 +107,8 @@ impl Growing {
     /// Whether it has a member of this name, by its index.
     pub(crate) fn contains(&self, name: &StoredName) -> Result<bool, Missing> {
         let Some(table) = self.table() else { return Ok(false) };
-        let is_it = |_, place| {
-            let Ok(at) = usize::try_from(place) else { return Ok(false) };
+        let is_it = |hit: Hit| {
+            let Ok(at) = usize::try_from(hit.place) else { return Ok(false) };
             let record = self.directory.record(self.window(), at)?;
             Ok(record.is_some_and(|(record, _)| {
                 name::is_array_name(record.name, record.header.flags.get(), name.array_name())
@@ -134,7 +135,7 @@ impl Growing {
     }
 
     /// The marks of its members that another program made wrong, see [`remark`].
-    pub(crate) fn remarks(&self) -> Result<Vec<(u64, [u8; 4])>, Missing> {
+    pub(crate) fn remarks(&self) -> Result<Vec<Patch>, Missing> {
         remark::remarks(self.window(), &self.directory)
     }
 
@@ -174,7 +175,8 @@ impl Growing {
         &self,
         added: &DirectoryWriter,
         end_records: &[u8],
-        (complete_below, members_end): (u64, u64),
+        complete_below: u64,
+        members_end: u64,
     ) -> Result<Option<Growth>, Missing> {
         let (Some(index), Some(table), Some(members)) =
             (self.seal.index(self.window())?, self.table(), added.added())
@@ -196,6 +198,6 @@ impl Growing {
 }
 
 /// Changes by their places in the file, where the index starts at `start`.
-fn in_file(changes: BTreeMap<usize, Vec<u8>>, start: u64) -> Vec<(u64, Vec<u8>)> {
-    changes.into_iter().map(|(at, bytes)| (start + at as u64, bytes)).collect()
+fn in_file(changes: BTreeMap<usize, Vec<u8>>, start: u64) -> Vec<Patch> {
+    changes.into_iter().map(|(at, bytes)| Patch::new(start + at as u64, bytes)).collect()
 }

@@ -5,5 +5,6 @@ pub mod directory_plan;
 pub mod directory_writer;
 pub mod grow_in_place;
 mod kept_directory;
+pub mod patch;
 pub mod placement;
 mod remark;

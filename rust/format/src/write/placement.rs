@@ -8,7 +8,7 @@
 use zerocopy::IntoBytes;
 
 use crate::additions::array_field::{self, ArrayField};
-use crate::additions::mark::{LARGE, LowWater, MemberState};
+use crate::additions::mark::{LARGE, LowWater, MemberRange, MemberState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::zip::encode::{
     DATE, LOCAL_ZIP64_LEN, needs_zip64, saturating, version, write_central, write_zip64_extra,
@@ -88,7 +88,8 @@ impl Placement {
 
     /// The checksum of its mark.
     fn mark(&self, name: &StoredName, state: MemberState, crc: u32) -> u32 {
-        self.low_water.checksum(state, (self.header, self.file, self.end), crc, name.bytes())
+        let range = MemberRange { header: self.header, file: self.file, end: self.end };
+        self.low_water.checksum(state, range, crc, name.bytes())
     }
 
     fn size(&self) -> u64 {

@@ -8,15 +8,13 @@ use crate::additions::local_member::LocalMember;
 use crate::additions::mark::MARK_EXTRA;
 use crate::error::Missing;
 use crate::window::Window;
+use crate::write::patch::Patch;
 use crate::zip::central::Walk;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{Extent, STORED, extra_field};
 
 /// What to write, and where, so that the members of a directory that were written by us have marks that hold.
-pub(crate) fn remarks(
-    window: Window<'_>,
-    directory: &DirectoryLocation,
-) -> Result<Vec<(u64, [u8; 4])>, Missing> {
+pub(crate) fn remarks(window: Window<'_>, directory: &DirectoryLocation) -> Result<Vec<Patch>, Missing> {
     let records = window.get(directory.range.clone())?.unwrap_or_default();
     let mut remarks = Vec::new();
     for record in Walk::new(records) {
@@ -30,7 +28,7 @@ pub(crate) fn remarks(
             && member.name(window)? == record.name
             && LocalMember::marked(window, at)?.is_none()
         {
-            remarks.extend(member.remark(window)?);
+            remarks.extend(member.remark(window)?.map(|mark| Patch::new(mark.at, mark.check)));
         }
     }
     Ok(remarks)
