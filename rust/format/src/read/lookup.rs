@@ -73,6 +73,15 @@ pub struct LocatedArray<'a> {
     pub stored: u64,
 }
 
+/// The index that is stored in the file.
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    /// What tells of it.
+    seal: Seal,
+    /// How it lies in the file.
+    shape: Shape,
+}
+
 /// An index that took the place of the stored one.
 #[derive(Debug)]
 struct Walked {
@@ -85,10 +94,8 @@ struct Walked {
 #[derive(Debug)]
 pub struct Lookup {
     directory: DirectoryLocation,
-    /// What the seal says of the stored index, if that is used.
-    stored: Option<Seal>,
-    /// How that lies in the file.
-    shape: Option<Shape>,
+    /// The stored index, if that is used.
+    stored: Option<Stored>,
     /// From which byte of the directory on the `.npy` headers in it can be believed, if they can.
     fields_from: Option<u64>,
     /// The stored index and the directory have been found to be what they were.
@@ -114,7 +121,6 @@ impl Lookup {
         let stored = stored(window, survey)?;
         let lookup = Lookup {
             directory: survey.directory.clone().unwrap_or_else(DirectoryLocation::none),
-            shape: stored.and_then(|seal| Some(StoredIndex::of(&seal, window)?.shape())),
             stored,
             fields_from: survey.seal.map(|seal| seal.fields_from()),
             checked: AtomicBool::new(false),
@@ -123,7 +129,7 @@ impl Lookup {
             walked: OnceBox::new(),
         };
         match lookup.stored {
-            Some(seal) if lookup.directory.range.end - seal.start() <= SMALL => {
+            Some(stored) if lookup.directory.range.end - stored.seal.start() <= SMALL => {
                 lookup.verify(window, None, true, keep_going)?;
             }
             Some(_) => {}
@@ -148,7 +154,7 @@ impl Lookup {
             // Both count less than 2**31 where there is a base.
             (Some(walked), _) => walked.base..walked.base + walked.index.len() as u32,
             // It is used only if it counts less than 2**31.
-            (None, stored) => 0..stored.as_ref().map_or(0, |seal| seal.members() as u32),
+            (None, stored) => 0..stored.as_ref().map_or(0, |stored| stored.seal.members() as u32),
         }
     }
 
@@ -160,7 +166,7 @@ impl Lookup {
     /// All numbers that members have or will have are less than this.
     pub fn limit(&self) -> usize {
         // Those of the stored index, and behind them those of what takes its place.
-        self.stored.as_ref().map_or_else(|| self.len(), |seal| 2 * seal.members() as usize)
+        self.stored.as_ref().map_or_else(|| self.len(), |stored| 2 * stored.seal.members() as usize)
     }
 
     /// Bytes of memory that it takes.
@@ -170,7 +176,8 @@ impl Lookup {
 
     #[inline]
     fn table<'a>(&self, window: Window<'a>) -> Option<StoredIndex<'a>> {
-        Some(StoredIndex::again(self.stored.as_ref()?, self.shape?, window))
+        let stored = self.stored.as_ref()?;
+        Some(StoredIndex::again(&stored.seal, stored.shape, window))
     }
 
     /// The array of this name. Touches only what is going to be read for a view of it.
@@ -294,8 +301,8 @@ impl Lookup {
     pub fn is_there(&self, window: Window<'_>) -> Result<bool, Missing> {
         let at = self.directory.comment.start.saturating_sub(EndRecord::SIZE as u64);
         Ok(EndRecord::find(window, at)?.is_some()
-            && match self.stored {
-                Some(seal) => seal.is_there(window)?,
+            && match &self.stored {
+                Some(stored) => stored.seal.is_there(window)?,
                 None => true,
             })
     }
@@ -320,7 +327,7 @@ impl Lookup {
         mut keep_going: impl FnMut() -> bool,
     ) -> Result<()> {
         let window = window.into();
-        let Some(seal) = self.stored else { return Ok(()) };
+        let Some(Stored { seal, .. }) = self.stored else { return Ok(()) };
         if self.is_verified(window)? {
             return Ok(());
         }
@@ -552,16 +559,14 @@ fn is_named(record: &CentralRecord<'_>, name: &[u8]) -> bool {
     record.array_name().is_ok_and(|other| other.is_some_and(|other| *other == *name))
 }
 
-/// The seal of a file that has a stored index, and nothing that this does not have.
-fn stored(window: Window<'_>, survey: &Survey) -> Result<Option<Seal>, Missing> {
+/// The stored index of a file, if it has one, and nothing that this does not have.
+fn stored(window: Window<'_>, survey: &Survey) -> Result<Option<Stored>, Missing> {
     let Some(seal) = survey.seal.filter(Seal::is_last) else { return Ok(None) };
     let members = seal.members();
     let is_whole = survey.is_whole() && survey.directory.as_ref().is_some_and(|it| it.count == members);
-    let can_be_used = is_whole
-        && StoredIndex::of(&seal, window).is_some()
-        && members < u64::from(u32::MAX) / 2
-        && seal.ends(window)?;
-    Ok(can_be_used.then_some(seal))
+    let can_be_used = is_whole && members < u64::from(u32::MAX) / 2 && seal.ends(window)?;
+    let index = StoredIndex::of(&seal, window).filter(|_| can_be_used);
+    Ok(index.map(|index| Stored { seal, shape: index.shape() }))
 }
 
 /// What is not there, or is not what it should be, is none; that it cannot be told is an error.
