@@ -243,3 +243,21 @@ def test_a_child_leaves_the_file_of_an_inherited_writer_alone(tmp_path: Path) ->
         assert path.stat().st_size == size
         writer.write("after", np.arange(4))
     assert mmnpz.load(path).files == ["before", "after"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of descriptors")
+def test_a_child_keeps_its_own_lock_when_it_drops_an_inherited_writer(tmp_path: Path) -> None:
+    """The child uses the descriptor, and the place for it, of the lock that it gave up."""
+    inherited = [mmnpz.NpzWriter(tmp_path / "parent.npz")]
+
+    def work() -> None:
+        own = mmnpz.NpzWriter(tmp_path / "child.npz")
+        own.write("a", np.arange(3))
+        inherited.clear()
+        gc.collect()
+        with pytest.raises(BlockingIOError):
+            mmnpz.NpzWriter(tmp_path / "child.npz", "a")
+        own.close()
+
+    wait_for(fork(work))
+    inherited[0].close()

@@ -14,7 +14,9 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_micros(500);
 /// Held as long as a file is open for writing.
 pub(crate) struct WriteLock {
     #[cfg(unix)]
-    descriptor: &'static held::Descriptor,
+    place: &'static held::Place,
+    #[cfg(unix)]
+    ticket: held::Ticket,
 }
 
 /// Takes the lock of the file at `path`, which must be `file`; None if another writer has it.
@@ -45,7 +47,8 @@ pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
         }
         std::thread::sleep(PATIENCE);
     }
-    Ok(Some(WriteLock { descriptor: held::keep(OwnedFd::from(other)) }))
+    let (place, ticket) = held::keep(OwnedFd::from(other));
+    Ok(Some(WriteLock { place, ticket }))
 }
 
 /// Windows: the file was opened so that nobody else can open it for writing.
@@ -78,7 +81,7 @@ pub(crate) fn is_same(one: &File, two: &File) -> io::Result<bool> {
 #[cfg(unix)]
 impl Drop for WriteLock {
     fn drop(&mut self) {
-        if let Some(file) = self.descriptor.take() {
+        if let Some(file) = self.place.take(self.ticket) {
             // A child that was forked at a bad moment may have the descriptor, too.
             let _ = File::from(file).unlock();
         }
@@ -95,61 +98,172 @@ pub(crate) fn give_up() {
 /// doing. It never gets shorter: places are used again.
 #[cfg(unix)]
 mod held {
-    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
     use std::ptr;
-    use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+    use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-    const NONE: i32 = -1;
+    /// What a place holds: a descriptor in the lower half, and the serial number of its lock in the upper
+    /// one. The place of a lock that was closed, as by the child of a fork, is used by another lock: the
+    /// first one knows by its number that this is not its own, even if it has the same descriptor.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(super) struct Ticket(u64);
 
-    pub(super) struct Descriptor {
-        number: AtomicI32,
-        next: *const Descriptor,
+    const NONE: Ticket = Ticket(u64::MAX);
+
+    impl Ticket {
+        fn new(descriptor: RawFd) -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+            // A descriptor is not negative, so that none of these is `NONE`.
+            Ticket(u64::from(serial) << 32 | u64::from(descriptor.cast_unsigned()))
+        }
+
+        fn descriptor(self) -> RawFd {
+            (self.0 as u32).cast_signed()
+        }
     }
 
-    // SAFETY: `next` is set before the descriptor is shared, and leads to one that lives for ever.
-    unsafe impl Sync for Descriptor {}
+    pub(super) struct Place {
+        ticket: AtomicU64,
+        next: *const Place,
+    }
 
-    static FIRST: AtomicPtr<Descriptor> = AtomicPtr::new(ptr::null_mut());
+    // SAFETY:
+    // - `next` is written by `keep` alone, before the place is shared, and only read from then on.
+    // - What it leads to was leaked by `keep`, and so lives for ever.
+    // - `ticket` is atomic.
+    unsafe impl Sync for Place {}
 
-    fn all() -> impl Iterator<Item = &'static Descriptor> {
+    static FIRST: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
+
+    fn all() -> impl Iterator<Item = &'static Place> {
         let mut at = FIRST.load(Ordering::Acquire).cast_const();
         std::iter::from_fn(move || {
-            // SAFETY: null, or one that was leaked in `keep`.
-            let descriptor = unsafe { at.as_ref() }?;
-            at = descriptor.next;
-            Some(descriptor)
+            // SAFETY:
+            // - It is null, or was leaked in `keep`, which nobody takes back.
+            // - `keep` had written all of it before the release that this thread acquired by reading `FIRST`.
+            let place = unsafe { at.as_ref() }?;
+            at = place.next;
+            Some(place)
         })
     }
 
-    pub(super) fn keep(descriptor: OwnedFd) -> &'static Descriptor {
-        let number = descriptor.into_raw_fd();
-        let free = |place: &&Descriptor| {
-            place.number.compare_exchange(NONE, number, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    /// Keeps a descriptor; gives back its place, and what it is taken out by.
+    pub(super) fn keep(descriptor: OwnedFd) -> (&'static Place, Ticket) {
+        let ticket = Ticket::new(descriptor.into_raw_fd());
+        let free = |place: &&Place| {
+            place.ticket.compare_exchange(NONE.0, ticket.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
         if let Some(place) = all().find(free) {
-            return place;
+            return (place, ticket);
         }
-        let place = Box::leak(Box::new(Descriptor { number: AtomicI32::new(number), next: ptr::null() }));
+        let place = Box::leak(Box::new(Place { ticket: AtomicU64::new(ticket.0), next: ptr::null() }));
         let mut first = FIRST.load(Ordering::Acquire);
         loop {
             place.next = first;
             match FIRST.compare_exchange(first, &raw mut *place, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return place,
+                Ok(_) => return (place, ticket),
                 Err(other) => first = other,
             }
         }
     }
 
-    pub(super) fn close_all() {
-        all().for_each(|descriptor| drop(descriptor.take()));
+    /// How many places there are, used or not.
+    #[cfg(test)]
+    pub(super) fn count() -> usize {
+        all().count()
     }
 
-    impl Descriptor {
-        /// The descriptor, for the first who asks.
-        pub(super) fn take(&self) -> Option<OwnedFd> {
-            let number = self.number.swap(NONE, Ordering::AcqRel);
-            // SAFETY: the number came from an OwnedFd in `keep`, and only one caller gets it from the swap.
-            (number != NONE).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+    pub(super) fn close_all() {
+        all().for_each(|place| {
+            let ticket = Ticket(place.ticket.load(Ordering::Acquire));
+            drop(place.take(ticket));
+        });
+    }
+
+    impl Place {
+        /// The descriptor that was kept with this ticket, for the first who asks.
+        pub(super) fn take(&self, ticket: Ticket) -> Option<OwnedFd> {
+            if ticket == NONE {
+                return None;
+            }
+            self.ticket.compare_exchange(ticket.0, NONE.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+            // SAFETY:
+            // - The descriptor came from an `OwnedFd` in `keep`, which gave it up.
+            // - Only one caller exchanges its ticket, so that nobody else owns or closes it.
+            Some(unsafe { OwnedFd::from_raw_fd(ticket.descriptor()) })
         }
+    }
+}
+
+// `make model` runs these under Miri.
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Barrier, Mutex};
+    use std::thread;
+
+    use super::held;
+
+    const THREADS: usize = 4;
+    const ROUNDS: usize = if cfg!(miri) { 10 } else { 200 };
+
+    /// The list is one for the process.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    fn descriptor() -> OwnedFd {
+        std::io::pipe().unwrap().0.into()
+    }
+
+    #[test]
+    fn a_descriptor_is_taken_once_and_places_are_used_again() {
+        let _guard = ONE_AT_A_TIME.lock().unwrap();
+        let before = held::count();
+        let (barrier, taken) = (Barrier::new(THREADS), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        barrier.wait();
+                        let (place, ticket) = held::keep(descriptor());
+                        // Somebody else wants it at the same time, and others use the place as soon as it is
+                        // free.
+                        let count = thread::scope(|scope| {
+                            let other = scope.spawn(|| usize::from(place.take(ticket).is_some()));
+                            usize::from(place.take(ticket).is_some()) + other.join().unwrap()
+                        });
+                        taken.fetch_add(count, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), THREADS * ROUNDS);
+        assert!(held::count() <= before + THREADS, "{} places", held::count());
+    }
+
+    #[test]
+    fn who_closes_all_closes_each_once() {
+        let _guard = ONE_AT_A_TIME.lock().unwrap();
+        let barrier = Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for number in 0..THREADS {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    for _ in 0..ROUNDS {
+                        barrier.wait();
+                        if number == 0 {
+                            held::close_all();
+                        } else {
+                            // It is closed by one of both: a second close of its number would be seen as an
+                            // error of whoever has that by then.
+                            let (place, ticket) = held::keep(descriptor());
+                            drop(place.take(ticket));
+                        }
+                    }
+                });
+            }
+        });
     }
 }
