@@ -65,7 +65,7 @@ model:  ## what has no locks: all interleavings in a model, and real threads und
 	cargo +nightly miri test --target-dir target/miri --package mmnpz-file --test first_wins --locked
 	# These leak what a fork loses, and places for descriptors, for good.
 	MIRIFLAGS=-Zmiri-ignore-leaks \
-		cargo +nightly miri test --target-dir target/miri --package mmnpz-file --lib --locked -- first_wins lock
+		cargo +nightly miri test --target-dir target/miri --package mmnpz-file --lib --locked -- first_wins lock copy_pool
 
 wheel:  ## sdist and wheel, and the tests on the installed wheel with the oldest NumPy
 	.ci/test-wheel $(PYTHON)
