@@ -111,6 +111,8 @@ pub struct Appender {
     /// The end record behind which a base was written: that knows the directory without its signature, which
     /// goes when a directory of mmnpz is there.
     foreign_end_record: Option<u64>,
+    /// The end record of a directory that an earlier writer had copied, and that still leads to it.
+    copied_end_record: Option<u64>,
     directory: DirectoryWriter,
     /// What `directory` comes behind, as long as that stays where it is.
     growing: Option<Growing>,
@@ -142,6 +144,7 @@ impl Appender {
             prologue_done: 0,
             end_record: None,
             foreign_end_record: None,
+            copied_end_record: None,
             directory: DirectoryWriter::default(),
             growing: None,
             reopened: None,
@@ -224,6 +227,11 @@ impl Appender {
                 if let Some(end) = end {
                     appender.next = end;
                     appender.prologue = end_record.map(Prologue::Keep);
+                    // A copy of the directory, whose writer was killed before it took the first end record
+                    // away.
+                    let before = directory.range.start.checked_sub(Base::SIZE as u64);
+                    let base = before.map_or(Ok(None), |at| Base::read(window, at))?;
+                    appender.copied_end_record = base.map(|base| base.end_record());
                 } else if survey.origin == Origin::EndRecord {
                     // Another program's, or not what we wrote any more: it stays, and members go behind it.
                     appender.next = appender.length;
@@ -325,7 +333,8 @@ impl Appender {
         copied[(end_record_of_copy - copy) as usize..][..BLANK.len()].copy_from_slice(&BLANK);
         let mut bytes = kept.bytes(&self.directory);
         let behind = bytes.split_off(BLANK.len());
-        vec![
+        let copied_before = self.copied_end_record.map(|at| Patch::new(at, BLANK));
+        let mut patches = vec![
             // As long as the copy is there in part, no end record may be near the end.
             Patch::new(self.length, Base::new(self.length, end_record, false).as_bytes()),
             Patch::new(copy, copied),
@@ -336,7 +345,10 @@ impl Appender {
             Patch::new(kept.range().start + BLANK.len() as u64, behind),
             Patch::new(kept.range().start, bytes),
             Patch::new(end_record_of_copy, BLANK),
-        ]
+        ];
+        // Behind the copy and its end record.
+        patches.splice(3..3, copied_before);
+        patches
     }
 
     /// The directory that is kept, and where a copy of it is until then.
