@@ -367,3 +367,19 @@ def test_no_program_finds_a_directory_that_lists_some_of_the_members(tmp_path: P
     mmnpz.repair(path)
     with np.load(path) as data:
         assert data.files == ["old", "folder/ä", "listed", "unlisted"]
+
+
+def test_the_comment_of_an_archive_that_others_have_changed_twice_is_kept(tmp_path: Path) -> None:
+    """The directory is not what its seal says, and the end record is not the one that belongs to that."""
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(5):
+            writer.write(f"old{number}", OLD)
+    path.write_bytes(path.read_bytes().replace(b"old3.npy", b"new3.npy"))
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b"a comment, PK\3\4"
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("more", OLD)
+    with zipfile.ZipFile(path) as file:
+        assert file.comment == b"a comment, PK\3\4"
+        assert file.namelist() == ["old0.npy", "old1.npy", "old2.npy", "new3.npy", "old4.npy", "more.npy"]

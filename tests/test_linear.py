@@ -118,6 +118,19 @@ def seals(size: int, *, kind: int = 1, index: bool = False, with_end: bool = Tru
     return bytes(out)
 
 
+def left_over(size: int, *, lists_all: bool) -> bytes:
+    """Small arrays, and seals of empty directories behind them. Some say that these list all arrays."""
+    out, body = bytearray(), bytes(8)
+    while len(out) < size // 2:
+        out += local(len(out), 8, crc=zlib.crc32(body)) + body
+    below = len(out) if lists_all else 0
+    while len(out) < size:
+        at = len(out)
+        end = end_record(0, 0, at + 96)
+        out += seal(at, [below, at, 0, at + 96 + len(end), 0, 0, 0], [0, 0, zlib.crc32(end)], kind=0) + end
+    return bytes(out)
+
+
 def behind_junk(raw: bytes) -> bytes:
     """What is out of reach of the search for an end record."""
     return raw + b"\1" * 70_000
@@ -233,6 +246,8 @@ FORGED: dict[str, Callable[[int], bytes]] = {
     "open seals": lambda size: behind_junk(seals(size, kind=0)),
     "growing seals": lambda size: behind_junk(seals(size, kind=2)),
     "seals with indexes": lambda size: behind_junk(seals(size, index=True)),
+    "seals of no members": lambda size: behind_junk(left_over(size, lists_all=False)),
+    "seals older than members": lambda size: behind_junk(left_over(size, lists_all=True)),
     "headers": headers,
     "headers of small arrays": lambda size: headers(size, claim=60_000),
     "headers of empty arrays": lambda size: headers(size, claim=0),

@@ -27,8 +27,9 @@ impl<'a> From<&'a [u8]> for Items<'a> {
     }
 }
 
-// SAFETY: the pointer is only read from, and only while the memory is there, in any thread: by the contract
-// of `new`.
+// SAFETY:
+// - The pointer is only read from.
+// - The memory is there for `'a`, for any thread: by the contract of `new`, and as `from` borrows it.
 unsafe impl Send for Items<'_> {}
 // SAFETY: as above; what changes is changed through `&mut`.
 unsafe impl Sync for Items<'_> {}
@@ -94,7 +95,7 @@ impl Items<'_> {
             let part = count.min(self.run - self.in_run);
             let used = block.len();
             // SAFETY: `position` is inside the array's shape, so that its run lies in the array's memory,
-            // which is there by the contract of `new`; `in_run + part` is at most `run`. The block has room
+            // which is there for `'a`, see above; `in_run + part` is at most `run`. The block has room
             // for `count` bytes, reserved above, and is other memory. Another thread may change the array
             // meanwhile: the bytes are moved and never interpreted, as in NumPy's own `tofile`, and the
             // checksum is taken of the copy.

@@ -27,6 +27,8 @@ pub enum Event {
 #[derive(Debug, Default)]
 pub struct SimulatedDisk {
     before: Vec<u8>,
+    /// No power failure has come since the file was written to.
+    is_trusted: bool,
     state: Mutex<State>,
 }
 
@@ -42,7 +44,12 @@ impl SimulatedDisk {
     /// A file with these bytes, all of them on the disk.
     pub fn new(bytes: Vec<u8>) -> Self {
         let state = State { bytes: bytes.clone(), ..State::default() };
-        SimulatedDisk { before: bytes, state: Mutex::new(state) }
+        SimulatedDisk { before: bytes, is_trusted: false, state: Mutex::new(state) }
+    }
+
+    /// A file with these bytes that was written to since the system was started: no power failure has come.
+    pub fn trusted(bytes: Vec<u8>) -> Self {
+        SimulatedDisk { is_trusted: true, ..Self::new(bytes) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,6 +101,10 @@ impl Storage for &SimulatedDisk {
         Ok(())
     }
 
+    fn may_be_torn(&self) -> io::Result<bool> {
+        Ok(!self.is_trusted)
+    }
+
     fn contents(&self) -> io::Result<Contents> {
         Ok(Contents { bytes: Arc::new(self.bytes()), holes: Vec::new() })
     }
@@ -116,6 +127,11 @@ pub struct History {
 }
 
 impl History {
+    /// All of it, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
     /// The number of events.
     pub fn len(&self) -> usize {
         self.events.len()

@@ -91,8 +91,10 @@ pub trait Storage: Sync {
     /// As above.
     fn release(&self, range: Range<u64>) -> io::Result<()> {
         let end = range.end.min(self.len()?);
-        let count = (SIGNATURE as u64).min(end.saturating_sub(range.start));
-        self.write_at(&[0; SIGNATURE][..count as usize], range.start)
+        match (SIGNATURE as u64).min(end.saturating_sub(range.start)) {
+            0 => Ok(()),
+            count => self.write_at(&[0; SIGNATURE][..count as usize], range.start),
+        }
     }
 
     /// Has a room take its space where a look at a hole would. Where there is no space, it stays a hole.

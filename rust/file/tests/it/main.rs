@@ -10,6 +10,8 @@
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
+mod left_behind;
+#[cfg(test)]
 mod lookup;
 #[cfg(test)]
 #[path = "../../../format/tests/it/ranges.rs"]

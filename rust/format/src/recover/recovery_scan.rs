@@ -12,7 +12,7 @@
 //! the bytes of the others are compared with their checksum: about one for each thread that wrote, whatever
 //! the size of the archive.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use memchr::memmem;
@@ -23,16 +23,17 @@ use crate::additions::local_member::{LocalMember, MarkedMember};
 use crate::additions::mark::MemberState;
 use crate::additions::seal::Seal;
 use crate::error::{Error, ErrorKind, Missing, Result};
+use crate::recover::listed::Listed;
 use crate::recover::provenance::{
     LOCAL_HEADER, could_be_ours, is_begun, leads_to_its_member, misses_first_member,
 };
 use crate::recover::stale_index;
 use crate::recover::survey::{DirectoryState, Origin, Survey, Unfinished};
 use crate::window::{POLL_BYTES, Window};
-use crate::zip::central::{CentralRecord, Walk};
+use crate::zip::central::Walk;
 use crate::zip::end::{DirectoryLocation, end_record_behind};
 use crate::zip::name;
-use crate::zip::records::{EndRecord, Extent, LocalHeader, Record};
+use crate::zip::records::{EndRecord, LocalHeader, Record};
 
 /// The caller is asked whether to go on every time this many members were found.
 const POLL_MEMBERS: usize = 1 << 12;
@@ -140,9 +141,7 @@ impl Survey {
         if effort != Effort::Full && !could_be_ours(window)? {
             return Err(error);
         }
-        let mut scan = Scan::new(window, Survey::default(), &mut keep_going);
-        scan.run(0..window.len())?;
-        scan.conclude()?;
+        let mut scan = Scan::of_all(window, &mut keep_going)?;
         let is_part = error.kind == ErrorKind::MultiDisk;
         if scan.survey.is_empty() && effort == Effort::Full && !is_part && !is_begun(window)? {
             // Not a file of mmnpz. Perhaps another program was killed before it wrote the directory.
@@ -151,14 +150,6 @@ impl Survey {
         // A file in which there is nothing is what the first look says that it is, unless a writer of
         // mmnpz began it, and was killed before its first member was finished.
         if scan.survey.is_empty() && !is_begun(window)? { Err(error) } else { Ok(scan.survey) }
-    }
-
-    /// Goes through a file from its first byte on.
-    fn by_scan(window: Window<'_>, keep_going: &mut dyn FnMut() -> bool) -> Result<Self> {
-        let mut scan = Scan::new(window, Survey::default(), keep_going);
-        scan.run(0..window.len())?;
-        scan.conclude()?;
-        Ok(scan.survey)
     }
 
     /// There is a directory at the end: what could it not list?
@@ -194,11 +185,14 @@ impl Survey {
                 Err(error) if error.is_about_file() => return Ok(None),
                 read => read?,
             }
-            let all = Self::by_scan(window, keep_going)?;
-            let mut known = listed(window, all.directory.as_ref())?;
-            known.extend(all.found.iter().map(|member| (member.header, member.crc)));
-            let listed = listed(window, Some(&directory))?;
-            if known.iter().any(|(header, crc)| listed.get(header) != Some(crc)) {
+            let all = Scan::of_all(window, &mut *keep_going)?.survey;
+            let known = Listed::of(window, all.directory.as_ref())?;
+            let listed = Listed::of(window, Some(&directory))?;
+            let mut has_all = listed.has_all_of(&known);
+            for member in &all.found {
+                has_all &= listed.has(member, window)?;
+            }
+            if !has_all {
                 return Ok(Some(all));
             }
         }
@@ -207,7 +201,7 @@ impl Survey {
         if seal.is_none() && directory.prefix_len != 0 && (effort == Effort::Full || could_be_ours(window)?) {
             // Something stands in front of this archive. If that is an archive of mmnpz, this one is inside
             // of an array that was being written, unless it was put behind it.
-            let outer = Self::by_scan(window, keep_going)?;
+            let outer = Scan::of_all(window, &mut *keep_going)?.survey;
             let end = outer.directory.as_ref().map(|directory| directory.comment.end);
             let is_behind = outer.found.is_empty()
                 && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.prefix_len);
@@ -253,9 +247,14 @@ struct Scan<'a, 'f> {
     survey: Survey,
     keep_going: &'f mut dyn FnMut() -> bool,
     /// The members that the directory of the survey lists.
-    listed: Option<Listed>,
-    /// The members that it came across that the directory lists.
-    met: Vec<Range<u64>>,
+    listed: Option<Listed<'a>>,
+    /// The members that it came across that the directory does not list, by their local headers. What a seal
+    /// makes out of date is taken from the front: each member once, however many seals there are.
+    found: BTreeMap<u64, LocalMember>,
+    /// Those that the directory lists, from their local headers to their ends.
+    met: BTreeMap<u64, u64>,
+    /// One of those that were found, which is newer than a seal that says that it lists all down there.
+    newer: Option<LocalMember>,
     /// Where members can be that the directory does not list: from here on, nothing must be between members.
     first: u64,
     /// Behind the members that the directory lists.
@@ -273,13 +272,23 @@ impl<'a, 'f> Scan<'a, 'f> {
             window,
             keep_going,
             listed: None,
-            met: Vec::new(),
+            found: BTreeMap::new(),
+            met: BTreeMap::new(),
+            newer: None,
             first: seal.map_or(survey.end, |seal| seal.complete_below()),
             end: survey.end,
             low_water: seal.map_or(0, |seal| seal.complete_below()),
             budget: window.len(),
             survey,
         }
+    }
+
+    /// Goes through a file from its first byte on.
+    fn of_all(window: Window<'a>, keep_going: &'f mut dyn FnMut() -> bool) -> Result<Self> {
+        let mut scan = Self::new(window, Survey::default(), keep_going);
+        scan.run(0..window.len())?;
+        scan.conclude()?;
+        Ok(scan)
     }
 
     /// Goes through a part of the file.
@@ -325,35 +334,29 @@ impl<'a, 'f> Scan<'a, 'f> {
     fn take(&mut self, marked: &MarkedMember) -> Result<u64, Missing> {
         let member = marked.member;
         self.low_water = self.low_water.max(marked.low_water);
-        if self.survey.directory.is_some() && self.listed()?.contains_key(&member.header) {
-            self.met.push(member.header..member.end);
+        if self.survey.directory.is_some() && self.listed()?.has_place(member.header) {
+            self.met.insert(member.header, member.end);
             return Ok(member.end);
         }
-        self.survey.found.push(member);
+        self.found.insert(member.header, member);
         Ok(member.end)
     }
 
     /// The members that the directory of the survey lists.
-    fn listed(&mut self) -> Result<&Listed, Missing> {
+    fn listed(&mut self) -> Result<&Listed<'a>, Missing> {
         let listed = match self.listed.take() {
             Some(listed) => listed,
-            None => listed(self.window, self.survey.directory.as_ref())?,
+            None => Listed::of(self.window, self.survey.directory.as_ref())?,
         };
         Ok(self.listed.insert(listed))
     }
 
     /// Once all has been gone through: drops members that are not finished after all, and finds the gaps.
     fn conclude(&mut self) -> Result<()> {
-        let found = std::mem::take(&mut self.survey.found);
-        let mut starts: Vec<_> = found
-            .iter()
-            .map(|member| member.header)
-            .chain(self.met.iter().map(|range| range.start))
-            .collect();
-        starts.sort_unstable();
+        let found: Vec<_> = self.found.values().copied().collect();
         let mut sound = Vec::with_capacity(found.len());
         for member in found {
-            if self.is_finished(&member, &starts)? {
+            if self.is_finished(&member)? {
                 sound.push(member);
                 continue;
             }
@@ -367,7 +370,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         sound.sort_by_key(|member| member.header);
         self.survey.unfinished.sort_unstable_by_key(|member| member.header);
-        let mut ranges = std::mem::take(&mut self.met);
+        let mut ranges: Vec<_> = self.met.iter().map(|(&start, &end)| start..end).collect();
         ranges.extend(sound.iter().map(|member| member.header..member.end));
         ranges.sort_unstable_by_key(|range| range.start);
         let mut reached = self.first;
@@ -386,13 +389,14 @@ impl<'a, 'f> Scan<'a, 'f> {
 
     /// Whether all bytes of a member are there. Of a small one, a low-water mark vouches for them, or their
     /// checksum: that alone if nothing follows the member where its header says that it ends, as a power
-    /// failure can have brought an older header back. `starts` is where members were found, in order.
-    fn is_finished(&mut self, member: &LocalMember, starts: &[u64]) -> Result<bool> {
+    /// failure can have brought an older header back.
+    fn is_finished(&mut self, member: &LocalMember) -> Result<bool> {
         if member.is_large() {
             return Ok(true);
         }
         let is_vouched_for = member.end <= self.low_water
-            && (starts.binary_search(&member.end).is_ok()
+            && (self.found.contains_key(&member.end)
+                || self.met.contains_key(&member.end)
                 || Filler::is_at(self.window.until_hole(member.end), member.end)?);
         if is_vouched_for { Ok(true) } else { self.is_sound(member) }
     }
@@ -433,7 +437,7 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         let (window, first, end_of_all) = (self.window, self.first, self.end);
         let mut end = first;
-        for &header in self.listed()?.keys().filter(|&&header| header >= first) {
+        for header in self.listed()?.places().filter(|&header| header >= first) {
             let member = LocalMember::read(window, header)?;
             end = end.max(member.map_or(end_of_all, |member| member.end));
         }
@@ -489,12 +493,14 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         let end = base.end();
         if self.survey.origin == Origin::Base && self.survey.directory.as_ref() == Some(&directory) {
-            // One that was killed before it went on has left it, too.
+            // A writer that was killed before it went on has left it, too.
             return Ok(Some(end));
         }
         self.survey = Survey { directory: Some(directory), origin: Origin::Base, end, ..Survey::default() };
         self.listed = None;
+        self.found.clear();
         self.met.clear();
+        self.newer = None;
         (self.first, self.end) = (end, end);
         self.low_water = self.low_water.max(end);
         Ok(Some(end))
@@ -510,31 +516,34 @@ impl<'a, 'f> Scan<'a, 'f> {
             return Ok(None);
         }
         let Some((directory, behind)) = self.sealed(&seal)? else { return Ok(None) };
-        let in_directory = listed(self.window, Some(&directory))?;
+        let in_directory = Listed::of(self.window, Some(&directory))?;
         if self.is_older_than_members(&seal, &in_directory)? {
             return Ok(None);
         }
-        let mut found = std::mem::take(&mut self.survey.found);
-        // An old header, whose range reaches over what was written behind the members of the directory.
-        let reaches_over = |member: &&LocalMember| {
-            (member.header..member.end).contains(&seal.complete_below())
-                && in_directory.get(&member.header) != Some(&member.crc)
-        };
-        for member in found.iter().filter(reaches_over).copied().collect::<Vec<_>>() {
-            found.extend(self.members_inside(&member)?);
+        let below = seal.complete_below();
+        while let Some(entry) = self.met.first_entry().filter(|entry| *entry.key() < below) {
+            entry.remove();
         }
-        found.retain(|member| member.header >= seal.complete_below());
-        let (in_directory_too, found): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|member| in_directory.contains_key(&member.header));
-        self.met.retain(|range| range.start >= seal.complete_below());
-        self.met.extend(in_directory_too.iter().map(|member| member.header..member.end));
+        while let Some(entry) = self.found.first_entry().filter(|entry| *entry.key() < below) {
+            let member = entry.remove();
+            // An old header can have a range that reaches over what was written behind the members of the
+            // directory.
+            if member.end > below && !in_directory.has(&member, self.window)? {
+                let inside = self.members_inside(&member)?.into_iter().filter(|inner| inner.header >= below);
+                self.found.extend(inside.map(|inner| (inner.header, inner)));
+            }
+        }
+        for header in in_directory.places() {
+            if let Some(member) = self.found.remove(&header) {
+                self.met.insert(member.header, member.end);
+            }
+        }
         (self.first, self.end) = (seal.complete_below(), seal.members_end());
         self.low_water = self.low_water.max(seal.complete_below());
         self.survey = Survey {
             directory: Some(directory),
             seal: Some(seal),
             state: if seal.holds(self.window)? { DirectoryState::Sound } else { DirectoryState::Unknown },
-            found,
             unfinished: std::mem::take(&mut self.survey.unfinished),
             end: seal.members_end(),
             ..Survey::default()
@@ -546,15 +555,22 @@ impl<'a, 'f> Scan<'a, 'f> {
     /// Whether a member was found that was written after a directory whose seal says that it lists all
     /// members down there: that directory is left over. Not if only the header was found, of a member whose
     /// bytes are not there.
-    fn is_older_than_members(&mut self, seal: &Seal, listed: &Listed) -> Result<bool> {
-        let is_other = |member: &&LocalMember| {
-            member.header < seal.complete_below() && listed.get(&member.header) != Some(&member.crc)
-        };
-        let others: Vec<_> = self.survey.found.iter().filter(is_other).copied().collect();
-        for member in others {
+    fn is_older_than_members(&mut self, seal: &Seal, listed: &Listed<'_>) -> Result<bool> {
+        let below = seal.complete_below();
+        if let Some(newer) = self.newer.filter(|newer| newer.header < below)
+            && !listed.has(&newer, self.window)?
+        {
+            return Ok(true);
+        }
+        let found: Vec<_> = self.found.range(..below).map(|(_, member)| *member).collect();
+        for member in found {
+            if listed.has(&member, self.window)? {
+                continue;
+            }
             let Some(budget) = self.budget.checked_sub(member.end - member.file) else { break };
             self.budget = budget;
             if self.is_sound(&member)? {
+                self.newer = Some(member);
                 return Ok(true);
             }
         }
@@ -675,17 +691,4 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         Ok(())
     }
-}
-
-/// Where the local headers of members are that a directory lists, with the checksums of the members.
-type Listed = HashMap<u64, u32>;
-
-fn listed(window: Window<'_>, directory: Option<&DirectoryLocation>) -> Result<Listed, Missing> {
-    let Some(directory) = directory else { return Ok(Listed::new()) };
-    let records = window.get(directory.range.clone())?.unwrap_or_default();
-    let member = |record: CentralRecord<'_>| {
-        let extent = Extent::read(record.header, record.extra).ok()?;
-        Some((extent.local_offset.checked_add_signed(directory.prefix_len)?, record.header.crc.get()))
-    };
-    Ok(Walk::new(records).filter_map(member).collect())
 }

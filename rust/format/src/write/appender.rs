@@ -231,7 +231,11 @@ impl Appender {
                     // away.
                     let before = directory.range.start.checked_sub(Base::SIZE as u64);
                     let base = before.map_or(Ok(None), |at| Base::read(window, at))?;
-                    appender.copied_end_record = base.map(|base| base.end_record());
+                    if let Some(at) = base.map(|base| base.end_record())
+                        && EndRecord::find(window, at)?.is_some()
+                    {
+                        appender.copied_end_record = Some(at);
+                    }
                 } else if survey.origin == Origin::EndRecord {
                     // Another program's, or not what we wrote any more: it stays, and members go behind it.
                     appender.next = appender.length;
@@ -333,22 +337,21 @@ impl Appender {
         copied[(end_record_of_copy - copy) as usize..][..BLANK.len()].copy_from_slice(&BLANK);
         let mut bytes = kept.bytes(&self.directory);
         let behind = bytes.split_off(BLANK.len());
-        let copied_before = self.copied_end_record.map(|at| Patch::new(at, BLANK));
-        let mut patches = vec![
+        let blank = |end_record| Patch::new(end_record, BLANK);
+        let copy = [
             // As long as the copy is there in part, no end record may be near the end.
             Patch::new(self.length, Base::new(self.length, end_record, false).as_bytes()),
             Patch::new(copy, copied),
             Patch::new(end_record_of_copy, EndRecord::SIGNATURE.to_le_bytes()),
-            // Nobody may find it once the copy is gone.
-            Patch::new(end_record, BLANK),
+        ];
+        let kept = [
             // Until all of it is there, no local header leads into it.
             Patch::new(kept.range().start + BLANK.len() as u64, behind),
             Patch::new(kept.range().start, bytes),
-            Patch::new(end_record_of_copy, BLANK),
         ];
-        // Behind the copy and its end record.
-        patches.splice(3..3, copied_before);
-        patches
+        // Nobody may find an end record once what it leads to is gone.
+        let old = self.copied_end_record.into_iter().chain([end_record]).map(blank);
+        copy.into_iter().chain(old).chain(kept).chain([blank(end_record_of_copy)]).collect()
     }
 
     /// The directory that is kept, and where a copy of it is until then.

@@ -1,0 +1,59 @@
+//! The members that a directory lists, to compare with what the local headers say.
+
+use std::collections::HashMap;
+
+use crate::additions::local_member::LocalMember;
+use crate::error::Missing;
+use crate::window::Window;
+use crate::zip::central::{CentralRecord, Walk};
+use crate::zip::end::DirectoryLocation;
+use crate::zip::records::Extent;
+
+/// What tells a member from another one that was written to the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry<'a> {
+    crc: u32,
+    name: &'a [u8],
+}
+
+/// The members that a directory lists, by the places of their local headers.
+#[derive(Debug, Default)]
+pub(crate) struct Listed<'a>(HashMap<u64, Entry<'a>>);
+
+impl<'a> Listed<'a> {
+    /// Those of a directory, as far as it can be read; none without one.
+    pub(crate) fn of(window: Window<'a>, directory: Option<&DirectoryLocation>) -> Result<Self, Missing> {
+        let Some(directory) = directory else { return Ok(Self::default()) };
+        let records = window.get(directory.range.clone())?.unwrap_or_default();
+        let member = |record: CentralRecord<'a>| {
+            let extent = Extent::read(record.header, record.extra).ok()?;
+            let header = extent.local_offset.checked_add_signed(directory.prefix_len)?;
+            Some((header, Entry { crc: record.header.crc.get(), name: record.name }))
+        };
+        Ok(Listed(Walk::new(records).filter_map(member).collect()))
+    }
+
+    /// Where their local headers are, in any order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().copied()
+    }
+
+    /// Whether a member is listed whose local header is here.
+    pub(crate) fn has_place(&self, header: u64) -> bool {
+        self.0.contains_key(&header)
+    }
+
+    /// Whether a member is listed as its local header has it.
+    ///
+    /// # Errors
+    /// If the bytes of its name were not fetched.
+    pub(crate) fn has(&self, member: &LocalMember, window: Window<'_>) -> Result<bool, Missing> {
+        let Some(entry) = self.0.get(&member.header) else { return Ok(false) };
+        Ok(entry.crc == member.crc && entry.name == member.name(window)?)
+    }
+
+    /// Whether all members of another directory are listed as that lists them.
+    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
+        other.0.iter().all(|(header, entry)| self.0.get(header) == Some(entry))
+    }
+}
