@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use mmnpz_format::read::walked_index::MemberId;
 
-/// How many places a set has: 64 bytes, of which most lookups read the first 16. If the table has twice as
-/// many places as the map has entries, 4 % of these find their set full.
+/// How many places a set has: 64 bytes, of which most lookups read 16. If the table has twice as many places
+/// as the map has entries, 4 % of these find their set full.
 const WAYS: usize = if cfg!(loom) { 2 } else { 4 };
 
 /// How many sets the smallest table has: half a kilobyte. The model checker has few.
@@ -62,7 +62,7 @@ impl<T> Place<T> {
     }
 }
 
-/// The places of a set are filled from the first one on.
+/// A member is put into the first place that is empty, from its likeliest on.
 type Set<T> = [Place<T>; WAYS];
 
 pub(crate) struct Front<T> {
@@ -71,13 +71,21 @@ pub(crate) struct Front<T> {
     current: AtomicUsize,
 }
 
-/// The set of a member in a table.
+/// The places where a member may lie in a table: those of its set, the likeliest first.
+///
+/// Members that follow one another are often looked up one after the other. So 64 of them share 32 sets that
+/// follow one another, two to a set, and each of the two has another place that is its likeliest.
 #[inline]
-fn set_of<T>(table: &[Set<T>], member: MemberId) -> Option<&Set<T>> {
-    // Fibonacci hashing: it spreads numbers that lie at any regular distance. The product of the hash, taken
-    // as a fraction of 2^32, and the number of sets.
-    let hash = u64::from(member.0.wrapping_mul(0x9E37_79B9));
-    table.get(((hash * table.len() as u64) >> 32) as usize)
+fn places_of<T>(table: &[Set<T>], member: MemberId) -> Option<impl Iterator<Item = &Place<T>>> {
+    let MemberId(member) = member;
+    // Fibonacci hashing: it spreads numbers that lie at any regular distance. The hash, taken as a fraction
+    // of 2^32, times the number of sets is where the 64 begin.
+    let hash = u64::from((member >> 6).wrapping_mul(0x9E37_79B9));
+    let begin = ((hash * table.len() as u64) >> 32) as usize;
+    // The number of sets is a power of two.
+    let set = table.get((begin + (member as usize >> 1 & 31)) & table.len().wrapping_sub(1))?;
+    let likeliest = (member as usize & 1) * (WAYS / 2);
+    Some((0..WAYS).map(move |way| &set[(likeliest + way) % WAYS]))
 }
 
 /// The smallest table that has twice as many places as there are entries.
@@ -99,7 +107,7 @@ impl<T> Front<T> {
         // Relaxed: a table that this thread does not see yet is a miss.
         let table = self.tables.get(self.current.load(Ordering::Relaxed))?.get()?;
         let tag = tag_of(member)?;
-        for place in set_of(table, member)? {
+        for place in places_of(table, member)? {
             // Acquire: who wrote the tag had written the pointer, and had seen what the pointer leads to.
             match place.tag.load(Ordering::Acquire) {
                 found if found == tag => return NonNull::new(place.pointer.load(Ordering::Relaxed)),
@@ -114,7 +122,7 @@ impl<T> Front<T> {
     /// that put something for one member put the same pointer.
     pub(crate) fn put(&self, member: MemberId, pointer: NonNull<T>, entries: usize) {
         let (Some(tag), Some(table)) = (tag_of(member), self.table(table_for(entries))) else { return };
-        for place in set_of(table, member).into_iter().flatten() {
+        for place in places_of(table, member).into_iter().flatten() {
             match place.claim() {
                 Ok(_) => {
                     place.pointer.store(pointer.as_ptr(), Ordering::Relaxed);
@@ -288,13 +296,18 @@ mod model {
             NonNull::from(&*self.cells[member as usize])
         }
 
+        /// The number of a member: even, so that all have the same likeliest place in the table of one set.
+        fn id(member: u32) -> MemberId {
+            MemberId(2 * member)
+        }
+
         fn put(&self, member: u32, entries: usize) {
-            self.front.put(MemberId(member), self.pointer(member), entries);
+            self.front.put(Self::id(member), self.pointer(member), entries);
         }
 
         /// Whether a member is found. It must be this member, and what its pointer leads to must be written.
         fn finds(&self, member: u32) -> bool {
-            let Some(found) = self.front.get(MemberId(member)) else { return false };
+            let Some(found) = self.front.get(Self::id(member)) else { return false };
             assert_eq!(found, self.pointer(member));
             // The model fails here if this access races with the one of the writer.
             self.cells[member as usize].with(|_| ());

@@ -82,13 +82,19 @@ struct Entry<V> {
 /// No member has this number: an archive has fewer of them.
 const NONE: u32 = u32::MAX;
 
-/// Hashes the number of a member. The table takes the low bits and the highest seven, the map takes those
-/// below the seven.
+/// Hashes the number of a member.
+///
+/// A table takes the low bits for the place, and the highest seven to tell neighbours apart; the map takes the
+/// bits below those seven for the shard. Members that follow one another are often looked up one after the
+/// other: 64 of them lie next to each other in one table, where a processor fetches the next before it is
+/// asked for. Each at a place of its own, preloading 200,000 members takes twice as long.
 fn hash_of(member: u32) -> u64 {
+    const TOGETHER: u32 = 64;
     // An odd number near 2^64 divided by the golden ratio, which spreads numbers that lie at any regular
     // distance.
-    let product = u64::from(member).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    product ^ (product >> 32)
+    let product = u64::from(member / TOGETHER).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let first = product ^ (product >> 32);
+    first.wrapping_add(u64::from(member % TOGETHER)) ^ (u64::from(member) << 57)
 }
 
 /// [`hash_of`], for the type of the map.
@@ -257,8 +263,8 @@ impl<V: Owner> FirstWins<V> {
         }
     }
 
-    /// Inserts a value for a member before other threads can reach the map, unless there is one. Lookups find
-    /// it at once: the caller adds it to the list, if there is one, before it shares the map.
+    /// Inserts a value for a member that has none, before other threads can reach the map. Lookups find the
+    /// value at once: the caller adds it to the list, if there is one, before it shares the map.
     ///
     /// # Errors
     /// If there is no memory for the entry.
@@ -270,9 +276,7 @@ impl<V: Owner> FirstWins<V> {
         let hash = hash_of(member.0);
         let at = self.map.determine_shard(hash as usize);
         let table = self.map.shards_mut()[at].get_mut();
-        if let Some((_, first)) = table.get(hash, |(key, _)| *key == member.0) {
-            return Ok(first.get().value.pointer());
-        }
+        debug_assert!(table.get(hash, |(key, _)| *key == member.0).is_none(), "{member:?} has a value");
         table.try_reserve(1, |(key, _)| hash_of(*key)).map_err(|_| NoMemory)?;
         let pointer = value.pointer();
         let newest = self.newest[at].get_mut();
@@ -479,19 +483,38 @@ mod tests {
 
     /// The shards must be about equally full, whatever distance members lie at.
     #[test]
+    #[cfg_attr(miri, ignore = "looks at too many members")]
     fn members_spread_over_the_shards() {
-        for distance in [1, 2, 8, 100, 1 << 16, 1 << 24] {
-            let map = FirstWins::new(8, false);
-            for number in 0..256_u32 {
-                map.publish(MemberId(number.wrapping_mul(distance)), Value(&NUMBER)).unwrap();
+        const COUNT: usize = 1 << 14;
+        for distance in [1, 2, 8, 64, 100, 1 << 10, 1 << 16] {
+            let mut shards = [0; 8];
+            let map = FirstWins::<Value>::new(shards.len(), false);
+            for number in 0..COUNT as u32 {
+                shards[map.map.determine_shard(hash_of(number * distance) as usize)] += 1;
             }
-            for shard in map.map.shards() {
-                assert!(
-                    (16..=64).contains(&shard.read().len()),
-                    "{} at distance {distance}",
-                    shard.read().len()
-                );
-            }
+            let even = COUNT / shards.len();
+            let right = even * 3 / 4..=even * 5 / 4;
+            assert!(shards.iter().all(|count| right.contains(count)), "{shards:?} at distance {distance}");
         }
+    }
+
+    /// Members must differ in the places where a table looks for them, or in the seven bits that it compares
+    /// first.
+    #[test]
+    #[cfg_attr(miri, ignore = "looks at too many members")]
+    fn members_spread_over_a_table() {
+        const COUNT: u32 = 1 << 14;
+        /// A table looks at so many places at once.
+        const GROUP: u64 = 16;
+        for distance in [1, 2, 8, 64, 100, 1 << 10, 1 << 16] {
+            let mut counts = vec![0_usize; (u64::from(COUNT) / GROUP) as usize];
+            for number in 0..COUNT {
+                counts[(hash_of(number * distance) % u64::from(COUNT) / GROUP) as usize] += 1;
+            }
+            let crowded = counts.iter().map(|count| count.saturating_sub(2 * GROUP as usize)).sum::<usize>();
+            assert!(crowded < COUNT as usize / 10, "{crowded} of {COUNT} at distance {distance}");
+        }
+        let tags = (0..64).map(|member| hash_of(member) >> 57).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(tags.len(), 64);
     }
 }

@@ -105,18 +105,23 @@ impl Handle {
 
     /// Makes and keeps all views.
     pub(crate) fn preload(&self, py: Python<'_>) -> PyResult<()> {
-        // Only then is known how many members there are.
-        self.file.verify_or_err(py)?;
-        let mut preload = Preload::new(&self.views, self.file.lookup().len());
+        let mut preload = None;
         self.file.for_each(py, |number, member, name| {
+            if number == 0 {
+                // Only now is known how many members there are. Where all begins again, all views are made
+                // again.
+                preload = Some(Preload::new(py, &self.views, self.file.lookup().len()));
+            }
             if number % SOME == 0 {
                 let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
                 self.file.fetch_headers(py, next)?;
             }
             let view = self.view(py, member, name.to_str()?)?;
-            preload.add(member.id, name, view)
+            preload.as_mut().map_or(Ok(()), |preload| preload.add(member.id, name, view))
         })?;
-        preload.finish();
+        if let Some(preload) = preload {
+            preload.finish();
+        }
         Ok(())
     }
 
