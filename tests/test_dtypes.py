@@ -1,11 +1,13 @@
 """mmnpz writes every dtype and memory order as numpy.save does, and reads it as numpy.load does."""
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -170,6 +172,70 @@ def test_metadata_of_a_dtype_is_dropped_with_a_warning(new_path: Callable[[], Pa
         with pytest.warns(UserWarning, match="metadata"):
             raw = written(new_path(), array)
         assert raw == expected
+
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        BFLOAT16,
+        ml_dtypes.int4,
+        ml_dtypes.float8_e4m3fn,
+        [("a", BFLOAT16), ("b", "<f4")],
+        [("a", [("b", "<i2"), ("c", BFLOAT16, (2, 3))])],
+    ],
+    ids=str,
+)
+def test_types_of_other_packages_are_stored_as_raw_bytes(new_path: Callable[[], Path], dtype: Any) -> None:
+    array = np.zeros((2, 3), dtype)
+    array.view("u1")[...] = np.arange(array.nbytes).reshape(2, -1) % 8
+    path = new_path()
+    with mmnpz.NpzWriter(path) as writer:
+        for name in ("a", "b"):  # each time, as NumPy warns of lost metadata
+            with pytest.warns(UserWarning, match=r"raw bytes.*\.view\("):
+                writer.write(name, array)
+    expected = io.BytesIO()
+    np.save(expected, array)
+    with zipfile.ZipFile(path) as file:
+        assert file.read("b.npy") == expected.getvalue()
+    back = mmnpz.load(path)["a"]
+    assert back.dtype != array.dtype
+    assert same(back.view(array.dtype), array)
+
+
+@pytest.mark.parametrize(
+    "dtype", [ml_dtypes.float8_e5m2, [("a", "<i4"), ("b", ml_dtypes.float8_e5m2, 2)]], ids=str
+)
+def test_types_that_no_reader_takes_are_refused(new_path: Callable[[], Path], dtype: Any) -> None:
+    path = new_path()
+    with mmnpz.NpzWriter(path) as writer:
+        with pytest.raises(ValueError, match=r'member "a": .*<f1.*NumPy cannot read'):
+            writer.write("a", np.zeros(3, dtype))
+        assert writer.files == []
+    assert mmnpz.load(path).files == []
+
+
+def test_warnings_that_are_errors_leave_no_member(new_path: Callable[[], Path]) -> None:
+    path = new_path()
+    with mmnpz.NpzWriter(path) as writer:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for array in (np.zeros(3, BFLOAT16), np.ma.masked_array([1, 2], [True, False])):
+                with pytest.raises(UserWarning, match="stored"):
+                    writer.write("a", array)
+        writer.write("b", np.ma.masked_array([1, 2]))
+        writer.write("c", np.ma.masked_array([1, 2], [False, False]))
+    assert mmnpz.load(path).files == ["b", "c"]
+
+
+def test_the_mask_of_a_masked_array_is_lost_with_a_warning(new_path: Callable[[], Path]) -> None:
+    path = new_path()
+    array = np.ma.masked_array([1.5, 2.5, 3.5], [False, True, False])
+    with mmnpz.NpzWriter(path) as writer, pytest.warns(UserWarning, match="the mask"):
+        writer.write("a", array)
+    assert same(mmnpz.load(path)["a"], array.data)
 
 
 @pytest.mark.parametrize(

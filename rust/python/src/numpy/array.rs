@@ -98,7 +98,7 @@ pub(crate) fn with_dtype<R>(
 
 static DESCR_TO_DTYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
-fn descr_to_dtype(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(crate) fn descr_to_dtype(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     DESCR_TO_DTYPE.import(py, "numpy.lib.format", "descr_to_dtype")
 }
 

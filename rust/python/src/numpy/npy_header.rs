@@ -1,16 +1,18 @@
 //! The bytes of an array to be written: its `.npy` header, and where its items are.
 
 use std::cell::Cell;
+use std::ffi::CString;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use numpy::npyffi::NPY_TYPES;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyUserWarning, PyValueError};
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyType};
 
-use crate::numpy::array::is_plain;
+use crate::numpy::array::{descr_to_dtype, is_plain};
 use mmnpz_file::items::Items;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::npy::header;
@@ -39,7 +41,11 @@ pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
 
 /// An array of any object, as `numpy.asanyarray` makes it.
 pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    if let Ok(array) = object.cast_exact::<PyUntypedArray>() {
+        return Ok(array.clone());
+    }
     if let Ok(array) = object.cast::<PyUntypedArray>() {
+        warn_of_mask(array)?;
         return Ok(array.clone());
     }
     Ok(as_any_array(object.py())?.call1((object,))?.cast_into::<PyUntypedArray>()?)
@@ -152,7 +158,13 @@ fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Description> {
     if dtype.has_object() {
         return Err(PyValueError::new_err("object arrays cannot be written: that would need pickling"));
     }
-    let text: Arc<str> = dtype_to_descr(py)?.call1((dtype,))?.repr()?.to_str()?.into();
+    let descr = dtype_to_descr(py)?.call1((dtype,))?;
+    let text: Arc<str> = descr.repr()?.to_str()?.into();
+    if !is_numpys(dtype)? {
+        warn_of_raw_bytes(dtype, &descr)?;
+        // Not kept: the next array warns, too.
+        return Ok(Description { text, kept: None });
+    }
     // Dtypes with fields are made anew by most programs and may carry metadata, of which NumPy warns each
     // time.
     let mut kept = None;
@@ -164,6 +176,56 @@ fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Description> {
         }
     }
     Ok(Description { text, kept })
+}
+
+/// Whether all types in a dtype are those of NumPy itself: packages such as ml_dtypes register others, whose
+/// names an `.npy` header cannot tell.
+fn is_numpys(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<bool> {
+    if dtype.has_subarray() {
+        return is_numpys(&dtype.base());
+    }
+    if dtype.has_fields() {
+        for field in dtype.getattr("fields")?.call_method0("values")?.try_iter()? {
+            if !is_numpys(&field?.get_item(0)?.cast_into()?)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(dtype.num() < NPY_TYPES::NPY_USERDEF as i32)
+}
+
+/// Warns that a dtype with types of another package comes back as raw bytes.
+///
+/// # Errors
+/// If not even the bytes come back, because NumPy does not take the description for a dtype. An error of the
+/// warning, if the program asks for one.
+#[cold]
+fn warn_of_raw_bytes(dtype: &Bound<'_, PyArrayDescr>, descr: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = dtype.py();
+    let back = descr_to_dtype(py)?.call1((descr,)).map_err(|cause| {
+        let error = PyValueError::new_err(format!(
+            "arrays of dtype {dtype} cannot be written: the .npy header would say {descr}, which NumPy cannot read"
+        ));
+        error.set_cause(py, Some(cause));
+        error
+    })?;
+    let message = format!(
+        "dtype {dtype} is stored as raw bytes (dtype {back}), as numpy.save stores it; \
+         after loading, .view({dtype}) gives the array back"
+    );
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &CString::new(message)?, 1)
+}
+
+/// Warns of a masked array, of which only the data is stored.
+fn warn_of_mask(array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
+    static MASKED_ARRAY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = array.py();
+    let masked = MASKED_ARRAY.import(py, "numpy.ma", "MaskedArray")?;
+    if array.is_instance(masked)? && array.getattr("mask")?.call_method0("any")?.is_truthy()? {
+        let message = c"the mask of a masked array is not stored; array.filled() chooses what is";
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
+    }
+    Ok(())
 }
 
 /// Whether this NumPy leaves room in a header for a larger shape. NumPy 1.23 does not.
