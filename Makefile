@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 FUZZ_SECONDS ?= 20
 
-SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find rust/format/src rust/file rust/python -name '*.rs' -o -name Cargo.toml)
+SOURCES := Cargo.toml Cargo.lock pyproject.toml mmnpz/_mmnpz.pyi $(shell find rust/format/src rust/file rust/python -name '*.rs' -o -name Cargo.toml)
 
 .PHONY: help demo test lint deny types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
 .DELETE_ON_ERROR:

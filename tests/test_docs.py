@@ -4,6 +4,7 @@ The tests change the working directory, which belongs to the whole process, so t
 threads. pytest-run-parallel runs a test that takes `monkeypatch` in one thread.
 """
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -113,6 +114,27 @@ def test_docstrings_are_found_everywhere() -> None:
     assert {"mmnpz", "mmnpz.reading", "mmnpz._mmnpz.Writer.write", "mmnpz._mmnpz.Reader.files"} <= names
     with_examples = {name.rpartition(".")[2] for name in WITH_EXAMPLES}
     assert {"mmnpz", "NpzReader", "NpzWriter", "memmap"} <= with_examples
+
+
+def test_help_shows_the_docstrings_of_the_stub() -> None:
+    stub = ast.parse(Path(mmnpz.__file__).with_name("_mmnpz.pyi").read_text(encoding="utf-8"))
+    compared = []
+
+    def compare(name: str, node: ast.Module | ast.ClassDef | ast.FunctionDef, thing: Any) -> None:
+        text = ast.get_docstring(node)
+        if text is not None:
+            assert inspect.cleandoc(thing.__doc__) == text, name
+            compared.append(name)
+        for child in node.body:
+            # The binding gives special methods the docstrings that Python has for them.
+            if isinstance(child, ast.ClassDef | ast.FunctionDef) and not child.name.startswith("__"):
+                compare(f"{name}.{child.name}", child, getattr(thing, child.name))
+
+    # These two are made without PyO3. mmnpz/_memmap.py has the docstring of the second one.
+    stub.body = [node for node in stub.body if getattr(node, "name", None) not in ("DirectReader", "memmap")]
+    compare("mmnpz._mmnpz", stub, mmnpz._mmnpz)
+    assert {"mmnpz._mmnpz", "mmnpz._mmnpz._repair", "mmnpz._mmnpz.Mapping.filename"} < set(compared)
+    assert {"mmnpz._mmnpz.Reader", "mmnpz._mmnpz.Reader.gather", "mmnpz._mmnpz.Writer.write"} < set(compared)
 
 
 def test_pytorch_is_documented() -> None:

@@ -9,11 +9,19 @@
 //! - `batch`: many members at once.
 //! - `reading`, `writing`: the classes.
 #![deny(missing_docs)]
-// PyO3 hands arguments over by value and wants getters as methods; docstrings have Python's brackets and
-// quotes.
-#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref, clippy::doc_link_with_quotes)]
+// PyO3 hands arguments over by value and wants getters as methods.
+#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref)]
+// Docstrings are those of Python: with its brackets, quotes and sessions.
+#![allow(clippy::doc_link_with_quotes, clippy::doc_lazy_continuation)]
 
 use pyo3::pymodule;
+
+/// The docstring that the stub `mmnpz/_mmnpz.pyi` has for a name, see `build.rs`.
+macro_rules! docstring {
+    ($name:literal) => {
+        include_str!(concat!(env!("OUT_DIR"), "/", $name))
+    };
+}
 
 mod batch;
 mod detach;
@@ -25,7 +33,7 @@ mod swap_cell;
 mod views;
 mod writing;
 
-/// The compiled half of mmnpz; use the names that the package exports.
+#[doc = docstring!("_module")]
 #[pymodule(gil_used = false)]
 mod _mmnpz {
     use pyo3::prelude::*;

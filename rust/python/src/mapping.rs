@@ -7,13 +7,11 @@ use pyo3::prelude::*;
 
 use mmnpz_file::mapping::Map;
 
-/// Keeps an archive mapped: the last owner in the chain of bases of every view.
-///
-/// It lives as long as a view does; there is nothing to call.
+#[doc = docstring!("Mapping")]
 #[pyclass(frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Mapping {
     map: Arc<Map>,
-    /// The path of the mapped file, absolute, in the type it was given in.
+    #[doc = docstring!("Mapping.filename")]
     #[pyo3(get)]
     filename: Py<PyAny>,
 }

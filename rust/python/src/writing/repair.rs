@@ -10,10 +10,7 @@ use crate::error::{IntoErr, go_on_unless, keep_going};
 /// A member that is not in the archive: its name, where its local header is, and why.
 type Dropped = (String, u64, &'static str);
 
-/// Makes the file at `path` an archive that lists all that is there.
-///
-/// Returns the number of members, the names that no directory listed, what was dropped, and whether anything
-/// had to be done.
+#[doc = docstring!("_repair")]
 #[pyfunction]
 #[pyo3(name = "_repair")]
 pub(crate) fn repair(

@@ -16,7 +16,7 @@ use mmnpz_file::writer::{Answer, ArchiveWriter, Mode, NewMember};
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name::StoredName;
 
-/// The compiled base of `mmnpz.NpzWriter`.
+#[doc = docstring!("Writer")]
 #[pyclass(subclass, frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Writer {
     /// None before opening and after closing.
@@ -50,7 +50,7 @@ impl Writer {
         Writer { archive: SwapCell::new(None) }
     }
 
-    /// Opens an archive; one that is open is closed first.
+    #[doc = docstring!("Writer._open")]
     fn _open(&self, py: Python<'_>, path: PathBuf, mode: char, align: u64, sync: bool) -> PyResult<()> {
         self.close(py)?;
         let alignment = Alignment::new(align).map_err(|error| Failure::from(error).into_err(py, &path))?;
@@ -65,34 +65,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes an array as a member of the archive.
-    ///
-    /// When this returns, the member is in the operating system's hands. Threads may call it at the same
-    /// time.
-    ///
-    /// Parameters
-    /// ----------
-    /// name : str
-    ///     The member's name without its ``.npy`` extension; slashes make folders. Of two members with one
-    ///     name the last is read.
-    /// array : array_like
-    ///     Anything that `numpy.asanyarray` takes, of any size, memory order and strides. It is stored as
-    ///     `numpy.save` would, byte for byte. Arrays that are not in memory (memory maps) are streamed.
-    ///
-    /// Warns
-    /// -----
-    /// UserWarning
-    ///     If the archive has a member of this name.
-    ///
-    /// Raises
-    /// ------
-    /// ValueError
-    ///     If the array holds Python objects, the name cannot be stored (a NUL in it, more than 65531 bytes
-    ///     of UTF-8), or the writer is closed. Nothing is written then.
-    /// OSError
-    ///     If the operating system cannot write. The members before stay, and the writer can go on.
-    /// RuntimeError
-    ///     In a forked child: the writer belongs to the process that opened it.
+    #[doc = docstring!("Writer.write")]
     fn write(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = array.py();
         let archive = self.own_archive(py)?;
@@ -138,31 +111,14 @@ impl Writer {
         self.write(name, array)
     }
 
-    /// Makes all that is written so far readable by every zip reader, and goes on.
-    ///
-    /// From then on the file is a valid archive, whatever becomes of the writer. Members that are written
-    /// later go into room in front of the directory that this writes; they are listed by the next `flush` or
-    /// by `close`.
-    ///
-    /// Parameters
-    /// ----------
-    /// sync : bool, optional
-    ///     Whether to wait until it would survive a power failure.
-    ///
-    /// Raises
-    /// ------
-    /// ValueError
-    ///     If the writer is closed.
-    /// OSError
-    ///     If the operating system cannot write.
+    #[doc = docstring!("Writer.flush")]
     #[pyo3(signature = (sync=false))]
     fn flush(&self, py: Python<'_>, sync: bool) -> PyResult<()> {
         let archive = self.own_archive(py)?;
         detached(py, || archive.flush(sync)).map_err(|failure| failure.into_err(py, &archive.path))
     }
 
-    /// The names of all arrays in the archive, those that were there before too, in archive order (list of
-    /// str).
+    #[doc = docstring!("Writer.files")]
     #[getter]
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
@@ -189,15 +145,7 @@ impl Writer {
         Ok(self.files(py)?.len())
     }
 
-    /// Writes the archive's directory and closes the file; waits for members that other threads are writing.
-    ///
-    /// Closing again does nothing. In a forked child it leaves the file alone.
-    ///
-    /// Raises
-    /// ------
-    /// OSError
-    ///     If the operating system cannot write the directory. The writer stays open: `close` can be called
-    ///     again when there is room.
+    #[doc = docstring!("Writer.close")]
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let Ok(archive) = self.archive(py) else {
             return Ok(());
@@ -210,7 +158,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether the writer is closed (bool).
+    #[doc = docstring!("Writer.closed")]
     #[getter]
     fn closed(&self, py: Python<'_>) -> bool {
         self.archive.read(py, Option::is_none)
