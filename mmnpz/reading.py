@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import numpy as np
 
@@ -19,6 +19,40 @@ if TYPE_CHECKING:
 __all__ = ["NpzReader", "load"]
 
 
+_SHOWN = 5
+"""The number of names that a reader's repr shows, as for an NpzFile of NumPy."""
+
+
+class _Absent:
+    """An attribute of NumPy's NpzFile that a reader does not have, and why."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}: {self._reason}")
+
+
+class _Attributes:
+    """The arrays of a reader as attributes."""
+
+    def __init__(self, reader: "NpzReader") -> None:
+        object.__setattr__(self, "_reader", reader)
+
+    def __getattribute__(self, name: str) -> Any:
+        reader = object.__getattribute__(self, "_reader")
+        try:
+            return reader[name]
+        except KeyError:
+            return object.__getattribute__(self, name)
+
+    def __dir__(self) -> list[str]:
+        return list(object.__getattribute__(self, "_reader").files)
+
+
 class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     """
     The arrays of an uncompressed ``.npz`` file, as views into a memory map of the file.
@@ -29,10 +63,13 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
     Parameters
     ----------
-    fn : str or os.PathLike
+    fn : str, bytes or os.PathLike
         The file to open.
     mmap_mode : {"r"}, optional
         For compatibility with `numpy.load`: mmnpz maps the file for reading.
+    allow_pickle, fix_imports, encoding : optional
+        For compatibility with `numpy.load`: arrays without Python objects need none of these, and mmnpz
+        unpickles nothing, whatever they say.
     cache : bool, optional
         Whether the reader keeps its views, so that a name gives the same view in all threads, as long as the
         reader lives. If false, each lookup makes a new view.
@@ -58,6 +95,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         Whether the reader keeps its views: true if `cache` or `preload` was given as true.
     preload : bool
         Whether the reader made all views while opening.
+    f : object
+        The arrays as attributes: ``data.f.name`` is ``data["name"]``, as in `numpy.lib.npyio.NpzFile`.
 
     Raises
     ------
@@ -66,7 +105,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     zipfile.BadZipFile
         If the file is not a readable zip archive.
     ValueError
-        If `mmap_mode` is not ``"r"``. With `preload`, also if a member is bad: see `load`.
+        If `mmap_mode` is not ``"r"``, or `encoding` is not one of those of `numpy.load`. With `preload`, also
+        if a member is bad: see `load`.
 
     See Also
     --------
@@ -104,12 +144,20 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     memmap([1, 2])
     >>> data.files
     ['a', 'b']
+    >>> data
+    <NpzReader 'example.npz' with 2 arrays: a, b>
     """
+
+    zip = _Absent("mmnpz reads the archive without zipfile: zipfile.ZipFile(path) opens it, too")
+    fid = _Absent("the reader keeps no file open")
 
     def __init__(
         self,
-        fn: str | os.PathLike[str],
+        fn: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mmap_mode: Literal["r"] = "r",
+        allow_pickle: bool = False,  # noqa: ARG002
+        fix_imports: bool = True,  # noqa: ARG002
+        encoding: Literal["ASCII", "latin1", "bytes"] = "ASCII",
         *,
         cache: bool = True,
         preload: bool = False,
@@ -118,11 +166,13 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     ) -> None:
         if mmap_mode != "r":
             raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
-        # As numpy.memmap does it: `filename` is absolute, and a path object stays a path object.
-        filename = _resolved(fn) if isinstance(fn, os.PathLike) else os.path.abspath(fn)
+        if encoding not in ("ASCII", "latin1", "bytes"):
+            raise ValueError(f"encoding must be 'ASCII', 'latin1' or 'bytes', got {encoding!r}")
+        path = os.fsdecode(fn)
         options: dict[str, Any] = {
-            "path": os.fspath(fn),
-            "filename": filename,
+            "path": path,
+            # As numpy.memmap does it: `filename` is absolute, and a path object stays a path object.
+            "filename": _resolved(path) if isinstance(fn, os.PathLike) else os.path.abspath(path),
             "map_type": memmap,
             "view_type": memmap if subok else np.ndarray,
             "cache": bool(cache or preload),
@@ -130,6 +180,26 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             "max_header_size": min(max(0, max_header_size), sys.maxsize),
         }
         self._open(tuple(options.items()), **options)
+
+    @property
+    def f(self) -> "_Attributes":
+        """The arrays as attributes."""
+        return _Attributes(self)
+
+    def __repr__(self) -> str:
+        """Name the file, the number of arrays, and the first of them. No member is read."""
+        kind = type(self).__name__
+        try:
+            path, count = dict(self._origin[0])["path"], len(self)
+            first = [self._name(position) for position in range(min(count, _SHOWN))]
+        except Exception as error:  # a closed reader, or a damaged directory
+            return f"<{kind}: {error}>"
+        names = ", ".join([*first, "…"] if count > len(first) else first)
+        return f"<{kind} {path!r} with {count:,} array{'' if count == 1 else 's'}: {names}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what IPython completes ``data["`` with."""
+        return self.files
 
     def values(self) -> ValuesView["NDArray[Any]"]:
         """
@@ -227,12 +297,18 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 class _Values(ValuesView["NDArray[Any]"]):
     _mapping: NpzReader
 
+    def __repr__(self) -> str:
+        return f"ValuesView({self._mapping!r})"
+
     def __iter__(self) -> Iterator["NDArray[Any]"]:
         return _walk(self._mapping, pairs=False) if _gives_views(self._mapping) else super().__iter__()
 
 
 class _Items(ItemsView[str, "NDArray[Any]"]):
     _mapping: NpzReader
+
+    def __repr__(self) -> str:
+        return f"ItemsView({self._mapping!r})"
 
     def __iter__(self) -> Iterator[tuple[str, "NDArray[Any]"]]:
         return _walk(self._mapping, pairs=True) if _gives_views(self._mapping) else super().__iter__()
@@ -253,7 +329,7 @@ def _reopen(
     return reader
 
 
-def _resolved(path: os.PathLike[str]) -> "Path":
+def _resolved(path: str) -> "Path":
     from pathlib import Path  # imported here: `import mmnpz` should not load pathlib
 
     try:

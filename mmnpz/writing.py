@@ -21,7 +21,7 @@ class NpzWriter(Writer):
 
     Parameters
     ----------
-    fn : str or os.PathLike
+    fn : str, bytes or os.PathLike
         The file to write.
     mode : {"x", "w", "a"}, optional
         ``"x"`` creates the file and fails if it exists. ``"w"`` replaces an existing file by a new one;
@@ -83,7 +83,7 @@ class NpzWriter(Writer):
 
     def __init__(
         self,
-        fn: str | os.PathLike[str],
+        fn: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mode: Literal["x", "w", "a"] = "x",
         *,
         align: int = 64,
@@ -93,7 +93,7 @@ class NpzWriter(Writer):
             raise ValueError(f"mode must be 'x', 'w' or 'a', got {mode!r}")
         if not 1 <= align <= _LARGEST_ALIGNMENT:
             raise ValueError(f"align must be a power of two from 1 to {_LARGEST_ALIGNMENT}, got {align!r}")
-        self._open(os.fspath(fn), mode, align, bool(sync))
+        self._open(os.fsdecode(fn), mode, align, bool(sync))
 
     def __enter__(self) -> Self:
         return self

@@ -461,7 +461,9 @@ def test_attributes_are_those_of_a_slice_of_a_map_of_the_file(archive: Path, as_
         assert ours.filename == theirs[5:].filename
         assert type(ours.filename) is type(theirs.filename)
         assert ours.mode == theirs[5:].mode == "r"
-        assert ours.offset == theirs[5:].offset == 0
+        # numpy.memmap gives all of its slices the offset of the whole.
+        first = np.memmap(path, "u1", "r", ours.offset, ours.itemsize)
+        assert first.tobytes() == ours.tobytes("A")[: ours.itemsize]
     copies: list[Callable[[Any], Any]] = [lambda x: x.copy(), lambda x: np.zeros_like(x)]
     for get in copies:
         assert get(data.mmap).filename is get(theirs).filename is None

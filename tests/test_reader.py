@@ -2,9 +2,13 @@
 
 import collections.abc
 import gc
+import importlib
 import inspect
+import os
 import pathlib
+import pickle
 import weakref
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 import mmnpz
 import mmnpz.reading
 import mmnpz.writing
-from mmnpz import NpzReader
+from mmnpz import NpzReader, NpzWriter
 from tests.archives import same
 
 
@@ -26,10 +30,16 @@ def test_names_are_those_of_version_1() -> None:
 
 def test_signature_starts_as_in_version_1() -> None:
     parameters = inspect.signature(NpzReader).parameters
-    assert list(parameters)[:4] == ["fn", "mmap_mode", "cache", "preload"]
-    kinds = [parameter.kind for parameter in parameters.values()]
-    assert kinds[:2] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 2
-    assert set(kinds[2:]) == {inspect.Parameter.KEYWORD_ONLY}
+    positional = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    # Those of version 1, and what follows them in numpy.load.
+    assert positional == ["fn", "mmap_mode", *list(inspect.signature(np.load).parameters)[2:5]]
+    others = list(parameters)[len(positional) :]
+    assert others[:2] == ["cache", "preload"]
+    assert {parameters[name].kind for name in others} == {inspect.Parameter.KEYWORD_ONLY}
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     assert (defaults["mmap_mode"], defaults["cache"], defaults["preload"]) == ("r", True, False)
     assert defaults["max_header_size"] == 10000
@@ -42,14 +52,100 @@ def test_all_arrays_are_read(archive: Path, arrays: dict[str, Any]) -> None:
         assert same(data[name], array), name
 
 
-@pytest.mark.parametrize("path_type", [str, pathlib.PurePath, pathlib.Path])
-def test_paths_of_any_type(archive: Path, path_type: Any) -> None:
-    assert len(mmnpz.load(fn=path_type(str(archive)))) == 8
+class PathOfBytes:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __fspath__(self) -> bytes:
+        return os.fsencode(self.path)
 
 
-def test_not_a_path() -> None:
-    with pytest.raises(TypeError):
-        mmnpz.load(3.5)  # type: ignore[arg-type]
+@pytest.mark.parametrize("path_type", [str, pathlib.PurePath, pathlib.Path, os.fsencode, PathOfBytes])
+def test_paths_of_any_type(archive: Path, tmp_path: Path, path_type: Any) -> None:
+    data: Any = mmnpz.load(fn=path_type(str(archive)))
+    assert len(data) == len(pickle.loads(pickle.dumps(data))) == 8
+    assert os.path.samefile(data.mmap.filename, archive)
+    with NpzWriter(path_type(str(tmp_path / "written \udcff.npz"))) as writer:
+        writer.write("a", [1])
+    assert mmnpz.load(path_type(str(tmp_path / "written \udcff.npz"))).files == ["a"]
+
+
+@pytest.mark.parametrize("path", [3, 3.5, None, ["a.npz"]])
+def test_not_a_path(path: Any) -> None:
+    for call in (mmnpz.load, NpzWriter):
+        with pytest.raises(TypeError, match=r"expected str, bytes or os\.PathLike object, not"):
+            call(path)
+
+
+def test_the_keywords_of_numpy_load(archive: Path, arrays: dict[str, Any]) -> None:
+    data = mmnpz.load(archive, "r", True, False, "latin1", max_header_size=5000)
+    assert data.files == list(arrays)
+    assert mmnpz.load(archive, allow_pickle=False, fix_imports=True, encoding="bytes").files == data.files
+    with pytest.raises(ValueError, match="encoding"):
+        np.load(archive, encoding="utf-8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encoding"):
+        mmnpz.load(archive, encoding="utf-8")  # type: ignore[arg-type]
+
+
+def test_attributes_of_an_npz_file(archive: Path) -> None:
+    data, theirs = mmnpz.load(archive), np.load(archive)
+    name = data.files[0]
+    assert data.f is not None
+    assert getattr(data.f, name) is data[name]
+    assert dir(data.f) == sorted(data.files) == sorted(dir(theirs.f))
+    assert not hasattr(data.f, "missing")
+    assert data._ipython_key_completions_() == data.files
+    for attribute in ("zip", "fid"):
+        assert not hasattr(data, attribute)
+        with pytest.raises(AttributeError, match=rf"'NpzReader' object has no attribute '{attribute}': .+"):
+            getattr(data, attribute)
+
+
+def test_the_version_is_where_version_1_had_it() -> None:
+    assert importlib.import_module("mmnpz.version").__version__ == mmnpz.__version__
+
+
+def test_repr(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=1)
+    data = mmnpz.load(path)
+    assert repr(data) == f"<NpzReader {str(path)!r} with 1 array: a>"
+    assert repr(data.items()) == f"ItemsView({data!r})"
+    assert repr(data.values()) == f"ValuesView({data!r})"
+    assert repr(data.keys()) == f"KeysView({data!r})"
+    for count, names in [(0, ""), (5, "x0, x1, x2, x3, x4"), (1234, "x0, x1, x2, x3, x4, …")]:
+        with NpzWriter(path, "w") as writer:
+            for number in range(count):
+                writer.write(f"x{number}", 0)
+        assert repr(Named(path)) == f"<Named {str(path)!r} with {count:,} arrays: {names}>"
+    data.close()
+    assert repr(data) == "<NpzReader: the reader is closed>"
+
+
+class Named(NpzReader):
+    pass
+
+
+class Damaged(NpzReader):
+    def __len__(self) -> int:
+        raise zipfile.BadZipFile("a.npz: no directory")
+
+
+def test_repr_of_a_damaged_directory(archive: Path) -> None:
+    assert repr(Damaged(archive)) == "<Damaged: a.npz: no directory>"
+
+
+def test_repr_reads_no_member(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with NpzWriter(path) as writer:
+        writer.write("a", np.zeros(100_000))
+    data = mmnpz.load(path)
+    raw = bytearray(path.read_bytes())
+    raw[:100_000] = bytes(100_000)
+    with open(path, "r+b") as file:
+        file.write(raw)
+    assert "a>" in repr(data)
+    assert data.arrays == {}
 
 
 @pytest.mark.parametrize("mode", ["r+", "w", "", "rb", "R", 1, b"r"])
