@@ -30,6 +30,7 @@ SCENARIOS = (
     "first_access",
     "excerpts",
     "preload",
+    "verify",
     "cached_lookup",
     "slice_view",
     "ufunc_view",

@@ -11,11 +11,12 @@ memmap([2, 3, 4])
 
 from mmnpz._memmap import memmap
 from mmnpz._mmnpz import __version__
-from mmnpz.reading import NpzReader, load
+from mmnpz.reading import DamagedMember, NpzReader, load
 from mmnpz.repairing import DroppedMember, RepairReport, repair
 from mmnpz.writing import NpzWriter
 
 __all__ = [
+    "DamagedMember",
     "DroppedMember",
     "NpzReader",
     "NpzWriter",

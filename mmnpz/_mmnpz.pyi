@@ -315,6 +315,15 @@ class Reader:
                [10, 11]])
         """
 
+    def _verify(
+        self,
+        names: list[str] | None,
+        threads: int | None,
+        progress: Callable[[int, int], object] | None,
+        is_first_enough: bool,
+    ) -> list[tuple[str, int, str, int | None, int | None]]:
+        """Return the fields of a `DamagedMember` for each damaged member."""
+
     def advise(self, advice: Literal["normal", "random", "sequential", "willneed", "dontneed"]) -> None:
         """
         Tell the operating system how this process will use the map of the file.
@@ -449,15 +458,16 @@ class Writer:
         Warns
         -----
         UserWarning
-            If the archive already has a member of this name. If a dtype of another package, such as bfloat16 of
-            ml_dtypes, is stored as raw bytes, as `numpy.save` stores it. If an array is masked: its mask is not
-            stored.
+            If the archive already has a member of this name. If a dtype of another package, such as bfloat16
+            of ml_dtypes, is stored as raw bytes, as `numpy.save` stores it. If an array is masked: its mask
+            is not stored.
 
         Raises
         ------
         ValueError
-            If the array holds Python objects, or has a dtype that NumPy cannot read from a file, or if the name
-            cannot be stored: it contains a NUL, or has more than 65531 bytes of UTF-8. Also if the writer is closed. Nothing is then written.
+            If the array holds Python objects, or has a dtype that NumPy cannot read from a file. If the name
+            cannot be stored: it contains a NUL, or has more than 65531 bytes of UTF-8. If the writer is
+            closed. Nothing is then written.
         OSError
             If the operating system cannot write. Earlier members stay, and the writer can go on.
         RuntimeError

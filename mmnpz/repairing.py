@@ -74,6 +74,8 @@ def repair(
     finish, the repair takes the stored members from the start of the file, as far as their checksums are
     right.
 
+    The repair does not look for damage inside of members that a directory lists: `NpzReader.verify` does.
+
     The repair does not change an archive that is whole. A repair that is killed loses nothing: repair again.
     The repair never makes the file shorter, so readers that have the file mapped are safe.
 

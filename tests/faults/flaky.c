@@ -1,6 +1,7 @@
-/* A disk that fails now and then: every FLAKY-th write puts half of its bytes into the file and returns EIO.
+/* A disk that fails now and then: every FLAKY-th write puts half of its bytes into the file and returns EIO,
+ * and a read of the byte at UNREADABLE, of whichever file, returns EIO.
  *
- * Preloaded into a process; FLAKY is an environment variable.
+ * Preloaded into a process; FLAKY and UNREADABLE are environment variables.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,6 +17,15 @@ ssize_t pwrite64(int descriptor, const void *data, size_t size, off64_t offset) 
     const char *often = getenv("FLAKY");
     if (!often || ++count % (unsigned)atoi(often)) return real(descriptor, data, size, offset);
     real(descriptor, data, size / 2, offset);
+    errno = EIO;
+    return -1;
+}
+
+ssize_t pread64(int descriptor, void *data, size_t size, off64_t offset) {
+    static ssize_t (*_Atomic real)(int, void *, size_t, off64_t);
+    if (!real) real = (ssize_t(*)(int, void *, size_t, off64_t))dlsym(RTLD_NEXT, "pread64");
+    const char *bad = getenv("UNREADABLE");
+    if (!bad || atoll(bad) < offset || atoll(bad) >= offset + (off64_t)size) return real(descriptor, data, size, offset);
     errno = EIO;
     return -1;
 }

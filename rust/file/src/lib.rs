@@ -15,9 +15,10 @@
 //!   closed.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
 //! - [`first_wins`]: a map from members to what was made of them, the first of which stays.
-//! - `copy_pool`, [`copy`]: threads that copy excerpts of a map.
+//! - `copy_pool`, [`copy`]: threads that copy excerpts of a map. [`checksums`]: what they check instead.
 
 mod boot;
+pub mod checksums;
 pub mod copy;
 mod copy_pool;
 pub mod failure;

@@ -68,8 +68,8 @@ impl MappedFile {
     }
 }
 
-/// Maps the whole file at `path` for reading. The descriptor is closed again before this returns.
-pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
+/// Opens the file at `path` for reading.
+pub(crate) fn open_file(path: &Path) -> Result<(File, Metadata, Identity), Failure> {
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
@@ -91,9 +91,16 @@ pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
     #[cfg(not(unix))]
     let inode = 0;
+    let identity = Identity { size: metadata.len(), modified, inode };
+    Ok((file, metadata, identity))
+}
+
+/// Maps the whole file at `path` for reading. The descriptor is closed again before this returns.
+pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
+    let (file, metadata, identity) = open_file(path)?;
     let map = map(&file)?;
     let holes = holes(&file, &metadata, &map);
-    Ok(MappedFile { map, identity: Identity { size: metadata.len(), modified, inode }, holes })
+    Ok(MappedFile { map, identity, holes })
 }
 
 /// Only the first holes of a file are told of, up to this many: a file can have any number of them.

@@ -500,6 +500,18 @@ impl Lookup {
         Ok(LocatedArray { header, offset, stored: end - offset })
     }
 
+    /// The CRC-32 that the directory has of a member whose name is `name`; none if no directory lists it.
+    ///
+    /// # Errors
+    /// If its record was not fetched.
+    pub fn checksum(&self, window: Window<'_>, member: &Member, name: &str) -> Result<Option<u32>, Missing> {
+        let Some(at) = member.record() else { return Ok(None) };
+        let directory = self.walked.get().map_or(&self.directory, |walked| walked.index.directory());
+        let raw = directory.raw_record(window, at)?;
+        let record = raw.and_then(|raw| CentralRecord::read(raw, 0)).map(|(record, _)| record);
+        Ok(record.filter(|record| is_named(record, name.as_bytes())).map(|record| record.header.crc.get()))
+    }
+
     /// Whether the members' own headers are not needed, as the directory has what they say.
     pub fn has_headers(&self) -> bool {
         self.fields_from.is_some()

@@ -110,6 +110,11 @@ pub struct WalkedIndex {
 }
 
 impl WalkedIndex {
+    /// The directory that it was made of.
+    pub(crate) fn directory(&self) -> &DirectoryLocation {
+        &self.directory
+    }
+
     /// Walks the central directory at `directory` and indexes the stored arrays.
     ///
     /// `keep_going` is asked every 65,536 members whether to.
@@ -446,6 +451,14 @@ impl Member {
             return Err(ErrorKind::LocalOutside.into());
         }
         Ok(())
+    }
+
+    /// The CRC-32 that its local header has.
+    ///
+    /// # Errors
+    /// If there is no such header where the directory has it, and [`ErrorKind::Missing`].
+    pub fn local_checksum(&self, window: Window<'_>) -> Result<u32> {
+        Ok(LocalHeader::read(window, self.entry.local(), ErrorKind::LocalOutside)?.crc.get())
     }
 
     /// Its stored bytes, if its name is `name`: one `.npy` file.

@@ -127,7 +127,9 @@ fn make_dtype(py: Python<'_>, descr: &Literal<'_>) -> PyResult<(DType, bool)> {
         return Err(PyValueError::new_err(format!("arrays of dtype {dtype} cannot be mapped")));
     }
     if dtype.has_object() {
-        return Err(PyValueError::new_err("object arrays cannot be mapped; numpy.load with allow_pickle=True reads them"));
+        return Err(PyValueError::new_err(
+            "object arrays cannot be mapped; numpy.load with allow_pickle=True reads them",
+        ));
     }
     let subarray = dtype.has_subarray().then(|| dtype.shape().iter().map(|&n| n as u64).product());
     let dtype = if subarray.is_some() { dtype.base() } else { dtype };

@@ -19,6 +19,7 @@ use crate::batch::{members, prefetch};
 use crate::detach::detached;
 use crate::error::{IntoErr, keep_going};
 use crate::mapping::Mapping;
+use crate::reading::verify::{self, Damaged, Way};
 use crate::swap_cell::SwapCell;
 use crate::views::handle::Handle;
 use crate::views::open_file::{OpenFile, Types, warn_of_unlisted};
@@ -195,6 +196,21 @@ impl Reader {
         let lookup = self.lookup(names.py())?;
         let part = Part::new(&lookup, names, starts, stops, length)?;
         prefetch::prefetch(&lookup, &part)
+    }
+
+    #[doc = docstring!("Reader._verify")]
+    #[pyo3(signature = (names, threads, progress, is_first_enough))]
+    fn _verify(
+        &self,
+        py: Python<'_>,
+        names: Option<Vec<String>>,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+        is_first_enough: bool,
+    ) -> PyResult<Vec<Damaged>> {
+        let way = Way { threads, progress: progress.as_ref(), is_first_enough };
+        let file = self.file(py)?;
+        verify::damaged(py, &file, names, &way)
     }
 
     #[doc = docstring!("Reader.advise")]

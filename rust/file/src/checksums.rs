@@ -1,0 +1,427 @@
+//! Checking the bytes of arrays against their checksums: the CRC-32 that the directory has of each member
+//! (APPNOTE 6.3.10, 4.4.7).
+//!
+//! The bytes are read from the file, not through the map: what a disk cannot read, or what another program
+//! has cut off, is damage of one member, where a look through the map would end the process. Only if the path
+//! leads to another file by now is the map all that there is.
+//!
+//! Members are checked some at a time. Threads first take whole members, of which one read gets the headers
+//! and the first bytes; most end there. What is left of large ones is cut into pieces, so that the threads
+//! share a single member, too.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use mmnpz_format::Window;
+use mmnpz_format::error::{Error, ErrorKind};
+use mmnpz_format::read::lookup::Lookup;
+use mmnpz_format::read::walked_index::Member;
+use mmnpz_format::window::{Fetched, Part};
+
+use crate::copy_pool;
+use crate::failure::Failure;
+use crate::fork;
+use crate::mapping::{self, Identity};
+use crate::snapshot::Snapshot;
+
+/// How many members are looked up, and then checked, at a time.
+pub const SOME: usize = 1 << 12;
+
+/// How many of them a thread takes at a time.
+const TAKEN: usize = 16;
+
+/// How much one read gets of a file. It holds the longest local header that there can be, of 131,100 bytes.
+const BLOCK: usize = 1 << 18;
+
+/// How much of a large member a thread takes at a time.
+const PIECE: u64 = 1 << 23;
+
+/// A member that is to be checked.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Where it is.
+    pub member: Member,
+    /// The name of its array.
+    pub name: String,
+    /// The checksum that the directory has. If no directory lists the member, that of its local header counts.
+    pub crc: Option<u32>,
+}
+
+impl Listed {
+    /// The member `member`, whose array is called `name`, with its checksum.
+    ///
+    /// # Errors
+    /// None where all of the directory is there.
+    pub fn new(
+        lookup: &Lookup,
+        window: Window<'_>,
+        (member, name): (Member, String),
+    ) -> Result<Self, Failure> {
+        let crc = lookup.checksum(window, &member, &name)?;
+        Ok(Listed { member, name, crc })
+    }
+}
+
+/// A member whose bytes are not those that were written, or cannot be read.
+#[derive(Debug)]
+pub struct Damage {
+    /// Its position among the members that were to be checked.
+    pub number: usize,
+    /// What is wrong.
+    pub what: Wrong,
+}
+
+/// What is wrong with a member.
+#[derive(Debug)]
+pub enum Wrong {
+    /// Its bytes have another checksum.
+    Checksum {
+        /// That of the directory.
+        expected: u32,
+        /// That of the bytes.
+        found: u32,
+    },
+    /// Its headers do not fit the directory, or the file ends inside of it.
+    Headers(Error),
+    /// The system cannot read it.
+    Unreadable(io::Error),
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wrong::Checksum { expected, found } => {
+                write!(f, "its bytes have the CRC-32 {found:#010x}, and the archive says {expected:#010x}")
+            }
+            Wrong::Headers(error) => error.fmt(f),
+            Wrong::Unreadable(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("the file ends inside of it")
+            }
+            Wrong::Unreadable(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<Error> for Wrong {
+    fn from(error: Error) -> Self {
+        Wrong::Headers(error)
+    }
+}
+
+impl From<io::Error> for Wrong {
+    fn from(error: io::Error) -> Self {
+        Wrong::Unreadable(error)
+    }
+}
+
+/// Where bytes are read from.
+#[derive(Debug)]
+pub struct Source<'a> {
+    snapshot: &'a Snapshot,
+    /// The file, if it can still be opened by its path.
+    file: Option<File>,
+}
+
+impl<'a> Source<'a> {
+    /// Opens the file of a snapshot once more.
+    ///
+    /// # Errors
+    /// If it has become shorter: the directory is not there any more.
+    pub fn new(snapshot: &'a Snapshot) -> Result<Self, Failure> {
+        let opened = mapping::open_file(snapshot.path()).ok();
+        let is_same = |identity: &Identity| identity.inode == snapshot.identity().inode;
+        let file = opened.and_then(|(file, _, identity)| is_same(&identity).then_some(file));
+        let source = Source { snapshot, file };
+        source.check_length()?;
+        Ok(source)
+    }
+
+    /// Makes sure that the directory is where it was, before anyone looks at it through the map.
+    ///
+    /// # Errors
+    /// If the file has become shorter.
+    pub fn check_length(&self) -> Result<(), Failure> {
+        match &self.file {
+            Some(file) if file.metadata()?.len() < self.snapshot.identity().size => {
+                let text = "the file was cut short since it was opened";
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, text).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads as many bytes from `at` on as `block` has, less at the end of the file.
+    fn read(&self, at: u64, block: &mut [u8]) -> io::Result<usize> {
+        let Some(file) = &self.file else {
+            let bytes = self.snapshot.bytes();
+            let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+            let count = rest.len().min(block.len());
+            block[..count].copy_from_slice(&rest[..count]);
+            return Ok(count);
+        };
+        let mut count = 0;
+        while count < block.len() {
+            match read_at(file, &mut block[count..], at + count as u64) {
+                Ok(0) => break,
+                Ok(more) => count += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Adds the bytes of a range to a checksum.
+    fn add(&self, range: Range<u64>, crc: &mut crc32fast::Hasher, block: &mut [u8]) -> Result<(), Wrong> {
+        let mut at = range.start;
+        while at < range.end {
+            let count = (block.len() as u64).min(range.end - at) as usize;
+            if self.read(at, &mut block[..count])? < count {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            crc.update(&block[..count]);
+            at += count as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, block: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, block, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, block: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, block, at)
+}
+
+/// What is behind the first bytes of a large member.
+struct Rest {
+    number: usize,
+    expected: u32,
+    /// The checksum of what was read.
+    crc: crc32fast::Hasher,
+    range: Range<u64>,
+    /// The first of its pieces.
+    first: usize,
+}
+
+/// The members that are checked together.
+struct Check<'a> {
+    source: &'a Source<'a>,
+    members: &'a [Listed],
+    is_first_enough: bool,
+    /// How many bytes were checked.
+    done: &'a AtomicU64,
+    damages: Mutex<Vec<Damage>>,
+    rests: Mutex<Vec<Rest>>,
+    stop: AtomicBool,
+}
+
+/// Checks members with as many threads as `threads` says, this one included, and returns those that are
+/// damaged, in their order; no more than one, if that `is_first_enough`. `done` counts the bytes that were
+/// checked; the calling thread asks `go_on` now and then.
+///
+/// # Errors
+/// [`Failure::Interrupted`].
+pub fn check(
+    source: &Source<'_>,
+    members: &[Listed],
+    threads: usize,
+    is_first_enough: bool,
+    done: &AtomicU64,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Vec<Damage>, Failure> {
+    let (forks, before) = (fork::generation(), done.load(Ordering::Relaxed));
+    let new = || Check {
+        source,
+        members,
+        is_first_enough,
+        done,
+        damages: Mutex::default(),
+        rests: Mutex::default(),
+        stop: AtomicBool::new(false),
+    };
+    // In a child that a signal handler forks off, other threads are lost in the middle of what they did.
+    let check = ManuallyDrop::new(new());
+    let damages = check.all(threads, go_on);
+    if forks == fork::generation() {
+        drop(ManuallyDrop::into_inner(check));
+        return damages;
+    }
+    if let Err(Failure::Forked) = damages {
+        done.store(before, Ordering::Relaxed);
+        return new().all(1, go_on);
+    }
+    damages
+}
+
+impl Check<'_> {
+    /// Checks all members.
+    fn all(&self, threads: usize, go_on: &dyn Fn() -> bool) -> Result<Vec<Damage>, Failure> {
+        self.share(self.members.len(), TAKEN, threads, go_on, &|number, block| self.member(number, block))?;
+        let mut rests = std::mem::take(&mut *lock(&self.rests));
+        let mut pieces = 0;
+        for rest in &mut rests {
+            rest.first = pieces;
+            pieces += (rest.range.end - rest.range.start).div_ceil(PIECE) as usize;
+        }
+        let crcs = (0..pieces).map(|_| Mutex::new(None)).collect::<Vec<_>>();
+        self.share(pieces, 1, threads, go_on, &|piece, block| {
+            self.piece(&rests, piece, &crcs[piece], block);
+        })?;
+        for rest in rests {
+            let count = (rest.range.end - rest.range.start).div_ceil(PIECE) as usize;
+            let mut whole = rest.crc;
+            let is_complete = crcs[rest.first..rest.first + count].iter().all(|crc| {
+                lock(crc).take().is_some_and(|crc| {
+                    whole.combine(&crc);
+                    true
+                })
+            });
+            if is_complete {
+                self.compare(rest.number, rest.expected, whole.finalize());
+            }
+        }
+        let mut damages = std::mem::take(&mut *lock(&self.damages));
+        damages.sort_by_key(|damage| damage.number);
+        damages.dedup_by_key(|damage| damage.number);
+        if self.is_first_enough {
+            damages.truncate(1);
+        }
+        Ok(damages)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Check<'_> {
+    /// Has threads do work of `count` numbers, each of which takes `taken` of them at a time.
+    fn share(
+        &self,
+        count: usize,
+        taken: usize,
+        threads: usize,
+        go_on: &dyn Fn() -> bool,
+        work: &(dyn Fn(usize, &mut [u8]) + Sync),
+    ) -> Result<(), Failure> {
+        let next = AtomicUsize::new(0);
+        let turn = |block: &mut [u8]| {
+            let start = next.fetch_add(taken, Ordering::Relaxed);
+            let numbers = start.min(count)..start.saturating_add(taken).min(count);
+            let is_end = numbers.is_empty() || self.stop.load(Ordering::Relaxed);
+            if !is_end {
+                numbers.for_each(|number| work(number, block));
+            }
+            !is_end
+        };
+        let forks = fork::generation();
+        let help = |_| {
+            let mut block = vec![0; BLOCK];
+            while turn(&mut block) {}
+        };
+        let alone = || {
+            let mut block = vec![0; BLOCK];
+            while turn(&mut block) {
+                if !go_on() {
+                    self.stop.store(true, Ordering::Relaxed);
+                    return Err(Failure::Interrupted);
+                }
+            }
+            Ok(())
+        };
+        match threads.min(count.div_ceil(taken)) {
+            0 => Ok(()),
+            1 => alone(),
+            threads => {
+                copy_pool::together(threads - 1, &help, alone)?;
+                // A signal handler has forked, and this is the child: what others had begun is not done here.
+                if forks == fork::generation() { Ok(()) } else { Err(Failure::Forked) }
+            }
+        }
+    }
+
+    fn member(&self, number: usize, block: &mut [u8]) {
+        match self.begin(number, block) {
+            Ok(Some(rest)) => lock(&self.rests).push(rest),
+            Ok(None) => {}
+            Err(what) => self.damaged(number, what),
+        }
+    }
+
+    /// Checks a member that one read gets all of; else returns what is left to be checked.
+    fn begin(&self, number: usize, block: &mut [u8]) -> Result<Option<Rest>, Wrong> {
+        let Listed { member, name, crc } = &self.members[number];
+        let (at, size) = member.extent();
+        // In front of the data are some hundred bytes, in nearly all files.
+        let ahead = usize::try_from(size).unwrap_or(BLOCK).saturating_add(1 << 10).min(BLOCK);
+        let mut count = self.source.read(at, &mut block[..ahead])?;
+        let file_len = self.source.snapshot.window().len();
+        let located = |bytes: &[u8]| {
+            let parts = [Part { at, bytes }];
+            let fetched = Fetched { parts: &parts, len: file_len };
+            let window = Window::of_fetched(&fetched);
+            let crc = crc.map_or_else(|| member.local_checksum(window), Ok)?;
+            Ok((member.file(window, name)?, crc))
+        };
+        let mut found = located(&block[..count]);
+        if found.is_err() && count == ahead && ahead < BLOCK {
+            // A long extra field.
+            count = self.source.read(at, block)?;
+            found = located(&block[..count]);
+        }
+        let (range, expected) = found.map_err(|error: Error| match error.kind {
+            // The file has become shorter.
+            ErrorKind::Missing(_) => Wrong::Unreadable(io::ErrorKind::UnexpectedEof.into()),
+            _ => error.into(),
+        })?;
+        // As far as it was read: behind a long extra field, that may be nothing.
+        let rest = range.end.min(at + count as u64).max(range.start)..range.end;
+        let data = &block[(range.start - at) as usize..(rest.start - at) as usize];
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(data);
+        self.done.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if rest.is_empty() {
+            self.compare(number, expected, crc.finalize());
+            return Ok(None);
+        }
+        if count < ahead {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        Ok(Some(Rest { number, expected, crc, range: rest, first: 0 }))
+    }
+
+    /// Makes the checksum of a piece.
+    fn piece(&self, rests: &[Rest], piece: usize, crc: &Mutex<Option<crc32fast::Hasher>>, block: &mut [u8]) {
+        let rest = &rests[rests.partition_point(|rest| rest.first <= piece) - 1];
+        let start = rest.range.start + (piece - rest.first) as u64 * PIECE;
+        let range = start..rest.range.end.min(start + PIECE);
+        let mut hasher = crc32fast::Hasher::new();
+        match self.source.add(range.clone(), &mut hasher, block) {
+            Ok(()) => *lock(crc) = Some(hasher),
+            Err(what) => self.damaged(rest.number, what),
+        }
+        self.done.fetch_add(range.end - range.start, Ordering::Relaxed);
+    }
+
+    fn compare(&self, number: usize, expected: u32, found: u32) {
+        if expected != found {
+            self.damaged(number, Wrong::Checksum { expected, found });
+        }
+    }
+
+    fn damaged(&self, number: usize, what: Wrong) {
+        lock(&self.damages).push(Damage { number, what });
+        if self.is_first_enough {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}

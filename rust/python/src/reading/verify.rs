@@ -1,0 +1,130 @@
+//! `verify`: the Python side of [`mmnpz_file::checksums`].
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyKeyError;
+use pyo3::prelude::*;
+
+use mmnpz_file::Failure;
+use mmnpz_file::checksums::{self, Damage, Listed, SOME, Source, Wrong};
+
+use crate::detach::detached;
+use crate::error::{go_on_unless, keep_going};
+use crate::views::open_file::OpenFile;
+
+/// How often Python is asked whether to go on, and told how far this is.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// A damaged member: its name, where its local header is, what is wrong, and the checksum that it should have
+/// and the one that it has, if that is what is wrong.
+pub(crate) type Damaged = (String, u64, String, Option<u32>, Option<u32>);
+
+/// How members are checked.
+pub(crate) struct Way<'a> {
+    pub(crate) threads: Option<usize>,
+    pub(crate) progress: Option<&'a Py<PyAny>>,
+    /// Whether one damaged member is all that the caller wants to know.
+    pub(crate) is_first_enough: bool,
+}
+
+/// The damaged ones of the members that are named, or of all.
+pub(crate) fn damaged(
+    py: Python<'_>,
+    file: &OpenFile,
+    names: Option<Vec<String>>,
+    way: &Way<'_>,
+) -> PyResult<Vec<Damaged>> {
+    let source = Source::new(&file.snapshot).map_err(|failure| file.err(py, failure))?;
+    let total = if way.progress.is_some() { total(py, file, names.as_deref())? } else { 0 };
+    let done = AtomicU64::new(0);
+    let mut damaged = Vec::new();
+    let mut at = 0;
+    loop {
+        let members = match &names {
+            Some(names) => named(py, file, names.get(at..).unwrap_or_default())?,
+            None => listed(py, file, at)?,
+        };
+        at += members.len();
+        let found = detached(py, || check(&source, &members, way, &done, total));
+        for Damage { number, what } in found.map_err(|failure| file.err(py, failure))? {
+            let Listed { member, name, .. } = &members[number];
+            let (expected, found) = match what {
+                Wrong::Checksum { expected, found } => (Some(expected), Some(found)),
+                _ => (None, None),
+            };
+            damaged.push((name.clone(), member.extent().0, what.to_string(), expected, found));
+            if way.is_first_enough {
+                return Ok(damaged);
+            }
+        }
+        if members.len() < SOME {
+            break;
+        }
+        source.check_length().map_err(|failure| file.err(py, failure))?;
+    }
+    if let Some(progress) = way.progress {
+        progress.call1(py, (total, total))?;
+    }
+    Ok(damaged)
+}
+
+fn check(
+    source: &Source<'_>,
+    members: &[Listed],
+    way: &Way<'_>,
+    done: &AtomicU64,
+    total: u64,
+) -> Result<Vec<Damage>, Failure> {
+    let last: Cell<Option<Instant>> = Cell::new(None);
+    let go_on = || {
+        if last.get().is_some_and(|last| last.elapsed() < EVERY) {
+            return true;
+        }
+        last.set(Some(Instant::now()));
+        let Some(progress) = way.progress else { return keep_going() };
+        let arguments = (done.load(Ordering::Relaxed).min(total), total);
+        keep_going() && go_on_unless(Python::attach(|py| progress.call1(py, arguments).map(drop)))
+    };
+    let threads = way.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
+    checksums::check(source, members, threads, way.is_first_enough, done, &go_on)
+}
+
+/// The next members from a position on.
+fn listed(py: Python<'_>, file: &OpenFile, from: usize) -> PyResult<Vec<Listed>> {
+    py.check_signals()?;
+    file.verified(py, |lookup, window| {
+        lookup
+            .members_from(window, from)?
+            .take(SOME)
+            .map(|named| Listed::new(lookup, window, named?))
+            .collect()
+    })
+}
+
+/// The next of the members that are named.
+fn named(py: Python<'_>, file: &OpenFile, names: &[String]) -> PyResult<Vec<Listed>> {
+    let listed = |name: &String| {
+        let member = file.find(py, name, false)?.ok_or_else(|| PyKeyError::new_err((name.clone(),)))?;
+        let listed = Listed::new(file.lookup(), file.window(), (member, name.clone()));
+        listed.map_err(|failure| file.err(py, failure))
+    };
+    names.iter().take(SOME).map(listed).collect()
+}
+
+/// How many bytes are to be checked.
+fn total(py: Python<'_>, file: &OpenFile, names: Option<&[String]>) -> PyResult<u64> {
+    let Some(names) = names else {
+        return file.verified(py, |lookup, window| {
+            lookup
+                .members(window)?
+                .try_fold(0, |total: u64, named| Ok(total.saturating_add(named?.0.extent().1)))
+        });
+    };
+    names.chunks(SOME).try_fold(0, |total: u64, names| {
+        let sizes = named(py, file, names)?.iter().map(|listed| listed.member.extent().1).sum::<u64>();
+        Ok(total.saturating_add(sizes))
+    })
+}
