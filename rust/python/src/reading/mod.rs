@@ -3,3 +3,4 @@
 pub(crate) mod getitem_slot;
 pub(crate) mod iterate;
 pub(crate) mod reader;
+pub(crate) mod samples;
