@@ -9,7 +9,22 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
-__all__ = ["DirectReader", "Mapping", "Reader", "Writer", "__version__", "_repair", "_walk", "memmap"]
+__all__ = [
+    "DirectReader",
+    "Mapping",
+    "Reader",
+    "Writer",
+    "__version__",
+    "_fetch",
+    "_fetch_headers",
+    "_is_mapped",
+    "_name_at",
+    "_position",
+    "_repair",
+    "_verify",
+    "_walk",
+    "memmap",
+]
 
 __version__: Final[str]
 
@@ -30,6 +45,30 @@ def _repair(
     changed : bool
         Whether the repair changed the file.
     """
+
+def _verify(
+    reader: Reader,
+    names: list[str] | None,
+    threads: int | None,
+    progress: Callable[[int, int], object] | None,
+    is_first_enough: bool,
+) -> list[tuple[str, int, str, int | None, int | None]]:
+    """Return the fields of a `mmnpz.DamagedMember` for each damaged member."""
+
+def _name_at(reader: Reader, position: int) -> str:
+    """Return the name of the array at a position in archive order, without making a list of all names."""
+
+def _position(reader: Reader, name: str) -> int:
+    """Return the position of an array in archive order."""
+
+def _is_mapped(reader: Reader, array: object) -> bool:
+    """Return whether all items of `array` lie in the map of the reader's file."""
+
+def _fetch(reader: Reader, arrays: list[Any]) -> None:
+    """Have the operating system read the items of those `arrays` that lie in the map of the reader's file."""
+
+def _fetch_headers(reader: Reader, names: list[str]) -> None:
+    """Have the operating system read the headers of these members, if their views need the headers."""
 
 @overload
 def _walk(reader: Reader, pairs: Literal[False]) -> Iterator[NDArray[Any]]: ...
@@ -106,21 +145,6 @@ class Reader:
         The handles share the map and the index. They also share the views, unless `own_views` is true. If
         `other` was preloaded, the handle then makes all of its own views at once.
         """
-
-    def _name(self, number: int) -> str:
-        """Return the name of the array at a position in archive order, without making a list of all names."""
-
-    def _number(self, name: str) -> int:
-        """Return the position of an array in archive order."""
-
-    def _holds(self, array: NDArray[Any]) -> bool:
-        """Return whether the items of `array` lie in the map of the file."""
-
-    def _fetch(self, arrays: list[NDArray[Any]]) -> None:
-        """Have the operating system read the items of those `arrays` that lie in the map of the file."""
-
-    def _fetch_headers(self, names: list[str]) -> None:
-        """Have the operating system read the headers of these members, if their views need the headers."""
 
     def __getitem__(self, key: str, /) -> NDArray[Any]:
         """
@@ -314,15 +338,6 @@ class Reader:
         array([[ 2,  3],
                [10, 11]])
         """
-
-    def _verify(
-        self,
-        names: list[str] | None,
-        threads: int | None,
-        progress: Callable[[int, int], object] | None,
-        is_first_enough: bool,
-    ) -> list[tuple[str, int, str, int | None, int | None]]:
-        """Return the fields of a `DamagedMember` for each damaged member."""
 
     def advise(self, advice: Literal["normal", "random", "sequential", "willneed", "dontneed"]) -> None:
         """

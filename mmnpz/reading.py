@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self
 import numpy as np
 
 from mmnpz._memmap import memmap
-from mmnpz._mmnpz import DirectReader, _walk
+from mmnpz._mmnpz import DirectReader, _name_at, _verify, _walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,7 +217,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         kind = type(self).__name__
         try:
             path, count = dict(self._origin[0])["path"], len(self)
-            first = [self._name(position) for position in range(min(count, _SHOWN))]
+            first = [_name_at(self, position) for position in range(min(count, _SHOWN))]
         except Exception as error:  # a closed reader, or a damaged directory
             return f"<{kind}: {error}>"
         names = ", ".join([*first, "…"] if count > len(first) else first)
@@ -349,7 +349,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             raise ValueError(f"threads must be at least 1, got {threads!r}")
         damaged = [
             DamagedMember(*fields)
-            for fields in self._verify(None if names is None else list(names), threads, progress, strict)
+            for fields in _verify(self, None if names is None else list(names), threads, progress, strict)
         ]
         if strict and damaged:
             from zipfile import BadZipFile  # imported here: `import mmnpz` should not load zipfile

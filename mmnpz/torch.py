@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from mmnpz._mmnpz import _fetch, _fetch_headers, _is_mapped, _name_at, _position
 from mmnpz.reading import NpzReader
 
 try:
@@ -131,7 +132,7 @@ class NpzDataset(Dataset[Any]):
         if names is None:
             self._length = len(reader)
         else:
-            self._numbers = np.fromiter((reader._number(name) for name in names), dtype=np.uint32)
+            self._numbers = np.fromiter((_position(reader, name) for name in names), dtype=np.uint32)
             self._length = len(self._numbers)
         self._pickled = b""
         self._handles: SimpleNamespace | _Handles | None = _handles(reader)
@@ -155,18 +156,18 @@ class NpzDataset(Dataset[Any]):
             return [self._sample(reader, index) for index in indices]
         # A slice of a view reads nothing from the file. So the dataset knows all parts of the batch, and
         # tells the operating system about them, before it copies the first part.
-        excerpt, holds, indices = self._excerpt, reader._holds, list(indices)
-        names = [reader._name(self._number(index)) for index in indices]
-        reader._fetch_headers(names)
+        excerpt, indices = self._excerpt, list(indices)
+        names = [_name_at(reader, self._number(index)) for index in indices]
+        _fetch_headers(reader, names)
         parts = []
         for name in names:
             part = reader[name]
             if excerpt is not None:
                 part = np.asarray(excerpt(part))
-                if not holds(part):
+                if not _is_mapped(reader, part):
                     part = np.array(part)  # `excerpt` may use this buffer again for the next sample
             parts.append(part)
-        reader._fetch(parts)
+        _fetch(reader, parts)
         return [self._finish(reader, index, part) for index, part in zip(indices, parts, strict=True)]
 
     def name(self, index: SupportsIndex) -> str:
@@ -188,7 +189,7 @@ class NpzDataset(Dataset[Any]):
         IndexError
             If there is no such sample.
         """
-        return self._reader()._name(self._number(index))
+        return _name_at(self._reader(), self._number(index))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the handles, which belong to this process."""
@@ -215,7 +216,7 @@ class NpzDataset(Dataset[Any]):
         return position if self._numbers is None else self._numbers.item(position)
 
     def _sample(self, reader: NpzReader, index: SupportsIndex) -> Any:
-        view = reader[reader._name(self._number(index))]
+        view = reader[_name_at(reader, self._number(index))]
         part = view if self._excerpt is None else np.asarray(self._excerpt(view))
         return self._finish(reader, index, part)
 
@@ -227,7 +228,8 @@ class NpzDataset(Dataset[Any]):
         try:
             tensor = torch.from_numpy(array)
         except TypeError as error:
-            path, name = os.fspath(dict(reader._origin[0])["filename"]), reader._name(self._number(index))
+            path = os.fspath(dict(reader._origin[0])["filename"])
+            name = _name_at(reader, self._number(index))
             raise TypeError(f'{path}: member "{name}": PyTorch has no dtype {part.dtype}') from error
         return tensor if self._transform is None else self._transform(tensor)
 

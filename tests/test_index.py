@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import mmnpz
+from mmnpz._mmnpz import _name_at, _position
 from tests.archives import give_names, npy, parts, same
 from tests.test_interop import tool
 
@@ -162,10 +163,10 @@ def test_any_number_of_members(tmp_path: Path, members: int) -> None:
     assert len(data) == members
     assert not data._index_memory
     for number in range(members):
-        assert data._name(number) == f"n{number}"
-        assert data._number(f"n{number}") == number
+        assert _name_at(data, number) == f"n{number}"
+        assert _position(data, f"n{number}") == number
     with pytest.raises(IndexError):
-        data._name(members)
+        _name_at(data, members)
     assert all(same(data[f"n{number}"], array(number)) for number in range(members))
 
 
@@ -313,7 +314,7 @@ def test_members_written_by_threads_are_listed_as_they_lie_in_the_file(tmp_path:
     assert data._index_memory == 0
     for number in range(MANY):
         assert data[f"n{number}"].tolist() == [number] * (number * 97 % 5000)
-        assert data._name(data._number(f"n{number}")) == f"n{number}"
+        assert _name_at(data, _position(data, f"n{number}")) == f"n{number}"
     with zipfile.ZipFile(path) as file:
         offsets = [info.header_offset for info in file.infolist()]
         assert offsets == sorted(offsets)
@@ -356,14 +357,14 @@ def test_a_reader_whose_directory_is_overwritten(tmp_path: Path, members: int, s
             with pytest.raises(KeyError):
                 data["new"]
         if count == 5:
-            assert [data._name(number) for number in range(members)] == names
+            assert [_name_at(data, number) for number in range(members)] == names
         assert "new" not in data
         assert f"n{members}" not in data
         assert len(data) == members
         for number, name in enumerate(names):
             assert same(data[name], array(number)), name
             assert data[name] is data[name]
-            assert data._number(name) == number
+            assert _position(data, name) == number
         assert data.files == names
         assert set(data.arrays) == set(names)
         assert all(data.arrays[name] is data[name] for name in names)
@@ -685,7 +686,7 @@ def test_any_byte_of_a_large_index_changed(tmp_path: Path) -> None:
         data = mmnpz.load(path)
         for number in generator.permutation(MANY):
             assert same(data[f"n{number}"], array(number))
-        assert [data._name(number) for number in range(MANY)] == data.files
+        assert [_name_at(data, number) for number in range(MANY)] == data.files
         assert "nothing" not in data
 
 
@@ -723,8 +724,8 @@ def test_views_keep_their_names_when_members_are_renumbered(tmp_path: Path) -> N
             assert same(data[f"n{number}"], array(number))
     assert data.files == [f"n{number}" for number in range(MANY) if number != 5]
     assert all(same(view, array(int(name[1:]))) for name, view in {**seen, **data.arrays}.items())
-    assert data._number("n8") == 7
-    assert data._name(7) == "n8"
+    assert _position(data, "n8") == 7
+    assert _name_at(data, 7) == "n8"
 
 
 def test_zeros_in_place_of_the_index(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmnpz
+from mmnpz._mmnpz import _fetch, _fetch_headers, _is_mapped
 from tests.threads import in_threads
 
 ADVICE: tuple[Any, ...] = ("normal", "random", "sequential", "willneed", "dontneed")
@@ -131,7 +132,7 @@ def test_parts_of_views_are_read_and_no_more(archive: Path, backwards: bool) -> 
         data.advise("random")
         part = data["3"][1500:1000:-1, 1:] if backwards else data["3"][1000:1500]
         sparse = data["2"][::100, :1]
-        data._fetch([np.zeros(5), sparse, part, data["empty"], data["5"][:500]])
+        _fetch(data, [np.zeros(5), sparse, part, data["empty"], data["5"][:500]])
         begin = place(data, "3")
         wait_until(lambda: share(begin + 260_000, begin + 384_000) == 1)
         wait_until(lambda: share(place(data, "5"), place(data, "5") + 128_000) == 1)
@@ -149,17 +150,17 @@ def test_what_an_array_holds_of_a_file(archive: Path) -> None:
         data["3"][4, 5:6],
         data.mmap,
     ):
-        assert data._holds(part)
+        assert _is_mapped(data, part)
     beyond = np.lib.stride_tricks.as_strided(data.mmap[-8:], (9,))
     before = np.lib.stride_tricks.as_strided(data.mmap[:8], (9,), (-1,))
     for part in (np.zeros(3), np.array(data["3"]), data["3"][:0], beyond, before, [1], "text", None):
-        assert not data._holds(part)
-    data._fetch([beyond, before, "text", None])
+        assert not _is_mapped(data, part)
+    _fetch(data, [beyond, before, "text", None])
     data.close()
     with pytest.raises(ValueError, match="closed"):
-        data._holds(np.zeros(3))
+        _is_mapped(data, np.zeros(3))
     with pytest.raises(ValueError, match="closed"):
-        data._fetch([])
+        _fetch(data, [])
 
 
 @linux
@@ -307,7 +308,7 @@ def test_the_headers_of_a_batch_are_read_at_once(numpy_file: Path, by: str) -> N
             pytest.skip("this file system keeps its files in memory")
         data = mmnpz.load(numpy_file)
         keys: list[Any] = list(range(40)) if by == "position" else [str(number) for number in range(40)]
-        data._fetch_headers(keys)
+        _fetch_headers(data, keys)
         wait_until(lambda: all(share(at, at + 200) == 1 for at in headers))
         # If mmnpz touched each header, the system would read some megabytes ahead each time.
         assert share(0, headers[-1]) < 0.1

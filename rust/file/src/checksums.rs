@@ -48,7 +48,7 @@ pub struct Listed {
     pub member: Member,
     /// The name of its array.
     pub name: String,
-    /// The checksum that the directory has. If no directory lists the member, that of its local header counts.
+    /// The checksum that the directory has. Without one, that of the local header counts.
     pub crc: Option<u32>,
 }
 

@@ -6,11 +6,12 @@
 //! for each piece, a sixth of the time of copying one of 32 kB; so it is asked first whether a few of them
 //! are there. Where it does not tell, time does.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, KeepGoing, check};
+use crate::fetch::{LOOKS, POLL, Place, STEP, is_cold};
 use crate::mapping::Map;
 use crate::paging::Advice;
 use crate::{copy_pool, fork};
@@ -18,12 +19,10 @@ use crate::{copy_pool, fork};
 /// A thread takes up to this many bytes at a time, in whole excerpts.
 const UNIT: usize = 1 << 17;
 
-/// The system is asked for this many bytes ahead of those that are copied, in steps of this size.
+/// The system is asked for this many bytes ahead of those that are copied.
 const AHEAD: usize = 1 << 26;
-const STEP: usize = 1 << 22;
 
-/// How many pieces are looked at, and for how many bytes one of them.
-const LOOKS: usize = 2;
+/// One excerpt is looked at for this many bytes of a batch, up to [`LOOKS`].
 const LOOK_EVERY: usize = 1 << 18;
 
 /// Copying a unit does not take longer, unless it has to be read: a disk needs 80 µs for one page.
@@ -31,18 +30,6 @@ const SLOW: Duration = Duration::from_micros(200);
 
 /// Once this many units were slow, they had to be read from the disk, even if the system says otherwise.
 const SUSPECT: usize = 3;
-
-/// How often it is asked whether to go on.
-const POLL: Duration = Duration::from_millis(20);
-
-/// Bytes of a map: an excerpt.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// Where it starts.
-    pub offset: usize,
-    /// How many it has.
-    pub bytes: usize,
-}
 
 /// A batch of excerpts that is being copied.
 pub struct Copying<'a> {
@@ -275,43 +262,3 @@ pub fn soon(start: *const u8, length: usize) {
 
 #[cfg(not(target_arch = "x86_64"))]
 pub fn soon(_start: *const u8, _length: usize) {}
-
-/// Whether some of the places are not in memory, of which `looks` are looked at.
-fn is_cold(map: &Map, places: &[Place], looks: usize) -> bool {
-    let last = places.len().saturating_sub(1);
-    let mut numbers = (0..looks).map(|look| last * look / looks.saturating_sub(1).max(1));
-    numbers.any(|number| places.get(number).is_some_and(|place| map.is_absent(place.offset, place.bytes)))
-}
-
-/// One of this many places is looked at.
-const LOOK_EACH: usize = 16;
-
-/// Whether some places are not in memory, of which a few are looked at.
-pub fn are_cold(map: &Map, places: &[Place]) -> bool {
-    is_cold(map, places, LOOKS.max(places.len() / LOOK_EACH))
-}
-
-/// Has the system read places.
-///
-/// # Errors
-/// [`Failure::Interrupted`].
-pub fn fetch(map: &Map, places: &[Place], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
-    let mut polled = Instant::now();
-    let result = places.iter().try_for_each(|place| {
-        let end = place.offset + place.bytes;
-        (place.offset..end).step_by(STEP).try_for_each(|offset| {
-            map.advise(Advice::WillNeed, offset, STEP.min(end - offset));
-            if polled.elapsed() > POLL {
-                if let Err(failure) = check(keep_going) {
-                    return ControlFlow::Break(failure);
-                }
-                polled = Instant::now();
-            }
-            ControlFlow::Continue(())
-        })
-    });
-    match result {
-        ControlFlow::Break(failure) => Err(failure),
-        ControlFlow::Continue(()) => Ok(()),
-    }
-}

@@ -9,25 +9,34 @@ use mmnpz_format::{Error, Missing};
 pub type KeepGoing<'a> = &'a dyn Fn() -> bool;
 
 /// What can go wrong.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The archive, a member, or what was asked of the writer.
+    #[error(transparent)]
     Format(Error),
     /// The operating system.
+    #[error(transparent)]
     Io(io::Error),
     /// Another writer has the file.
+    #[error("another writer has the file open")]
     Locked,
-    /// The writer is that of a process that this one was forked off.
+    /// A forked child used the writer of its parent.
+    #[error("the writer belongs to the process that opened it, not to its fork")]
     Forked,
-    /// Not a file with a content of its own.
+    /// A directory, a device or a pipe.
+    #[error("not a regular file")]
     Irregular,
-    /// The writer was to be closed in the middle of a write of the same thread.
+    /// A signal handler closed the writer in the middle of a write of the same thread.
+    #[error("the writer cannot be closed by a signal handler that interrupts its own write")]
     Writing,
-    /// Not the file, or not in the state, that it was to be.
+    /// The file has another [`Identity`](crate::mapping::Identity) than the caller expects.
+    #[error("the file is not the one that the reader was pickled with, or it was changed since")]
     Changed,
-    /// Whoever called said not to go on.
+    /// The caller's [`KeepGoing`] said no.
+    #[error("interrupted")]
     Interrupted,
     /// A bug: a thread panicked.
+    #[error("an earlier internal error left the writer unusable")]
     Poisoned,
 }
 

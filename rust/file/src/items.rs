@@ -1,6 +1,42 @@
 //! The bytes of an array in memory, in the order in which they are stored.
 
 use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Where the items of an array lie in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// From the first byte of the item that lies first, to the last byte of the item that lies last.
+    pub addresses: Range<usize>,
+    /// How many bytes the items have.
+    pub bytes: usize,
+}
+
+/// Where items fill less than one byte in this many, it is not worth while to read what is between them.
+const SPARSE: usize = 4;
+
+impl Extent {
+    /// The extent of an array with its first item at the address `start`, and these lengths and strides, in
+    /// bytes, of its axes. None if the array has no items, or is larger than the address space.
+    pub fn new(start: usize, itemsize: usize, shape: &[usize], strides: &[isize]) -> Option<Self> {
+        let bytes = shape.iter().try_fold(itemsize, |product, &n| product.checked_mul(n))?;
+        if bytes == 0 {
+            return None;
+        }
+        let (mut first, mut last) = (start, start);
+        for (&number, &stride) in shape.iter().zip(strides) {
+            let far = stride.checked_mul(isize::try_from(number - 1).ok()?)?;
+            let end = if far < 0 { &mut first } else { &mut last };
+            *end = end.checked_add_signed(far)?;
+        }
+        Some(Extent { addresses: first..last.checked_add(itemsize)?, bytes })
+    }
+
+    /// Whether the items lie so far apart that a program should read one after the other.
+    pub fn is_sparse(&self) -> bool {
+        self.addresses.len() / SPARSE > self.bytes
+    }
+}
 
 /// The items of an array, read block by block in the order in which they are stored.
 #[derive(Debug, Clone)]

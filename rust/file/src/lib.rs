@@ -13,6 +13,7 @@
 //! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that goes on behind
 //!   it. [`writer`]: an archive that is open for writing. [`repair`]: the directory of one that nobody
 //!   closed.
+//! - [`fetch`]: having the system read what is needed of a map. [`excerpts`]: where a batch lies in a map.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
 //! - [`first_wins`]: a map from members to what was made of them, the first of which stays.
 //! - `copy_pool`, [`copy`]: threads that copy excerpts of a map. [`checksums`]: what they check instead.
@@ -21,7 +22,9 @@ mod boot;
 pub mod checksums;
 pub mod copy;
 mod copy_pool;
+pub mod excerpts;
 pub mod failure;
+pub mod fetch;
 pub mod first_wins;
 pub mod fork;
 pub mod items;

@@ -23,12 +23,13 @@ use std::time::{Duration, Instant, SystemTime};
 use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
 use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
-use mmnpz_format::read::walked_index::Member;
+use mmnpz_format::read::walked_index::{Member, MemberId};
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::zip::end::DirectoryLocation;
 
 use crate::failure::{Failure, KeepGoing, polled};
+use crate::fetch::Place;
 use crate::lock;
 use crate::map_limit::Claim;
 use crate::mapping::{self, Identity, Map, MappedFile};
@@ -185,6 +186,35 @@ impl Snapshot {
                 Found::Unsure => verify()?,
             }
         }
+    }
+
+    /// The member of a name, as far as the bytes that are there now tell. None also where only a verified
+    /// directory could tell.
+    #[inline]
+    pub fn seen(&self, name: &str) -> Option<Member> {
+        self.lookup.find_again(self.window(), name).ok()?.member()
+    }
+
+    /// The name of a member that was found.
+    ///
+    /// # Errors
+    /// If it cannot be told any more; and those of `verify`.
+    pub fn name(&self, member: MemberId, verify: Verify<'_>) -> Result<String, Failure> {
+        // A name that leads to the member is right, whatever is wrong with the rest of the directory.
+        if let Ok(name) = self.lookup.name(self.window(), member)
+            && self.seen(&name).is_some_and(|found| found.id == member)
+        {
+            return Ok(name);
+        }
+        self.verified(verify, |lookup, window| Ok(lookup.name(window, member)?))
+    }
+
+    /// The places of the headers of members, as far as views of these members need the headers.
+    pub fn headers_of(&self, members: impl Iterator<Item = Member>) -> Vec<Place> {
+        if self.lookup.has_headers() {
+            return Vec::new();
+        }
+        members.filter_map(|member| self.map.headers_at(member.extent().0)).collect()
     }
 
     /// The array of a member, as the directory has it now or, where that was overwritten, as it had it.

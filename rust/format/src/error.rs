@@ -14,7 +14,7 @@ pub struct Error {
     pub offset: Option<u64>,
 }
 
-/// The result of everything here that reads an archive.
+/// The result of reading an archive.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -23,8 +23,8 @@ impl Error {
         Error { kind, member: None, offset: Some(offset) }
     }
 
-    /// Whether it says something about the file, so that another way to read that may do better. Otherwise
-    /// the caller has to do something first.
+    /// Whether the error tells something about the file, so that another way to read the file may succeed.
+    /// Otherwise the caller asked to stop, or has to fetch bytes first.
     pub fn is_about_file(&self) -> bool {
         !matches!(self.kind.part(), Part::Interrupted | Part::Missing)
     }
@@ -56,7 +56,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// A range of the file that was not fetched, and that must be to go on.
+/// A range of the file that the caller has to fetch before it calls again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing(pub Range<u64>);
 
@@ -101,7 +101,7 @@ pub enum ErrorKind {
     /// A record of the directory runs past the directory's end.
     #[error("the central directory is cut short")]
     DirectoryTruncated,
-    /// Other bytes where a record should start.
+    /// A record should start here, and other bytes do.
     #[error("expected the signature of a {record}, found {found:02x?}")]
     Signature {
         /// The record's name in the standard.
@@ -109,13 +109,13 @@ pub enum ErrorKind {
         /// The bytes in its place.
         found: [u8; 4],
     },
-    /// A size or offset is said to be in the zip64 extra field, and is not there.
+    /// A size or offset should be in the zip64 extra field, and is not.
     #[error("the zip64 extra field lacks the {field}")]
     Zip64Missing {
         /// The number that is missing.
         field: &'static str,
     },
-    /// Flagged as UTF-8, but it is not.
+    /// A name is flagged as UTF-8, and is not.
     #[error("a member's name is flagged as UTF-8 and is not")]
     NameEncoding,
     /// More members than this implementation can number.
@@ -150,7 +150,7 @@ pub enum ErrorKind {
         /// How many the member has.
         found: u64,
     },
-    /// Not the magic string of NEP 1.
+    /// The file does not start with the magic string of NEP 1.
     #[error("not an .npy file: the magic string is {found:02x?}")]
     NpyMagic {
         /// The first six bytes.
@@ -159,12 +159,12 @@ pub enum ErrorKind {
     /// A format version that `numpy.lib.format` does not define.
     #[error(".npy format version {0}.{1} is unknown (1.0, 2.0 and 3.0 are)")]
     NpyVersion(u8, u8),
-    /// Longer than the caller trusts.
+    /// The header is longer than the caller allows.
     #[error("the .npy header has {length} characters, more than max_header_size={limit} allows")]
     NpyHeaderTooLong {
         /// Its length in characters.
         length: usize,
-        /// The most that is allowed.
+        /// The longest one that is allowed.
         limit: usize,
     },
     /// A version 3.0 header that is not UTF-8.
@@ -198,7 +198,7 @@ pub enum ErrorKind {
     /// Sizes that add up to more than 2**64 bytes.
     #[error("the archive would be larger than 2**63 bytes")]
     TooLarge,
-    /// A size that the archive gives is larger than the memory that can be had.
+    /// An archive gives a size for which there is no memory.
     #[error("no memory for a directory of {size} bytes")]
     NoMemory {
         /// The size of what was to be copied.

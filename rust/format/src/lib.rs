@@ -1,10 +1,10 @@
 //! The layout of an `.npz` archive: bytes in, ranges and bytes out.
 //!
 //! This crate knows ZIP records (APPNOTE 6.3.10), `.npy` headers (NEP 1, `numpy.lib.format`) and what mmnpz
-//! adds to an archive (`docs/format.md`). It reads a file through a [`window::Window`]
-//! and gives back ranges and numbers. It opens no file, maps nothing and has never heard of Python. Every
-//! number in an archive is a claim: it is checked against the length of the file before it is used, and
-//! nothing is allocated that the file itself could not fill.
+//! adds to an archive (`docs/format.md`). It reads a file through a [`window::Window`] and gives back ranges
+//! and numbers. It opens no file, maps nothing and knows no Python. Every number in an archive is a claim:
+//! this crate checks it against the length of the file before it uses it, and allocates no more memory than
+//! the file itself could fill.
 //!
 //! Each folder may use those above it in this list, and no other:
 //!

@@ -1,25 +1,26 @@
-//! The part of a file that a caller has read: what this crate reads a file through.
+//! The window through which this crate reads a file: the parts of the file that the caller has.
 //!
-//! Nothing here opens a file. A caller that has mapped one gives all of its bytes. Any other caller gives the
-//! parts that it has: a read of another range ends with [`Missing`], the caller fetches that range and calls
-//! again. So bytes that were not fetched are never taken for zeros, nor for the end of the file.
+//! This crate opens no file. A caller that has mapped a file gives all of its bytes. Any other caller gives
+//! the parts that it has fetched. A read of another range ends with [`Missing`]: the caller fetches that
+//! range and calls again. So bytes that were not fetched are never taken for zeros, nor for the end of the
+//! file.
 //!
-//! A file can have holes, which read as zeros. To look at a hole through a map takes a page of a file system
-//! in memory, and ends the process where no page is left; elsewhere it takes time for nothing. So whatever
-//! goes through a whole file goes through its data only.
+//! A file can have holes, which read as zeros. A read of a hole through a map takes a page of memory in a
+//! file system like tmpfs, and ends the process if no page is left. In other file systems it takes time for
+//! nothing. So code that goes through a whole file goes through its data only.
 
 use std::ops::Range;
 
 use crate::bytes::slice;
 use crate::error::{ErrorKind, Missing, Result};
 
-/// The caller is asked whether to go on every time this many bytes were read.
+/// Long reads ask the caller whether to go on every time they have read this many bytes.
 pub const POLL_BYTES: u64 = 1 << 26;
 
-/// Some bytes of a file, and where the first of them is.
+/// Some bytes of a file, and where they start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part<'a> {
-    /// The place in the file.
+    /// Where the bytes start in the file.
     pub at: u64,
     /// The bytes.
     pub bytes: &'a [u8],
@@ -28,22 +29,22 @@ pub struct Part<'a> {
 /// The parts of a file that were fetched.
 #[derive(Debug, Clone, Copy)]
 pub struct Fetched<'a> {
-    /// In ascending order, apart from one another, and inside the file.
+    /// The parts, in ascending order, without overlap, and inside the file.
     pub parts: &'a [Part<'a>],
     /// How long the file is.
     pub len: u64,
 }
 
-/// A file of which all bytes are there, or some were fetched.
+/// All bytes of a file, or the parts of it that were fetched.
 ///
-/// It is small, and all bytes come first: a read of a map costs no more than one of a slice.
+/// A read of a map costs no more than a read of a slice.
 #[derive(Debug, Clone, Copy)]
 pub struct Window<'a> {
-    /// All bytes of a map, those in holes included.
+    /// All bytes of a map, holes included. Empty if parts were fetched.
     bytes: &'a [u8],
-    /// In ascending order and apart from one another.
+    /// The holes, in ascending order and without overlap.
     holes: &'a [Range<u64>],
-    /// Else what was fetched.
+    /// The parts that were fetched, if the file is not mapped.
     fetched: Option<&'a Fetched<'a>>,
 }
 
@@ -61,13 +62,13 @@ impl<'a> From<&'a Vec<u8>> for Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// All bytes of a file with these holes, which are in ascending order and apart from one another.
+    /// All bytes of a file with these holes, which are in ascending order and do not overlap.
     #[inline]
     pub fn whole(bytes: &'a [u8], holes: &'a [Range<u64>]) -> Self {
         Window { bytes, holes, fetched: None }
     }
 
-    /// What was fetched of a file.
+    /// The parts of a file that were fetched.
     pub fn of_fetched(fetched: &'a Fetched<'a>) -> Self {
         Window { bytes: &[], holes: &[], fetched: Some(fetched) }
     }
@@ -83,10 +84,10 @@ impl<'a> Window<'a> {
         self.len() == 0
     }
 
-    /// The bytes of a range; none if it is not all inside the file.
+    /// The bytes of a range. None if the range is not all inside the file.
     ///
     /// # Errors
-    /// If it is, and was not fetched.
+    /// If the range is inside the file, and was not fetched.
     #[inline]
     pub fn get(&self, range: Range<u64>) -> Result<Option<&'a [u8]>, Missing> {
         match (slice(self.bytes, &range), self.fetched) {
@@ -95,10 +96,10 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The bytes of a range, as far as it is inside the file.
+    /// The bytes of a range, as far as the range is inside the file.
     ///
     /// # Errors
-    /// If any of them was not fetched.
+    /// If any of these bytes was not fetched.
     #[inline]
     pub fn get_inside(&self, range: Range<u64>) -> Result<&'a [u8], Missing> {
         let end = range.end.min(self.len());
@@ -126,8 +127,8 @@ impl<'a> Window<'a> {
         })
     }
 
-    /// The file as if it ended at the first hole at or behind this byte: no read from there on looks at a
-    /// hole.
+    /// The file as if it ended at the first hole at or behind this byte: a read from this byte on then looks
+    /// at no hole.
     #[must_use]
     pub fn until_hole(&self, at: u64) -> Self {
         let hole = self.holes.get(self.holes.partition_point(|hole| hole.end <= at));
@@ -135,8 +136,8 @@ impl<'a> Window<'a> {
         Window { bytes: self.bytes.get(..end).unwrap_or(self.bytes), ..*self }
     }
 
-    /// Whether the file has no byte but zeros: no more than its size may be on the disk after a power
-    /// failure.
+    /// Whether all bytes of the file are zeros: after a power failure, the disk may have no more of a file
+    /// than its size.
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
@@ -150,7 +151,7 @@ impl<'a> Window<'a> {
         Ok(true)
     }
 
-    /// The CRC-32 of a range, in which holes count as zeros; none if it is not all inside the file.
+    /// The CRC-32 of a range, in which holes count as zeros. None if the range is not all inside the file.
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
@@ -204,7 +205,7 @@ fn poll(keep_going: &mut impl FnMut() -> bool) -> Result<()> {
     if keep_going() { Ok(()) } else { Err(ErrorKind::Interrupted.into()) }
 }
 
-/// The CRC-32 of this many zeros, in as many steps as their number has bits.
+/// The CRC-32 of `count` zeros, in as many steps as `count` has bits.
 pub(crate) fn of_zeros(mut count: u64) -> crc32fast::Hasher {
     let mut all = crc32fast::Hasher::new();
     let mut power = crc32fast::Hasher::new();
@@ -248,7 +249,7 @@ mod tests {
         let mut bytes = vec![7; 1000];
         let holes = [0..100, 300..301, 990..1000];
         for hole in &holes {
-            // What a map would show if somebody looked.
+            // A read of a hole would find these bytes.
             bytes[hole.start as usize..hole.end as usize].fill(9);
         }
         let mut zeros = bytes.clone();
@@ -264,7 +265,7 @@ mod tests {
         assert!(!file.is_blank(|| true).unwrap());
         let halves = [0..500, 500..1000];
         assert!(Window::whole(&bytes, &halves).is_blank(|| true).unwrap());
-        // Far more than could be gone through.
+        // More zeros than a test could go through.
         assert_eq!(of_zeros(1 << 50).finalize(), of_zeros((1 << 50) - 1 + 1).finalize());
     }
 

@@ -1,7 +1,12 @@
 //! Running without the interpreter, safe against its end.
 
+use std::path::Path;
+
+use mmnpz_file::Failure;
 use pyo3::marker::Ungil;
 use pyo3::prelude::*;
+
+use crate::error::exception;
 
 /// Runs `work` detached from the interpreter.
 ///
@@ -13,6 +18,15 @@ pub(crate) fn detached<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T
     let result = run(py, work);
     std::mem::forget(parked);
     result
+}
+
+/// As [`detached`], for work on the file at `path`, which the exception for a failure names.
+pub(crate) fn detached_on<T: Ungil + Send>(
+    py: Python<'_>,
+    path: &Path,
+    work: impl FnOnce() -> Result<T, Failure> + Ungil + Send,
+) -> PyResult<T> {
+    detached(py, work).map_err(|failure| exception(py, path, failure))
 }
 
 /// A call of its own: what it unwinds with passes through [`detached`].

@@ -1,7 +1,6 @@
 //! Maps failures to Python exceptions (the table under *Errors* in docs/guide.md).
 
 use std::cell::Cell;
-use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
@@ -13,75 +12,47 @@ use pyo3::prelude::*;
 use mmnpz_file::Failure;
 use mmnpz_format::error::{ErrorKind, Part};
 
-/// A failure as the exception for users.
-pub(crate) trait IntoErr {
-    /// The exception, which names the file.
-    fn into_err(self, py: Python<'_>, path: &Path) -> PyErr;
-}
-
-impl IntoErr for Failure {
-    fn into_err(self, py: Python<'_>, path: &Path) -> PyErr {
-        let (os_path, path) = (path.as_os_str(), path.to_string_lossy());
-        match self {
-            Failure::Interrupted => {
-                RAISED.take().unwrap_or_else(|| PyKeyboardInterrupt::new_err("interrupted"))
-            }
-            Failure::Writing => PyValueError::new_err(format!(
-                "{path}: the writer cannot be closed by a signal handler that interrupts its own write"
-            )),
-            Failure::Changed => PyValueError::new_err(format!(
-                "{path}: the file is not the one that the reader was pickled with, or it was changed since"
-            )),
-            Failure::Forked => PyRuntimeError::new_err(format!(
-                "{path}: the writer belongs to the process that opened it, not to its fork"
-            )),
-            Failure::Locked => {
-                let text = "another writer has the file open";
-                PyBlockingIOError::new_err((libc::EAGAIN, text, os_path.to_owned()))
-            }
-            Failure::Irregular => bad_zip_file(py, format!("{path}: not a regular file")),
-            Failure::Poisoned => {
-                PyRuntimeError::new_err(format!("{path}: an earlier internal error left the writer unusable"))
-            }
-            Failure::Io(error) => os_error(py, &error, os_path),
-            Failure::Format(error) => match error.kind.part() {
-                Part::Interrupted => Failure::Interrupted.into_err(py, Path::new("")),
-                Part::Archive if error.kind == ErrorKind::SingleNpy => {
-                    bad_zip_file(py, format!("{path}: {error}; open it with np.load(…, mmap_mode=\"r\")"))
-                }
-                Part::Archive | Part::Missing => bad_zip_file(py, format!("{path}: {error}")),
-                Part::Memory => PyMemoryError::new_err(format!("{path}: {error}")),
-                Part::Member | Part::Request => PyValueError::new_err(format!("{path}: {error}")),
-            },
+/// The exception for a failure, which names the file at `path`.
+pub(crate) fn exception(py: Python<'_>, path: &Path, failure: Failure) -> PyErr {
+    let message = format!("{}: {failure}", path.display());
+    match failure {
+        Failure::Interrupted => RAISED.take().unwrap_or_else(|| PyKeyboardInterrupt::new_err("interrupted")),
+        Failure::Locked => {
+            PyBlockingIOError::new_err((libc::EAGAIN, failure.to_string(), path.as_os_str().to_owned()))
         }
+        Failure::Io(error) => os_error(py, &error, path),
+        Failure::Irregular => bad_zip_file(py, message),
+        Failure::Writing | Failure::Changed => PyValueError::new_err(message),
+        Failure::Forked | Failure::Poisoned => PyRuntimeError::new_err(message),
+        Failure::Format(error) => match error.kind.part() {
+            Part::Interrupted => exception(py, path, Failure::Interrupted),
+            Part::Archive if error.kind == ErrorKind::SingleNpy => {
+                bad_zip_file(py, format!("{message}; open it with np.load(…, mmap_mode=\"r\")"))
+            }
+            Part::Archive | Part::Missing => bad_zip_file(py, message),
+            Part::Memory => PyMemoryError::new_err(message),
+            Part::Member | Part::Request => PyValueError::new_err(message),
+        },
     }
 }
 
 /// `OSError` picks its subclass (`FileNotFoundError`, …) from the error number by itself.
-fn os_error(py: Python<'_>, error: &io::Error, path: &OsStr) -> PyErr {
+fn os_error(py: Python<'_>, error: &io::Error, path: &Path) -> PyErr {
     let Some(code) = error.raw_os_error() else {
-        if error.kind() == io::ErrorKind::InvalidInput {
-            // The same as open() says of a path with a NUL in it.
-            return PyValueError::new_err(format!("{}: {error}", path.to_string_lossy()));
-        }
-        return PyOSError::new_err(format!("{}: {error}", path.to_string_lossy()));
+        let message = format!("{}: {error}", path.display());
+        // A NUL in the path: open() raises ValueError, too.
+        let is_value_error = error.kind() == io::ErrorKind::InvalidInput;
+        return if is_value_error { PyValueError::new_err(message) } else { PyOSError::new_err(message) };
     };
     let strerror = || py.import("os")?.call_method1("strerror", (code,))?.extract::<String>();
-    match strerror() {
-        Ok(text) => PyOSError::new_err((code, text, path.to_owned())),
-        Err(error) => error,
-    }
+    strerror()
+        .map_or_else(|error| error, |text| PyOSError::new_err((code, text, path.as_os_str().to_owned())))
 }
 
 fn bad_zip_file(py: Python<'_>, message: String) -> PyErr {
-    // Imported when it is needed first: `import mmnpz` loads nothing but NumPy.
-    match py.import("zipfile").and_then(|module| module.getattr("BadZipFile")) {
-        Ok(class) => match class.call1((message,)) {
-            Ok(instance) => PyErr::from_value(instance),
-            Err(error) => error,
-        },
-        Err(error) => error,
-    }
+    // Imported at the first use: `import mmnpz` loads nothing but NumPy.
+    let raised = || py.import("zipfile")?.getattr("BadZipFile")?.call1((message,));
+    raised().map_or_else(|error| error, PyErr::from_value)
 }
 
 thread_local! {

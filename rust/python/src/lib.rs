@@ -48,6 +48,10 @@ mod _mmnpz {
     #[pymodule_export]
     use super::reading::reader::Reader;
     #[pymodule_export]
+    use super::reading::samples::{_fetch, _fetch_headers, _is_mapped, _name_at, _position};
+    #[pymodule_export]
+    use super::reading::verify::_verify;
+    #[pymodule_export]
     use super::writing::repair::repair;
     #[pymodule_export]
     use super::writing::writer::Writer;

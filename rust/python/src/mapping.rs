@@ -1,6 +1,5 @@
 //! The Python object that keeps an archive mapped.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -10,7 +9,7 @@ use mmnpz_file::mapping::Map;
 #[doc = docstring!("Mapping")]
 #[pyclass(frozen, module = "mmnpz._mmnpz")]
 pub(crate) struct Mapping {
-    map: Arc<Map>,
+    pub(crate) map: Arc<Map>,
     #[doc = docstring!("Mapping.filename")]
     #[pyo3(get)]
     filename: Py<PyAny>,
@@ -19,13 +18,5 @@ pub(crate) struct Mapping {
 impl Mapping {
     pub(crate) fn new(map: Arc<Map>, filename: Py<PyAny>) -> Self {
         Mapping { map, filename }
-    }
-}
-
-impl Deref for Mapping {
-    type Target = Map;
-
-    fn deref(&self) -> &Map {
-        &self.map
     }
 }

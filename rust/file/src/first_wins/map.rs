@@ -84,10 +84,10 @@ const NONE: u32 = u32::MAX;
 
 /// Hashes the number of a member.
 ///
-/// A table takes the low bits for the place, and the highest seven to tell neighbours apart; the map takes the
-/// bits below those seven for the shard. Members that follow one another are often looked up one after the
-/// other: 64 of them lie next to each other in one table, where a processor fetches the next before it is
-/// asked for. Each at a place of its own, preloading 200,000 members takes twice as long.
+/// A table takes the low bits for the place, and the highest seven to tell neighbours apart. The map takes
+/// the bits below those seven for the shard. Members that follow one another are often looked up one after
+/// the other. So 64 of them lie next to each other in one table, where a processor fetches the next before
+/// it is asked for.
 fn hash_of(member: u32) -> u64 {
     const TOGETHER: u32 = 64;
     // An odd number near 2^64 divided by the golden ratio, which spreads numbers that lie at any regular

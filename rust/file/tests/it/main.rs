@@ -1,4 +1,4 @@
-//! The writer that ships, on a simulated disk, and what readers find of it.
+//! The writer that ships, on a simulated disk, and what readers find of it; and where batches lie in a map.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::cast_possible_truncation,
@@ -7,6 +7,8 @@
 )]
 
 // `cfg(test)`, so that clippy lets the helpers unwrap: what goes wrong in one of them fails the test.
+#[cfg(test)]
+mod excerpts;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]

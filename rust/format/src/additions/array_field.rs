@@ -1,9 +1,9 @@
-//! What a member's `.npy` header says, kept in the member's record in the central directory.
+//! The array field: an extra field of a member's entry that repeats the member's `.npy` header.
 //!
-//! Whoever has the directory can make a view of a member without reading a page of it. The record's extra
-//! field that holds this starts with a checksum over the whole record, so that it says nothing any more once
-//! a program has changed anything there. It is to be believed only while the archive is laid out as we wrote
-//! it, of which the seal tells: a program that moves a member, and keeps its record, moves other things too.
+//! A reader that has the directory can make a view of a member without reading a page of the member. The
+//! field starts with a checksum of the whole record, so a reader ignores it once a program has changed
+//! anything in the record. A reader believes it only while the archive is laid out as mmnpz wrote it, which
+//! the seal tells: a program that moves a member and keeps its record moves other parts of the archive, too.
 
 use std::borrow::Cow;
 
@@ -18,19 +18,19 @@ use crate::zip::records::{CentralHeader, extra_field};
 /// The id of the extra field.
 const EXTRA: u16 = 0x6d6d;
 
-/// Its head, and the checksum in front of the rest.
+/// The number and the length of the field. A checksum follows, and then the content.
 const HEAD: usize = 4;
 
 const CHECK: usize = 4;
 
-/// Descriptions of dtypes that are longer are left to the `.npy` header: who has such is not hurt by a page
-/// more.
+/// For a longer description of a dtype there is no array field, and readers read the `.npy` header: such an
+/// archive is not hurt by one more page for a member.
 const MAX_DESCR: usize = 1024;
 
-/// NumPy has no more axes.
+/// The most axes that a NumPy array has.
 const MAX_AXES: usize = 64;
 
-/// An array, as whoever writes it describes it.
+/// An array, as the writer describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Described<'a> {
     /// Python source of the dtype's description.
@@ -39,41 +39,41 @@ pub struct Described<'a> {
     pub fortran_order: bool,
     /// The dimensions.
     pub shape: &'a [u64],
-    /// Bytes of its `.npy` header.
+    /// The length of its `.npy` header.
     pub header: usize,
 }
 
 /// The extra field behind the checksum, in the format of `postcard`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Content<'a> {
-    /// From where the local header starts to the array.
+    /// The distance from the local header to the array.
     data: u32,
     #[serde(borrow)]
     array: Array<'a>,
 }
 
-/// What is the same for all arrays that are described alike.
+/// The part that all arrays with the same header share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Array<'a> {
-    /// Bytes of the `.npy` header, which are the last in front of the array.
+    /// The length of the `.npy` header, which ends where the array starts.
     header: u32,
     fortran_order: bool,
-    /// A dtype string as it is, or the source of any other description, which starts with a bracket or a
-    /// quote.
+    /// A dtype string without quotes, or the Python source of any other description, which starts with a
+    /// bracket or a quote.
     descr: &'a str,
     shape: Cow<'a, [u64]>,
 }
 
-/// What the records of arrays say that are described alike. Programs write many of these.
+/// The array field of all arrays with the same header, without what differs. Programs write many such arrays.
 #[derive(Debug, Clone)]
 pub struct ArrayField {
     bytes: Vec<u8>,
-    /// Bytes of the `.npy` header.
+    /// The length of the `.npy` header.
     header: u64,
 }
 
 impl ArrayField {
-    /// Of an array that is described like this; none if that cannot be put shortly.
+    /// The array field of such an array. None if the description or the shape is too long.
     pub fn new(array: &Described<'_>) -> Option<Self> {
         let quoted = array.descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
         let plain =
@@ -97,19 +97,19 @@ impl ArrayField {
     }
 }
 
-/// Where the array of a member is, and what it is.
+/// What an array field says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldContent {
-    /// What its `.npy` header says.
+    /// What the `.npy` header of the member says.
     pub header: Header<'static>,
-    /// From where the local header starts to the array.
+    /// The distance from the local header to the array.
     pub data: u64,
-    /// Bytes of the `.npy` header, which are the last of those.
+    /// The length of the `.npy` header, which ends where the array starts.
     pub npy_header: u64,
 }
 
-/// Adds to the record that is all of `out` from `start` on what it says of its array, whose `.npy` file
-/// starts `file` bytes behind the local header.
+/// Adds the array field to a record, which is all of `out` from `start` on. The `.npy` file of the member
+/// starts `file` bytes behind its local header.
 pub(crate) fn append(array_field: &ArrayField, file: u64, out: &mut Vec<u8>, start: usize) {
     let mut data = [0; 5];
     let number = u32::try_from(file + array_field.header).ok();
@@ -126,23 +126,23 @@ pub(crate) fn append(array_field: &ArrayField, file: u64, out: &mut Vec<u8>, sta
     let record = &mut out[start..];
     let extra_len = std::mem::offset_of!(CentralHeader, extra_len);
     let before = u16::from_le_bytes([record[extra_len], record[extra_len + 1]]);
-    // Before is a zip64 field of at most 28 bytes.
+    // The record has a zip64 field of at most 28 bytes already, or no extra field.
     record[extra_len..extra_len + 2].copy_from_slice(&(before + HEAD as u16 + length).to_le_bytes());
     let check = check_of(record, field);
     record[field + HEAD..field + HEAD + CHECK].copy_from_slice(&check.to_le_bytes());
 }
 
-/// The checksum of a record whose array field starts at `field`: of all but the checksum itself.
+/// The checksum of a record whose array field starts at `field`. It covers all bytes but its own.
 fn check_of(record: &[u8], field: usize) -> u32 {
     checksum::checksum_of(&[&record[..field + HEAD], &record[field + HEAD + CHECK..]])
 }
 
-/// What the record says of its member's `.npy` header, if it is the record that we wrote. It is looked at
-/// while nobody changes it: a copy, or one whose bytes are checked again behind.
+/// What the array field of a record says, if the record is as mmnpz wrote it. The bytes must not change
+/// meanwhile: `record` is over a copy, or the caller checks the bytes again afterwards.
 pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<FieldContent> {
     let value = extra_field(record.extra, EXTRA)?;
     let (check, rest) = value.split_first_chunk::<CHECK>()?;
-    // It is the last field of the record, which has no comment.
+    // The array field is the last part of the record, which has no comment.
     let field = whole.len().checked_sub(HEAD + value.len())?;
     let is_last = whole.get(field + HEAD..)? == value && record.header.comment_len.get() == 0;
     (is_last && u32::from_le_bytes(*check) == check_of(whole, field)).then_some(())?;

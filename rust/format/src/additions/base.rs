@@ -1,4 +1,5 @@
-//! The base behind the directory of another program, which tells that this was whole when mmnpz appended.
+//! The base: a record behind the directory of another program, which tells that this directory was whole when
+//! mmnpz began to append.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -10,8 +11,8 @@ use crate::window::Window;
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
 
-/// What is behind the end records of another program's directory, in its archive or in a filler that keeps
-/// it.
+/// The record behind the end records of another program's directory, in that program's archive or in a filler
+/// that keeps a copy of the directory.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Base {
@@ -38,9 +39,9 @@ impl Base {
     /// The size of the record.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// The record at `at` behind an archive whose end record is at `end_record`. That of one that is kept for
-    /// good has no signature, or is going to lose it: other programs must not find it, as it does not lead to
-    /// all members.
+    /// The base at byte `at`, behind an archive whose end record is at `end_record`. `is_for_good` is for a
+    /// directory that is kept for good: its end record has no signature, or is going to lose it, so that
+    /// other programs do not find that end record, which does not lead to all members.
     pub fn new(at: u64, end_record: u64, is_for_good: bool) -> Self {
         let base = Base {
             signature: Self::SIGNATURE,
@@ -52,7 +53,7 @@ impl Base {
         base.certified()
     }
 
-    /// The record at `at`, if there is one that is sound.
+    /// The base at byte `at`, if its checksum and its place are right.
     ///
     /// # Errors
     /// If its bytes were not fetched.
@@ -60,15 +61,15 @@ impl Base {
         Self::read_at(window, at)
     }
 
-    /// Where it ends.
+    /// Where the base ends.
     pub(crate) fn end(&self) -> u64 {
         self.at.get() + Self::SIZE as u64
     }
 
-    /// The directory that it vouches for.
+    /// The directory for which the base vouches.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no such directory.
     pub fn directory(&self, window: Window<'_>) -> Result<DirectoryLocation> {
         let end_record = match self.kind.get() {
             0 => EndRecord::read(window, self.end_record(), ErrorKind::NoEndRecord)?,
@@ -83,7 +84,7 @@ impl Base {
     }
 }
 
-/// The base in a filler at this byte, if that keeps a directory.
+/// The base in the filler at this byte, if the filler keeps a directory.
 pub(crate) fn base_in(window: Window<'_>, at: u64) -> Result<Option<Base>, Missing> {
     let Some(filler) = filler::read(window.until_hole(at), at)? else { return Ok(None) };
     match filler.end.checked_sub(Base::SIZE as u64).filter(|&base| base > at) {

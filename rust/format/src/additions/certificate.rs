@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::Missing;
 use crate::window::Window;
 
-/// A record with a checksum and its own place.
+/// A record with a checksum that covers its own place in the file.
 pub(crate) trait Certificate:
     FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy
 {

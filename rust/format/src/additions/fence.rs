@@ -1,4 +1,4 @@
-//! Fences: entries without a name that lead readers without a directory across what is behind the members.
+//! Fences: entries without a name, which lead readers without a directory across room, index and seal.
 
 use zerocopy::IntoBytes;
 
@@ -8,21 +8,21 @@ use crate::zip::records::{CentralHeader, Record, STORED};
 /// The length of a fence without its extra field.
 pub(crate) const FENCE: u64 = CentralHeader::SIZE as u64;
 
-/// Over a longer way there is one fence only, as each of them takes a page of a hole.
+/// A longer room has one fence only: each fence fills a page of the hole.
 pub(crate) const MOST_FENCED: u64 = 1 << 26;
 
-/// The distance of fences in a room from one another, but for the first, which is where the members end.
+/// The distance from one fence in a room to the next, apart from the first fence, which stands where the
+/// members end.
 const STEP: u64 = 1 << 16;
 
-/// What stands behind the last member, which ends at `next`, if a directory follows at `directory` and what
-/// vouches for that begins at `head`, with a fence if it `is_fenced`; with the places. None where there is no
-/// room for it.
+/// The fences between the last member, which ends at `next`, and the directory at byte `directory`, with
+/// their places. Index and seal begin at `head`, with a fence of their own if `is_fenced`. No fences where
+/// there is no room for one.
 ///
-/// Programs that go through an archive without its directory want the header of an entry there, and some
-/// complain of anything else. A fence is one of an entry that has no name, and whose extra field is what is
-/// between the last member and the directory. If one extra field cannot be that long, fences follow one
-/// another. As members are added, all but the first stay where they are: of these, there are only those in
-/// front of `reached`.
+/// Programs that go through an archive without its directory expect an entry behind the last member, and some
+/// complain of anything else. A fence is the header of an entry without a name; all bytes up to the
+/// directory, or up to the next fence, are its extra field. When members are added, only the first fence
+/// moves. Of the others, this gives those in front of `reached`.
 pub(crate) fn fences(
     next: u64,
     (head, is_fenced): (u64, bool),
@@ -41,7 +41,7 @@ pub(crate) fn fences(
     }
     let last = if is_fenced { head } else { head - FENCE };
     if last < next + FENCE {
-        // An index that is too long for this, which nobody writes.
+        // An index in one piece that is too long for an extra field. mmnpz writes no such index.
         return vec![(fence(0), next)];
     }
     let first = last - (last - next - FENCE) / STEP * STEP;
@@ -57,7 +57,7 @@ pub(crate) fn fences(
     fences
 }
 
-/// A fence with `extra` bytes behind it; with none if they do not fit into its extra field.
+/// A fence whose extra field has `extra` bytes, or none if an extra field cannot be that long.
 pub(crate) fn fence(extra: u64) -> Vec<u8> {
     let extra_len = u16::try_from(extra).unwrap_or_default();
     let header = CentralHeader {
@@ -86,7 +86,7 @@ pub(crate) fn fence(extra: u64) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Where fences lead from `next`, each to the next one.
+    /// Where the fences lead a reader that starts at `next`.
     fn led(fences: &[(Vec<u8>, u64)], next: u64) -> u64 {
         fences.iter().fold(next, |at, (fence, place)| {
             assert_eq!(*place, at);
@@ -107,7 +107,7 @@ mod tests {
                     assert_eq!(all.is_empty(), room < FENCE, "{room}");
                     assert!(all.iter().all(|(_, place)| place + FENCE <= head));
                     let goal = if is_fenced { head } else { head + behind };
-                    // An index that begins with a fence needs none in front.
+                    // An index that begins with a fence needs no fence in front of it.
                     let is_led = (FENCE..=MOST_FENCED).contains(&room) || (is_fenced && room == 0);
                     assert_eq!(led(&all, next) == goal, is_led, "{is_fenced} {room} {behind}");
                 }
@@ -119,7 +119,7 @@ mod tests {
     fn as_members_are_added_only_the_first_fence_moves() {
         let head = (1 << 20, true);
         let all = fences(500, head, 1 << 21, u64::MAX);
-        // An index in one piece that is longer than any that is written.
+        // An index in one piece, longer than any that mmnpz writes.
         assert_eq!(led(&fences(500, (570, false), 1 << 20, u64::MAX), 500), 546);
         for next in [501, 70_000, 131_026, 131_072, 900_000, (1 << 20) - 46] {
             let first = fences(next, head, 1 << 21, next);

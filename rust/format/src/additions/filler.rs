@@ -1,10 +1,10 @@
-//! What stands where a member could not be written, so that members still follow one another.
+//! Fillers: members that stand where a member could not be written, so that members still follow one another.
 //!
-//! A write can fail while another thread has already written behind it, and a killed writer can leave such a
-//! range. Programs that go from local header to local header must get across it. A *filler* is a stored
-//! member that no directory lists: its name does not end in `.npy`, so that it is no array; what it holds is
-//! one all the same, of bytes, because readers such as cnpy parse whatever they come across. They are zeros,
-//! or a directory of another program.
+//! When a write fails, another thread may already have written behind its range; a killed writer leaves such
+//! ranges, too. Programs that go from local header to local header must get across. A *filler* is a stored
+//! member that no directory lists. Its name does not end in `.npy`, so readers do not take it for an array.
+//! Yet it holds an array of bytes, because readers such as cnpy parse every member that they meet. The bytes
+//! are zeros, or a directory of another program.
 
 use std::ops::Range;
 
@@ -17,19 +17,18 @@ use crate::zip::records::{LocalHeader, Record};
 /// The name of a filler.
 pub const NAME: &[u8] = b"mmnpz.gap";
 
-/// The magic string of an `.npy` header of 96 bytes, which has room for any number; its version, 1.0; its
-/// length. With it, a filler fits where a fence and a seal were.
+/// The start of an `.npy` header of 96 bytes, which has room for a dimension of any size: magic string,
+/// version 1.0, length. With so short a header, a filler fits where a fence and a seal were.
 const NPY_HEAD: [u8; 10] = *b"\x93NUMPY\x01\x00\x56\x00";
 
 pub(crate) const NPY_HEADER: u64 = 96;
 
-/// A gap, and what to write there.
+/// A range of the file, and the filler to write there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filler {
     /// The range of the file that it fills.
     pub range: Range<u64>,
-    /// Where what the local header and the `.npy` header do not take starts: from here on there must be
-    /// zeros.
+    /// Where the headers of the filler end. From here to the end of the range, all bytes must be zeros.
     pub zeros: u64,
     npy: Vec<u8>,
 }
@@ -38,7 +37,7 @@ impl Filler {
     /// The shortest range that can be filled.
     pub const LEAST: u64 = LocalHeader::SIZE as u64 + NAME.len() as u64 + NPY_HEADER;
 
-    /// What fills this range, if it is large enough: any that a member had is.
+    /// The filler of this range, if the range is large enough. The range of any member is.
     pub fn new(range: Range<u64>) -> Option<Self> {
         let size = range.end.checked_sub(range.start)?;
         let file = range.start + encode::local_len(NAME.len(), size);

@@ -10,20 +10,20 @@ use crate::error::ErrorKind;
 /// The bytes of a slot.
 pub(crate) const SLOT: usize = 12;
 
-/// This many records share a place.
+/// One place stands for this many records.
 pub(crate) const STRIDE: usize = 16;
 
-/// An index of more bytes is cut: with the seal and what can be between two fences, it is too long for an
-/// extra field.
+/// A longer index is cut into blocks: together with the seal and a fence, it would be too long for an extra
+/// field.
 const MOST_UNCUT: u64 = u16::MAX as u64 - Seal::SIZE as u64 - FENCE;
 
-/// The bytes of a block, chosen so that the seal behind the last one fits into an extra field, too.
+/// The bytes of a block. Together with the seal, the last block fits into an extra field.
 const BLOCK: usize = (1 << 16) - Seal::SIZE;
 
-/// What is in front of its slots: a fence and zeros.
+/// The head of a block, in front of its slots: a fence and zeros.
 const BLOCK_HEAD: usize = 64;
 
-/// The bytes of slots or places in a block: whole ones of both.
+/// The bytes of slots or places in a block: a multiple of the sizes of both.
 const BLOCK_CONTENT: usize = BLOCK - BLOCK_HEAD;
 
 const _: () = assert!(BLOCK_CONTENT.is_multiple_of(SLOT) && BLOCK_CONTENT.is_multiple_of(size_of::<U64>()));
@@ -36,36 +36,36 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// That of a new index.
+    /// The shape of a new index with this many slots.
     pub(crate) fn new(slots: u64) -> Self {
         let slots = usize::try_from(slots).unwrap_or(usize::MAX);
         let uncut = Shape { slots, is_cut: false };
         Shape { is_cut: uncut.size() > MOST_UNCUT, ..uncut }
     }
 
-    /// That of an index of this many bytes, if it can be one.
+    /// The shape of an index of this many bytes, if an index can have so many.
     pub(crate) fn of(bytes: usize, is_cut: bool) -> Option<Self> {
         let heads = if is_cut { bytes.div_ceil(BLOCK) * BLOCK_HEAD } else { 0 };
         let content = bytes.saturating_sub(heads);
-        // Sixteen slots and their place have 200 bytes, and less than two slots are lost where there are
-        // fewer.
+        // Sixteen slots and their place have 200 bytes. Where fewer than sixteen slots are left over, the
+        // division loses less than two.
         let slots = content / 25 * 2 + content % 25 * 2 / 25;
         let shape = |slots| Shape { slots, is_cut };
         [slots, slots.saturating_sub(1)].map(shape).into_iter().find(|shape| shape.size() == bytes as u64)
     }
 
-    /// Where the places start, apart from what is in front of blocks.
+    /// Where the places start in the content.
     pub(crate) fn places(self) -> u64 {
         let slots = self.slots as u64 * SLOT as u64;
         if self.is_cut { slots.next_multiple_of(size_of::<U64>() as u64) } else { slots }
     }
 
-    /// How many bytes there are, apart from what is in front of blocks.
+    /// How many bytes the content has: the index without the heads of blocks.
     pub(crate) fn content(self) -> u64 {
         self.places() + self.slots.div_ceil(STRIDE) as u64 * size_of::<U64>() as u64
     }
 
-    /// How many bytes there are.
+    /// How many bytes the index has.
     pub(crate) fn size(self) -> u64 {
         let content = self.content();
         if self.is_cut {
@@ -116,14 +116,14 @@ pub(crate) fn form(bytes: u64) -> IndexForm {
     if is_cut(bytes) { IndexForm::Blocks } else { IndexForm::OnePiece }
 }
 
-/// What stands in the place of an index of this many bytes that could not be made.
+/// The bytes in place of an index of this many bytes, where no index could be made.
 pub(crate) fn empty(bytes: u64) -> Vec<u8> {
     let size = usize::try_from(bytes).unwrap_or_default();
     let cut = Shape::of(size, is_cut(bytes)).and_then(|shape| shape.cut(vec![0; shape.content() as usize]));
     cut.unwrap_or_else(|| vec![0; size])
 }
 
-/// The content of an index, without what is in front of blocks.
+/// The content of an index: its bytes without the heads of blocks.
 pub(crate) fn content_of(bytes: &[u8], shape: Shape) -> Result<Vec<u8>, ErrorKind> {
     if !shape.is_cut {
         return copied(bytes, 0);

@@ -32,7 +32,7 @@ pub struct MarkedMember {
     pub low_water: u64,
 }
 
-/// The checksum of a mark, and its place in the file.
+/// The checksum of a mark, and where the checksum is in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Remark {
     pub(crate) at: u64,
@@ -40,7 +40,8 @@ pub(crate) struct Remark {
 }
 
 impl LocalMember {
-    /// The member whose local header is at `at`, if that says how large it is. It may end behind the file.
+    /// The member whose local header is at `at`, if the header says how large the member is. The member may
+    /// reach past the end of the file.
     ///
     /// # Errors
     /// If the bytes of the header were not fetched.
@@ -57,7 +58,8 @@ impl LocalMember {
         let file = name_end + u64::from(header.extra_len.get());
         let mut size = u64::from(header.compressed.get());
         if header.compressed.get() == SATURATED {
-            // Section 4.5.3: in a local header both sizes are there. Only the start of it may be in the file.
+            // Section 4.5.3: in a local header, the field has both sizes. The file may end inside the extra
+            // field.
             let field = extra_field(window.get_inside(name_end..file)?, ZIP64_EXTRA);
             let Some(whole) = field.and_then(|field| field.first_chunk()) else { return Ok(None) };
             size = u64::from_le_bytes(*whole);
@@ -72,19 +74,20 @@ impl LocalMember {
         }))
     }
 
-    /// The member of mmnpz whose local header is at `at`, if its mark is right. It may end behind the file.
+    /// The member of mmnpz whose local header is at `at`, if its mark is right. The member may reach past the
+    /// end of the file.
     ///
     /// # Errors
     /// If the bytes of the header were not fetched.
     pub fn marked(window: Window<'_>, at: u64) -> Result<Option<MarkedMember>, Missing> {
         let Some(member) = Self::read(window, at)? else { return Ok(None) };
         let extra_start = at + LocalHeader::SIZE as u64 + u64::from(member.name_len);
-        // Only the start of the padding may be in the file.
+        // The file may end inside the padding.
         let extra = window.get_inside(extra_start..member.file)?;
         Ok(member.as_marked(member.name(window)?, extra))
     }
 
-    /// The member with its mark, if that is among these extra fields, and right.
+    /// The member with its mark, if the mark is among these extra fields, and is right.
     fn as_marked(self, name: &[u8], extra: &[u8]) -> Option<MarkedMember> {
         let (member, at) = (self, self.header);
         let field = mark_field(extra)?;
@@ -96,8 +99,8 @@ impl LocalMember {
         Some(MarkedMember { member, state, low_water: low_water.below(at) })
     }
 
-    /// The mark that holds for a finished member with this header, and where it goes, if there is a field for
-    /// it. What it says of other members stays.
+    /// The checksum of a mark that says that this member is finished, and where it goes, if the header has a
+    /// mark. What the mark says of other members stays.
     pub(crate) fn remark(&self, window: Window<'_>) -> Result<Option<Remark>, Missing> {
         let name = self.name(window)?;
         let extra_start = self.header + LocalHeader::SIZE as u64 + u64::from(self.name_len);
@@ -170,7 +173,8 @@ mod tests {
             assert_eq!(file.get(local.file..local.end), Ok(Some(&[7; 300][..])));
             assert_eq!(local.is_sound(file), Ok(true));
             assert_eq!(local.end, bytes.len() as u64);
-            // Moved by one, or with any byte of the header, the name or the mark changed.
+            // A member that was moved by one byte, or with a change in any byte of the header, the name or
+            // the mark.
             assert_eq!(LocalMember::marked(bytes[1..].into(), 99), Ok(None));
             let field = 100 + LocalHeader::SIZE + local.name(file).unwrap().len();
             let mark = field + 4..field + 8 + usize::from(finished < 100);

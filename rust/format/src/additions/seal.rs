@@ -1,15 +1,4 @@
-//! What mmnpz adds to an archive so that its members are found again without a directory.
-//!
-//! A directory is derived from what is in front of it, and can be lost with a process that is killed. Members
-//! follow one another without a byte in between, so that programs that go from local header to local header
-//! read all of them; what mmnpz adds is in an extra field of each local header, or behind the last member.
-//! Each addition holds its own place in the file under a checksum, so that neither chance nor an archive
-//! inside of an array can pass for one:
-//!
-//! - a *mark* in the local header of a member says whether the member is begun or finished, and below which
-//!   byte all members were finished when this one was begun: the *low-water mark*;
-//! - a *base* behind a directory of another program says that this was whole when we began to append;
-//! - a *seal* in front of a directory says that mmnpz wrote it, and what it lists.
+//! The seal: the record in front of a directory which says that mmnpz wrote the directory, and what it lists.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -46,30 +35,30 @@ pub struct Seal {
     version: U16,
 }
 
-/// The version of all that mmnpz adds to an archive, the first that was published. What has another version
-/// is read as another program's archive.
+/// The version of all that mmnpz adds to an archive: the first one that was published. An archive with
+/// another version is read as the archive of another program.
 const VERSION: u16 = 0;
 
-/// What a seal says of what is in front of it: no index; one in one piece; one in blocks, see [`IndexForm`].
+/// What a seal says of the index in front of it: none, in one piece, or in blocks; see [`IndexForm`].
 const UNINDEXED: u16 = 0;
 
 const IN_ONE_PIECE: u16 = 1;
 
 const IN_BLOCKS: u16 = 2;
 
-/// What a seal says of the directory behind it, apart from what is in it: there can be other members.
+/// The state of the directory behind a seal. Open: there may be members that it does not list.
 const OPEN: u32 = 0;
 
-/// There are none.
+/// Closed: the directory lists all members.
 const CLOSED: u32 = 1;
 
-/// Others are being added to it behind those that it has, and its end record may be gone.
+/// Growing: a writer adds records behind those of the directory, and its end record may be gone.
 const GROWING: u32 = 2;
 
 /// How the stored index lies in front of a seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexForm {
-    /// There is none: what is there says nothing.
+    /// There is no index, and the bytes in its place mean nothing.
     None,
     /// In one piece.
     OnePiece,
@@ -81,9 +70,9 @@ pub enum IndexForm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealedIndex<'a> {
     pub(crate) bytes: &'a [u8],
-    /// How many members it has.
+    /// How many members the index has.
     pub(crate) members: u64,
-    /// It lies in blocks.
+    /// Whether the index lies in blocks.
     pub(crate) is_cut: bool,
 }
 
@@ -92,43 +81,43 @@ pub struct SealedIndex<'a> {
 pub struct Sealed<'a> {
     /// Every finished member whose local header lies below this offset is listed.
     pub complete_below: u64,
-    /// Just behind the last member that is listed.
+    /// The byte behind the last member that is listed.
     pub members_end: u64,
-    /// Its records.
+    /// The records of the directory.
     pub directory: &'a [u8],
-    /// How many they are.
+    /// How many records the directory has.
     pub members: u64,
-    /// The `.npy` headers in the records from this byte of the directory on can be believed.
+    /// From this byte of the directory on, readers can believe the array fields of records.
     pub fields_from: u64,
-    /// What is in front of the seal: the stored index of them, or zeros.
+    /// The bytes in front of the seal: the stored index of these records, or zeros.
     pub index: &'a [u8],
-    /// How the index lies there.
+    /// How the index lies in front of the seal.
     pub form: IndexForm,
-    /// What ends the file.
+    /// The end records, which end the file.
     pub end_records: &'a [u8],
-    /// There is no other member, as the writer was closed.
+    /// Whether the directory lists all members, as the writer was closed.
     pub last: bool,
 }
 
-/// What is added to a directory where it is.
+/// What a writer adds to a directory, which stays where it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Added<'a> {
     /// As in [`Sealed`].
     pub(crate) complete_below: u64,
     /// As in [`Sealed`].
     pub(crate) members_end: u64,
-    /// The records behind those that it has.
+    /// The new records, which follow those of the directory.
     pub(crate) records: &'a [u8],
-    /// How many it has with them.
+    /// How many records the directory then has.
     pub(crate) members: u64,
-    /// What changes in the index.
+    /// The new bytes of the index, by their place in the index.
     pub(crate) index: &'a BTreeMap<usize, Vec<u8>>,
-    /// What ends the file.
+    /// The end records, which end the file.
     pub(crate) end_records: &'a [u8],
 }
 
-/// By what the CRC-32 of a byte string changes if its end does: `change` is by what that of its first part
-/// does, and `count` bytes follow that part. CRC-32 is linear: what follows does not matter.
+/// How the CRC-32 of a byte string changes if its first part changes: the CRC-32 of the part changes by
+/// `change`, and `count` bytes follow it. CRC-32 is linear, so the values of these bytes do not matter.
 fn with_zeros_behind(change: u32, count: u64) -> u32 {
     let mut crc = crc32fast::Hasher::new_with_initial(change);
     crc.combine(&crc32fast::Hasher::new_with_initial_len(0, count));
@@ -157,7 +146,8 @@ impl Seal {
     /// The size of the record.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// The record at `at`, behind an index and in front of a directory and the end records that end the file.
+    /// The seal at byte `at`: behind an index, and in front of a directory and the end records that end the
+    /// file.
     pub fn new(at: u64, sealed: &Sealed<'_>) -> Self {
         let file_len = at + (Self::SIZE + sealed.directory.len() + sealed.end_records.len()) as u64;
         let seal = Seal {
@@ -186,7 +176,7 @@ impl Seal {
         seal.certified()
     }
 
-    /// The record at `at`, if there is one that is sound.
+    /// The seal at byte `at`, if its checksum and its place are right.
     ///
     /// # Errors
     /// If its bytes were not fetched.
@@ -200,8 +190,8 @@ impl Seal {
         Ok(Self::read(window, at)?.filter(|seal| seal.directory_end() == directory.range.end))
     }
 
-    /// Whether it can be one that was written: what it says is used to ask for memory, and for places in the
-    /// file.
+    /// Whether a writer can have written such a seal: readers ask for memory, and for places in the file, by
+    /// its numbers.
     fn is_possible(&self) -> bool {
         let least = self.members().checked_mul(CentralHeader::SIZE as u64);
         let end_records = self.file_len.get().checked_sub(self.directory_end());
@@ -213,7 +203,7 @@ impl Seal {
             && self.members_end() <= self.start()
     }
 
-    /// Where it is.
+    /// Where the seal is.
     pub fn at(&self) -> u64 {
         self.at.get()
     }
@@ -235,7 +225,7 @@ impl Seal {
 
     /// Where the stored index is, if there is one.
     pub(crate) fn index_range(&self) -> Option<Range<u64>> {
-        // It does not start in front of the file, see `is_possible`.
+        // The index does not start in front of the file, see `is_possible`.
         self.is_indexed().then(|| self.start()..self.at())
     }
 
@@ -243,18 +233,18 @@ impl Seal {
         matches!(self.indexed.get(), IN_ONE_PIECE | IN_BLOCKS)
     }
 
-    /// Whether there is an index, and that begins with a fence.
+    /// Whether there is an index that begins with a fence.
     pub(crate) fn is_fenced(&self) -> bool {
         self.indexed.get() == IN_BLOCKS
     }
 
-    /// Whether the stored index still is what it was.
+    /// Whether the bytes of the stored index match the seal.
     pub(crate) fn has_index(&self, window: Window<'_>) -> Result<bool, Missing> {
         Ok(self.index(window)?.is_some_and(|index| crc32fast::hash(index.bytes) == self.index_crc.get()))
     }
 
-    /// From which byte of the directory on the `.npy` headers in it can be believed: those in front were not
-    /// written by us, or another program has changed the archive since.
+    /// From which byte of the directory on readers can believe the array fields of records. mmnpz did not
+    /// write the records in front of it, or another program has changed the archive since.
     pub(crate) fn fields_from(&self) -> u64 {
         self.fields_from.get()
     }
@@ -269,12 +259,12 @@ impl Seal {
         self.complete_below.get()
     }
 
-    /// Just behind the last member that is listed.
+    /// The byte behind the last member that is listed.
     pub fn members_end(&self) -> u64 {
         self.members_end.get()
     }
 
-    /// Whether there is more than a fence between the last member and what vouches for the directory.
+    /// Whether there is more than a fence between the last member and the index.
     pub(crate) fn has_room(&self) -> bool {
         self.members_end().saturating_add(FENCE) < self.start()
     }
@@ -284,12 +274,12 @@ impl Seal {
         self.at.get() + Self::SIZE as u64
     }
 
-    /// Where it ends.
+    /// Where the directory ends.
     pub fn directory_end(&self) -> u64 {
         self.directory().saturating_add(self.size.get())
     }
 
-    /// Whether the end records are there, and the end of the file.
+    /// Whether the end records match the seal, and end the file.
     ///
     /// # Errors
     /// If their bytes were not fetched.
@@ -297,7 +287,7 @@ impl Seal {
         Ok(self.file_len.get() == window.len() && self.has_end_records(window)?)
     }
 
-    /// Whether the end records are there.
+    /// Whether the end records match the seal.
     ///
     /// # Errors
     /// If their bytes were not fetched.
@@ -316,28 +306,28 @@ impl Seal {
         self.state.get() == GROWING
     }
 
-    /// The seal that says that members may be written after the directory: in the room in front of it.
+    /// The seal with the state open: a writer may then write members into the room in front of the directory.
     #[must_use]
     pub fn reopened(self) -> Self {
         Seal { state: OPEN.into(), ..self }.certified()
     }
 
-    /// The seal that says that members are being added to the directory.
+    /// The seal with the state growing: a writer may then add records to the directory.
     #[must_use]
     pub(crate) fn growing(self) -> Self {
         Seal { state: GROWING.into(), ..self }.certified()
     }
 
-    /// Whether members can be added to the directory where it is, as long as there is room in front of it. It
-    /// is the last one and ends the file; what is in it is not looked at.
+    /// Whether a writer can add members, as long as there is room for them, without moving the directory: it
+    /// is the last one, and its end records end the file. The records themselves are not read.
     pub(crate) fn can_grow(&self, window: Window<'_>) -> Result<bool, Missing> {
         // The index is in front of the seal, and so inside the file.
         Ok(self.is_last() && self.has_room() && self.is_indexed() && self.ends(window)?)
     }
 
-    /// The seal of the directory with what was added to it. The checksums are those that it would have had
-    /// from the start: of a directory or an index that is not what its seal said, the new seal says it
-    /// neither.
+    /// The seal of the directory with what a writer added to it. The checksums are extended without reading
+    /// the old bytes: if the old directory or the old index did not match the old seal, it does not match the
+    /// new seal either.
     pub(crate) fn grown(&self, added: &Added<'_>, index: &[u8]) -> Self {
         let mut crc = crc32fast::Hasher::new_with_initial_len(self.crc.get(), self.size.get());
         crc.update(added.records);
@@ -362,12 +352,12 @@ impl Seal {
         seal.certified()
     }
 
-    /// Whether it is where it was, and at most says by now that members may be written in front of it.
+    /// Whether the seal is still in the file. Its state may be open by now.
     pub(crate) fn is_there(&self, window: Window<'_>) -> Result<bool, Missing> {
         Ok(Self::read(window, self.at())?.is_some_and(|found| found.reopened() == self.reopened()))
     }
 
-    /// Whether the directory and its stored index still are what they were.
+    /// Whether the directory and its stored index match the seal.
     ///
     /// # Errors
     /// Those of [`Window::crc`].
@@ -381,7 +371,7 @@ impl Seal {
         Ok(has_index && self.is_whole(window, keep_going)?)
     }
 
-    /// Whether the directory still is what it was, as [`Seal::holds`] says of a file without holes.
+    /// Whether the directory matches the seal. Unlike [`Seal::holds`], this reads no hole.
     ///
     /// # Errors
     /// Those of [`Window::crc`].
@@ -394,7 +384,7 @@ impl Seal {
         Ok(directory == Some(self.crc.get()))
     }
 
-    /// Whether the directory still is what it was.
+    /// Whether the directory matches the seal.
     ///
     /// # Errors
     /// If its bytes were not fetched.
@@ -449,7 +439,7 @@ mod tests {
         assert_eq!(seal.grown(&added, &index), of(&whole, &changed, 3, b"the end"));
         assert!(seal.growing().is_growing() && !seal.growing().is_last());
         assert_eq!(seal.growing().reopened(), seal.reopened());
-        // What was not what the seal said is not what the next one says.
+        // An index that did not match the old seal does not match the new one.
         let mut damaged = index;
         damaged[100] ^= 1;
         let grown = seal.grown(&added, &damaged);

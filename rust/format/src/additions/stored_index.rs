@@ -1,15 +1,17 @@
-//! The stored name index: from a name to its record in the central directory, without a walk through that.
+//! The stored index: from a name to its record in the central directory, without a walk through the
+//! directory.
 //!
-//! It lies in front of the seal, and has two parts. The *slots* are a hash table with linear probing; a slot
-//! has the number of a member and the place of its record, under a checksum that takes in the name's hash, so
-//! that neither a slot of another name nor a damaged one is taken for it. The *places* are those of every
-//! sixteenth record, so that a record is found by its number. There is one for every sixteenth slot: as long
-//! as the slots suffice, members are added without moving anything.
+//! The index lies in front of the seal, and has two parts. The *slots* are a hash table with linear probing.
+//! A slot has the number of a member and the place of its record. Its checksum covers the hash of the name,
+//! too, so that a reader takes neither the slot of another name nor a damaged slot for the right one. The
+//! *places* are the places of every sixteenth record, so that a record is found by its number. There are as
+//! many as every sixteenth slot needs: as long as the slots suffice, a writer adds members without moving
+//! anything.
 //!
-//! An index that does not fit into one extra field is cut into *blocks*, each of which begins with a
-//! fence, so that programs that go through an archive without its directory get across it.
+//! An index that does not fit into one extra field is cut into *blocks*, each of which begins with a fence,
+//! so that programs that go through an archive without its directory get across the index.
 //!
-//! All that is found here is a hint: the record is read, and its name compared.
+//! A slot is only a hint: a reader reads the record, and compares its name.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,22 +30,24 @@ use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::STORED;
 
-/// At most `FULL` of `PARTS` slots are in use.
+/// At most `FULL` of every `PARTS` slots are in use.
 const FULL: u64 = 17;
 
 const PARTS: u64 = 20;
 
-/// A table has this many slots, or that and an eighth as often as it takes: so that an index is the same,
-/// byte for byte, however many sessions added its members, and seldom has to be made anew.
+/// A table starts with this many slots, and grows by an eighth until it suffices. So an index is the same,
+/// byte for byte, however many sessions added its members, and a session seldom has to make it anew.
 const FEWEST: u64 = 8;
 
-/// A name is found within this many slots, or there is no table: names that were made to collide get none.
+/// A name is found within this many slots, or the archive has no index: none is made of names that were
+/// chosen to collide.
 const PROBES: u64 = 1 << 12;
 
-/// The bits of a place in the directory.
+/// How many bits a place in the directory has.
 const PLACE_BITS: u32 = 40;
 
-/// Zero, or the number of a member plus one; the place of its record << 24 | a checksum.
+/// A slot is empty if its first number is 0. Otherwise that is the number of a member plus one; the second
+/// number is the place of the member's record << 24 | a checksum.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 struct Slot {
@@ -123,20 +127,20 @@ pub(crate) struct StoredIndex<'a> {
 }
 
 impl<'a> StoredIndex<'a> {
-    /// The index in front of a seal, if what that says of it can be so.
+    /// The index in front of a seal, if an index can have the size that the seal says.
     pub(crate) fn of(seal: &Seal, window: Window<'a>) -> Option<Self> {
         let range = seal.index_range()?;
         let size = usize::try_from(range.end - range.start).ok()?;
         Self::possible(window, range.start, Shape::of(size, seal.is_fenced())?, seal.members())
     }
 
-    /// The index in front of a seal, of which it is known how it lies in the file.
+    /// The index in front of a seal whose shape the caller knows.
     #[inline]
     pub(crate) fn again(seal: &Seal, shape: Shape, window: Window<'a>) -> Self {
         StoredIndex { window, start: seal.start(), shape, members: seal.members() as u32 }
     }
 
-    /// The index that these bytes are, if they can be one.
+    /// The index in these bytes, if an index can have so many.
     pub(crate) fn new(index: SealedIndex<'a>) -> Option<Self> {
         let shape = Shape::of(index.bytes.len(), index.is_cut)?;
         Self::possible(index.bytes.into(), 0, shape, index.members)
@@ -144,16 +148,16 @@ impl<'a> StoredIndex<'a> {
 
     fn possible(window: Window<'a>, start: u64, shape: Shape, members: u64) -> Option<Self> {
         let members = u32::try_from(members).ok()?;
-        // Where none is empty, only the limit would end a search.
+        // If no slot were empty, only the limit would end a search.
         (shape.slots > members as usize).then_some(StoredIndex { window, start, shape, members })
     }
 
-    /// How it lies in the file.
+    /// How the index lies in the file.
     pub(crate) fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// A slot by its number, which is less than that of all slots.
+    /// A slot by its number, which must be less than the number of all slots.
     #[inline]
     fn slot(&self, at: u64) -> Result<Option<&'a Slot>, Missing> {
         let start = self.start + self.shape.at(at as usize * Slot::SIZE) as u64;
@@ -168,7 +172,7 @@ impl<'a> StoredIndex<'a> {
         Ok(bytes.and_then(|bytes| bytes.first_chunk()).map(|place| u64::from_le_bytes(*place)))
     }
 
-    /// The number and the place of a member whose name has this hash and that is the one that is meant.
+    /// The member whose name has this hash, and that `is_it` accepts.
     #[inline]
     pub(crate) fn find(
         &self,
@@ -190,18 +194,18 @@ impl<'a> StoredIndex<'a> {
         Ok(None)
     }
 
-    /// For each hash the number and the place of the first member whose name has it.
+    /// For each hash, the first member whose name has it.
     pub(crate) fn find_all(&self, hashes: &[u64]) -> Result<Vec<Option<Hit>>, Missing> {
         let count = self.shape.slots as u64;
-        // None of these waits for the one before it, as one search would for another.
+        // Reads all slots side by side: one search after the other would wait for each.
         let homes = hashes.iter().filter_map(|&hash| self.slot(home(hash, count)).ok().flatten());
         touch(homes.map(|slot| slot.number_plus_one.get() as u8));
         hashes.iter().map(|&hash| self.find(hash, |_| Ok(true))).collect()
     }
 
-    /// What changes in the index when members with these hashes, whose records are at these places, are
-    /// added: bytes by where they are in it. None if it would be made otherwise for that many members, or
-    /// there may be one of the same name.
+    /// What adding members changes in the index: the new bytes, by their place in the index. Each new member
+    /// is given by the hash of its name and the place of its record. None if an index of so many members has
+    /// more slots, or two members may have the same name.
     pub(crate) fn additions(
         &self,
         added: &[(u64, u64)],
@@ -241,7 +245,7 @@ impl<'a> StoredIndex<'a> {
         Ok(Some(changes))
     }
 
-    /// The record of a member of this directory, by its number.
+    /// The record of a member in this directory, by the member's number.
     pub(crate) fn record(
         &self,
         directory: &DirectoryLocation,
@@ -257,15 +261,15 @@ impl<'a> StoredIndex<'a> {
     }
 }
 
-/// What a stored index is made of, while members are written.
+/// Collects what a stored index needs, while a writer writes members.
 #[derive(Debug, Clone)]
 pub struct StoredIndexBuilder {
-    /// The hashes of the names, and the places of their records, of all members behind those of `old`.
+    /// The hash of the name and the place of the record, for each member behind those of `old`.
     added: Vec<(u64, u64)>,
     old: Option<Old>,
-    /// Records up to this byte are in neither.
+    /// Records before this byte are covered by neither `old` nor `added`, and must still be read.
     unread: usize,
-    /// Not as soon as there is a member that has no place in an index.
+    /// False once a member was added that an index cannot list.
     is_possible: bool,
 }
 
@@ -277,13 +281,13 @@ struct Old {
 }
 
 impl StoredIndexBuilder {
-    /// Of a new archive.
+    /// The builder of a new archive.
     pub(crate) fn new() -> Self {
         StoredIndexBuilder { added: Vec::new(), old: None, unread: 0, is_possible: true }
     }
 
-    /// Of an archive with `records` bytes of records, of which the first are those of `members` members with
-    /// this index, if there is one that is known to be sound.
+    /// The builder of an archive that has `records` bytes of records, and this index if it has one that
+    /// matches its seal.
     ///
     /// # Errors
     /// [`ErrorKind::NoMemory`].
@@ -297,43 +301,45 @@ impl StoredIndexBuilder {
         Ok(StoredIndexBuilder { old: Some(old), ..Self::new() })
     }
 
-    /// Of an archive with `records` bytes of records and no index.
+    /// The builder of an archive that has `records` bytes of records and no index.
     pub(crate) fn of_records(records: usize) -> Self {
         StoredIndexBuilder { unread: records, ..Self::new() }
     }
 
-    /// A member of this name was added, whose record is at `place`.
+    /// Adds a member of this name, whose record is at `place`.
     #[inline]
     pub(crate) fn push(&mut self, name: &[u8], place: u64) {
         self.added.push((hash(name), place));
     }
 
-    /// A member was found that has this record, `behind` this many bytes of others.
+    /// Adds a member with this record, which starts `behind` this many bytes of other records.
     pub(crate) fn push_record(&mut self, record: &CentralRecord<'_>, behind: usize) {
         if let Ok(Some(name)) = record.array_name() {
             self.push(&name, (behind + record.at) as u64);
         }
     }
 
-    /// The hashes of the names of the members that were pushed, and the places of their records; none if
-    /// there can be no index.
+    /// The hash of the name and the place of the record, for each member that was pushed. None if there can
+    /// be no index.
     pub(crate) fn added(&self) -> Option<&[(u64, u64)]> {
         self.is_possible.then_some(&self.added[..])
     }
 
-    /// Of an archive to which these members were added, and of which `old` is what it had before.
+    /// The builder of an archive that had the members of `old`, and to which the members of `self` were
+    /// added.
     pub(crate) fn behind(self, mut old: StoredIndexBuilder) -> StoredIndexBuilder {
         old.added.extend(self.added);
         old.is_possible &= self.is_possible;
         old
     }
 
-    /// There will be no index, as there is a member that has no place in it.
+    /// Gives up the index, as it cannot list one of the members.
     pub(crate) fn forgo(&mut self) {
         self.is_possible = false;
     }
 
-    /// The records of the last members were moved: where each was, and where it is now, in the new order.
+    /// Moves the records of the last members. `moved` has the old and the new place of each, in the new
+    /// order.
     pub(crate) fn rearrange(&mut self, moved: &[(u64, u64)]) {
         let first = moved.iter().map(|(from, _)| *from).min().unwrap_or(u64::MAX);
         let before = self.added.split_off(self.added.partition_point(|(_, place)| *place < first));
@@ -343,7 +349,7 @@ impl StoredIndexBuilder {
         }));
     }
 
-    /// How large the index is for `members` members.
+    /// How many bytes the index of `members` members has.
     pub(crate) fn size(&self, members: u64) -> u64 {
         if !self.is_possible || members == 0 {
             return 0;
@@ -351,8 +357,8 @@ impl StoredIndexBuilder {
         Shape::new(slots_for(members)).size()
     }
 
-    /// The index of `members` members with these records; none if a name is there twice, a member is not a
-    /// stored array, or names collide that much.
+    /// The index of `members` members with these records. None if two members have one name, a member is no
+    /// stored array, or too many names collide.
     pub(crate) fn build(mut self, records: &[u8], members: u64) -> Option<Vec<u8>> {
         let size = self.size(members);
         if size == 0 || members >= u64::from(u32::MAX) || records.len() as u64 >= 1 << PLACE_BITS {
@@ -370,7 +376,7 @@ impl StoredIndexBuilder {
                 Vec::new()
             }
         };
-        // Without the memory for an index, there is none.
+        // If there is no memory for an index, the archive gets none.
         content.try_reserve_exact(size.saturating_sub(content.len())).ok()?;
         content.resize(size, 0);
         let (slots, places) = content.split_at_mut(shape.places() as usize);
@@ -387,8 +393,8 @@ impl StoredIndexBuilder {
         (first + self.added.len() as u64 == members).then_some(content).and_then(|content| shape.cut(content))
     }
 
-    /// Adds the members in front of those that were pushed by their records: the first `old` of these, or
-    /// those that are in front of all others.
+    /// Adds, from their records, the members in front of those that were pushed: all members of the old index
+    /// if it had any (`old`), or else those before `unread`.
     fn read(&mut self, records: &[u8], old: u64) -> Option<()> {
         let first_added = || self.added.first().map_or(records.len(), |(_, place)| *place as usize);
         let end = if old > 0 { first_added() } else { self.unread };
@@ -438,7 +444,7 @@ mod tests {
     use super::*;
     use crate::zip::encode::write_central;
 
-    /// The records of arrays with these names, and what an index of them is made of.
+    /// The records of arrays with these names, and the builder of their index.
     fn written(names: impl Iterator<Item = String>) -> (Vec<u8>, StoredIndexBuilder) {
         let (mut records, mut made) = (Vec::new(), StoredIndexBuilder::new());
         for name in names {
@@ -470,7 +476,7 @@ mod tests {
             let (records, made) = written((0..count).map(|number| format!("n{number}")));
             let bytes = made.build(&records, count).unwrap();
             let table = table(&bytes, count).unwrap();
-            // Behind the index, as nothing else is in the file.
+            // The records follow the index: nothing else is in the file.
             let file = [&bytes[..], &records].concat();
             let range = bytes.len() as u64..file.len() as u64;
             let directory = DirectoryLocation { range, ..DirectoryLocation::none() };
@@ -489,7 +495,7 @@ mod tests {
     #[test]
     fn an_index_is_the_same_however_it_was_made() {
         let names = |range: std::ops::Range<u64>| range.map(|number| format!("n{number}"));
-        // The second is cut.
+        // The index of the second archive is cut into blocks.
         for (count, before) in [(1000, [1, 500, 990, 999]), (9100, [1, 500, 9000, 9099])]
             .into_iter()
             .flat_map(|(count, before)| before.map(|before| (count, before)))

@@ -12,11 +12,11 @@ use crate::window::Window;
 /// The first six bytes of an `.npy` file.
 pub const MAGIC: [u8; 6] = *b"\x93NUMPY";
 
-/// Headers longer than this many characters are refused by default, as NumPy does: whoever evaluates them
-/// spends time and memory in proportion.
+/// By default, headers of more characters are refused, as by NumPy: to evaluate a header takes time and
+/// memory in proportion to its length.
 pub const MAX_HEADER_SIZE: usize = 10_000;
 
-/// Data of an `.npy` file starts at a multiple of this, counted from its magic string.
+/// The data of an `.npy` file starts at a multiple of this, counted from the magic string.
 const HEADER_ALIGN: usize = 64;
 
 /// The digits that NumPy leaves room for in the axis along which an array may grow: `len(str(8 * 2**64 -
@@ -78,8 +78,8 @@ impl<'a> Header<'a> {
         let length = u32::from_le_bytes(length) as usize;
         let end = prefix + length as u64;
         let too_long = |length| Error::from(ErrorKind::NpyHeaderTooLong { length, limit: max_header_size });
-        // A character has at most four bytes: what is longer than that need not be decoded to be refused, nor
-        // fetched.
+        // A character has at most four bytes. So a header that is too long by its bytes is refused before it
+        // is decoded or fetched.
         if end <= found && length / 4 > max_header_size {
             return Err(too_long(length));
         }
@@ -117,7 +117,7 @@ impl<'a> Header<'a> {
     /// header. Further bytes are ignored, as NumPy does.
     ///
     /// # Errors
-    /// [`ErrorKind::ShapeMismatch`] if they do not suffice.
+    /// [`ErrorKind::ShapeMismatch`] if the stored bytes are too few.
     pub fn data_len(&self, itemsize: u64, stored: u64) -> Result<u64> {
         let dimensions = &self.shape.0;
         let empty = dimensions.contains(&0);
@@ -139,8 +139,9 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Reads a header of a plain dtype that is spelt exactly as NumPy spells it; all others are left to the
-/// general reader, which would give the same. First access to a member spends a third of its time there.
+/// Reads a header of a plain dtype that is spelt exactly as NumPy spells it. The general reader reads all
+/// others, and would read this one the same way, but slower: it takes a third of the time of a first access
+/// to a member.
 fn canonical(text: &[u8]) -> Option<Header<'_>> {
     let rest = text.strip_prefix(b"{'descr': '")?;
     let (descr, rest) =
@@ -190,7 +191,7 @@ pub fn encode(descr: &str, fortran_order: bool, shape: &[u64], growth: bool) -> 
     Ok(header)
 }
 
-/// The same in place of what is in `header`.
+/// As [`encode`], into `header`, whose content it replaces.
 ///
 /// # Errors
 /// As for [`encode`].
@@ -201,7 +202,7 @@ pub fn encode_to(
     shape: &[u64],
     growth: bool,
 ) -> Result<()> {
-    // Version 1.0, with its two bytes of length, holds nearly all there are.
+    // Nearly all headers fit into version 1.0, whose length has two bytes.
     header.clear();
     header.reserve(descr.len() + 256);
     header.extend_from_slice(&MAGIC);
@@ -239,7 +240,7 @@ pub fn encode_to(
     } else {
         let length = padded_len(text_start + 2, header.len() - text_start);
         let length = u32::try_from(length).map_err(|_| ErrorKind::TooLarge)?;
-        // What Latin-1 cannot hold is UTF-8 in version 3.0; the length is that in bytes.
+        // A header that Latin-1 cannot hold is UTF-8, in version 3.0. The length counts bytes.
         header[6] = if is_latin1 { 2 } else { 3 };
         header.splice(8..10, length.to_le_bytes());
     }

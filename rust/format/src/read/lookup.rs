@@ -1,14 +1,13 @@
-//! The members of an archive as a reader looks them up.
+//! Lookup: from a name or a position to a member of an archive.
 //!
-//! Where a file is as mmnpz wrote it, by the index that is stored in it: opening reads nothing else,
-//! however many members there are. Everywhere else by an [`WalkedIndex`] that a walk through the directory
+//! In a file that is as mmnpz wrote it, the lookup uses the stored index: opening reads nothing else, however
+//! many members there are. In any other file it uses a [`WalkedIndex`], which a walk through the directory
 //! makes.
 //!
 //! The stored index and the directory stay in the file, where others can change them: an append by mmnpz
-//! overwrites both, and another program may edit a record in place. So what they say is checked whenever it
-//! is used, and that there is *no* member of a name, or what all the names are, only counts once they have
-//! been checked as a whole ([`Lookup::verify`]); where they are not what they were, a walk or a search takes
-//! their place.
+//! overwrites both, and another program may edit a record in place. So each use checks what they say. That
+//! the archive has *no* member of a name, or what all the names are, counts only once both have been checked
+//! as a whole ([`Lookup::verify`]). If they have changed, a walk or a search takes their place.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,31 +28,32 @@ use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::records::{EndRecord, Record};
 
-/// A directory and an index that are no larger together are checked as a whole when the file is opened: that
-/// takes microseconds, and there is no more to be said of them.
+/// If directory and index are no larger together, opening the file checks them as a whole: that takes
+/// microseconds.
 const SMALL: u64 = 1 << 16;
 
-/// Records up to this size are copied without asking for memory.
+/// Records up to this size are copied to the stack.
 const ORDINARY_RECORD: usize = 256;
 
-/// The bytes that a processor reads at once.
+/// How many bytes the processor reads at once.
 const CACHE_LINE: u64 = 64;
 
 /// What a lookup finds.
 #[derive(Debug, Clone, Copy)]
 pub enum Found {
-    /// The array.
+    /// There is an array of this name.
     Member(Member),
-    /// There is none of this name.
+    /// There is no array of this name.
     Nothing,
-    /// There was one, whose local header is here. Somebody has given it another name since.
+    /// There was an array of this name, whose local header is at this byte. Another program has renamed it
+    /// since.
     Renamed(u64),
-    /// None was found, and [`Lookup::verify`] has to say whether there is one.
+    /// No array was found. Only after [`Lookup::verify`] it is certain whether there is one.
     Unsure,
 }
 
 impl Found {
-    /// The array, if one was found.
+    /// The member, if one was found.
     pub fn member(self) -> Option<Member> {
         match self {
             Found::Member(member) => Some(member),
@@ -67,26 +67,27 @@ impl Found {
 pub struct LocatedArray<'a> {
     /// What its `.npy` header says.
     pub header: Header<'a>,
-    /// Where its first byte is in the file.
+    /// Where the array starts in the file.
     pub offset: u64,
-    /// How many bytes are stored from there on.
+    /// How many stored bytes of the member follow from there on.
     pub stored: u64,
 }
 
-/// The index that is stored in the file.
+/// The stored index of the file.
 #[derive(Debug, Clone, Copy)]
 struct Stored {
-    /// What tells of it.
+    /// The seal behind the index.
     seal: Seal,
-    /// How it lies in the file.
+    /// How the index lies in the file.
     shape: Shape,
 }
 
-/// An index that took the place of the stored one.
+/// An index in memory, which a walk made.
 #[derive(Debug)]
 struct Walked {
     index: WalkedIndex,
-    /// What to add to its numbers: members that the stored index numbered otherwise keep theirs.
+    /// What to add to the numbers of this index, so that no number means one member in the stored index and
+    /// another one here.
     base: u32,
 }
 
@@ -94,13 +95,13 @@ struct Walked {
 #[derive(Debug)]
 pub struct Lookup {
     directory: DirectoryLocation,
-    /// The stored index, if that is used.
+    /// The stored index, if the file has one that can be used.
     stored: Option<Stored>,
-    /// From which byte of the directory on the `.npy` headers in it can be believed, if they can.
+    /// From which byte of the directory on the array fields can be believed, if any can.
     fields_from: Option<u64>,
-    /// The stored index and the directory have been found to be what they were.
+    /// The checksums of the stored index and of the directory matched the seal.
     checked: AtomicBool,
-    /// One of both has changed, whatever was found before.
+    /// A lookup found that the index or the directory was changed since. This overrides `checked`.
     edited: AtomicBool,
     /// The directory cannot be read, and the members were found without it.
     recovered: AtomicBool,
@@ -108,7 +109,7 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// The members of a file that was surveyed; `keep_going` is asked every 65,536 members whether to.
+    /// The lookup of a file, from its survey. Asks `keep_going` every 65,536 members.
     ///
     /// # Errors
     /// As for [`WalkedIndex::build`].
@@ -139,7 +140,7 @@ impl Lookup {
     }
 
     fn take_over(&self, index: WalkedIndex, base: u32) {
-        // Another thread may have been faster, with the same.
+        // Another thread may have been faster. Its index is the same.
         let _ = self.walked.set(Box::new(Walked { index, base }));
     }
 
@@ -148,12 +149,12 @@ impl Lookup {
         self.numbers().len()
     }
 
-    /// The numbers of all members, in archive order: these, one after the other.
+    /// The numbers of all members, which are consecutive in archive order.
     fn numbers(&self) -> Range<u32> {
         match (self.walked.get(), &self.stored) {
-            // Both count less than 2**31 where there is a base.
+            // With a base, both indexes have less than 2**31 members.
             (Some(walked), _) => walked.base..walked.base + walked.index.len() as u32,
-            // It is used only if it counts less than 2**31.
+            // A stored index of 2**31 members or more is not used.
             (None, stored) => 0..stored.as_ref().map_or(0, |stored| stored.seal.members() as u32),
         }
     }
@@ -163,13 +164,14 @@ impl Lookup {
         self.len() == 0
     }
 
-    /// All numbers that members have or will have are less than this.
+    /// All numbers of members are less than this, also those of an index that takes the place of the stored
+    /// one.
     pub fn limit(&self) -> usize {
-        // Those of the stored index, and behind them those of what takes its place.
+        // First the numbers of the stored index, and behind them those of the index that takes its place.
         self.stored.as_ref().map_or_else(|| self.len(), |stored| 2 * stored.seal.members() as usize)
     }
 
-    /// Bytes of memory that it takes.
+    /// How many bytes of memory the index takes.
     pub fn memory(&self) -> usize {
         self.walked.get().map_or(0, |walked| walked.index.memory())
     }
@@ -180,10 +182,10 @@ impl Lookup {
         Some(StoredIndex::again(&stored.seal, stored.shape, window))
     }
 
-    /// The array of this name. Touches only what is going to be read for a view of it.
+    /// Finds the array of this name, for a caller that then makes a view: touches only what the view needs.
     ///
     /// # Errors
-    /// If the bytes that tell were not fetched.
+    /// If bytes that the lookup needs were not fetched.
     #[inline]
     pub fn find(&self, window: Window<'_>, name: &str) -> Result<Found, Missing> {
         if self.fields_from.is_some() {
@@ -193,7 +195,7 @@ impl Lookup {
         }
     }
 
-    /// The array of this name. Touches the directory rather than the member.
+    /// Finds the array of this name. Touches the directory rather than the member.
     ///
     /// # Errors
     /// As for [`Lookup::find`].
@@ -226,7 +228,7 @@ impl Lookup {
         table.find(stored_index::hash(name), |hit| {
             member = self.member_at_slot(window, name, hit)?;
             if member.is_none() {
-                // The index leads to something else than it was made for.
+                // The index leads to a record that it was not made for.
                 self.edited.store(true, Ordering::Release);
             }
             Ok(member.is_some())
@@ -234,12 +236,12 @@ impl Lookup {
         Ok(member)
     }
 
-    /// Whether names are looked up in the index that is stored in the file.
+    /// Whether the stored index is in use.
     pub fn uses_stored(&self) -> bool {
         self.stored.is_some() && self.walked.get().is_none()
     }
 
-    /// The array that a slot of the stored index leads to, if it is of this name.
+    /// The array to which a slot of the stored index leads, if it has this name.
     #[inline]
     fn member_at_slot(&self, window: Window<'_>, name: &[u8], hit: Hit) -> Result<Option<Member>, Missing> {
         let Ok(at) = usize::try_from(hit.place) else { return Ok(None) };
@@ -248,8 +250,8 @@ impl Lookup {
         Ok(record.and_then(|(record, _)| Member::of(window.len(), &record, prefix_len, hit.number)))
     }
 
-    /// What [`Lookup::find_again`] finds for each of these names. To read the index and the directory for one
-    /// name after the other would be to wait for memory as often; so each step is taken for all of them.
+    /// What [`Lookup::find_again`] finds for each of these names. One name after the other would wait for
+    /// memory as often as there are names, so each step is taken for all names.
     ///
     /// # Errors
     /// As for [`Lookup::find`].
@@ -283,7 +285,7 @@ impl Lookup {
         found.collect()
     }
 
-    /// Whether what is said of all members, and of those that are not there, is right.
+    /// Whether the lookup can be believed about all members, and about names that it does not find.
     ///
     /// # Errors
     /// As for [`Lookup::find`].
@@ -293,8 +295,8 @@ impl Lookup {
         Ok(self.walked.get().is_some() || (is_checked() && self.is_there(window)?))
     }
 
-    /// Whether the directory has not been overwritten: a writer of mmnpz takes its end record away first, and
-    /// when that of another directory is in its place, another seal is, too.
+    /// Whether the directory has not been overwritten. A writer of mmnpz first overwrites the end record.
+    /// Once the end record of another directory is in its place, so is another seal.
     ///
     /// # Errors
     /// As for [`Lookup::find`].
@@ -307,17 +309,17 @@ impl Lookup {
             })
     }
 
-    /// Whether the directory turned out to be one that cannot be read, so that members were found without it.
+    /// Whether the directory cannot be read, and the members were found without it.
     pub fn is_recovered(&self) -> bool {
         self.recovered.load(Ordering::Acquire)
     }
 
-    /// Finds out whether the stored index and the directory are what they were when the file was closed, and
-    /// if not, puts an index in their place. `newer` is the same file as it is now, if it has grown.
-    /// `is_quiet` says that nobody writes to it: then there is no more to be had than is found.
+    /// Checks whether the stored index and the directory are what they were when the file was closed. If they
+    /// are not, puts an index in memory in their place. `newer` is the file as it is now, if it has grown.
+    /// `is_quiet` says that no writer has the file: members that are then not found are lost.
     ///
     /// # Errors
-    /// If they are not, and what members there are cannot be told, or was overwritten meanwhile; and
+    /// If they are not, and the members cannot be found, or a writer overwrote the directory meanwhile; and
     /// [`ErrorKind::Interrupted`].
     pub fn verify<'a>(
         &self,
@@ -331,7 +333,7 @@ impl Lookup {
         if self.is_verified(window)? {
             return Ok(());
         }
-        // Checked less than 2**32.
+        // Less than 2**32, which `stored` checks.
         let members = seal.members() as u32;
         let is_edited = self.edited.load(Ordering::Acquire);
         if !is_edited && seal.is_right(window, &mut keep_going)? && self.is_there(window)? {
@@ -365,17 +367,17 @@ impl Lookup {
         if index.len() > members as usize || (index.len() < members as usize && !is_quiet) {
             return Err(ErrorKind::DirectoryTruncated.into());
         }
-        // Members lie in the file in the order of the directory, so that those that are found have the same
+        // Members lie in the file in the order of the directory. So if all were found, they have the same
         // numbers.
         let base = if index.len() == members as usize { 0 } else { members };
         self.take_over(index, base);
         Ok(())
     }
 
-    /// All members with their names, in archive order, once that is settled.
+    /// All members with their names, in archive order. The lookup must be verified.
     ///
     /// # Errors
-    /// If the directory was not fetched. Each member has its own error.
+    /// If the directory was not fetched. An error of one member takes its place among the members.
     pub fn members<'a>(
         &'a self,
         window: Window<'a>,
@@ -383,7 +385,7 @@ impl Lookup {
         self.members_from(window, 0)
     }
 
-    /// The members from a position on with their names, in archive order, once that is settled.
+    /// The members from a position on with their names, in archive order. The lookup must be verified.
     ///
     /// # Errors
     /// As for [`Lookup::members`].
@@ -421,7 +423,7 @@ impl Lookup {
         Ok(first.map(|at| Walk::from(records, at).zip(number..)))
     }
 
-    /// The array at a position in archive order, if that is known without a look at the directory.
+    /// The member at a position in archive order, if the index in memory has it.
     pub fn known(&self, position: usize) -> Option<Member> {
         self.walked.get()?.get(MemberId(u32::try_from(position).ok()?))
     }
@@ -434,12 +436,12 @@ impl Lookup {
         Ok((member, name))
     }
 
-    /// The number that a member of this position in archive order has.
+    /// The number of the member at this position in archive order.
     pub fn id(&self, position: usize) -> Option<MemberId> {
         self.numbers().nth(position).map(MemberId)
     }
 
-    /// The position in archive order of a member that was found.
+    /// The position in archive order of the member with this number.
     pub fn position(&self, id: MemberId) -> u32 {
         id.0.saturating_sub(self.walked.get().map_or(0, |walked| walked.base))
     }
@@ -447,7 +449,7 @@ impl Lookup {
     /// The name of a member that was found, or has a position.
     ///
     /// # Errors
-    /// If it cannot be told any more.
+    /// If the archive does not tell it any more.
     pub fn name(&self, window: Window<'_>, id: MemberId) -> Result<String> {
         if let Some(walked) = self.walked.get()
             && id.0 >= walked.base
@@ -457,14 +459,14 @@ impl Lookup {
         self.listed_at(window, id.0).map(|(_, name)| name)
     }
 
-    /// The array at a position in archive order, and its name, once it is settled which that is.
+    /// The member at a position in archive order, and its name. The lookup must be verified.
     ///
     /// # Errors
-    /// If there is none, or it cannot be told any more.
+    /// If there is no such member, or the archive does not tell it any more.
     pub fn at(&self, window: Window<'_>, position: usize) -> Result<(Member, String)> {
         let number = u32::try_from(position).map_err(|_| ErrorKind::DirectoryTruncated)?;
         let Some(walked) = self.walked.get() else { return self.listed_at(window, number) };
-        // Without the base, which is added by `get`.
+        // Without the base, which `get` adds.
         let member = walked.get(MemberId(number)).ok_or(ErrorKind::DirectoryTruncated)?;
         Ok((member, walked.index.name(window, MemberId(number))?))
     }
@@ -475,8 +477,9 @@ impl Lookup {
         self.listed(window.len(), &record, number)
     }
 
-    /// The array of a member whose name is `name`: by what the directory says of it if that can be believed,
-    /// else by the member's own headers. A header of more than `max_header_size` characters is refused.
+    /// Locates the array of a member whose name is `name`: by the array field in the directory if that can be
+    /// believed, else by the headers of the member. Refuses a header of more than `max_header_size`
+    /// characters.
     ///
     /// # Errors
     /// As for [`Member::file`] and [`Header::parse`].
@@ -487,7 +490,7 @@ impl Lookup {
         name: &str,
         max_header_size: usize,
     ) -> Result<LocatedArray<'a>> {
-        // Headers that are longer than usual have no hint.
+        // An array field stands only for a header of at most `MAX_HEADER_SIZE` characters.
         if max_header_size >= MAX_HEADER_SIZE
             && self.fields_from.is_some()
             && let Some(located) = self.array_field(window, member, name)?
@@ -512,7 +515,7 @@ impl Lookup {
         Ok(record.filter(|record| is_named(record, name.as_bytes())).map(|record| record.header.crc.get()))
     }
 
-    /// Whether the members' own headers are not needed, as the directory has what they say.
+    /// Whether the directory has array fields, so that readers do not need the headers of the members.
     pub fn has_headers(&self) -> bool {
         self.fields_from.is_some()
     }
@@ -529,9 +532,9 @@ impl Lookup {
         Ok(raw.and_then(|raw| self.by_array_field(window.len(), raw, name)))
     }
 
-    /// The array of a member by its record.
+    /// The array of a member by the array field in its record.
     fn by_array_field(&self, file_len: u64, raw: &[u8], name: &str) -> Option<LocatedArray<'static>> {
-        // A writer may overwrite it at any time: what is checked and what is read are one copy.
+        // A writer may overwrite the record at any time. So the checks and the reads use one copy of it.
         let mut ordinary = [0; ORDINARY_RECORD];
         let long;
         let whole = if let Some(copy) = ordinary.get_mut(..raw.len()) {
@@ -560,7 +563,7 @@ impl Walked {
         Some(member.numbered(MemberId(id.0 + self.base)))
     }
 
-    /// What it means that there is no member of this name.
+    /// What it means that the index has no member of this name: the file has none, or the member was renamed.
     #[cold]
     fn without(&self, window: Window<'_>, name: &str) -> Result<Found, Missing> {
         Ok(self.index.renamed(window, name)?.map_or(Found::Nothing, Found::Renamed))
@@ -571,7 +574,7 @@ fn is_named(record: &CentralRecord<'_>, name: &[u8]) -> bool {
     record.array_name().is_ok_and(|other| other.is_some_and(|other| *other == *name))
 }
 
-/// The stored index of a file, if it has one, and nothing that this does not have.
+/// The stored index of a file, if it has one that lists all members.
 fn stored(window: Window<'_>, survey: &Survey) -> Result<Option<Stored>, Missing> {
     let Some(seal) = survey.seal.filter(Seal::is_last) else { return Ok(None) };
     let members = seal.members();
@@ -581,7 +584,7 @@ fn stored(window: Window<'_>, survey: &Survey) -> Result<Option<Stored>, Missing
     Ok(index.map(|index| Stored { seal, shape: index.shape() }))
 }
 
-/// What is not there, or is not what it should be, is none; that it cannot be told is an error.
+/// Makes an error about the file None. Any other error stays an error.
 fn none_if_wrong<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -590,8 +593,7 @@ fn none_if_wrong<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// The members of an archive from the file as it is after an append, whose directory begins with what was
-/// there.
+/// The index of an archive after an append, if the new directory begins with the records of the old one.
 fn successor(
     newer: Window<'_>,
     seal: &Seal,
@@ -606,23 +608,25 @@ fn successor(
     let Some(index) = none_if_wrong(WalkedIndex::build(newer, directory, keep_going))? else {
         return Ok(None);
     };
-    // The next append may have begun to overwrite it while it was read.
+    // The next append may have begun to overwrite the directory meanwhile.
     let holds = newer.get(range)?.is_some_and(|records| seal.is_of(records));
     Ok(holds.then(|| index.without_directory()))
 }
 
-/// The members of an archive whose directory cannot be read to its end, with the error that tells why.
+/// The index of an archive whose directory cannot be read to its end, by a recovery scan. `error` tells what
+/// is wrong with the directory.
 fn recover(window: Window<'_>, error: Error, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
     let survey = Survey::without_directory(window, error, Effort::Read, &mut *keep_going)?;
     WalkedIndex::of_survey(window, &survey, keep_going).map(WalkedIndex::without_directory)
 }
 
-/// The members of an archive without its directory.
+/// The index of an archive without its directory, by a recovery scan.
 fn search(window: Window<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
     let error = ErrorKind::NoEndRecord.into();
     let mut survey = Survey::without_directory(window, error, Effort::Read, &mut *keep_going)?;
     survey.found.retain(|member| member.header < seal.members_end());
-    // That of another program stays; one of mmnpz can have been overwritten as soon as it was read.
+    // The directory of another program stays where it is. A writer can overwrite a directory of mmnpz as soon
+    // as it was read.
     let ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());
     let (is_same, range) = match ours {
         Some(directory) => (cut(window, directory, seal)?, Some(directory.range.clone())),
@@ -636,7 +640,7 @@ fn search(window: Window<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool)
     if is_same && holds { Ok(index.without_directory()) } else { Err(ErrorKind::NoEndRecord.into()) }
 }
 
-/// Cuts a directory that begins with the one of `seal` to that; says whether it does.
+/// Cuts a directory to the size of the directory of `seal`, and returns whether it then is that directory.
 fn cut(window: Window<'_>, directory: &mut DirectoryLocation, seal: &Seal) -> Result<bool, Missing> {
     let size = seal.directory_end() - seal.directory();
     let Range { start, end } = directory.range;

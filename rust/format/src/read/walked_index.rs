@@ -1,13 +1,14 @@
-//! From the bytes of an archive to its members: the end record, the central directory, the name table.
+//! The walked index: an index in memory, from a name to a member, which a walk through the central directory
+//! makes.
 //!
-//! Where archives can be read in two ways, this follows Python's `zipfile`, so that NumPy and we see the same
-//! members: the last end record counts, the directory ends where its end record starts (which shows how many
-//! bytes stand in front of the archive), and of two members with one name the last wins.
+//! Of two members with one name, the last one counts, as for Python's `zipfile`, so that NumPy and mmnpz see
+//! the same members.
 //!
-//! An index holds numbers only, 24 bytes a member and a table of their hashes; names stay in the archive.
-//! What a member is read from (its local header's place, its stored size) was copied when the index was
-//! built, so that a directory overwritten later, as every zip tool does when it appends, cannot lead a reader
-//! astray: a name that is no longer in the directory is looked for in the member's own local header.
+//! The index holds only numbers: 24 bytes a member, and a table of hashes. Names stay in the archive. The
+//! numbers that a reader needs for a member, the place of its local header and its stored size, are copied
+//! when the index is built. So a program that overwrites the directory later, as every zip tool does when it
+//! appends, cannot lead a reader astray. A name that is no longer in the directory is looked for in the local
+//! header of the member.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -27,11 +28,11 @@ use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
 use crate::zip::records::{CentralHeader, Extent, LocalHeader, Record, STORED, flags};
 
-/// Memory for this many members is taken on the word of the end record, if there is as much; for more, only
-/// as they are found.
+/// The index asks for memory for up to this many members because the end record counts them. For more
+/// members, it asks when it finds them.
 const TRUSTED_COUNT: usize = 1 << 22;
 
-/// The caller is asked whether to go on each time this many members have been read.
+/// The index asks the caller whether to go on every time it has read this many members.
 const POLL_INTERVAL: usize = 1 << 16;
 
 /// What the index keeps of a member. The two packed numbers leave 40 bits for a place in the directory (a
@@ -46,17 +47,17 @@ struct Entry {
     size: u64,
 }
 
-/// The place in the directory of a member that is not in it.
+/// The place in the directory of a member that the directory does not list.
 const NO_RECORD: u64 = (1 << 40) - 1;
 
 /// The offset of a local header that is not inside the file.
 const NOWHERE: u64 = (1 << 48) - 1;
 
-/// The size of an entry whose name was taken by a later member that is not listed.
+/// The size of an entry that does not count: a later member, which is not listed, has its name.
 const GONE: u64 = u64::MAX;
 
 impl Entry {
-    /// What a record of the directory says.
+    /// The entry of a record of the directory.
     fn of(file_len: u64, record: &CentralRecord<'_>, prefix_len: i64, hash: u64) -> Result2<Self> {
         let extent = Extent::read(record.header, record.extra)?;
         let local = i64::try_from(extent.local_offset)
@@ -74,7 +75,7 @@ impl Entry {
     }
 
     fn record(&self) -> usize {
-        // Was a usize before it was packed.
+        // The place was a usize when it was packed.
         (self.record_and_hash >> 24) as usize
     }
 
@@ -91,7 +92,7 @@ impl Entry {
     }
 }
 
-/// The bits of a hash that an entry keeps: others than those that chose its place in the table.
+/// The bits of a hash that an entry keeps. The table chooses the place by other bits.
 fn kept_bits(hash: u64) -> u64 {
     (hash >> 32) & 0xff_ffff
 }
@@ -117,10 +118,10 @@ impl WalkedIndex {
 
     /// Walks the central directory at `directory` and indexes the stored arrays.
     ///
-    /// `keep_going` is asked every 65,536 members whether to.
+    /// Asks `keep_going` every 65,536 members.
     ///
     /// # Errors
-    /// If a record is not one, [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
+    /// If the directory has bytes that are no record; [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
     pub fn build(
         window: Window<'_>,
         directory: DirectoryLocation,
@@ -138,7 +139,8 @@ impl WalkedIndex {
             table: HashTable::new(),
             hasher: RandomState::default(),
         };
-        // What was claimed and cannot be had is not needed either: both grow with the members that are there.
+        // If there is no memory for the count that the archive claims, both grow with the members that are
+        // there.
         let _ = index.entries.try_reserve_exact(count);
         let _ = index.table.try_reserve(count, |_| 0);
         let mut gone = false;
@@ -160,8 +162,8 @@ impl WalkedIndex {
         Ok(index)
     }
 
-    /// Indexes the stored arrays of a file that was surveyed: those of its directory, and those that were
-    /// found.
+    /// Indexes the stored arrays of a file, from its survey: those in its directory, and those that a
+    /// recovery scan found.
     ///
     /// # Errors
     /// As for [`WalkedIndex::build`].
@@ -212,7 +214,7 @@ impl WalkedIndex {
         Error::at(kind, self.directory.range.start + record.at as u64).in_member(&record.shown_name())
     }
 
-    /// Takes up a record; says whether it took the name of an earlier member without being listed itself.
+    /// Adds a record. Returns whether it has the name of an earlier member, and is not listed itself.
     fn add(&mut self, file_len: u64, records: &[u8], record: &CentralRecord<'_>) -> Result2<bool> {
         let Some(name) = record.array_name().map_err(|_| ErrorKind::NameEncoding)? else {
             return Ok(false);
@@ -244,7 +246,7 @@ impl WalkedIndex {
         Ok(false)
     }
 
-    /// Removes the entries that a later, unlisted member replaced, and numbers the others anew.
+    /// Removes the entries that a later, unlisted member replaced, and renumbers the others.
     fn drop_gone(&mut self, records: &[u8]) {
         self.entries.retain(|entry| entry.size != GONE);
         self.table.clear();
@@ -272,7 +274,7 @@ impl WalkedIndex {
 
     /// All members, in archive order.
     pub fn ids(&self) -> impl Iterator<Item = MemberId> + use<> {
-        // Checked when the index was built: there are less than 2**32.
+        // Less than 2**32, which was checked when the index was built.
         (0..self.entries.len() as u32).map(MemberId)
     }
 
@@ -281,10 +283,10 @@ impl WalkedIndex {
         self.entries.capacity() * size_of::<Entry>() + self.table.allocation_size()
     }
 
-    /// The array of this name. Touches the directory rather than the member.
+    /// Finds the array of this name. Touches the directory rather than the member.
     ///
     /// # Errors
-    /// If the bytes that tell were not fetched; so in all that follows.
+    /// If bytes that the lookup needs were not fetched.
     pub fn find_again(&self, window: Window<'_>, name: &str) -> Result<Option<MemberId>, Missing> {
         let name = name.as_bytes();
         self.find_by(name, |entry| {
@@ -300,7 +302,8 @@ impl WalkedIndex {
         Ok(self.find_again(window, name)?.is_some())
     }
 
-    /// The array of this name. Touches the member, which is going to be read, rather than the directory.
+    /// Finds the array of this name, for a caller that then reads it. Touches the member rather than the
+    /// directory.
     ///
     /// # Errors
     /// As for [`WalkedIndex::find_again`].
@@ -324,7 +327,7 @@ impl WalkedIndex {
             let entry = &self.entries[id as usize];
             entry.has_hash(hash)
                 && is_it(entry).unwrap_or_else(|range| {
-                    // Nothing is said of the others before this was fetched.
+                    // Stops here: the other entries are looked at once this range was fetched.
                     missing = Some(range);
                     true
                 })
@@ -333,8 +336,7 @@ impl WalkedIndex {
         missing.map_or(Ok(found), Err)
     }
 
-    /// Where a member is that was of this name, if what was found to be of none is because that has another
-    /// name now.
+    /// Where the local header of the member is that had this name, if another program has renamed it since.
     ///
     /// # Errors
     /// As for [`WalkedIndex::find_again`].
@@ -354,18 +356,18 @@ impl WalkedIndex {
         Ok(record_name(self.records(window)?, entry).is_some_and(|other| other == name))
     }
 
-    /// The records of the directory; none where the file has become shorter.
+    /// The records of the directory. None if the file has become shorter.
     fn records<'a>(&self, window: Window<'a>) -> Result<&'a [u8], Missing> {
         Ok(window.get(self.directory.range.clone())?.unwrap_or_default())
     }
 
     /// The name of a member: from the directory, or from its local header if the directory was overwritten.
     ///
-    /// It is copied before it is compared: a writer can overwrite the directory at any moment, and what is
-    /// not the name any more need not be text either.
+    /// The name is copied before it is compared: a writer can overwrite the directory at any moment, and the
+    /// bytes are then not even text.
     ///
     /// # Errors
-    /// [`ErrorKind::NamesDiffer`] if neither has the name that was indexed, and [`ErrorKind::Missing`].
+    /// [`ErrorKind::NamesDiffer`] if neither has the name any more, and [`ErrorKind::Missing`].
     pub fn name(&self, window: Window<'_>, id: MemberId) -> Result<String> {
         let entry = &self.entries[id.0 as usize];
         let copied = |name: Option<Cow<'_, [u8]>>| {
@@ -386,12 +388,12 @@ impl WalkedIndex {
     /// The stored bytes of the member `id`, see [`Member::file`].
     ///
     /// # Errors
-    /// Those.
+    /// Those of [`Member::file`].
     pub fn member(&self, window: Window<'_>, id: MemberId, name: &str) -> Result<Range<u64>> {
         Member { id, entry: self.entries[id.0 as usize] }.file(window, name)
     }
 
-    /// The index of an archive whose directory is in other bytes than those of the archive.
+    /// The index without the directory: names are then looked for in the local headers only.
     pub(crate) fn without_directory(mut self) -> Self {
         self.directory = DirectoryLocation::none();
         for entry in &mut self.entries {
@@ -404,13 +406,13 @@ impl WalkedIndex {
 /// A member, and where it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Member {
-    /// Its number.
+    /// The number of the member.
     pub id: MemberId,
     entry: Entry,
 }
 
 impl Member {
-    /// The member of a record of the directory that is a stored array.
+    /// The member of a record of the directory, if it is stored without compression.
     pub(crate) fn of(
         file_len: u64,
         record: &CentralRecord<'_>,
@@ -426,17 +428,17 @@ impl Member {
         Member { id, ..self }
     }
 
-    /// Where its record starts in the directory, unless none lists it.
+    /// Where its record starts in the directory. None if the directory does not list it.
     pub(crate) fn record(&self) -> Option<usize> {
         (self.entry.record() != NO_RECORD as usize).then_some(self.entry.record())
     }
 
-    /// Where its local header is, and how many bytes are stored.
+    /// Where its local header is, and how many stored bytes it has.
     pub fn extent(&self) -> (u64, u64) {
         (self.entry.local(), self.entry.size)
     }
 
-    /// Whether it can be read at all.
+    /// Checks that the member can be read at all.
     ///
     /// # Errors
     /// If it is encrypted, or its local header is not inside the file.
@@ -461,11 +463,11 @@ impl Member {
         Ok(LocalHeader::read(window, self.entry.local(), ErrorKind::LocalOutside)?.crc.get())
     }
 
-    /// Its stored bytes, if its name is `name`: one `.npy` file.
+    /// The range of its stored bytes, which are one `.npy` file. Its name must be `name`.
     ///
     /// # Errors
-    /// If its local header is not where the directory has it, does not have its name, or gives it bytes that
-    /// the file does not have; for encrypted members; and [`ErrorKind::Missing`].
+    /// If its local header is not where the directory says, or does not have this name; if its bytes reach
+    /// past the end of the file; if it is encrypted; and [`ErrorKind::Missing`].
     pub fn file(&self, window: Window<'_>, name: &str) -> Result<Range<u64>> {
         self.check()?;
         let entry = &self.entry;
@@ -492,12 +494,12 @@ fn hash_of(hasher: &RandomState, name: &[u8]) -> u64 {
     state.finish()
 }
 
-/// The name that an entry's record in the directory has now.
+/// The name in the record of an entry, as the directory is now.
 fn record_name<'a>(records: &'a [u8], entry: &Entry) -> Option<Cow<'a, [u8]>> {
     CentralRecord::read(records, entry.record())?.0.array_name().ok()?
 }
 
-/// The name, as stored, and the flags that an entry's local header has now.
+/// The stored name and the flags in the local header of an entry, as the file is now.
 fn local_raw_name<'a>(window: Window<'a>, entry: &Entry) -> Result<Option<(&'a [u8], u16)>, Missing> {
     let Some(header) = LocalHeader::find(window, entry.local())? else { return Ok(None) };
     let start = entry.local() + LocalHeader::SIZE as u64;
@@ -516,13 +518,13 @@ fn in_local(window: Window<'_>, entry: &Entry, name: &[u8]) -> Result<bool, Miss
 }
 
 /// Brings the local header and the `.npy` header of a member into the cache of the processor, in one wait
-/// instead of one for each. What was not fetched is not waited for.
+/// instead of one for each. Skips bytes that were not fetched.
 fn fetch_headers(window: Window<'_>, local: u64) {
     let bytes = window.get_inside(local..local.saturating_add(256)).unwrap_or_default();
     touch(bytes.iter().step_by(64).copied());
 }
 
-/// Errors of the walk count from the start of the directory; users want a place in the file.
+/// Makes the offset of an error, which the walk counts from the start of the directory, a place in the file.
 fn at_directory(error: Error, directory: &DirectoryLocation) -> Error {
     Error { offset: error.offset.map(|offset| offset + directory.range.start), ..error }
 }

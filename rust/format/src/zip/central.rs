@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::zip::name;
 use crate::zip::records::{CentralHeader, Extent, Record};
 
-/// A record of the central directory with its variable parts.
+/// An entry of the central directory: a record with its variable parts.
 #[derive(Debug, Clone, Copy)]
 pub struct CentralRecord<'a> {
     /// The fixed part.
@@ -23,7 +23,7 @@ pub struct CentralRecord<'a> {
 }
 
 impl<'a> CentralRecord<'a> {
-    /// The record at this byte of the directory and the byte behind it, if there is a whole one.
+    /// The record at this byte of the directory, if all of it is there, and the byte behind the record.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as for Walk::next")]
     pub(crate) fn read(directory: &'a [u8], at: usize) -> Option<(Self, usize)> {
@@ -35,7 +35,7 @@ impl<'a> CentralRecord<'a> {
         (header.signature.get() == CentralHeader::SIGNATURE).then_some((record, directory.len() - rest.len()))
     }
 
-    /// What is checked of every record, whoever reads it.
+    /// Checks what every reader of a record relies on: the name and, of an array, the numbers.
     pub(crate) fn check(&self) -> std::result::Result<(), ErrorKind> {
         if self.array_name().map_err(|_| ErrorKind::NameEncoding)?.is_some() {
             Extent::read(self.header, self.extra)?;
@@ -43,7 +43,7 @@ impl<'a> CentralRecord<'a> {
         Ok(())
     }
 
-    /// The name for messages, readable whatever it is.
+    /// The name for messages: what is not UTF-8 in it is replaced.
     #[cold]
     pub(crate) fn shown_name(&self) -> String {
         let text = String::from_utf8_lossy(self.name);
@@ -65,7 +65,7 @@ impl<'a> CentralRecord<'a> {
 /// How many bytes of the directory are fetched ahead of the walk.
 const FETCH: usize = 1 << 14;
 
-/// The records of a central directory, in their order, up to the first that is not one.
+/// The records of a central directory, in their order, up to the first bytes that are no record.
 #[derive(Debug, Clone)]
 pub struct Walk<'a> {
     directory: &'a [u8],
@@ -84,10 +84,10 @@ impl<'a> Walk<'a> {
         Walk { directory, at, fetched: at }
     }
 
-    /// Whether the walk, once it gives no more records, has seen all of the directory.
+    /// Checks that the walk, which gives no more records, has seen all of the directory.
     ///
     /// # Errors
-    /// What is wrong where it stopped.
+    /// What is wrong where the walk stopped.
     pub fn finish(&self) -> Result<()> {
         if self.at == self.directory.len() {
             return Ok(());
@@ -97,8 +97,9 @@ impl<'a> Walk<'a> {
         Err(Error::at(ErrorKind::DirectoryTruncated, at))
     }
 
-    /// Where a record starts is only known once the one before was read: on memory that is not in the cache,
-    /// a walk waits for each of them in turn. Reading ahead lets the waits overlap.
+    /// Reads ahead. The walk knows where a record starts only once it has read the record before, so on
+    /// memory that is not in the cache it waits for one record after the other. Reading ahead lets the waits
+    /// overlap.
     #[cold]
     fn fetch(&mut self) {
         let end = self.directory.len().min(self.at + FETCH);

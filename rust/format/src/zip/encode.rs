@@ -25,14 +25,15 @@ const ATTRIBUTES: u32 = 0o100_644 << 16;
 /// 1 January 1980, the first date there is: the same arrays give the same archive.
 pub(crate) const DATE: u16 = 1 << 5 | 1;
 
-/// How long the local header of a member is that has no other field than that for zip64, if all of it has
-/// `whole` bytes.
+/// The length of a local header that has no extra field, or only the one for zip64. `whole` is the length of
+/// the member with its header.
 pub(crate) fn local_len(name_len: usize, whole: u64) -> u64 {
     let zip64_len = if needs_zip64(whole) { LOCAL_ZIP64_LEN } else { 0 };
     LocalHeader::SIZE as u64 + name_len as u64 + zip64_len
 }
 
-/// The local header of such a member, of which `size` bytes are stored.
+/// The local header of a member with `size` stored bytes and no other extra field than that for zip64.
+/// `whole` is the length of the member with its header.
 pub(crate) fn plain_local(name: &[u8], size: u64, whole: u64, crc: u32) -> Vec<u8> {
     let zip64 = needs_zip64(whole);
     let stored = if zip64 { SATURATED } else { saturating(size) };
@@ -87,7 +88,7 @@ pub fn write_central(
         crc: crc.into(),
         compressed: saturating(size).into(),
         uncompressed: saturating(size).into(),
-        // Came from a name's own length field, or has passed StoredName::new.
+        // Less than 2**16: the name comes from a record, or has passed StoredName::new.
         name_len: (name.len() as u16).into(),
         extra_len: if zip64 { 4 + 8 * large.len() as u16 } else { 0 }.into(),
         comment_len: 0.into(),
@@ -147,7 +148,7 @@ pub fn end_records(count: u64, size: u64, offset: u64, comment: &[u8]) -> Vec<u8
     out
 }
 
-/// Whether a number must move to the zip64 field: the largest 32-bit number is the sign that it did.
+/// Whether a number must move to the zip64 field: the largest 32-bit number says that it did.
 pub(crate) fn needs_zip64(number: u64) -> bool {
     number >= u64::from(SATURATED)
 }

@@ -1,8 +1,8 @@
-//! The end records, and where they say that the central directory is.
+//! The end records, and where they place the central directory.
 //!
-//! Where an archive can be read in two ways, this follows Python's `zipfile`, so that NumPy and mmnpz see the
-//! same members: the last end record counts, and the directory ends where its end record starts, which shows
-//! how many bytes stand in front of the archive.
+//! Where an archive can be read in two ways, mmnpz follows Python's `zipfile`, so that NumPy and mmnpz see
+//! the same members. The last end record counts. The directory ends where its end record starts, which shows
+//! how long the prefix is.
 
 use std::ops::Range;
 
@@ -12,11 +12,10 @@ use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::records::{CentralHeader, EndRecord, Record, Zip64EndRecord, Zip64Locator};
 
-/// The longest archive comment, and so how far in front of the end the end record can start.
+/// The longest archive comment: the end record ends at most this far in front of the end of the file.
 const MAX_COMMENT: usize = u16::MAX as usize;
 
-/// This many bytes behind it can be what is left of a writer of mmnpz that had just begun to append when the
-/// power failed.
+/// A power failure early in an append can leave up to this many bytes of mmnpz behind the comment.
 const BEGUN: usize = 64;
 
 /// Where the central directory lies, from the end records.
@@ -24,17 +23,16 @@ const BEGUN: usize = 64;
 pub struct DirectoryLocation {
     /// The bytes of the directory, in the file.
     pub range: Range<u64>,
-    /// What to add to the offsets in the archive to get those in the file: the length of what stands in
-    /// front.
+    /// What to add to an offset in the archive to get the offset in the file: the length of the prefix.
     pub prefix_len: i64,
     /// The archive comment, in the file.
     pub comment: Range<u64>,
-    /// How many members the end record counts: a hint, which nothing relies on.
+    /// How many members the end record counts. Nothing relies on this number.
     pub count: u64,
 }
 
 impl DirectoryLocation {
-    /// That of a file which has none.
+    /// The location in a file without a directory.
     pub(crate) fn none() -> Self {
         DirectoryLocation { range: 0..0, prefix_len: 0, comment: 0..0, count: 0 }
     }
@@ -47,14 +45,14 @@ impl DirectoryLocation {
         let tail_start = window.len().saturating_sub((MAX_COMMENT + EndRecord::SIZE + BEGUN) as u64);
         let mut first_error = None;
         let mut tail = window.get_inside(tail_start..window.len())?;
-        // The last end record is the one that `zipfile` takes. If it is part of a comment, an earlier one
-        // counts.
+        // `zipfile` takes the last end record. If that is part of a comment, an earlier one counts.
         while let Some(found) = rfind(tail, EndRecord::SIGNATURE.to_le_bytes()) {
             let at = tail_start + found as u64;
             match Self::from_end_record(window, at) {
                 Ok(directory) => return Ok(directory),
                 Err(error) if !error.is_about_file() => return Err(error),
-                // A part of an archive must not be taken for a whole one, whatever it holds.
+                // One disk of an archive of several disks must not be taken for a whole archive, whatever it
+                // holds.
                 Err(error) if error.kind == ErrorKind::MultiDisk && ends_file(window, at)? => {
                     return Err(error);
                 }
@@ -68,7 +66,8 @@ impl DirectoryLocation {
         Err(first_error.unwrap_or(ErrorKind::NoEndRecord.into()))
     }
 
-    /// Whether other programs find the end record: no further from the end than a comment can make it.
+    /// Whether other programs find the end record: it is no further from the end of the file than the longest
+    /// comment.
     pub(crate) fn is_near_end(&self, window: Window<'_>) -> bool {
         window.len() - self.comment.start <= MAX_COMMENT as u64
     }
@@ -77,7 +76,7 @@ impl DirectoryLocation {
         Self::of_end_record(window, at, EndRecord::read(window, at, ErrorKind::NoEndRecord)?)
     }
 
-    /// That of this end record, which is at `at`.
+    /// The directory of this end record, which is at byte `at`.
     pub(crate) fn of_end_record(window: Window<'_>, at: u64, end_record: &EndRecord) -> Result<Self> {
         let mut size = u64::from(end_record.directory_size.get());
         let mut offset = u64::from(end_record.directory_offset.get());
@@ -109,7 +108,8 @@ impl DirectoryLocation {
         })
     }
 
-    /// Checks that the first record is where it should be: what overwrites a directory starts in front of it.
+    /// Checks that the first record is there. A writer that overwrites a directory starts in front of it, so
+    /// the first record is lost first.
     pub(crate) fn is_begun(&self, window: Window<'_>) -> Result<()> {
         if self.range.is_empty() {
             return Ok(());
@@ -117,7 +117,7 @@ impl DirectoryLocation {
         CentralHeader::read(window, self.range.start, ErrorKind::DirectoryTruncated).map(|_| ())
     }
 
-    /// Checks that all of it can be read.
+    /// Checks that all records can be read.
     pub(crate) fn is_readable(&self, window: Window<'_>) -> Result<()> {
         let mut walk = Walk::new(self.records(window)?);
         for record in walk.by_ref() {
@@ -126,10 +126,10 @@ impl DirectoryLocation {
         walk.finish()
     }
 
-    /// The record at this byte of it and the byte behind that, if there is a whole one.
+    /// The record at byte `at` of the directory, if all of it is there, and the byte behind the record.
     ///
     /// # Errors
-    /// If its bytes were not fetched.
+    /// If the bytes of the record were not fetched.
     #[inline]
     pub(crate) fn record<'a>(
         &self,
@@ -138,7 +138,7 @@ impl DirectoryLocation {
     ) -> Result<Option<(CentralRecord<'a>, usize)>, Missing> {
         let start = self.range.start.saturating_add(at as u64);
         let Some(header) = CentralHeader::find(window, start)? else { return Ok(None) };
-        // Once: a writer may overwrite them at any time.
+        // Read once: a writer may overwrite the lengths at any time.
         let name_len = usize::from(header.name_len.get());
         let extra_len = usize::from(header.extra_len.get());
         let comment_len = usize::from(header.comment_len.get());
@@ -152,7 +152,7 @@ impl DirectoryLocation {
         Ok(Some((CentralRecord { header, name, extra, at }, (end - self.range.start) as usize)))
     }
 
-    /// The bytes of the record at this byte of it, if there is a whole one.
+    /// The bytes of the record at byte `at` of the directory, if all of them are there.
     ///
     /// # Errors
     /// If they were not fetched.
@@ -166,16 +166,16 @@ impl DirectoryLocation {
         if is_inside { window.get(start..start + len) } else { Ok(None) }
     }
 
-    /// Its records.
+    /// The bytes of all records.
     ///
     /// # Errors
-    /// If the file ends before it does.
+    /// If the file ends before the directory does.
     pub(crate) fn records<'a>(&self, window: Window<'a>) -> Result<&'a [u8]> {
         window.get(self.range.clone())?.ok_or_else(|| ErrorKind::DirectoryTruncated.into())
     }
 }
 
-/// Where the end record of a directory is that ends at `at`.
+/// Where the end record is, of a directory that ends at byte `at`.
 pub(crate) fn end_record_behind(window: Window<'_>, at: u64) -> Result<Option<u64>, Missing> {
     let behind_zip64 = at.saturating_add((Zip64EndRecord::SIZE + Zip64Locator::SIZE) as u64);
     for at in [at, behind_zip64] {
@@ -186,7 +186,8 @@ pub(crate) fn end_record_behind(window: Window<'_>, at: u64) -> Result<Option<u6
     Ok(None)
 }
 
-/// Whether the end record at `at`, with its comment, ends the file: others may be a part of a comment.
+/// Whether the end record at `at`, with its comment, ends the file: any other end record may be a part of a
+/// comment.
 fn ends_file(window: Window<'_>, at: u64) -> Result<bool, Missing> {
     Ok(EndRecord::find(window, at)?.is_some_and(|record| {
         at + EndRecord::SIZE as u64 + u64::from(record.comment_len.get()) == window.len()
@@ -204,8 +205,8 @@ fn zip64_end_record(window: Window<'_>, at: u64) -> Result<Option<(u64, &Zip64En
     if locator.disk.get() != 0 || locator.disks.get() > 1 {
         return Err(Error::at(ErrorKind::MultiDisk, locator_at));
     }
-    // It stands right in front, as in every archive that `zipfile` reads. Only one with further data inside
-    // (section 4.3.14.2) starts elsewhere, where the locator says.
+    // The record stands right in front of the locator in every archive that `zipfile` reads. Only a record
+    // with further data inside (section 4.3.14.2) starts elsewhere, where the locator says.
     let in_front = locator_at.checked_sub(Zip64EndRecord::SIZE as u64);
     let elsewhere = Some(locator.end_offset.get()).filter(|&at| at < locator_at);
     for at in [in_front, elsewhere].into_iter().flatten() {

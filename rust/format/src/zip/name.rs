@@ -1,6 +1,6 @@
 //! Member names: from the bytes of a record to the text that users look up.
 //!
-//! The rules are those of Python's `zipfile`: UTF-8 where flag bit 11 says so and code page 437 elsewhere
+//! The rules are those of Python's `zipfile`: UTF-8 where flag bit 11 says so, otherwise code page 437
 //! (APPNOTE appendix D), cut at the first NUL.
 
 use std::borrow::Cow;
@@ -52,7 +52,7 @@ pub fn decode(raw: &[u8], flag_bits: u16) -> Result<Cow<'_, str>, NotUtf8> {
 /// [`NotUtf8`] as for [`decode`].
 #[inline]
 pub fn array_name(raw: &[u8], flag_bits: u16) -> Result<Option<Cow<'_, [u8]>>, NotUtf8> {
-    // Nearly all names stand for themselves, and an archive can have a million of them.
+    // Nearly all names are their own text, and an archive can have a million of them.
     if is_plain(raw) {
         return Ok(raw.strip_suffix(EXTENSION.as_bytes()).map(Cow::Borrowed));
     }
@@ -75,7 +75,8 @@ fn is_plain(raw: &[u8]) -> bool {
     let (chunks, rest) = raw.as_chunks::<8>();
     let plain = |&chunk: &[u8; 8]| {
         let word = u64::from_ne_bytes(chunk);
-        // Where no byte has its high bit set, taking one from each sets it only in those that are zero.
+        // If no byte has its high bit set, subtracting 1 from each sets the high bit only where a byte was
+        // zero.
         (word | word.wrapping_sub(LOW)) & HIGH == 0
     };
     match raw.last_chunk::<8>() {
@@ -125,7 +126,7 @@ impl StoredName {
         &self.bytes
     }
 
-    /// Its length; less than 2**16 by construction.
+    /// The length of the whole name; `new` checks that it is less than 2**16.
     pub(crate) fn len(&self) -> u16 {
         self.bytes.len() as u16
     }

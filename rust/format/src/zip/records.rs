@@ -34,11 +34,11 @@ pub const SATURATED: u32 = u32::MAX;
 
 /// A record with a fixed signature and a fixed first part.
 pub trait Record: FromBytes + KnownLayout + Immutable + Unaligned + Sized {
-    /// The four bytes that it starts with.
+    /// The four bytes with which such a record starts.
     const SIGNATURE: u32;
     /// Its name in the standard, for messages.
     const NAME: &'static str;
-    /// The bytes that it starts with in this archive.
+    /// The four bytes with which this one starts.
     fn signature(&self) -> U32;
 
     /// The record at `offset`, or what is wrong there; `short` if the bytes end before the record does.
@@ -67,7 +67,7 @@ pub trait Record: FromBytes + KnownLayout + Immutable + Unaligned + Sized {
 }
 
 impl EndRecord {
-    /// The record at `offset`, whose signature was taken away.
+    /// The record at `offset`, whose signature a writer has overwritten.
     pub(crate) fn find_unsigned(window: Window<'_>, offset: u64) -> Result<Option<&Self>, Missing> {
         peek(window, offset)
     }
@@ -230,7 +230,7 @@ record! {
     }
 }
 
-/// The value of the extra field with this id, if the field is there whole.
+/// The value of the extra field with this id, if all of it is there.
 pub fn extra_field(mut extra: &[u8], id: u16) -> Option<&[u8]> {
     while let Some((head, rest)) = extra.split_first_chunk::<4>() {
         let length = usize::from(u16::from_le_bytes([head[2], head[3]]));
@@ -257,8 +257,8 @@ impl Extent {
     /// Reads the numbers of a header whose extra field is `extra`.
     ///
     /// # Errors
-    /// [`ErrorKind::Zip64Missing`] if there is a zip64 field and it is too short. Without any such field a
-    /// saturated number stands for itself, as Python's `zipfile` has it.
+    /// [`ErrorKind::Zip64Missing`] if the zip64 field is too short. Without a zip64 field, a saturated number
+    /// is the number itself, as for Python's `zipfile`.
     pub fn read(header: &CentralHeader, extra: &[u8]) -> Result<Self, ErrorKind> {
         let mut extent = Extent {
             compressed: header.compressed.get().into(),

@@ -6,6 +6,8 @@ use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
 
 use numpy::PyArrayDescrMethods;
 
+use mmnpz_file::excerpts::{Numbers, Rows};
+
 use crate::batch::lookup::{BatchLookup, Key};
 use crate::numpy::array;
 
@@ -16,123 +18,69 @@ pub(crate) struct Keys<'py> {
     positions: Vec<usize>,
 }
 
-/// Which rows of which members.
-pub(crate) struct Part<'py> {
-    pub(crate) keys: Keys<'py>,
-    starts: Option<Numbers>,
-    stops: Option<Numbers>,
-    pub(crate) length: Option<usize>,
-}
-
-/// A number for each name.
-enum Numbers {
-    Same(i64),
-    Each(Vec<i64>),
-}
-
-impl Numbers {
-    pub(crate) fn new(numbers: &Bound<'_, PyAny>, what: &str, names: usize) -> PyResult<Self> {
-        let not_integers = |error: PyErr| {
-            if !error.is_instance_of::<PyTypeError>(numbers.py()) {
-                return error;
+/// Numbers that are given: one for all of `count` names, or one for each.
+fn numbers(given: &Bound<'_, PyAny>, what: &str, count: usize) -> PyResult<Numbers> {
+    let not_integers = |error: PyErr| {
+        if !error.is_instance_of::<PyTypeError>(given.py()) {
+            return error;
+        }
+        PyTypeError::new_err(format!("{what} must be integers: {}", error.value(given.py())))
+    };
+    let each = match array::integers(given) {
+        Some(each) => each,
+        None => match given.try_iter() {
+            Ok(items) => {
+                let items = items.map(|item| item?.extract::<i64>());
+                items.collect::<PyResult<Vec<_>>>().map_err(not_integers)?
             }
-            PyTypeError::new_err(format!("{what} must be integers: {}", error.value(numbers.py())))
-        };
-        let each = match array::integers(numbers) {
-            Some(each) => each,
-            None => match numbers.try_iter() {
-                Ok(items) => {
-                    let items = items.map(|item| item?.extract::<i64>());
-                    items.collect::<PyResult<Vec<_>>>().map_err(not_integers)?
-                }
-                Err(_) => return numbers.extract().map(Numbers::Same).map_err(not_integers),
-            },
-        };
-        if each.len() != names {
-            return Err(PyValueError::new_err(format!("got {names} names and {} {what}", each.len())));
-        }
-        Ok(Numbers::Each(each))
+            Err(_) => return given.extract().map(Numbers::Same).map_err(not_integers),
+        },
+    };
+    if each.len() != count {
+        return Err(PyValueError::new_err(format!("got {count} names and {} {what}", each.len())));
     }
-
-    #[inline]
-    fn get(&self, number: usize) -> i64 {
-        match self {
-            Numbers::Same(same) => *same,
-            Numbers::Each(each) => each[number],
-        }
-    }
+    Ok(Numbers::Each(each))
 }
 
-impl<'py> Part<'py> {
-    pub(crate) fn new(
-        lookup: &BatchLookup<'py>,
-        names: &Bound<'py, PyAny>,
-        starts: Option<&Bound<'py, PyAny>>,
-        stops: Option<&Bound<'py, PyAny>>,
-        length: Option<i64>,
-    ) -> PyResult<Self> {
-        let keys = Keys::new(lookup, names)?;
-        let numbers = |numbers: Option<&Bound<'py, PyAny>>, what| {
-            numbers.map(|numbers| Numbers::new(numbers, what, keys.len())).transpose()
-        };
-        let length = length.map(usize::try_from).transpose();
-        let length = length.map_err(|_| PyValueError::new_err("length must not be negative"))?;
-        Ok(Part { starts: numbers(starts, "starts")?, stops: numbers(stops, "stops")?, length, keys })
-    }
-
-    /// Whether nothing is said of rows.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.starts.is_none() && self.stops.is_none() && self.length.is_none()
-    }
-
-    /// From which row to which, of an array that has so many; or what is wrong with it. With `clip` what is
-    /// behind the array is left out, as by a slice.
-    #[inline]
-    pub(crate) fn rows(&self, number: usize, rows: usize, clip: bool) -> Result<(usize, usize), String> {
-        let start = self.starts.as_ref().map_or(0, |starts| starts.get(number));
-        let behind = self.length.map(|length| start.saturating_add_unsigned(length as u64));
-        let stop = self.stops.as_ref().map(|stops| stops.get(number)).or(behind);
-        let stop = stop.unwrap_or_else(|| start.max(rows as i64));
-        match (usize::try_from(start), usize::try_from(stop)) {
-            (Ok(start), Ok(stop)) if start <= stop && stop <= rows => Ok((start, stop)),
-            (Ok(start), Ok(stop)) if start <= stop && clip => Ok((start.min(rows), stop.min(rows))),
-            (Ok(_), Ok(_)) if start <= stop => {
-                let advice = if clip { "" } else { "; pass pad= to fill the missing ones" };
-                Err(format!("rows {start}:{stop} requested, but the array has {rows} rows{advice}"))
-            }
-            (Ok(_), Ok(_)) => Err(format!("rows {start}:{stop} end before they start")),
-            _ => Err(format!("rows must not be negative, got {start}:{stop}")),
-        }
-    }
+/// Which rows of `count` members.
+pub(crate) fn rows(
+    count: usize,
+    starts: Option<&Bound<'_, PyAny>>,
+    stops: Option<&Bound<'_, PyAny>>,
+    length: Option<i64>,
+) -> PyResult<Rows> {
+    let numbers = |given: Option<_>, what| given.map(|given| numbers(given, what, count)).transpose();
+    let length = length.map(usize::try_from).transpose();
+    let length = length.map_err(|_| PyValueError::new_err("length must not be negative"))?;
+    Ok(Rows { starts: numbers(starts, "starts")?, stops: numbers(stops, "stops")?, length })
 }
 
 impl<'py> Keys<'py> {
     pub(crate) fn new(lookup: &BatchLookup<'py>, names: &Bound<'py, PyAny>) -> PyResult<Self> {
         let py = names.py();
-        if let Some(layout) = array::layout(names) {
+        let mut names = names.clone();
+        if let Some(layout) = array::layout(&names) {
             let (kind, dimensions) = (layout.dtype(py).kind(), layout.shape.len());
             if dimensions != 1 {
                 let message =
                     format!("names must be one-dimensional, got an array of {dimensions} dimensions");
                 return Err(PyTypeError::new_err(message));
             }
-            return match kind {
-                b'i' | b'u' => Self::of_array(lookup, names),
-                b'b' => Err(a_mask()),
+            match kind {
+                b'i' | b'u' => return Self::of_array(lookup, &names),
+                b'b' => return Err(a_mask()),
                 // Strings of Python are looked up faster than those of NumPy.
-                _ => {
-                    Self::of_items(lookup, py.get_type::<PyTuple>().call1((names.call_method0("tolist")?,))?)
-                }
-            };
+                _ => names = names.call_method0("tolist")?,
+            }
         }
         if let Ok(list) = names.cast::<PyList>() {
-            return Self::of_items(lookup, list.to_tuple().into_any());
+            return Self::of_items(lookup, list.to_tuple());
         }
         if names.is_instance_of::<PyString>() || names.is_instance_of::<PyBytes>() {
             let message = format!("names must be a sequence of names, got the string {}", names.repr()?);
             return Err(PyTypeError::new_err(message));
         }
-        Self::of_items(lookup, py.get_type::<PyTuple>().call1((names,))?)
+        Self::of_items(lookup, py.get_type::<PyTuple>().call1((names,))?.cast_into()?)
     }
 
     /// Of an array of integers of any kind.
@@ -158,8 +106,7 @@ impl<'py> Keys<'py> {
     }
 
     /// Of the items of a tuple: positions if the first one is an integer.
-    fn of_items(lookup: &BatchLookup<'py>, items: Bound<'py, PyAny>) -> PyResult<Self> {
-        let names = items.cast_into::<PyTuple>()?;
+    fn of_items(lookup: &BatchLookup<'py>, names: Bound<'py, PyTuple>) -> PyResult<Self> {
         let is_name = names.iter_borrowed().next().is_none_or(|first| !is_integer(&first));
         if is_name {
             return Ok(Keys { names, positions: Vec::new() });
@@ -170,9 +117,9 @@ impl<'py> Keys<'py> {
                 return Err(a_mask());
             }
             let given = item.extract::<i64>().map_err(|error| {
-                if error.is_instance_of::<PyOverflowError>(lookup.py()) {
+                if error.is_instance_of::<PyOverflowError>(lookup.py) {
                     out_of_range(lookup, &item, count)
-                } else if error.is_instance_of::<PyTypeError>(lookup.py()) {
+                } else if error.is_instance_of::<PyTypeError>(lookup.py) {
                     not_a_position(&item)
                 } else {
                     error
@@ -181,7 +128,7 @@ impl<'py> Keys<'py> {
             from_start(given, count).ok_or_else(|| out_of_range(lookup, &item, count))
         });
         let positions = positions.collect::<PyResult<_>>()?;
-        Ok(Keys { names: PyTuple::empty(lookup.py()), positions })
+        Ok(Keys { names: PyTuple::empty(lookup.py), positions })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -220,7 +167,7 @@ fn is_integer(object: &Bound<'_, PyAny>) -> bool {
 /// The error for an integer, or a truth value, among names.
 #[cold]
 pub(crate) fn not_a_name(given: &Bound<'_, PyAny>) -> Option<PyErr> {
-    if is_truth(given) {
+    if is_truth_value(given) {
         return Some(a_mask());
     }
     let mixed = || PyTypeError::new_err(format!("names cannot be mixed with positions, got {given}"));
@@ -230,17 +177,8 @@ pub(crate) fn not_a_name(given: &Bound<'_, PyAny>) -> Option<PyErr> {
 /// The error for what is no integer, among positions.
 #[cold]
 fn not_a_position(given: &Bound<'_, PyAny>) -> PyErr {
-    if is_truth(given) {
-        return a_mask();
-    }
     let given = given.repr().map_or_else(|_| String::new(), |text| text.to_string());
     PyTypeError::new_err(format!("positions cannot be mixed with others, got {given}"))
-}
-
-/// Whether it is a truth value of Python or of NumPy, whose type has one name in version 1 and the other in
-/// version 2.
-fn is_truth(object: &Bound<'_, PyAny>) -> bool {
-    object.get_type().name().is_ok_and(|name| name == "bool" || name == "bool_")
 }
 
 #[cold]

@@ -4,206 +4,131 @@
 //! fit; then it is copied, without the interpreter. What is not plain bytes behind each other, or becomes
 //! another dtype, NumPy copies.
 
-use std::fmt::Display;
-
 use numpy::PyArrayDescr;
-use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyEllipsis, PySlice};
 
-use mmnpz_file::copy::{Copying, Place};
+use mmnpz_file::copy::Copying;
+use mmnpz_file::excerpts::{Excerpts, Rows, show};
 
-use crate::batch::arguments::Part;
+use crate::batch::arguments::Keys;
 use crate::batch::lookup::{BatchLookup, Key};
-use crate::batch::members::{fetch_headers, message, quoted, with_all, with_view};
+use crate::batch::members::{excerpt_err, fetch_headers, message, quoted, with_all, with_view};
 use crate::detach::detached;
-use crate::error::{IntoErr, keep_going};
+use crate::error::{exception, keep_going};
 use crate::numpy::array::{self, Layout};
-use crate::views::pages::fetch_cold;
 
 /// This many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for
 /// anything else, while to get it back from them can take milliseconds.
 const DETACH_FROM: usize = 1 << 14;
 
-/// What a batch consists of.
+/// A batch whose excerpts were found, and are known to fit together.
 struct Batch<'a, 'py> {
     lookup: &'a BatchLookup<'py>,
-    part: &'a Part<'py>,
+    keys: &'a Keys<'py>,
+    excerpts: Excerpts,
     /// The dtype that items are to become.
     wanted: Option<Bound<'py, PyArrayDescr>>,
-    padded: bool,
-    whole: bool,
-    common: Option<Common<'py>>,
-    places: Vec<Place>,
-    /// From which row to which.
-    rows: Vec<(usize, usize)>,
+    /// The dtype of the first member, and of all others if none is wanted.
+    dtype: Option<Bound<'py, PyArrayDescr>>,
     /// Whether there are excerpts that NumPy has to copy.
     odd: bool,
-}
-
-/// What all members have in common.
-struct Common<'py> {
-    dtype: Bound<'py, PyArrayDescr>,
-    /// Of a row or, if whole members are gathered, of a member.
-    shape: Vec<isize>,
-    row_bytes: usize,
-    /// How many rows an excerpt has.
-    length: usize,
 }
 
 impl<'a, 'py> Batch<'a, 'py> {
     fn new(
         lookup: &'a BatchLookup<'py>,
-        part: &'a Part<'py>,
+        keys: &'a Keys<'py>,
+        rows: Rows,
         wanted: Option<Bound<'py, PyArrayDescr>>,
         padded: bool,
     ) -> PyResult<Self> {
-        let count = part.keys.len();
-        let mut batch = Batch {
-            lookup,
-            part,
-            wanted,
-            padded,
-            whole: part.is_whole() && !padded,
-            common: None,
-            places: Vec::with_capacity(count),
-            rows: Vec::with_capacity(count),
-            odd: false,
-        };
-        with_all(lookup, &part.keys, |number, key, layout| batch.add(number, key, layout))?;
+        let excerpts = Excerpts::new(rows, padded, keys.len());
+        let mut batch = Batch { lookup, keys, excerpts, wanted, dtype: None, odd: false };
+        with_all(lookup, keys, |_, key, layout| batch.add(key, layout))?;
         Ok(batch)
-    }
-
-    fn py(&self) -> Python<'py> {
-        self.lookup.py()
     }
 
     /// Adds an excerpt of an array, if it fits to those before.
     #[inline]
-    fn add(&mut self, number: usize, key: Key<'_, 'py>, layout: &Layout<'_>) -> PyResult<()> {
-        // A whole member is one row, of any shape.
-        let (rows, shape) = match layout.shape.split_first() {
-            _ if self.whole => (1, layout.shape),
-            Some((rows, shape)) => (usize::try_from(*rows).unwrap_or(0), shape),
-            None => return Err(self.value_error(key, "an array of no dimensions has no rows")),
-        };
-        let range = if self.whole { Ok((0, 1)) } else { self.part.rows(number, rows, self.padded) };
-        let (start, stop) = match range {
-            Ok(range) => range,
-            Err(what) => return Err(PyIndexError::new_err(message(self.lookup, key, what))),
-        };
-        if self.common.is_none() {
-            self.begin(key, layout, shape, stop - start)?;
+    fn add(&mut self, key: Key<'_, 'py>, layout: &Layout<'_>) -> PyResult<()> {
+        let misfit = |misfit| excerpt_err(self.lookup, key, &misfit);
+        let rows = self.excerpts.next_rows(layout.shape).map_err(misfit)?;
+        let shape = self.excerpts.row_shape(layout.shape);
+        if self.dtype.is_none() {
+            let dtype = self.first_dtype(key, layout)?;
+            self.excerpts.begin(&rows, shape, array::itemsize(&dtype));
+            self.dtype = Some(dtype);
         }
-        let Some(common) = &mut self.common else { return Ok(()) };
-        if shape != common.shape {
+        let Some(dtype) = &self.dtype else { return Ok(()) };
+        if !self.excerpts.fits(shape) {
             return Err(self.differs_in_shape(key, shape));
         }
-        let mut is_plain = layout.in_order;
-        if !layout.is_of(&common.dtype) {
-            let dtype = layout.dtype(self.lookup.py());
+        let is_of_dtype = layout.is_of(dtype);
+        if !is_of_dtype {
+            let dtype = layout.dtype(self.lookup.py);
             let Some(wanted) = &self.wanted else { return Err(self.differs_in_dtype(key, &dtype)) };
-            if !array::can_become(&dtype, wanted) {
-                return Err(cannot_become(self.lookup, key, &dtype, wanted));
-            }
-            is_plain = false;
+            self.check_casting(key, &dtype, wanted)?;
         }
-        if self.padded && self.part.length.is_none() {
-            common.length = common.length.max(stop - start);
-        } else if stop - start > common.length || (!self.padded && stop - start != common.length) {
-            let what = format!(
-                "rows {start}:{stop} are {}, but every excerpt must have {}",
-                stop - start,
-                common.length
-            );
-            return Err(self.value_error(key, &what));
-        }
-        let map = self.lookup.mapping();
-        let place = Place {
-            offset: layout.start.addr().saturating_sub(map.start().addr()) + start * common.row_bytes,
-            bytes: (stop - start) * common.row_bytes,
-        };
-        let is_inside = place.offset.checked_add(place.bytes).is_some_and(|end| end <= map.bytes().len());
-        self.odd |= !(is_plain && is_inside);
-        self.places.push(place);
-        self.rows.push((start, stop));
+        let map = self.lookup.map();
+        let place = self.excerpts.add(rows, map.offset_of(layout.start)).map_err(misfit)?;
+        self.odd |= !(is_of_dtype && layout.in_order && map.has(place));
         Ok(())
     }
 
-    /// Has what follows fit to this member.
+    /// The dtype of the first member, whose items can be converted if they have to be.
     #[cold]
-    fn begin(
-        &mut self,
-        key: Key<'_, 'py>,
-        layout: &Layout<'_>,
-        shape: &[isize],
-        length: usize,
-    ) -> PyResult<()> {
-        let dtype = layout.dtype(self.py());
+    fn first_dtype(&mut self, key: Key<'_, 'py>, layout: &Layout<'_>) -> PyResult<Bound<'py, PyArrayDescr>> {
+        let dtype = layout.dtype(self.lookup.py);
         if let Some(wanted) = self.wanted.as_ref().filter(|wanted| !layout.is_of(wanted)) {
             self.odd = true;
-            if !array::can_become(&dtype, wanted) {
-                return Err(cannot_become(self.lookup, key, &dtype, wanted));
-            }
+            self.check_casting(key, &dtype, wanted)?;
         }
-        let row_bytes = shape.iter().map(|&number| number.unsigned_abs()).product::<usize>();
-        let row_bytes = row_bytes * array::itemsize(&dtype);
-        let length = if self.whole { 1 } else { self.part.length.unwrap_or(length) };
-        self.common = Some(Common { dtype, shape: shape.to_vec(), row_bytes, length });
-        Ok(())
+        Ok(dtype)
     }
 
     #[cold]
-    fn value_error(&self, key: Key<'_, 'py>, what: &str) -> PyErr {
+    fn differs_in_shape(&self, key: Key<'_, 'py>, shape: &[isize]) -> PyErr {
+        let what = if self.excerpts.are_whole() { "shape" } else { "row shape" };
+        let (mine, theirs) = (show(shape), show(self.excerpts.first_row_shape()));
+        let what = format!("{what} {mine} differs from {theirs} of member {}", self.first());
         PyValueError::new_err(message(self.lookup, key, what))
     }
 
-    /// The error for a member whose shape differs from that of the first.
     #[cold]
-    fn differs_in_shape(&self, key: Key<'_, 'py>, mine: &[isize]) -> PyErr {
-        let what = if self.whole { "shape" } else { "row shape" };
-        let of_rows = |layout: &Layout<'_>| {
-            show(if self.whole { layout.shape } else { layout.shape.get(1..).unwrap_or_default() })
-        };
-        let first = self.part.keys.iter().next().map(|first| {
-            with_view(self.lookup, first, |_, layout| Ok((quoted(self.lookup, first), of_rows(layout))))
-        });
-        match first.unwrap_or_else(|| Ok(Default::default())) {
-            Ok((first, theirs)) => {
-                let mine = show(mine);
-                self.value_error(key, &format!("{what} {mine} differs from {theirs} of member {first}"))
-            }
-            Err(error) => error,
-        }
-    }
-
-    #[cold]
-    fn differs_in_dtype(&self, key: Key<'_, 'py>, dtype: &Bound<'py, PyArrayDescr>) -> PyErr {
-        let first = self.part.keys.iter().next().map(|first| quoted(self.lookup, first));
-        let (first, theirs) = (first.unwrap_or_default(), self.common.as_ref().map(|common| &common.dtype));
-        let theirs = theirs.map_or_else(String::new, ToString::to_string);
-        let what = format!("dtype {dtype} differs from {theirs} of member {first}; pass dtype= to convert");
+    fn differs_in_dtype(&self, key: Key<'_, 'py>, mine: &Bound<'py, PyArrayDescr>) -> PyErr {
+        let theirs = self.dtype.as_ref().map_or_else(String::new, ToString::to_string);
+        let first = self.first();
+        let what = format!("dtype {mine} differs from {theirs} of member {first}; pass dtype= to convert");
         PyTypeError::new_err(message(self.lookup, key, what))
     }
 
-    /// The shape of the batch.
-    fn shape(&self) -> Vec<usize> {
-        let mut shape = vec![self.part.keys.len()];
-        if let Some(common) = &self.common {
-            if !self.whole {
-                shape.push(common.length);
-            }
-            shape.extend(common.shape.iter().map(|number| number.unsigned_abs()));
+    /// The name of the first member, to which all others have to fit.
+    fn first(&self) -> String {
+        self.keys.iter().next().map(|first| quoted(self.lookup, first)).unwrap_or_default()
+    }
+
+    /// Makes sure that items of one dtype can become items of another.
+    fn check_casting(
+        &self,
+        key: Key<'_, 'py>,
+        from: &Bound<'py, PyArrayDescr>,
+        to: &Bound<'py, PyArrayDescr>,
+    ) -> PyResult<()> {
+        if array::can_become(from, to) {
+            return Ok(());
         }
-        shape
+        let what = format!("dtype {from} cannot be converted to {to} by the rule \"same_kind\"");
+        Err(PyTypeError::new_err(message(self.lookup, key, what)))
     }
 
     /// The array to copy to: that of the caller, if it fits, or a new one.
     fn out(&self, given: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-        let dtype = self.wanted.as_ref().or_else(|| self.common.as_ref().map(|common| &common.dtype));
-        let shape = self.shape();
+        let dtype = self.wanted.as_ref().or(self.dtype.as_ref());
+        let shape = self.excerpts.shape();
         let Some(out) = given else {
-            let dtype = dtype.filter(|_| self.common.is_some());
+            let dtype = dtype.filter(|_| self.dtype.is_some());
             let message = "cannot infer shape and dtype of an empty batch; pass out=";
             return array::empty(dtype.ok_or_else(|| PyValueError::new_err(message))?, &shape);
         };
@@ -212,13 +137,7 @@ impl<'a, 'py> Batch<'a, 'py> {
             let message = format!("{path}: out must be an array, got {}", out.get_type());
             return Err(PyTypeError::new_err(message));
         };
-        let fits = match (&self.common, layout.shape) {
-            (None, [0]) => self.part.length.is_none(),
-            (None, [0, rows, ..]) => self.part.length.is_none_or(|length| length == rows.unsigned_abs()),
-            (None, _) => false,
-            (Some(_), theirs) => theirs.iter().map(|number| number.unsigned_abs()).eq(shape.iter().copied()),
-        };
-        if !fits {
+        if !self.excerpts.can_be(layout.shape) {
             let theirs = show(layout.shape);
             let message = format!("{path}: out has shape {theirs}, but the batch has shape {}", show(&shape));
             return Err(PyValueError::new_err(message));
@@ -238,64 +157,64 @@ impl<'a, 'py> Batch<'a, 'py> {
 
     /// A row of what pads.
     fn pad_row(&self, out: &Bound<'py, PyAny>, pad: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let shape = self.common.as_ref().map_or(&[][..], |common| &common.shape);
-        let shape: Vec<_> = shape.iter().map(|number| number.unsigned_abs()).collect();
-        let dtype = array::layout(out).map(|layout| layout.dtype(self.py()));
+        let dtype = array::layout(out).map(|layout| layout.dtype(self.lookup.py));
         let dtype = dtype.ok_or_else(|| PyTypeError::new_err("out must be an array"))?;
-        let row = array::empty(&dtype, &shape)?;
-        row.set_item(PyEllipsis::get(self.py()), pad)?;
+        // Behind the axes of excerpts and of rows.
+        let row = array::empty(&dtype, self.excerpts.shape().get(2..).unwrap_or_default())?;
+        row.set_item(PyEllipsis::get(self.lookup.py), pad)?;
         Ok(row)
     }
 
     /// Copies all to `out`, which has the shape and the dtype of the batch.
     fn copy(&self, out: &Bound<'py, PyAny>, pad: Option<&Bound<'py, PyAny>>, threads: usize) -> PyResult<()> {
-        let (Some(common), Some(layout)) = (&self.common, array::layout(out)) else { return Ok(()) };
+        let (Some(dtype), Some(layout)) = (&self.dtype, array::layout(out)) else { return Ok(()) };
         let pad_row = pad.map(|pad| self.pad_row(out, pad)).transpose()?;
-        let dtype = self.wanted.as_ref().unwrap_or(&common.dtype);
+        let dtype = self.wanted.as_ref().unwrap_or(dtype);
         if self.odd || !layout.in_order || !layout.is_of(dtype) || array::itemsize(dtype) == 0 {
             return self.copy_by_numpy(out, pad_row.as_ref());
         }
-        let room = common.length * common.row_bytes;
-        let mapping = self.lookup.mapping();
+        let room = self.excerpts.length() * self.excerpts.row_bytes();
         let row = pad_row.as_ref().and_then(array::layout);
         let row = row.map_or(&[][..], |row| {
             // SAFETY: a new array of the shape and the dtype of a row, in order, which nobody else has.
-            unsafe { std::slice::from_raw_parts(row.start, common.row_bytes) }
+            unsafe { std::slice::from_raw_parts(row.start, self.excerpts.row_bytes()) }
         });
         // SAFETY: `add` has seen that the places lie in the map; no excerpt has more rows than
-        // `common.length`, and those that have less are padded by rows. `out` is an array of this shape and
+        // `length` says, and those that have less are padded by rows. `out` is an array of this shape and
         // of items of this size, in order and writeable, and lives as long as this call. Whoever changes its
         // size or writes to it meanwhile does what NumPy does not allow for its own functions either, all of
         // which copy without the interpreter, too.
-        let copying = unsafe { Copying::new(mapping, &self.places, room, row, layout.start) };
-        let result = if room * self.places.len() < DETACH_FROM {
+        let copying =
+            unsafe { Copying::new(self.lookup.map(), self.excerpts.places(), room, row, layout.start) };
+        let result = if room * self.keys.len() < DETACH_FROM {
             copying.run(threads, &keep_going)
         } else {
-            detached(self.py(), || copying.run(threads, &keep_going))
+            detached(self.lookup.py, || copying.run(threads, &keep_going))
         };
-        result.map_err(|failure| failure.into_err(self.py(), self.lookup.path()))
+        result.map_err(|failure| exception(self.lookup.py, self.lookup.path(), failure))
     }
 
     /// Copies items that are not behind each other, or become others.
     fn copy_by_numpy(&self, out: &Bound<'py, PyAny>, pad_row: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
-        let py = self.py();
+        let py = self.lookup.py;
         let slice = |start: usize, stop: usize| PySlice::new(py, start as isize, stop as isize, 1);
-        let excerpts = self.part.keys.iter().zip(&self.rows).map(|(key, &(start, stop))| {
+        let (is_whole, ranges) = (self.excerpts.are_whole(), self.excerpts.ranges());
+        let excerpts = self.keys.iter().zip(ranges).map(|(key, rows)| {
             with_view(self.lookup, key, |view, _| {
-                if self.whole { Ok(view.clone()) } else { view.get_item(slice(start, stop)) }
+                if is_whole { Ok(view.clone()) } else { view.get_item(slice(rows.start, rows.end)) }
             })
         });
         let excerpts = excerpts.collect::<PyResult<Vec<_>>>()?;
         // All excerpts at once, not one after the other.
-        fetch_cold(py, self.lookup.mapping(), self.lookup.path(), &self.places)?;
+        self.lookup.handle.file.fetch_cold(py, self.excerpts.places())?;
         let copy = py.import("numpy")?.getattr("copyto")?;
         let casting = [("casting", "same_kind")].into_py_dict(py)?;
-        let length = self.common.as_ref().map_or(0, |common| common.length);
-        for (number, (excerpt, (start, stop))) in excerpts.into_iter().zip(&self.rows).enumerate() {
-            if self.whole {
+        let length = self.excerpts.length();
+        for (number, (excerpt, rows)) in excerpts.into_iter().zip(ranges).enumerate() {
+            if is_whole {
                 copy.call((out.get_item((number, PyEllipsis::get(py)))?, excerpt), Some(&casting))?;
             } else {
-                let rows = stop - start;
+                let rows = rows.len();
                 copy.call((out.get_item((number, slice(0, rows)))?, excerpt), Some(&casting))?;
                 if let Some(row) = pad_row.filter(|_| rows < length) {
                     out.set_item((number, slice(rows, length)), row)?;
@@ -307,26 +226,7 @@ impl<'a, 'py> Batch<'a, 'py> {
     }
 }
 
-/// A shape as Python shows it.
-fn show<T: Display>(shape: &[T]) -> String {
-    match shape {
-        [only] => format!("({only},)"),
-        _ => format!("({})", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-    }
-}
-
-#[cold]
-fn cannot_become(
-    lookup: &BatchLookup<'_>,
-    key: Key<'_, '_>,
-    from: &Bound<'_, PyArrayDescr>,
-    to: &Bound<'_, PyArrayDescr>,
-) -> PyErr {
-    let what = format!("dtype {from} cannot be converted to {to} by the rule \"same_kind\"");
-    PyTypeError::new_err(message(lookup, key, what))
-}
-
-/// How a batch is to be made of a part of an archive.
+/// How a batch is to be made.
 pub(crate) struct Making<'a, 'py> {
     pub(crate) out: Option<&'a Bound<'py, PyAny>>,
     pub(crate) dtype: Option<&'a Bound<'py, PyAny>>,
@@ -337,7 +237,8 @@ pub(crate) struct Making<'a, 'py> {
 /// A batch of excerpts.
 pub(crate) fn gather<'py>(
     lookup: &BatchLookup<'py>,
-    part: &Part<'py>,
+    keys: &Keys<'py>,
+    rows: Rows,
     making: &Making<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let threads = usize::try_from(making.threads.unwrap_or(1)).unwrap_or(0);
@@ -345,8 +246,8 @@ pub(crate) fn gather<'py>(
         return Err(PyValueError::new_err("threads must be 1 or more"));
     }
     let wanted = making.dtype.map(array::dtype_given).transpose()?;
-    fetch_headers(lookup, &part.keys)?;
-    let batch = Batch::new(lookup, part, wanted, making.pad.is_some())?;
+    fetch_headers(lookup, keys)?;
+    let batch = Batch::new(lookup, keys, rows, wanted, making.pad.is_some())?;
     let out = batch.out(making.out)?;
     batch.copy(&out, making.pad, threads)?;
     Ok(out)

@@ -8,9 +8,8 @@ use pyo3::Borrowed;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use mmnpz_format::read::lookup::Found;
+use mmnpz_file::mapping::Map;
 
-use crate::mapping::Mapping;
 use crate::views::handle::Handle;
 
 /// A member that is asked for.
@@ -49,16 +48,12 @@ impl<'py> Deref for Kept<'_, 'py> {
 }
 
 impl<'py> BatchLookup<'py> {
-    pub(crate) fn py(&self) -> Python<'py> {
-        self.py
-    }
-
     pub(crate) fn path(&self) -> &Path {
         self.handle.file.snapshot.path()
     }
 
-    pub(crate) fn mapping(&self) -> &Mapping {
-        self.handle.file.mapping.get()
+    pub(crate) fn map(&self) -> &Map {
+        self.handle.file.snapshot.map()
     }
 
     /// How many members there are: only then is known what a position means.
@@ -83,8 +78,7 @@ impl<'py> BatchLookup<'py> {
                     Key::Name(name) => {
                         let name = name.cast::<PyString>().ok();
                         let text = name.as_ref().and_then(|name| name.to_str().ok());
-                        let found = text.and_then(|text| file.lookup().find_again(file.window(), text).ok());
-                        found.and_then(Found::member).map(|member| member.id)
+                        text.and_then(|text| file.snapshot.seen(text)).map(|member| member.id)
                     }
                     Key::Position(position) => file.lookup().id(position),
                 };
@@ -114,12 +108,6 @@ impl<'py> BatchLookup<'py> {
         }
     }
 
-    /// What the reader gives for a member of which no view is kept.
-    #[inline]
-    pub(crate) fn made(&self, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.access(key, self.cache)
-    }
-
     /// Whether a view cannot be made without a look at the member's headers.
     pub(crate) fn reads_headers(&self) -> bool {
         !self.handle.file.lookup().has_headers()
@@ -131,20 +119,16 @@ impl<'py> BatchLookup<'py> {
         let member = match key {
             Key::Name(name) => {
                 let name = name.cast::<PyString>().ok()?;
-                file.lookup().find_again(file.window(), name.to_str().ok()?).ok()?.member()?
+                file.snapshot.seen(name.to_str().ok()?)?
             }
             Key::Position(position) => file.lookup().at(file.window(), position).ok()?.0,
         };
         Some(member.extent().0)
     }
 
-    /// A new view, whatever is kept.
-    pub(crate) fn fresh(&self, key: Key<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.access(key, false)
-    }
-
+    /// A new view of a member or, with `keep`, the one that is kept from now on.
     #[cold]
-    fn access(&self, key: Key<'_, 'py>, keep: bool) -> PyResult<Bound<'py, PyAny>> {
+    pub(crate) fn access(&self, key: Key<'_, 'py>, keep: bool) -> PyResult<Bound<'py, PyAny>> {
         match key {
             Key::Name(name) => self.handle.first_access(&name, keep),
             Key::Position(position) => self.handle.first_access_at(self.py, position, keep),

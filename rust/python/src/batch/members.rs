@@ -2,17 +2,15 @@
 
 use std::fmt::Display;
 
-use pyo3::exceptions::{PyKeyError, PyTypeError};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use mmnpz_file::copy;
+use mmnpz_file::excerpts::Misfit;
+use mmnpz_file::{copy, fetch};
 
 use crate::batch::arguments::{Keys, not_a_name};
 use crate::batch::lookup::{BatchLookup, Kept, Key};
-use crate::detach::detached;
-use crate::error::{IntoErr, keep_going};
 use crate::numpy::array::{self, Layout};
-use crate::views::pages::headers_at;
 
 /// Calls `read` with the view of a member and its layout.
 pub(crate) fn with_view<'py, R>(
@@ -41,15 +39,15 @@ fn with_kept<'py, R>(
     kept: Option<Kept<'_, 'py>>,
     read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
 ) -> PyResult<R> {
-    let map = lookup.mapping().bytes().as_ptr_range();
-    let kept = kept.map_or_else(|| named(lookup.made(key), key).map(Kept::Own), Ok)?;
+    let map = lookup.map().bytes().as_ptr_range();
+    let kept = kept.map_or_else(|| named(lookup.access(key, lookup.cache), key).map(Kept::Own), Ok)?;
     if let Some(layout) = array::layout(&kept)
         && map.start <= layout.start
         && layout.start.cast_const() <= map.end
     {
         return read(&kept, &layout);
     }
-    let view = named(lookup.fresh(key), key)?;
+    let view = named(lookup.access(key, false), key)?;
     let layout = array::layout(&view).ok_or_else(|| PyTypeError::new_err("a view is not an array"))?;
     read(&view, &layout)
 }
@@ -96,21 +94,26 @@ pub(crate) fn fetch_headers(lookup: &BatchLookup<'_>, keys: &Keys<'_>) -> PyResu
     if !lookup.reads_headers() {
         return Ok(());
     }
-    let (py, map) = (lookup.py(), lookup.mapping());
-    let place = |key| headers_at(map, lookup.headers_at(key)?);
+    let map = lookup.map();
+    let place = |key| map.headers_at(lookup.headers_at(key)?);
     // Where they are in memory, to look for all of them would be half of the work.
     let some = keys.iter().step_by((keys.len() / 2).max(1)).filter_map(place);
-    if !copy::are_cold(map, &some.collect::<Vec<_>>()) {
+    if !fetch::are_cold(map, &some.collect::<Vec<_>>()) {
         return Ok(());
     }
-    let places = keys.iter().filter_map(place).collect::<Vec<_>>();
-    let result = detached(py, || copy::fetch(map, &places, &keep_going));
-    result.map_err(|failure| failure.into_err(py, lookup.path()))
+    lookup.handle.file.fetch(lookup.py, &keys.iter().filter_map(place).collect::<Vec<_>>())
 }
 
 /// Fetches the headers of members whose names are going to be looked up one by one.
 pub(crate) fn fetch_headers_of(lookup: &BatchLookup<'_>, names: &Bound<'_, PyAny>) -> PyResult<()> {
     if lookup.reads_headers() { fetch_headers(lookup, &Keys::new(lookup, names)?) } else { Ok(()) }
+}
+
+/// The error for an excerpt that does not fit into a batch.
+#[cold]
+pub(crate) fn excerpt_err(lookup: &BatchLookup<'_>, key: Key<'_, '_>, misfit: &Misfit) -> PyErr {
+    let message = message(lookup, key, misfit);
+    if misfit.is_out_of_range() { PyIndexError::new_err(message) } else { PyValueError::new_err(message) }
 }
 
 pub(crate) fn message(lookup: &BatchLookup<'_>, key: Key<'_, '_>, what: impl Display) -> String {

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_int;
-use std::ops::Range;
 use std::ptr;
 use std::sync::{PoisonError, RwLock};
 
@@ -25,8 +24,12 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 
 use crate::mapping::Mapping;
+use mmnpz_file::fetch::Place;
+use mmnpz_file::items::Extent;
+use mmnpz_file::mapping::Map;
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
+use mmnpz_format::read::lookup::LocatedArray;
 
 /// The largest number of descriptions whose dtypes are kept. Real files have a handful; forged ones get no
 /// more.
@@ -176,36 +179,26 @@ pub(crate) fn whole_map<'py>(
     mapping: &Bound<'py, Mapping>,
     array_type: &Bound<'py, PyType>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let py = mapping.py();
-    let bytes = numpy::dtype::<u8>(py);
-    let length = mapping.get().bytes().len();
-    // SAFETY: the bytes from the start of the map to its length, and the mapping as the owner of that memory.
-    unsafe {
-        new_view(
-            array_type,
-            bytes,
-            &mut [dimension(length as u64)?],
-            false,
-            mapping.get().start(),
-            mapping.as_any(),
-        )
-    }
+    let dtype = numpy::dtype::<u8>(mapping.py());
+    let bytes = mapping.get().map.bytes();
+    let dimensions = &mut [dimension(bytes.len() as u64)?];
+    // SAFETY: the bytes of the map, all of them, and the mapping as the owner of that memory.
+    unsafe { new_view(array_type, dtype, dimensions, false, bytes.as_ptr(), mapping.as_any()) }
 }
 
-/// The array that `header` describes, over the bytes of the map from `offset` on, with `mmap` (the array over
-/// the whole map) as its base.
+/// An array over a part of the map, with `mmap` (the array over the whole map) as its base.
 pub(crate) fn map_array<'py>(
-    mapping: &Mapping,
+    mapped: &Map,
     mmap: &Bound<'py, PyAny>,
     array_type: &Bound<'py, PyType>,
-    header: &Header<'_>,
+    LocatedArray { header, offset, stored }: &LocatedArray<'_>,
     dtype: &DType,
-    stored: u64,
-    offset: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = mmap.py();
+    // No more than the length of the map.
+    let offset = *offset as usize;
     let value_error = |error: mmnpz_format::Error| PyValueError::new_err(error.to_string());
-    let length = header.data_len(dtype.itemsize, stored).map_err(value_error)?;
+    let length = header.data_len(dtype.itemsize, *stored).map_err(value_error)?;
     let empty = header.shape.0.contains(&0);
     if let Some(items) = dtype.subarray.filter(|&items| items != 1 && !empty) {
         let message = format!("the shape and a dtype with {items} elements in each item do not fit");
@@ -214,8 +207,7 @@ pub(crate) fn map_array<'py>(
     if dtype.empty_string {
         return empty_strings(mmap, array_type, header, dtype, offset);
     }
-    let end = usize::try_from(length).ok().and_then(|length| offset.checked_add(length));
-    if end.is_none_or(|end| end > mapping.bytes().len()) {
+    if !usize::try_from(length).is_ok_and(|bytes| mapped.has(Place { offset, bytes })) {
         return Err(PyValueError::new_err("the array reaches past the end of the file"));
     }
     let shape = &header.shape.0;
@@ -230,7 +222,7 @@ pub(crate) fn map_array<'py>(
     for (to, &from) in dimensions.iter_mut().zip(shape) {
         *to = dimension(from)?;
     }
-    let start = mapping.start().wrapping_add(offset);
+    let start = mapped.start().wrapping_add(offset);
     // SAFETY: `length` is the product of the dimensions and the item size (zero if a dimension is), and it
     // was just checked that so many bytes lie in the map from `offset` on. The dtype holds no references.
     // `mmap` keeps the mapping alive, which is its base.
@@ -328,27 +320,11 @@ pub(crate) fn layout<'a>(array: &'a Bound<'_, PyAny>) -> Option<Layout<'a>> {
     }
 }
 
-/// From which address to which the items of an array lie, and how many bytes they have; or nothing for
-/// another object, and for an array of no items.
-#[inline]
-pub(crate) fn extent(array: &Bound<'_, PyAny>) -> Option<(Range<usize>, usize)> {
-    let layout = layout(array)?;
-    let itemsize = itemsize(&layout.dtype(array.py()));
-    let bytes = layout.shape.iter().map(|&number| number.unsigned_abs()).product::<usize>() * itemsize;
-    let start = layout.start.addr();
-    if bytes == 0 {
-        return None;
-    }
-    if layout.in_order {
-        return Some((start..start.checked_add(bytes)?, bytes));
-    }
+/// Where the items of an array lie. None for another object, and for an array of no items.
+pub(crate) fn extent(array: &Bound<'_, PyAny>) -> Option<Extent> {
+    let start = layout(array)?.start.addr();
     let array = array.cast::<PyUntypedArray>().ok()?;
-    let (mut first, mut last) = (start, start);
-    for (&number, &stride) in array.shape().iter().zip(array.strides()) {
-        let far = stride.checked_mul(isize::try_from(number - 1).ok()?)?;
-        if far < 0 { first = first.checked_add_signed(far)? } else { last = last.checked_add_signed(far)? }
-    }
-    Some((first..last.checked_add(itemsize)?, bytes))
+    Extent::new(start, array.dtype().itemsize(), array.shape(), array.strides())
 }
 
 impl Layout<'_> {

@@ -22,17 +22,16 @@ use crate::numpy::{array_wrap, slot_type};
 /// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are
 /// added by the package: a Python class on top of it would cost a level each time an array is made and freed.
 pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: the function types are those of the slots in CPython's documentation.
-    let slots = unsafe { (array_slot(py, ffi::Py_mp_subscript), array_slot(py, ffi::Py_sq_item)) };
-    let (Some(subscript_of_array), Some(item_of_array)) = slots else {
+    let array = PyUntypedArray::type_object_raw(py);
+    // SAFETY: the types of these two slots are those of the fields below, and ndarray lives as long as NumPy.
+    let functions = unsafe {
+        slot_type::function(array, ffi::Py_mp_subscript).zip(slot_type::function(array, ffi::Py_sq_item))
+    };
+    let Some((subscript_of_array, item_of_array)) = functions else {
         return Err(PySystemError::new_err("ndarray cannot be indexed"));
     };
-    TYPES.get_or_init(|| Types {
-        subscript: subscript_of_array,
-        item: item_of_array,
-        array: PyUntypedArray::type_object_raw(py),
-        mapping: Mapping::type_object_raw(py),
-    });
+    let mapping = Mapping::type_object_raw(py);
+    TYPES.get_or_init(|| Types { subscript: subscript_of_array, item: item_of_array, array, mapping });
     let memmap = py.import("numpy")?.getattr("memmap")?.cast_into()?;
     // The type keeps pointers to these tables. It is made once, and lives as long as the process.
     let methods = Box::leak(Box::new([array_wrap::METHOD, ffi::PyMethodDef::default()]));
@@ -57,20 +56,6 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: functions of this module that have the types of their slots, tables of methods and of
     // attributes that end with an empty entry and are never freed, and zero.
     unsafe { slot_type::make(&memmap, c"mmnpz.memmap", &mut slots) }
-}
-
-/// `ndarray`'s own function of this slot.
-///
-/// # Safety
-/// `F` must be the function type of `slot`.
-unsafe fn array_slot<F: Copy>(py: Python<'_>, slot: c_int) -> Option<F> {
-    // SAFETY: ndarray is a static type object that lives as long as NumPy; PyType_GetSlot takes such types
-    // since Python 3.10. `F` is a function pointer by contract, and Option<F> has its layout.
-    unsafe {
-        let array_type = PyUntypedArray::type_object_raw(py);
-        let function = ffi::PyType_GetSlot(array_type, slot);
-        (!function.is_null()).then(|| std::mem::transmute_copy::<*mut c_void, F>(&function))
-    }
 }
 
 /// What the slots need, looked up once.

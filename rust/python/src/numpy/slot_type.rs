@@ -1,7 +1,7 @@
 //! Types that are another one with some of its functions replaced by C functions: what Python calls through a
 //! slot of the type pays for nothing in between.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int, c_void};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -28,4 +28,17 @@ pub(crate) unsafe fn make<'py>(
     // SAFETY: spec and slots live through the call, which copies what it needs; the name is static, and so
     // are the functions, by contract; `bases` is a tuple of one type. NULL comes with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpecWithBases(&raw mut spec, bases.as_ptr())) }
+}
+
+/// The function that a type, or a base of it, has in a slot.
+///
+/// # Safety
+/// `F` must be the function pointer type of `slot`, and `owner` a live type.
+pub(crate) unsafe fn function<F: Copy>(owner: *mut ffi::PyTypeObject, slot: c_int) -> Option<F> {
+    // SAFETY: PyType_GetSlot takes any live type, static ones since Python 3.10, and gives a function of the
+    // slot's type, or NULL. A function pointer `F` has the size of the pointer that is copied.
+    unsafe {
+        let function = ffi::PyType_GetSlot(owner, slot);
+        (!function.is_null()).then(|| std::mem::transmute_copy::<*mut c_void, F>(&function))
+    }
 }

@@ -12,7 +12,6 @@ use std::sync::OnceLock;
 use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
 
 use crate::numpy::slot_type;
 use crate::reading::reader::Reader;
@@ -24,7 +23,9 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     if !DICT_FIRST {
         return Ok(reader.into_any());
     }
-    let Some(function) = slot_of(&reader) else {
+    // SAFETY: the type of this slot is that of `SUBSCRIPT`, and the class lives as long as the process.
+    let function = unsafe { slot_type::function(reader.as_type_ptr(), ffi::Py_mp_subscript) };
+    let Some(function) = function else {
         return Err(PySystemError::new_err("Reader cannot be indexed"));
     };
     SUBSCRIPT.get_or_init(|| function);
@@ -38,14 +39,6 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 /// The `__getitem__` of the binding.
 static SUBSCRIPT: OnceLock<ffi::binaryfunc> = OnceLock::new();
-
-fn slot_of(reader: &Bound<'_, PyType>) -> Option<ffi::binaryfunc> {
-    // SAFETY: a live type; what is in this slot is a function of this type, or NULL.
-    unsafe {
-        let function = ffi::PyType_GetSlot(reader.as_type_ptr(), ffi::Py_mp_subscript);
-        (!function.is_null()).then(|| std::mem::transmute::<*mut c_void, ffi::binaryfunc>(function))
-    }
-}
 
 unsafe extern "C" fn subscript(reader: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: called by Python, and so attached, with an instance of the type above, which Python sees to.

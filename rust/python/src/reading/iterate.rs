@@ -41,7 +41,7 @@ struct Way {
 #[pyfunction]
 pub(crate) fn _walk(reader: &Bound<'_, Reader>, pairs: bool) -> PyResult<ViewIterator> {
     let (handle, keep) = reader.get().handle(reader.py())?;
-    let names = handle.files(reader.py())?.unbind();
+    let names = handle.file.files(reader.py())?.unbind();
     let way = Way { handle, keep, names, position: 0, ahead: Vec::new().into_iter() };
     Ok(ViewIterator { reader: reader.clone().unbind(), way: Some(way), pairs })
 }
@@ -59,7 +59,7 @@ impl Way {
         self.position += 1;
         if self.ahead.len() == 0 {
             py.check_signals()?;
-            self.ahead = self.handle.some(py, position)?.into_iter();
+            self.ahead = self.handle.file.some(py, position)?.into_iter();
         }
         if let Some((member, expected)) = self.ahead.next()
             && let Ok(name) = name.cast_exact::<PyString>()
@@ -83,7 +83,7 @@ impl ViewIterator {
             self.way = None;
             return Ok(None);
         };
-        if let Err(closed) = self.reader.get().check_open(py) {
+        if let Err(closed) = self.reader.get().with_file(py, |_| ()) {
             // It does not keep the map of a closed reader.
             self.way = None;
             return Err(closed);

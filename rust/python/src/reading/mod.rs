@@ -3,4 +3,5 @@
 pub(crate) mod getitem_slot;
 pub(crate) mod iterate;
 pub(crate) mod reader;
+pub(crate) mod samples;
 pub(crate) mod verify;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyKeyError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
@@ -12,18 +12,16 @@ use mmnpz_file::mapping::Identity;
 use mmnpz_file::paging::Advice;
 use mmnpz_file::snapshot::Snapshot;
 
-use crate::batch::arguments::Part;
+use crate::batch::arguments::{self, Keys};
 use crate::batch::gather::{self, Making};
 use crate::batch::lookup::BatchLookup;
-use crate::batch::{members, prefetch};
-use crate::detach::detached;
-use crate::error::{IntoErr, keep_going};
+use crate::batch::prefetch;
+use crate::detach::{detached, detached_on};
+use crate::error::keep_going;
 use crate::mapping::Mapping;
-use crate::reading::verify::{self, Damaged, Way};
 use crate::swap_cell::SwapCell;
 use crate::views::handle::Handle;
 use crate::views::open_file::{OpenFile, Types, warn_of_unlisted};
-use crate::views::pages;
 use crate::views::view_cache::DICT_FIRST;
 
 /// What changes when a reader is opened and closed.
@@ -60,13 +58,15 @@ impl Reader {
         handle.map(|handle| (handle, cache)).ok_or_else(closed)
     }
 
-    pub(crate) fn check_open(&self, py: Python<'_>) -> PyResult<()> {
-        if self.state.read(py, |state| state.handle.is_some()) { Ok(()) } else { Err(closed()) }
+    pub(crate) fn file(&self, py: Python<'_>) -> PyResult<Arc<OpenFile>> {
+        self.with_file(py, Arc::clone)
     }
 
-    fn file(&self, py: Python<'_>) -> PyResult<Arc<OpenFile>> {
-        let file = self.state.read(py, |state| state.handle.as_ref().map(|handle| Arc::clone(&handle.file)));
-        file.ok_or_else(closed)
+    /// Reads the open file without a reference to it, which threads would wait for each other to count. For
+    /// `read` holds what [`SwapCell::read`] says.
+    pub(crate) fn with_file<R>(&self, py: Python<'_>, read: impl FnOnce(&Arc<OpenFile>) -> R) -> PyResult<R> {
+        let read = self.state.read(py, |state| state.handle.as_ref().map(|handle| read(&handle.file)));
+        read.ok_or_else(closed)
     }
 
     /// The dict to ask first, if there is such.
@@ -82,8 +82,7 @@ impl Reader {
         let text = name.cast::<PyString>().ok()?.to_str().ok()?;
         self.state.read(py, |state| {
             let handle = state.handle.as_ref().filter(|_| state.cache)?;
-            let member = handle.file.lookup().find_again(handle.file.window(), text).ok()?.member()?;
-            handle.views.get(py, member.id)
+            handle.views.get(py, handle.file.snapshot.seen(text)?.id)
         })
     }
 
@@ -95,7 +94,7 @@ impl Reader {
     }
 
     /// What looks many members up.
-    fn lookup<'py>(&self, py: Python<'py>) -> PyResult<BatchLookup<'py>> {
+    pub(crate) fn lookup<'py>(&self, py: Python<'py>) -> PyResult<BatchLookup<'py>> {
         let (handle, cache) = self.handle(py)?;
         let first = (DICT_FIRST && cache).then(|| handle.views.dict(py).clone());
         Ok(BatchLookup { py, handle, cache, first })
@@ -131,8 +130,7 @@ impl Reader {
         identity: Option<(u64, u128, u64)>,
     ) -> PyResult<()> {
         let expected = identity.map(|(size, modified, inode)| Identity { size, modified, inode });
-        let opened = detached(py, || Snapshot::open(&path, expected, &keep_going));
-        let snapshot = opened.map_err(|failure| failure.into_err(py, &path))?;
+        let snapshot = detached_on(py, &path, || Snapshot::open(&path, expected, &keep_going))?;
         warn_of_unlisted(py, &snapshot)?;
         let mapping = Bound::new(py, Mapping::new(Arc::clone(snapshot.map()), filename))?.unbind();
         let types = Types { map: map_type.unbind(), view: view_type.unbind() };
@@ -180,8 +178,9 @@ impl Reader {
         threads: Option<i64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let lookup = self.lookup(names.py())?;
-        let part = Part::new(&lookup, names, starts, stops, length)?;
-        gather::gather(&lookup, &part, &Making { out, dtype, pad, threads })
+        let keys = Keys::new(&lookup, names)?;
+        let rows = arguments::rows(keys.len(), starts, stops, length)?;
+        gather::gather(&lookup, &keys, rows, &Making { out, dtype, pad, threads })
     }
 
     #[doc = docstring!("Reader.prefetch")]
@@ -194,23 +193,8 @@ impl Reader {
         length: Option<i64>,
     ) -> PyResult<()> {
         let lookup = self.lookup(names.py())?;
-        let part = Part::new(&lookup, names, starts, stops, length)?;
-        prefetch::prefetch(&lookup, &part)
-    }
-
-    #[doc = docstring!("Reader._verify")]
-    #[pyo3(signature = (names, threads, progress, is_first_enough))]
-    fn _verify(
-        &self,
-        py: Python<'_>,
-        names: Option<Vec<String>>,
-        threads: Option<usize>,
-        progress: Option<Py<PyAny>>,
-        is_first_enough: bool,
-    ) -> PyResult<Vec<Damaged>> {
-        let way = Way { threads, progress: progress.as_ref(), is_first_enough };
-        let file = self.file(py)?;
-        verify::damaged(py, &file, names, &way)
+        let keys = Keys::new(&lookup, names)?;
+        prefetch::prefetch(&lookup, &keys, &arguments::rows(keys.len(), starts, stops, length)?)
     }
 
     #[doc = docstring!("Reader.advise")]
@@ -220,19 +204,18 @@ impl Reader {
             PyValueError::new_err(format!("advice must be one of {names}, got {advice:?}"))
         })?;
         let file = self.file(py)?;
-        let mapping = file.mapping.get();
-        detached(py, || mapping.advise(advice, 0, mapping.bytes().len()));
+        let map = file.snapshot.map();
+        detached(py, || map.advise(advice, 0, map.bytes().len()));
         Ok(())
     }
 
     fn __contains__(&self, name: &Bound<'_, PyAny>) -> PyResult<bool> {
         let file = self.file(name.py())?;
-        let Ok(text) = name.cast::<PyString>() else {
+        let Ok(name) = name.cast::<PyString>() else {
             name.hash()?;
             return Ok(false);
         };
-        let found = text.to_str().map_or(Ok(None), |text| file.find(name.py(), text, true))?;
-        Ok(found.is_some())
+        Ok(file.find_again(name)?.is_some())
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -249,44 +232,6 @@ impl Reader {
         self.file(py)?.files(py)
     }
 
-    #[doc = docstring!("Reader._name")]
-    fn _name(&self, py: Python<'_>, number: usize) -> PyResult<String> {
-        let file = self.file(py)?;
-        file.verify_or_err(py)?;
-        let member = file.lookup().id(number);
-        let member = member.ok_or_else(|| PyIndexError::new_err(format!("there is no array {number}")))?;
-        file.name(py, member)
-    }
-
-    #[doc = docstring!("Reader._number")]
-    fn _number(&self, name: &Bound<'_, PyString>) -> PyResult<u32> {
-        let file = self.file(name.py())?;
-        let found = name.to_str().map_or(Ok(None), |text| file.find(name.py(), text, true))?;
-        let position = found.map(|member| file.lookup().position(member.id));
-        position.ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
-    }
-
-    #[doc = docstring!("Reader._holds")]
-    fn _holds(&self, py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<bool> {
-        // Nothing of Python runs in there: the array keeps the dtype that is looked at.
-        self.state.read(py, |state| {
-            let handle = state.handle.as_ref().ok_or_else(closed)?;
-            Ok(pages::place_of(handle.file.mapping.get(), array).is_some())
-        })
-    }
-
-    #[doc = docstring!("Reader._fetch")]
-    fn _fetch(&self, arrays: &Bound<'_, PyList>) -> PyResult<()> {
-        let file = self.file(arrays.py())?;
-        pages::fetch(file.mapping.get(), file.snapshot.path(), arrays)
-    }
-
-    #[doc = docstring!("Reader._fetch_headers")]
-    fn _fetch_headers(&self, names: &Bound<'_, PyAny>) -> PyResult<()> {
-        let lookup = self.lookup(names.py())?;
-        members::fetch_headers_of(&lookup, names)
-    }
-
     #[doc = docstring!("Reader.mmap")]
     #[getter]
     fn mmap<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -297,10 +242,7 @@ impl Reader {
     #[doc = docstring!("Reader.arrays")]
     #[getter]
     fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        match self.handle(py) {
-            Ok((handle, _)) => handle.arrays(py),
-            Err(_) => Ok(PyDict::new(py)),
-        }
+        self.handle(py).map_or_else(|_| Ok(PyDict::new(py)), |(handle, _)| handle.arrays(py))
     }
 
     #[doc = docstring!("Reader.cache")]

@@ -13,6 +13,7 @@ use mmnpz_file::checksums::{self, Damage, Listed, SOME, Source, Wrong};
 
 use crate::detach::detached;
 use crate::error::{go_on_unless, keep_going};
+use crate::reading::reader::Reader;
 use crate::views::open_file::OpenFile;
 
 /// How often Python is asked whether to go on, and told how far this is.
@@ -23,20 +24,28 @@ const EVERY: Duration = Duration::from_millis(20);
 pub(crate) type Damaged = (String, u64, String, Option<u32>, Option<u32>);
 
 /// How members are checked.
-pub(crate) struct Way<'a> {
-    pub(crate) threads: Option<usize>,
-    pub(crate) progress: Option<&'a Py<PyAny>>,
+struct Way {
+    threads: Option<usize>,
+    progress: Option<Py<PyAny>>,
     /// Whether one damaged member is all that the caller wants to know.
-    pub(crate) is_first_enough: bool,
+    is_first_enough: bool,
+}
+
+#[pyfunction]
+#[doc = docstring!("_verify")]
+pub(crate) fn _verify(
+    reader: &Bound<'_, Reader>,
+    names: Option<Vec<String>>,
+    threads: Option<usize>,
+    progress: Option<Py<PyAny>>,
+    is_first_enough: bool,
+) -> PyResult<Vec<Damaged>> {
+    let file = reader.get().file(reader.py())?;
+    damaged(reader.py(), &file, names, &Way { threads, progress, is_first_enough })
 }
 
 /// The damaged ones of the members that are named, or of all.
-pub(crate) fn damaged(
-    py: Python<'_>,
-    file: &OpenFile,
-    names: Option<Vec<String>>,
-    way: &Way<'_>,
-) -> PyResult<Vec<Damaged>> {
+fn damaged(py: Python<'_>, file: &OpenFile, names: Option<Vec<String>>, way: &Way) -> PyResult<Vec<Damaged>> {
     let source = Source::new(&file.snapshot).map_err(|failure| file.err(py, failure))?;
     let total = if way.progress.is_some() { total(py, file, names.as_deref())? } else { 0 };
     let done = AtomicU64::new(0);
@@ -65,7 +74,7 @@ pub(crate) fn damaged(
         }
         source.check_length().map_err(|failure| file.err(py, failure))?;
     }
-    if let Some(progress) = way.progress {
+    if let Some(progress) = &way.progress {
         progress.call1(py, (total, total))?;
     }
     Ok(damaged)
@@ -74,7 +83,7 @@ pub(crate) fn damaged(
 fn check(
     source: &Source<'_>,
     members: &[Listed],
-    way: &Way<'_>,
+    way: &Way,
     done: &AtomicU64,
     total: u64,
 ) -> Result<Vec<Damage>, Failure> {
@@ -84,7 +93,7 @@ fn check(
             return true;
         }
         last.set(Some(Instant::now()));
-        let Some(progress) = way.progress else { return keep_going() };
+        let Some(progress) = &way.progress else { return keep_going() };
         let arguments = (done.load(Ordering::Relaxed).min(total), total);
         keep_going() && go_on_unless(Python::attach(|py| progress.call1(py, arguments).map(drop)))
     };

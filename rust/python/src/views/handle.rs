@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyString};
 
 use mmnpz_format::read::walked_index::Member;
 
@@ -30,12 +30,7 @@ impl Handle {
         Ok(Arc::new(handle))
     }
 
-    pub(crate) fn view<'py>(
-        &self,
-        py: Python<'py>,
-        member: &Member,
-        name: &str,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn view<'py>(&self, py: Python<'py>, member: &Member, name: &str) -> PyResult<Bound<'py, PyAny>> {
         self.file.view(self.views.mmap.bind(py), member, name)
     }
 
@@ -63,16 +58,6 @@ impl Handle {
         }
         let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
         self.views.publish(member.id, &key, view)
-    }
-
-    /// The names of all arrays, the same list each time.
-    pub(crate) fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.file.files(py)
-    }
-
-    /// See [`OpenFile::some`].
-    pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
-        self.file.some(py, from)
     }
 
     /// The view of a member, whose name is looked up nowhere.
@@ -104,7 +89,7 @@ impl Handle {
     }
 
     /// Makes and keeps all views.
-    pub(crate) fn preload(&self, py: Python<'_>) -> PyResult<()> {
+    fn preload(&self, py: Python<'_>) -> PyResult<()> {
         let mut preload = None;
         self.file.for_each(py, |number, member, name| {
             if number == 0 {

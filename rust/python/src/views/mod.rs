@@ -2,5 +2,4 @@
 
 pub(crate) mod handle;
 pub(crate) mod open_file;
-pub(crate) mod pages;
 pub(crate) mod view_cache;

@@ -8,18 +8,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
+use mmnpz_file::fetch::{self, Place};
 use mmnpz_file::snapshot::{Snapshot, Unlisted};
 use mmnpz_file::{Failure, fork};
 use mmnpz_format::Window;
 use mmnpz_format::error::Error;
-use mmnpz_format::read::lookup::{LocatedArray, Lookup};
+use mmnpz_format::read::lookup::Lookup;
 use mmnpz_format::read::walked_index::{Member, MemberId};
 
-use crate::detach::detached;
-use crate::error::{IntoErr, go_on_unless, in_member, keep_going};
+use crate::detach::{detached, detached_on};
+use crate::error::{exception, go_on_unless, in_member, keep_going};
 use crate::mapping::Mapping;
 use crate::numpy::array;
-use crate::views::pages;
 use crate::views::view_cache::may_be_locked;
 
 /// Pending signals are looked at every time this many members were taken up.
@@ -72,7 +72,7 @@ impl OpenFile {
     }
 
     pub(crate) fn err(&self, py: Python<'_>, failure: Failure) -> PyErr {
-        failure.into_err(py, self.snapshot.path())
+        exception(py, self.snapshot.path(), failure)
     }
 
     /// The exception that says what is wrong with a member.
@@ -92,13 +92,9 @@ impl OpenFile {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = mmap.py();
         let located = self.snapshot.locate(member, name, self.max_header_size, &|| self.verify(py));
-        let LocatedArray { header, offset, stored } =
-            located.map_err(|failure| self.member_err(py, failure, name))?;
-        // No more than the length of the map.
-        let offset = offset as usize;
-        let view = array::with_dtype(py, &header.descr, |dtype| {
-            let view_type = self.types.view.bind(py);
-            array::map_array(self.mapping.get(), mmap, view_type, &header, dtype, stored, offset)
+        let located = located.map_err(|failure| self.member_err(py, failure, name))?;
+        let view = array::with_dtype(py, &located.header.descr, |dtype| {
+            array::map_array(self.snapshot.map(), mmap, self.types.view.bind(py), &located, dtype)
         });
         view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
     }
@@ -107,6 +103,11 @@ impl OpenFile {
     pub(crate) fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
         let found = self.snapshot.find(name, again, &|| self.verify(py));
         found.map_err(|failure| self.member_err(py, failure, name))
+    }
+
+    /// The member of a name that is not going to be read. A name with lone surrogates is in no archive.
+    pub(crate) fn find_again(&self, name: &Bound<'_, PyString>) -> PyResult<Option<Member>> {
+        name.to_str().map_or(Ok(None), |text| self.find(name.py(), text, true))
     }
 
     /// Makes sure that what the lookup says of all members is right.
@@ -120,13 +121,8 @@ impl OpenFile {
             && !snapshot.is_being_written()
             && !self.warned.swap(true, Ordering::Relaxed)
         {
-            let message = format!(
-                "{}: the archive's directory is damaged; {} arrays were found without it; mmnpz.repair checks them and \
-                 writes a directory",
-                snapshot.path().display(),
-                self.lookup().len()
-            );
-            if !go_on_unless(warn(py, message)) {
+            let damage = "the archive's directory is damaged";
+            if !go_on_unless(warn_of_found(py, snapshot, damage, self.lookup().len())) {
                 return Err(Failure::Interrupted);
             }
         }
@@ -200,15 +196,7 @@ impl OpenFile {
 
     /// The name of a member.
     pub(crate) fn name(&self, py: Python<'_>, member: MemberId) -> PyResult<String> {
-        let (lookup, window) = (self.lookup(), self.window());
-        // A name that leads to the member is right, whatever is wrong with the rest of the directory.
-        if let Ok(name) = lookup.name(window, member)
-            && let Ok(found) = lookup.find_again(window, &name)
-            && found.member().is_some_and(|found| found.id == member)
-        {
-            return Ok(name);
-        }
-        self.verified(py, |lookup, window| Ok(lookup.name(window, member)?))
+        self.snapshot.name(member, &|| self.verify(py)).map_err(|failure| self.err(py, failure))
     }
 
     /// The member at a position in archive order, and its name.
@@ -233,11 +221,19 @@ impl OpenFile {
         py: Python<'_>,
         members: impl Iterator<Item = Member>,
     ) -> PyResult<()> {
-        if self.lookup().has_headers() {
-            return Ok(());
-        }
-        let places = members.map(|member| member.extent().0);
-        pages::fetch_headers_at(py, self.mapping.get(), self.snapshot.path(), places)
+        self.fetch_cold(py, &self.snapshot.headers_of(members))
+    }
+
+    /// Has the system read places, if some are not in memory.
+    pub(crate) fn fetch_cold(&self, py: Python<'_>, places: &[Place]) -> PyResult<()> {
+        // To look takes a microsecond, and to get the interpreter back from others can take milliseconds.
+        if fetch::are_cold(self.snapshot.map(), places) { self.fetch(py, places) } else { Ok(()) }
+    }
+
+    /// Has the system read places.
+    pub(crate) fn fetch(&self, py: Python<'_>, places: &[Place]) -> PyResult<()> {
+        let map = self.snapshot.map();
+        detached_on(py, self.snapshot.path(), || fetch::fetch(map, places, &keep_going))
     }
 
     /// What `read` tells of all members once that is verified.
@@ -254,24 +250,28 @@ impl OpenFile {
 /// Warns of what a writer left in a file, or is just writing.
 pub(crate) fn warn_of_unlisted(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
     let Some(Unlisted { count, is_lost }) = snapshot.unlisted() else { return Ok(()) };
-    let is_written = detached(py, || snapshot.is_being_written());
-    let path = snapshot.path().display();
-    let message = match (is_written, is_lost) {
+    match (detached(py, || snapshot.is_being_written()), is_lost) {
         // What was written since the last flush.
-        (true, false) => return Ok(()),
+        (true, false) => Ok(()),
         (true, true) => {
-            format!("{path}: the archive has no directory, as it is being written; {count} arrays were found")
+            let what = "the archive has no directory, as it is being written";
+            warn(py, snapshot, &format!("{what}; {count} arrays were found"))
         }
-        (false, _) => format!(
-            "{path}: the archive has no complete directory, as a writer was not closed; {count} arrays were \
-             found without; mmnpz.repair checks them and writes a directory"
-        ),
-    };
-    warn(py, message)
+        (false, _) => {
+            let what = "the archive has no complete directory, as a writer was not closed";
+            warn_of_found(py, snapshot, what, count)
+        }
+    }
 }
 
-fn warn(py: Python<'_>, message: String) -> PyResult<()> {
+/// Warns that members were found without a directory.
+fn warn_of_found(py: Python<'_>, snapshot: &Snapshot, what: &str, count: usize) -> PyResult<()> {
+    let advice = "mmnpz.repair checks them and writes a directory";
+    warn(py, snapshot, &format!("{what}; {count} arrays were found without it; {advice}"))
+}
+
+fn warn(py: Python<'_>, snapshot: &Snapshot, message: &str) -> PyResult<()> {
     // A path cannot have a NUL in it.
-    let message = std::ffi::CString::new(message)?;
+    let message = std::ffi::CString::new(format!("{}: {message}", snapshot.path().display()))?;
     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)
 }

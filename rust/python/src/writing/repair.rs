@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
-use crate::detach::detached;
-use crate::error::{IntoErr, go_on_unless, keep_going};
+use crate::detach::detached_on;
+use crate::error::{go_on_unless, keep_going};
 
 /// A member that is not in the archive: its name, where its local header is, and why.
 type Dropped = (String, u64, &'static str);
@@ -22,8 +22,7 @@ pub(crate) fn repair(
         Some(progress) => go_on_unless(Python::attach(|py| progress.call1(py, (done, total)).map(drop))),
         None => keep_going(),
     };
-    let repaired = detached(py, || mmnpz_file::repair::repair(&path, &tell, &keep_going));
-    let repaired = repaired.map_err(|failure| failure.into_err(py, &path))?;
+    let repaired = detached_on(py, &path, || mmnpz_file::repair::repair(&path, &tell, &keep_going))?;
     let dropped = repaired.dropped.into_iter().map(|member| (member.name, member.header, member.why));
     Ok((repaired.count, repaired.recovered, dropped.collect(), repaired.changed))
 }

@@ -7,8 +7,8 @@ use pyo3::exceptions::{PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
-use crate::detach::detached;
-use crate::error::{IntoErr, in_member, keep_going};
+use crate::detach::detached_on;
+use crate::error::{exception, in_member, keep_going};
 use crate::numpy::npy_header::{as_array, items, npy_header};
 use crate::swap_cell::SwapCell;
 use mmnpz_file::Failure;
@@ -34,7 +34,7 @@ impl Writer {
         if archive.is_own() {
             return Ok(archive);
         }
-        Err(Failure::Forked.into_err(py, &archive.path))
+        Err(exception(py, &archive.path, Failure::Forked))
     }
 }
 
@@ -53,14 +53,14 @@ impl Writer {
     #[doc = docstring!("Writer._open")]
     fn _open(&self, py: Python<'_>, path: PathBuf, mode: char, align: u64, sync: bool) -> PyResult<()> {
         self.close(py)?;
-        let alignment = Alignment::new(align).map_err(|error| Failure::from(error).into_err(py, &path))?;
+        let alignment = Alignment::new(align).map_err(|error| exception(py, &path, error.into()))?;
         let mode = match mode {
             'x' => Mode::Create,
             'w' => Mode::Replace,
             _ => Mode::Append,
         };
-        let opened = detached(py, || ArchiveWriter::open(path.clone(), mode, alignment, sync, &keep_going));
-        let opened = opened.map_err(|failure| failure.into_err(py, &path))?;
+        let open = || ArchiveWriter::open(path.clone(), mode, alignment, sync, &keep_going);
+        let opened = detached_on(py, &path, open)?;
         drop(self.archive.replace(py, Some(Arc::new(opened))));
         Ok(())
     }
@@ -69,10 +69,11 @@ impl Writer {
     fn write(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = array.py();
         let archive = self.own_archive(py)?;
-        let fail = |failure: Failure| failure.into_err(py, &archive.path);
+        let path = archive.path.as_path();
+        let fail = |failure| exception(py, path, failure);
         let stored_name = StoredName::new(name).map_err(|error| fail(error.in_member(name).into()))?;
         let array = as_array(array)?;
-        let header = npy_header(&array).map_err(|error| in_member(py, &archive.path, name, error))?;
+        let header = npy_header(&array).map_err(|error| in_member(py, path, name, error))?;
         let mut member = NewMember {
             name: stored_name,
             header: &header.bytes,
@@ -85,13 +86,13 @@ impl Writer {
                 Some(answer) => answer,
                 // Another thread has the lock, for a moment: it must not have to wait for this one's
                 // interpreter.
-                None => detached(py, || archive.reserve(&member, is_repeated)).map_err(fail)?,
+                None => detached_on(py, path, || archive.reserve(&member, is_repeated))?,
             };
             match reserved {
                 Answer::Place(place) => break place,
                 Answer::Closed => return Err(closed()),
-                Answer::Unprepared => detached(py, || archive.prepare()).map_err(fail)?,
-                Answer::NoRoom(size) => detached(py, || archive.make_room(size)).map_err(fail)?,
+                Answer::Unprepared => detached_on(py, path, || archive.prepare())?,
+                Answer::NoRoom(size) => detached_on(py, path, || archive.make_room(size))?,
                 Answer::Duplicate => {
                     let full = PyString::new(py, &format!("{name}.npy")).repr()?;
                     // No NUL: StoredName has none.
@@ -102,7 +103,7 @@ impl Writer {
             }
         };
         // `array` keeps the memory that `member` points to until this returns.
-        let written = detached(py, || archive.write(&place, &mut member, &keep_going)).map_err(fail);
+        let written = detached_on(py, path, || archive.write(&place, &mut member, &keep_going));
         header.keep();
         written
     }
@@ -115,7 +116,7 @@ impl Writer {
     #[pyo3(signature = (sync=false))]
     fn flush(&self, py: Python<'_>, sync: bool) -> PyResult<()> {
         let archive = self.own_archive(py)?;
-        detached(py, || archive.flush(sync)).map_err(|failure| failure.into_err(py, &archive.path))
+        detached_on(py, &archive.path, || archive.flush(sync))
     }
 
     #[doc = docstring!("Writer.files")]
@@ -123,8 +124,7 @@ impl Writer {
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
         // Detached: of a large directory, all of it is read.
-        let names =
-            detached(py, || archive.names()).map_err(|failure| failure.into_err(py, &archive.path))?;
+        let names = detached_on(py, &archive.path, || archive.names())?;
         // Each name once.
         let unique = PyDict::new(py);
         for name in names {
@@ -135,10 +135,10 @@ impl Writer {
 
     fn __contains__(&self, name: &Bound<'_, PyAny>) -> PyResult<bool> {
         let archive = self.own_archive(name.py())?;
-        let name_of = |name: &Bound<'_, PyString>| StoredName::new(name.to_str().ok()?).ok();
-        let Some(stored) = name.cast::<PyString>().ok().and_then(name_of) else { return Ok(false) };
-        let py = name.py();
-        detached(py, || archive.contains(&stored)).map_err(|failure| failure.into_err(py, &archive.path))
+        let Ok(name) = name.cast::<PyString>() else { return Ok(false) };
+        let stored = name.to_str().ok().and_then(|text| StoredName::new(text).ok());
+        let Some(stored) = stored else { return Ok(false) };
+        detached_on(name.py(), &archive.path, || archive.contains(&stored))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -147,12 +147,9 @@ impl Writer {
 
     #[doc = docstring!("Writer.close")]
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let Ok(archive) = self.archive(py) else {
-            return Ok(());
-        };
+        let Ok(archive) = self.archive(py) else { return Ok(()) };
         if archive.is_own() {
-            detached(py, || archive.close(&keep_going))
-                .map_err(|failure| failure.into_err(py, &archive.path))?;
+            detached_on(py, &archive.path, || archive.close(&keep_going))?;
         }
         drop(self.archive.replace(py, None));
         Ok(())

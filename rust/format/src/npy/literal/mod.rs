@@ -1,4 +1,4 @@
-//! A serde format for the Python literals that an `.npy` header may hold, and for writing the same.
+//! A serde format for the Python literals that an `.npy` header may hold: reads and writes them.
 //!
 //! NumPy reads a header with `ast.literal_eval`; what it can hold is a dict of strings, booleans, integers,
 //! tuples and lists. This module reads exactly those into any type that derives [`serde::Deserialize`],

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 100;
 /// Reads a literal; `python2` allows an `L` behind integers.
 ///
 /// # Errors
-/// Whatever makes the text another literal than `T`, or none.
+/// If the text is no literal, or no literal of the type `T`.
 pub fn from_str<'de, T: Deserialize<'de>>(text: &'de str, python2: bool) -> Result<T, Error> {
     let mut parser = Parser { text, at: 0, depth: 0, python2 };
     let value = T::deserialize(&mut parser)?;
@@ -220,9 +220,9 @@ impl<'de> Parser<'de> {
 
 /// What the digits of an integer stand for.
 enum Digits {
-    /// They are no integer.
+    /// The word is no integer.
     None,
-    /// More than 64 bits.
+    /// The integer has more than 64 bits.
     TooMany,
     /// A value.
     Value(u64),

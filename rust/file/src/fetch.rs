@@ -1,0 +1,93 @@
+//! Having the system read what is needed of a map, all of it at once and before a program touches it.
+//!
+//! A page that is not in memory costs a page fault, which waits for the disk. Whoever is going to read many
+//! places first tells the system all of them, unless a look at a few places shows that they are in memory.
+
+use std::time::{Duration, Instant};
+
+use crate::failure::{Failure, KeepGoing, check};
+use crate::items::Extent;
+use crate::mapping::Map;
+use crate::paging::Advice;
+
+/// How many bytes the system is asked for by one call.
+pub(crate) const STEP: usize = 1 << 22;
+
+/// The time between two questions whether to go on.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
+
+/// At least this many places are looked at, if there are as many.
+pub(crate) const LOOKS: usize = 2;
+
+/// Of more places, one in this many is looked at.
+const LOOK_EACH: usize = 16;
+
+/// The headers of a member with an ordinary `.npy` header have at most this many bytes.
+const HEADERS: usize = 512;
+
+/// Bytes of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Where they start.
+    pub offset: usize,
+    /// How many there are.
+    pub bytes: usize,
+}
+
+impl Map {
+    /// Whether a place lies in the map.
+    #[inline]
+    pub fn has(&self, place: Place) -> bool {
+        place.offset.checked_add(place.bytes).is_some_and(|end| end <= self.bytes().len())
+    }
+
+    /// Where an address is in the map. An address in front of the map gives 0.
+    #[inline]
+    pub fn offset_of(&self, address: *const u8) -> usize {
+        address.addr().saturating_sub(self.start().addr())
+    }
+
+    /// The place of an array's items, if all of them lie in the map.
+    pub fn place_of(&self, extent: &Extent) -> Option<Place> {
+        let offset = extent.addresses.start.checked_sub(self.start().addr())?;
+        Some(Place { offset, bytes: extent.addresses.len() }).filter(|&place| self.has(place))
+    }
+
+    /// The place of the headers of a member whose local header starts at this byte.
+    pub fn headers_at(&self, local_header: u64) -> Option<Place> {
+        let offset = usize::try_from(local_header).ok()?;
+        let left = self.bytes().len().checked_sub(offset).filter(|&left| left > 0)?;
+        Some(Place { offset, bytes: HEADERS.min(left) })
+    }
+}
+
+/// Whether some of the places are not in memory, judged by `looks` of them.
+pub(crate) fn is_cold(map: &Map, places: &[Place], looks: usize) -> bool {
+    let last = places.len().saturating_sub(1);
+    let mut numbers = (0..looks).map(|look| last * look / looks.saturating_sub(1).max(1));
+    numbers.any(|number| places.get(number).is_some_and(|place| map.is_absent(place.offset, place.bytes)))
+}
+
+/// Whether some of the places are not in memory, judged by a few of them.
+pub fn are_cold(map: &Map, places: &[Place]) -> bool {
+    is_cold(map, places, LOOKS.max(places.len() / LOOK_EACH))
+}
+
+/// Has the system read places.
+///
+/// # Errors
+/// [`Failure::Interrupted`].
+pub fn fetch(map: &Map, places: &[Place], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+    let mut polled = Instant::now();
+    for place in places {
+        let end = place.offset + place.bytes;
+        for offset in (place.offset..end).step_by(STEP) {
+            map.advise(Advice::WillNeed, offset, STEP.min(end - offset));
+            if polled.elapsed() > POLL {
+                check(keep_going)?;
+                polled = Instant::now();
+            }
+        }
+    }
+    Ok(())
+}
