@@ -1,9 +1,10 @@
-//! Whether a file was last written to before the system was started.
+//! Whether the last change of a file is older than the running system.
 
 use std::fs::Metadata;
 use std::time::{Duration, SystemTime};
 
-/// Clocks are set and file systems round: what is this close to the start counts as older.
+/// Programs set the clock, and file systems round: a change this close to the start of the system counts as
+/// older.
 const SLACK: Duration = Duration::from_secs(10);
 
 /// Whether the last change of a file may be older than the running system, so that a power failure may have
@@ -11,7 +12,7 @@ const SLACK: Duration = Duration::from_secs(10);
 pub(crate) fn is_older(metadata: &Metadata) -> bool {
     let changed = metadata.modified().ok();
     let booted = uptime().and_then(|uptime| SystemTime::now().checked_sub(uptime));
-    // Where one of both cannot be told, nothing is known.
+    // If the system tells only one of the two times, the file may be older.
     changed.zip(booted).is_none_or(|(changed, booted)| changed < booted + SLACK)
 }
 

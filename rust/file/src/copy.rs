@@ -1,10 +1,10 @@
-//! Copying many pieces of a map behind each other, without the interpreter.
+//! Copies many excerpts of a map, one behind the other, with any number of threads.
 //!
-//! Whether the pieces are in memory decides how: what is there is copied, at the speed of memory. What is not
-//! would be read page fault by page fault, each of which waits for the disk and reads far more than was asked
-//! for. So the system is told of all pieces beforehand, and reads them at once. To say so costs a system call
-//! for each piece, a sixth of the time of copying one of 32 kB; so it is asked first whether a few of them
-//! are there. Where it does not tell, time does.
+//! Excerpts that are in memory are copied at the speed of memory. An excerpt that is not would be read page
+//! fault by page fault; each fault waits for the disk, and reads far more than the excerpt. So the system is
+//! told of all excerpts beforehand, and reads them at once. To tell it costs a system call for each excerpt:
+//! a sixth of the time to copy one of 32 kB. So the system is first asked whether a few excerpts are in
+//! memory. If it does not tell, the time that copying takes does.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,19 +16,19 @@ use crate::mapping::Map;
 use crate::paging::Advice;
 use crate::{copy_pool, fork};
 
-/// A thread takes up to this many bytes at a time, in whole excerpts.
+/// The size of a unit: a thread copies up to this many bytes at a time, in whole excerpts.
 const UNIT: usize = 1 << 17;
 
-/// The system is asked for this many bytes ahead of those that are copied.
+/// The system is told of this many bytes ahead of those that are copied.
 const AHEAD: usize = 1 << 26;
 
-/// One excerpt is looked at for this many bytes of a batch, up to [`LOOKS`].
+/// For every this many bytes of a batch, one excerpt is looked at, up to [`LOOKS`].
 const LOOK_EVERY: usize = 1 << 18;
 
-/// Copying a unit does not take longer, unless it has to be read: a disk needs 80 µs for one page.
+/// Copying a unit from memory takes no longer than this. A disk needs 80 µs for one page.
 const SLOW: Duration = Duration::from_micros(200);
 
-/// Once this many units were slow, they had to be read from the disk, even if the system says otherwise.
+/// After this many slow units, the excerpts count as cold, even if the system says otherwise.
 const SUSPECT: usize = 3;
 
 /// A batch of excerpts that is being copied.
@@ -37,39 +37,40 @@ pub struct Copying<'a> {
     places: &'a [Place],
     /// Bytes that each excerpt has in the batch.
     room: usize,
-    /// What is repeated behind an excerpt that does not need its room.
+    /// The bytes that are repeated behind an excerpt that is shorter than `room`.
     pad: &'a [u8],
     out: Out,
-    /// Bytes of the batch that are taken at once.
+    /// How many bytes of the batch a thread takes at once.
     unit: usize,
-    /// For each part of the batch, from where on nobody has taken any. Each thread begins with a part of its
-    /// own, the same one each time: what it has written to is in its cache then.
+    /// For each part of the batch, the first byte that no thread has taken. Each thread begins with its own
+    /// part, the same one for each batch: the memory that it wrote last time is then in its cache.
     parts: Vec<AtomicUsize>,
-    /// Whether there are excerpts that have to be read from the disk.
+    /// Whether excerpts have to be read from the disk.
     cold: AtomicBool,
     /// How many units were slow.
     slow: AtomicUsize,
-    /// Up to where the system has been told what will be needed.
+    /// Up to which byte of the batch the system was told of the excerpts.
     told: AtomicUsize,
     stop: AtomicBool,
 }
 
-/// Where the batch begins.
+/// The first byte of the batch.
 struct Out(*mut u8);
 
-// SAFETY: the memory may be written to from any thread while the batch is being copied, by the contract of
-// `Copying::new`, and no two threads write to the same bytes of it: each takes units of its own.
+// SAFETY: by the contract of `Copying::new`, any thread may write to the memory while the batch is copied. No
+// two threads write to the same bytes: no two take the same unit.
 unsafe impl Sync for Out {}
 // SAFETY: as above.
 unsafe impl Send for Out {}
 
 impl<'a> Copying<'a> {
-    /// Excerpts that are to be copied to `out`.
+    /// Prepares to copy the excerpts at `places` to `out`.
     ///
     /// # Safety
     /// - All `places` lie in the map, and none has more than `room` bytes.
-    /// - `pad` is not empty if one has less, and divides what it is to fill.
-    /// - `out` has `room` bytes for each place, for as long as this lives, that nobody else needs.
+    /// - If one has less, `pad` is not empty, and its length divides the number of bytes that it fills.
+    /// - `out` has `room` bytes for each place, which no other code reads or writes as long as the value
+    ///   lives.
     pub unsafe fn new(map: &'a Map, places: &'a [Place], room: usize, pad: &'a [u8], out: *mut u8) -> Self {
         Copying {
             map,
@@ -87,11 +88,11 @@ impl<'a> Copying<'a> {
     }
 
     fn total(&self) -> usize {
-        // The size of an array that there is.
+        // No overflow: the product is the size of an array in memory.
         self.room * self.places.len()
     }
 
-    /// Copies all, with as many threads as `threads` says, this one included.
+    /// Copies all excerpts, with up to `threads` threads, the calling one included.
     ///
     /// # Errors
     /// [`Failure::Interrupted`].
@@ -99,7 +100,7 @@ impl<'a> Copying<'a> {
         let looks = (self.total() / LOOK_EVERY).clamp(1, LOOKS);
         if is_cold(self.map, self.places, looks) {
             self.cold.store(true, Ordering::Relaxed);
-            // Before there is another thread, which would not wait for this.
+            // Before other threads start to copy, which would not wait for this.
             self.tell(AHEAD);
         }
         let threads = threads.min(self.total().div_ceil(self.unit)).max(1);
@@ -108,12 +109,13 @@ impl<'a> Copying<'a> {
             return self.work(0, Some(keep_going));
         }
         let forks = fork::generation();
-        // They stop when the thread that was called says so.
+        // The helpers stop when the calling thread sets `stop`.
         copy_pool::together(threads - 1, &|number| drop(self.work(number, None)), || {
             self.work(0, Some(keep_going))
         })?;
         if forks != fork::generation() {
-            // A signal handler has forked, and this is the child: what others had begun is not done here.
+            // A signal handler has forked, and this is the child, which has no helpers. It copies all parts
+            // again.
             for number in 0..threads {
                 self.parts[number].store(self.part(number, threads).start, Ordering::Relaxed);
             }
@@ -122,15 +124,14 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// One of `parts` parts of the batch, in whole units.
+    /// The bytes of one of `parts` parts of the batch. A part consists of whole units.
     fn part(&self, number: usize, parts: usize) -> Range<usize> {
         let units = self.total().div_ceil(self.unit);
         let at = |number: usize| (units * number / parts * self.unit).min(self.total());
         at(number)..at(number + 1)
     }
 
-    /// Copies units until there are no more. Only the thread that was called, number 0, asks whether to go
-    /// on.
+    /// Copies units until there are no more. Only the calling thread, number 0, asks whether to go on.
     fn work(&self, thread: usize, keep_going: Option<KeepGoing<'_>>) -> Result<(), Failure> {
         let mut clock = Instant::now();
         let mut polled = clock;
@@ -168,7 +169,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// Finds out whether it was the disk that made a unit slow. Most often another process had the processor.
+    /// Decides whether the disk made a unit slow. Most often another process had the processor.
     #[cold]
     fn suspect(&self, at: usize) {
         let later = self.places.get(at / self.room..).unwrap_or_default();
@@ -178,7 +179,7 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Tells the system what is needed next, up to `end`.
+    /// Tells the system of the excerpts that are copied next, up to byte `end` of the batch.
     fn tell(&self, end: usize) {
         let end = end.min(self.total());
         loop {
@@ -195,8 +196,8 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Calls `each` for the pieces that a range of the batch consists of: where each is in the batch, what of
-    /// the map it is, and how many bytes of padding follow.
+    /// Calls `each` for the pieces of a range of the batch: where the piece is in the batch, its place in the
+    /// map, and how many bytes of padding follow.
     fn for_each_piece(&self, range: &Range<usize>, mut each: impl FnMut(usize, Place, usize)) {
         let mut at = range.start;
         while at < range.end {
@@ -212,12 +213,13 @@ impl<'a> Copying<'a> {
     fn copy(&self, unit: &Range<usize>) {
         let map = self.map.start();
         self.for_each_piece(unit, |at, place, padding| {
-            // While this one is copied, the processor fetches the start of the next.
+            // While this excerpt is copied, the processor fetches the start of the next one.
             if let Some(next) = self.places.get(at / self.room + 1) {
                 soon(map.wrapping_add(next.offset), next.bytes);
             }
-            // SAFETY: the piece is one of the map, and so is `padding` of the batch, both behind `at`: see
-            // `for_each_piece` and the contract of `new`. They do not overlap: nobody can write to a map.
+            // SAFETY: by the contract of `new`, the piece lies in the map, and the batch has as many bytes,
+            // and those of the padding, from `at` on: see `for_each_piece`. The two do not overlap: `out` is
+            // writable, and the map is not.
             unsafe {
                 let to = self.out.0.add(at);
                 map.add(place.offset).copy_to_nonoverlapping(to, place.bytes);
@@ -228,12 +230,12 @@ impl<'a> Copying<'a> {
         });
     }
 
-    /// Fills `length` bytes with what pads an excerpt, from byte `at` of the batch on.
+    /// Fills `length` bytes with padding, from byte `at` of the batch on.
     ///
     /// # Safety
-    /// `to` has as many bytes, that belong to the batch and to this thread.
+    /// `to` points to `length` bytes of the batch, which this thread has taken.
     unsafe fn fill(&self, to: *mut u8, length: usize, at: usize) {
-        // The excerpt's room is a number of rows, and a unit may end inside a row.
+        // Each excerpt has whole rows of room, and a unit may end inside a row.
         let mut skip = at % self.room % self.pad.len();
         let mut done = 0;
         while done < length {
@@ -246,16 +248,16 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// Bytes of an excerpt that are fetched before it is its turn. The processor finds out the rest by itself.
+/// How many bytes of the next excerpt are fetched ahead. The processor fetches the rest by itself.
 const HEAD: usize = 1024;
 
-/// Has the processor fetch the first bytes from an address on: each excerpt is somewhere else, and waiting
-/// for its first bytes takes a fifth of the time of copying one of 3 kB.
+/// Has the processor fetch the first bytes from an address on. To wait for the first bytes of an excerpt
+/// takes a fifth of the time to copy one of 3 kB.
 #[cfg(target_arch = "x86_64")]
 pub fn soon(start: *const u8, length: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     for line in (0..length.min(HEAD)).step_by(64) {
-        // SAFETY: a hint, without effect where nothing can be read.
+        // SAFETY: a hint, which has no effect at an address that cannot be read.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast()) };
     }
 }

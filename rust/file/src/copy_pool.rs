@@ -1,12 +1,11 @@
-//! Threads that help with work for as long as a call lasts, and wait for the next one.
+//! The copy pool: helpers, which are threads that help a call with its work, and then wait for the next call.
 //!
-//! To start a thread takes as long as copying some hundred kilobytes. So those that were started stay, and
-//! look for more work for a while before they sleep. A call never waits for one that has not begun: it takes
-//! its offer back when there is nothing more to do, so that a helper that wakes up late, or never, costs
-//! nothing.
+//! To start a thread takes as long as to copy some hundred kilobytes. So helpers stay, and look for more work
+//! for a while before they sleep. A call never waits for a helper that has not begun: when no work is left,
+//! the call takes its offer back. So a helper that wakes up late, or never, costs nothing.
 //!
-//! They hold nothing of Python, and are not waited for when the process ends. A forked child has none of
-//! them, and starts its own.
+//! Helpers hold nothing of Python, and the process does not wait for them when it ends. A forked child has
+//! none of these threads, and starts its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
@@ -17,43 +16,43 @@ use std::time::{Duration, Instant};
 
 use crate::fork;
 
-/// There are never more.
+/// The most helpers of a process.
 const MOST: usize = 63;
 
-/// What a thread needs of stack for copying.
+/// How many bytes of stack a helper has: copying needs few.
 const STACK: usize = 1 << 16;
 
-/// So long a helper looks for more work, and a caller for the end of what a helper has begun, before they
-/// sleep. To wake up takes about as long.
+/// How long a helper looks for more work before it sleeps, and a caller for the end of a helper's work. To
+/// wake up takes about as long.
 const PATIENCE: Duration = Duration::from_micros(100);
 
-/// Between two looks at the clock.
+/// How many turns a helper waits between two looks at the clock.
 const TURNS: u32 = 32;
 
-/// The helpers that there are. None of them is ever freed, so that whoever finds one may use it.
+/// All helpers. No helper is ever freed, so any thread that finds one here may use it.
 static HELPERS: [AtomicPtr<Helper>; MOST] = [const { AtomicPtr::new(ptr::null_mut()) }; MOST];
 
-/// Nobody needs the helper.
+/// No caller has the helper.
 const FREE: u8 = 0;
-/// A caller has it, and will offer work to it.
+/// A caller has the helper, and will offer work to it.
 const CLAIMED: u8 = 1;
-/// There is work that it has not begun.
+/// The helper has not begun the work that it was offered.
 const OFFERED: u8 = 2;
-/// It works.
+/// The helper works.
 const BUSY: u8 = 3;
-/// It has done its work and will not touch it any more. The caller still has it.
+/// The helper has done its work, and will not touch the job any more. The caller still has the helper.
 const DONE: u8 = 4;
 
 /// A thread that helps.
 struct Helper {
     state: AtomicU8,
-    /// What to do, while the state is `OFFERED` or `BUSY`; and the helper's number in that.
+    /// The job, while the state is `OFFERED` or `BUSY`, and the helper's number in it.
     job: AtomicPtr<Job<'static>>,
     number: AtomicUsize,
     thread: OnceLock<Thread>,
 }
 
-/// What a caller has to be done.
+/// The work of a call.
 struct Job<'a> {
     help: &'a (dyn Fn(usize) + Sync),
     caller: Thread,
@@ -61,9 +60,9 @@ struct Job<'a> {
 }
 
 /// Calls `work` here, and `help` in up to `count` other threads at the same time, with numbers from 1 on.
-/// Returns when those that have begun are done. It may be that none has: `work` must not rely on any.
+/// Returns when all helpers that have begun are done. `work` must not rely on help: no helper may have begun.
 ///
-/// In a child that `work` forks off, nothing helps any more: what helpers had begun is not done there.
+/// If `work` forks, the child has no helpers, and what they had begun is not done there.
 pub(crate) fn together<T>(count: usize, help: &(dyn Fn(usize) + Sync), work: impl FnOnce() -> T) -> T {
     let job = Job { help, caller: thread::current(), panicked: AtomicBool::new(false) };
     let crew = Crew::call(count, &job);
@@ -75,10 +74,10 @@ pub(crate) fn together<T>(count: usize, help: &(dyn Fn(usize) + Sync), work: imp
     result
 }
 
-/// The helpers of a call, which are let go when it is dropped, also by a panic.
+/// The helpers of a call. Dropping it lets them go, also after a panic.
 struct Crew {
     helpers: Vec<&'static Helper>,
-    /// The fork generation of the process that called them.
+    /// The fork generation of the calling process.
     forks: u64,
 }
 
@@ -102,7 +101,7 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        // In a child there are no such threads, and what they were to do is not theirs any more.
+        // A forked child has none of these threads. The job is no longer theirs.
         if self.forks != fork::generation() {
             return;
         }
@@ -112,7 +111,7 @@ impl Drop for Crew {
     }
 }
 
-/// A helper that is free, or a new one.
+/// Claims a free helper, or starts a new one.
 fn claim(helpers: &[AtomicPtr<Helper>]) -> Option<&'static Helper> {
     let known = helpers.iter().filter_map(find);
     let is_mine = |helper: &&Helper| {
@@ -124,15 +123,16 @@ fn claim(helpers: &[AtomicPtr<Helper>]) -> Option<&'static Helper> {
     })
 }
 
-/// The helper that is entered in a place.
+/// The helper in a place of the list.
 fn find(place: &AtomicPtr<Helper>) -> Option<&'static Helper> {
     // SAFETY:
-    // - It is null, or a helper that `start` leaked, which nobody frees.
-    // - `start` made all of it before it entered it with `Release`.
+    // - The pointer is null, or leads to a helper that `start` leaked, and that is never freed.
+    // - `start` completed the helper before it stored the pointer with `Release`.
     unsafe { place.load(Ordering::Acquire).as_ref() }
 }
 
-/// Forgets all helpers, in a forked child, which has none of these threads. Takes no lock and no memory.
+/// Forgets all helpers, in a forked child, which has none of these threads. Takes no lock, and allocates
+/// nothing.
 pub(crate) fn give_up() {
     for place in &HELPERS {
         place.store(ptr::null_mut(), Ordering::Relaxed);
@@ -140,8 +140,8 @@ pub(crate) fn give_up() {
 }
 
 impl Helper {
-    /// Starts a helper, claimed by the caller, if there is another thread to be had and the place is still
-    /// empty.
+    /// Starts a helper, which the caller has claimed. None if the system starts no thread, or the place is
+    /// not empty any more.
     #[cold]
     fn start(place: &AtomicPtr<Helper>) -> Option<&'static Helper> {
         let helper: &'static Helper = Box::leak(Box::new(Helper {
@@ -150,8 +150,8 @@ impl Helper {
             number: AtomicUsize::new(0),
             thread: OnceLock::new(),
         }));
-        // Claimed, so that nobody uses it before it is complete. If another caller was faster, its bytes are
-        // lost.
+        // The helper is claimed, so no other caller uses it before it is complete. If another caller took the
+        // place first, the memory of this helper is lost.
         let entered = ptr::from_ref(helper).cast_mut();
         place.compare_exchange(ptr::null_mut(), entered, Ordering::Release, Ordering::Relaxed).ok()?;
         let builder = thread::Builder::new().name("mmnpz".to_owned()).stack_size(STACK);
@@ -163,7 +163,7 @@ impl Helper {
         None
     }
 
-    /// What its thread does, for ever.
+    /// Runs in the thread of the helper, and never returns.
     fn live(&self) {
         ignore_signals();
         let is_alone = processors() == 1;
@@ -181,7 +181,7 @@ impl Helper {
         }
     }
 
-    /// Does what is offered, if something is.
+    /// Does the work that is offered. Returns false if there is none.
     fn try_work(&self) -> bool {
         if self.state.load(Ordering::Relaxed) != OFFERED
             || self.state.compare_exchange(OFFERED, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err()
@@ -189,10 +189,10 @@ impl Helper {
             return false;
         }
         // SAFETY:
-        // - `Crew::call` entered the job before it offered it, which the exchange above has acquired.
-        // - The job lives until its `Crew` has let go of this helper. Either that takes the offer back: only
-        //   one of the two exchanges can succeed, and this one did. Or it waits for `DONE`, behind which
-        //   nothing of the job is used here.
+        // - `Crew::call` stored the job before it offered it; the exchange above has acquired that store.
+        // - The job lives until its `Crew` has let go of this helper. To let go, the crew takes the offer
+        //   back, but only one of the two exchanges can succeed, and this one did; or it waits for `DONE`,
+        //   after which this function does not use the job.
         let job = unsafe { &*self.job.load(Ordering::Relaxed) };
         let number = self.number.load(Ordering::Relaxed);
         let caller = job.caller.clone();
@@ -204,7 +204,7 @@ impl Helper {
         true
     }
 
-    /// Lets the helper go: it has not begun, or is done.
+    /// Lets the helper go: takes back an offer that it has not begun, or waits until it is done.
     fn let_go(&self) {
         if self.state.compare_exchange(OFFERED, FREE, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             return;
@@ -220,7 +220,7 @@ impl Helper {
     }
 }
 
-/// How many threads can run at once. Asked once: that reads files.
+/// How many threads can run at once. The system is asked once, as that reads files.
 fn processors() -> usize {
     static KNOWN: AtomicUsize = AtomicUsize::new(0);
     let known = KNOWN.load(Ordering::Relaxed);
@@ -232,8 +232,8 @@ fn processors() -> usize {
     count
 }
 
-/// Leaves the signals of the process to its other threads, which may have blocked one to wait for it. Those
-/// that say what this thread did wrong stay.
+/// Blocks the signals of the process in this thread: another thread may wait for one of them. Signals for
+/// faults of this thread stay unblocked.
 #[cfg(all(unix, not(miri)))]
 fn ignore_signals() {
     // SAFETY: the calls write to `signals` alone, which is valid for them, and the first one fills it.
@@ -250,7 +250,7 @@ fn ignore_signals() {
 #[cfg(any(not(unix), miri))]
 fn ignore_signals() {}
 
-// `make model` runs these under Miri, which sees whoever touches a job after its call has returned.
+// `make model` runs these under Miri, which sees a helper that touches a job after its call has returned.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,7 +259,7 @@ mod tests {
     const ROUNDS: usize = if cfg!(miri) { 6 } else { 500 };
     const PARTS: usize = 8;
 
-    /// All parts of some work, each done once, with up to `count` helpers.
+    /// Does all parts of some work with up to `count` helpers, and checks that each was done once.
     fn call(count: usize) {
         let next = AtomicUsize::new(0);
         let done: Vec<AtomicUsize> = (0..PARTS).map(|_| AtomicUsize::new(0)).collect();
@@ -297,7 +297,7 @@ mod tests {
             seen += usize::from(result.is_err());
             call(2);
         }
-        // Otherwise nothing was tried: some helper has begun in so many calls.
+        // The test has tried something: in so many calls, some helper has begun.
         assert!(cfg!(miri) || seen > 0);
     }
 }

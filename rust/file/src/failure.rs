@@ -1,20 +1,21 @@
-//! What can go wrong with a file, and whether to go on.
+//! Failures of work on a file, and the question whether to go on.
 
 use std::io;
 
 use mmnpz_format::error::{self, ErrorKind};
 use mmnpz_format::{Error, Missing};
 
-/// Asked from time to time by whatever can take long: whether to go on. Only the thread that was called asks.
+/// Says whether to go on. Work that can take long calls this from time to time, in the thread of its caller
+/// only.
 pub type KeepGoing<'a> = &'a dyn Fn() -> bool;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The archive, a member, or what was asked of the writer.
+    /// Something is wrong with the archive, with a member, or with what the writer was asked to write.
     #[error(transparent)]
     Format(Error),
-    /// The operating system.
+    /// The operating system refused something.
     #[error(transparent)]
     Io(io::Error),
     /// Another writer has the file.
@@ -23,7 +24,7 @@ pub enum Failure {
     /// A forked child used the writer of its parent.
     #[error("the writer belongs to the process that opened it, not to its fork")]
     Forked,
-    /// A directory, a device or a pipe.
+    /// Not a regular file, but a device or a pipe.
     #[error("not a regular file")]
     Irregular,
     /// A signal handler closed the writer in the middle of a write of the same thread.
@@ -68,7 +69,7 @@ impl From<io::Error> for Failure {
 /// Asks whether to go on.
 ///
 /// # Errors
-/// [`Failure::Interrupted`] if not.
+/// [`Failure::Interrupted`] if the answer is no.
 pub fn check(keep_going: KeepGoing<'_>) -> Result<(), Failure> {
     if keep_going() { Ok(()) } else { Err(Failure::Interrupted) }
 }
@@ -76,7 +77,7 @@ pub fn check(keep_going: KeepGoing<'_>) -> Result<(), Failure> {
 /// Runs work of the format crate that asks whether to go on.
 ///
 /// # Errors
-/// What that says, and [`Failure::Interrupted`].
+/// Those of the work, and [`Failure::Interrupted`].
 pub fn polled<T>(
     keep_going: KeepGoing<'_>,
     work: impl FnOnce(&mut dyn FnMut() -> bool) -> error::Result<T>,

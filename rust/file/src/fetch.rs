@@ -1,7 +1,8 @@
 //! Having the system read what is needed of a map, all of it at once and before a program touches it.
 //!
-//! A page that is not in memory costs a page fault, which waits for the disk. Whoever is going to read many
-//! places first tells the system all of them, unless a look at a few places shows that they are in memory.
+//! A page that is not in memory costs a page fault, which waits for the disk. So code that is going to read
+//! many places first tells the system of all of them, unless a look at a few places shows that they are in
+//! memory.
 
 use std::time::{Duration, Instant};
 

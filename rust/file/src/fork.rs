@@ -1,4 +1,4 @@
-//! Whether this process is a fork of the one that opened a file.
+//! The fork generation: tells whether this process is a fork of the one that opened a file.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static HANDLERS: OnceLock<&[fn()]> = OnceLock::new();
 
-/// The fork generation of this process: it is incremented in every forked child. Cheaper than the process id,
+/// The fork generation of this process: every forked child increments it. It is cheaper than the process id,
 /// which takes a system call.
 #[inline]
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Has every forked child increment its generation and call these. They must take no lock and no memory of
-/// the heap: that is not safe in a child of a process with many threads.
+/// Has every forked child increment its generation and call these handlers. A handler must take no lock and
+/// no memory of the heap: in a child of a process with many threads, neither is safe.
 pub(crate) fn install(handlers: &'static [fn()]) {
     #[cfg(unix)]
     {

@@ -12,7 +12,7 @@ pub struct Extent {
     pub bytes: usize,
 }
 
-/// Where items fill less than one byte in this many, it is not worth while to read what is between them.
+/// If items fill less than one byte in this many, it does not pay to read the bytes between them.
 const SPARSE: usize = 4;
 
 impl Extent {
@@ -41,17 +41,17 @@ impl Extent {
 /// The items of an array, read block by block in the order in which they are stored.
 #[derive(Debug, Clone)]
 pub struct Items<'a> {
-    /// The first item.
+    /// The address of the first item.
     start: *const u8,
-    /// Lengths and strides in bytes of the axes, slowest first, without those that a `run` covers.
+    /// The lengths and the strides in bytes of the axes, slowest first, without the axes that a `run` covers.
     axes: Vec<(usize, isize)>,
-    /// Position along each of the axes.
+    /// The position along each of these axes.
     position: Vec<usize>,
-    /// Bytes that lie side by side.
+    /// How many bytes lie side by side.
     run: usize,
-    /// How many of them of the current run were read.
+    /// How many bytes of the current run were read.
     in_run: usize,
-    /// Bytes in all.
+    /// How many bytes all items have.
     length: u64,
     memory: PhantomData<&'a [u8]>,
 }
@@ -67,17 +67,18 @@ impl<'a> From<&'a [u8]> for Items<'a> {
 // - The pointer is only read from.
 // - The memory is there for `'a`, for any thread: by the contract of `new`, and as `from` borrows it.
 unsafe impl Send for Items<'_> {}
-// SAFETY: as above; what changes is changed through `&mut`.
+// SAFETY: as above; the position changes through `&mut` only.
 unsafe impl Sync for Items<'_> {}
 
 impl Items<'_> {
-    /// The items of an array with these lengths and strides, in bytes, of its axes. If it `is_contiguous`, in
-    /// C or in Fortran order, all of it is one run. None if it is larger than the address space.
+    /// The items of an array with these lengths and strides, in bytes, of its axes. If the array
+    /// `is_contiguous`, in C or in Fortran order, all items are one run. None if the array is larger than the
+    /// address space.
     ///
     /// # Safety
     /// - `start` points to the first item of such an array.
-    /// - The memory of the array stays, and nobody frees it, for as long as what is returned is used (for
-    ///   `'a`), in any thread. It may be changed meanwhile: the bytes are moved and never interpreted.
+    /// - No thread frees the memory of the array as long as the result is used (for `'a`). Threads may change
+    ///   it meanwhile: the bytes are moved and never interpreted.
     pub unsafe fn new(
         start: *const u8,
         itemsize: usize,
@@ -88,7 +89,8 @@ impl Items<'_> {
         let length = shape.iter().try_fold(itemsize, |product, &n| product.checked_mul(n))?;
         let (mut axes, mut run) = (Vec::new(), length);
         if !is_contiguous {
-            // Axes of one item do not move; an axis that continues the run behind it joins it.
+            // An axis of one item does not move. An axis whose items follow one another without a gap joins
+            // the run.
             let all = shape.iter().copied().zip(strides.iter().copied());
             axes.extend(all.filter(|&(n, _)| n != 1));
             run = itemsize;
@@ -105,14 +107,14 @@ impl Items<'_> {
         self.length
     }
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Goes to a byte of the stored order, which must be one that there is.
+    /// Goes to byte `at` of the stored order, which must be less than the number of bytes.
     pub fn seek(&mut self, at: u64) {
-        // Inside the array, whose size is a usize.
+        // The size of the array is a usize.
         let at = at as usize;
         self.in_run = at % self.run;
         let mut run = at / self.run;
@@ -122,7 +124,7 @@ impl Items<'_> {
         }
     }
 
-    /// Appends the next `count` bytes to `block`; the caller asks for no more than there are.
+    /// Appends the next `count` bytes to `block`; there must be as many.
     pub fn read(&mut self, mut count: usize, block: &mut Vec<u8>) {
         block.reserve(count);
         while count > 0 {
@@ -149,7 +151,7 @@ impl Items<'_> {
         }
     }
 
-    /// Goes to the next run, last axis first.
+    /// Goes to the next run. The last axis moves first.
     fn step(&mut self) {
         for (position, &(n, _)) in self.position.iter_mut().zip(&self.axes).rev() {
             *position += 1;

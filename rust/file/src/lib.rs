@@ -1,22 +1,24 @@
-//! The file engine of mmnpz: what reads, writes and recovers archives in files, without Python.
+//! The file engine of mmnpz: reads, writes and recovers archives in files, without Python.
 //!
 //! [`mmnpz_format`] says which bytes go where. This crate opens, maps and locks files, writes to them with
-//! several threads, copies out of maps, and brings back what a killed writer left. Whatever can take long
-//! takes a [`KeepGoing`] and asks it from time to time: that is how Ctrl-C gets through. Each line may use
-//! those above it:
+//! several threads, copies out of maps, and recovers what a killed writer left. A function that can take long
+//! takes a [`KeepGoing`] and asks it from time to time, so that Ctrl-C gets through. Each line may use those
+//! above it:
 //!
-//! - [`failure`]: what can go wrong. [`fork`]: whether this process is a fork. `boot`: what is older than
-//!   the system.
-//! - `map_limit`, [`mapping`], [`paging`]: maps of files, and what the system is told of them.
-//! - [`storage`]: what an archive is written to. `lock`, `writable_file`: a file that one process alone
-//!   writes to. `replace`: mode "w".
-//! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that goes on behind
-//!   it. [`writer`]: an archive that is open for writing. [`repair`]: the directory of one that nobody
+//! - [`failure`]: what can go wrong. [`fork`]: whether this process is a fork. `boot`: whether a file is
+//!   older than the running system.
+//! - `map_limit`, [`mapping`], [`paging`]: maps of files, and advice to the system about their use.
+//! - [`storage`]: the trait of files to which archives are written. `lock`, `writable_file`: a file to which
+//!   one process alone writes. `replace`: mode "w".
+//! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that appends to it.
+//!   [`writer`]: an archive that is open for writing. [`repair`]: the directory of an archive that no writer
 //!   closed.
-//! - [`fetch`]: having the system read what is needed of a map. [`excerpts`]: where a batch lies in a map.
+//! - [`fetch`]: having the system read many places of a map at once. [`excerpts`]: where a batch lies in a
+//!   map.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
-//! - [`first_wins`]: a map from members to what was made of them, the first of which stays.
-//! - `copy_pool`, [`copy`]: threads that copy excerpts of a map. [`checksums`]: what they check instead.
+//! - [`first_wins`]: a hash map in which the first value of a key stays: the views of members.
+//! - `copy_pool`, [`copy`]: threads that copy excerpts of a map.
+//! - [`checksums`]: threads that compare the bytes of members with their checksums.
 
 mod boot;
 pub mod checksums;
@@ -45,8 +47,8 @@ pub mod writer;
 pub use failure::{Failure, KeepGoing};
 pub use writable_file::WritableFile;
 
-/// Has forked children forget what is not theirs: locks, and threads that copy. Call it once, before there
-/// are threads that could fork.
+/// Has forked children give up the locks and the copying threads of their parent. Call it once, before any
+/// thread can fork.
 pub fn init() {
     fork::install(&[lock::give_up, copy_pool::give_up]);
 }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A writer that only readers keep from the lock looks again this often, each time after [`PATIENCE`]: for
-/// half a second in all. No reader holds it for longer than a system call, unless it is another program's.
+/// How often a writer tries again to lock a file if only readers hold the lock, each time after [`PATIENCE`]:
+/// for half a second in all. A reader of mmnpz holds the lock no longer than a system call.
 #[cfg(unix)]
 const MOST_ATTEMPTS: u32 = 1000;
 #[cfg(unix)]
@@ -21,9 +21,8 @@ pub(crate) struct WriteLock {
 
 /// Takes the lock of the file at `path`, which must be `file`; None if another writer has it.
 ///
-/// The lock belongs to a descriptor of its own, which a forked child closes at once: a child that lives on
-/// would otherwise hold the lock of a writer that is dead. A file system without locks lets every writer
-/// through.
+/// The lock has its own descriptor, which a forked child closes at once. Otherwise a child that lives on
+/// would hold the lock of a writer that is dead. A file system without locks lets every writer through.
 #[cfg(unix)]
 pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
     use std::fs::TryLockError;
@@ -35,8 +34,8 @@ pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
     }
     let mut attempts = 0;
     while let Err(TryLockError::WouldBlock) = other.try_lock() {
-        // Readers of a file without a directory hold a lock for a moment, to see whether there is a writer.
-        // They share it, and let others share it; a writer does not.
+        // Readers of a file without a directory hold a lock for a moment, to see whether there is a writer. A
+        // shared lock therefore fails only if a writer has the file.
         if let Err(TryLockError::WouldBlock) = other.try_lock_shared() {
             return Ok(None);
         }
@@ -51,7 +50,7 @@ pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
     Ok(Some(WriteLock { place, ticket }))
 }
 
-/// Windows: the file was opened so that nobody else can open it for writing.
+/// Windows: the file was opened so that no other process can open it for writing.
 #[cfg(not(unix))]
 pub(crate) fn take(_path: &Path, _file: &File) -> io::Result<Option<WriteLock>> {
     Ok(Some(WriteLock {}))
@@ -82,7 +81,7 @@ pub(crate) fn is_same(one: &File, two: &File) -> io::Result<bool> {
 impl Drop for WriteLock {
     fn drop(&mut self) {
         if let Some(file) = self.place.take(self.ticket) {
-            // A child that was forked at a bad moment may have the descriptor, too.
+            // A child that was forked a moment ago may still have the descriptor.
             let _ = File::from(file).unlock();
         }
     }
@@ -94,17 +93,17 @@ pub(crate) fn give_up() {
     held::close_all();
 }
 
-/// The descriptors that hold locks, in a list that a forked child can go through whatever other threads were
-/// doing. It never gets shorter: places are used again.
+/// A list of the descriptors that hold locks. A forked child can go through it, whatever other threads of the
+/// parent were doing. The list never gets shorter, but places are used again.
 #[cfg(unix)]
 mod held {
     use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
     use std::ptr;
     use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-    /// What a place holds: a descriptor in the lower half, and the serial number of its lock in the upper
-    /// one. The place of a lock that was closed, as by the child of a fork, is used by another lock: the
-    /// first one knows by its number that this is not its own, even if it has the same descriptor.
+    /// The content of a place: a descriptor in the lower half, and the serial number of its lock in the upper
+    /// half. After a lock was closed, as by the child of a fork, another lock uses its place. By the serial
+    /// number, the first lock knows that the place is no longer its own, even if the descriptor is the same.
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(super) struct Ticket(u64);
 
@@ -114,7 +113,7 @@ mod held {
         fn new(descriptor: RawFd) -> Self {
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-            // A descriptor is not negative, so that none of these is `NONE`.
+            // A descriptor is not negative, so no such ticket is `NONE`.
             Ticket(u64::from(serial) << 32 | u64::from(descriptor.cast_unsigned()))
         }
 
@@ -130,7 +129,7 @@ mod held {
 
     // SAFETY:
     // - `next` is written by `keep` alone, before the place is shared, and only read from then on.
-    // - What it leads to was leaked by `keep`, and so lives for ever.
+    // - `next` leads to a place that `keep` leaked, and that lives for ever.
     // - `ticket` is atomic.
     unsafe impl Sync for Place {}
 
@@ -140,15 +139,15 @@ mod held {
         let mut at = FIRST.load(Ordering::Acquire).cast_const();
         std::iter::from_fn(move || {
             // SAFETY:
-            // - It is null, or was leaked in `keep`, which nobody takes back.
-            // - `keep` had written all of it before the release that this thread acquired by reading `FIRST`.
+            // - The pointer is null, or leads to a place that `keep` leaked, and that is never freed.
+            // - `keep` completed the place before the release that this thread acquired by reading `FIRST`.
             let place = unsafe { at.as_ref() }?;
             at = place.next;
             Some(place)
         })
     }
 
-    /// Keeps a descriptor; gives back its place, and what it is taken out by.
+    /// Keeps a descriptor. Returns its place, and the ticket to take it out again.
     pub(super) fn keep(descriptor: OwnedFd) -> (&'static Place, Ticket) {
         let ticket = Ticket::new(descriptor.into_raw_fd());
         let free = |place: &&Place| {
@@ -168,7 +167,7 @@ mod held {
         }
     }
 
-    /// How many places there are, used or not.
+    /// How many places the list has, used or not.
     #[cfg(test)]
     pub(super) fn count() -> usize {
         all().count()
@@ -182,7 +181,7 @@ mod held {
     }
 
     impl Place {
-        /// The descriptor that was kept with this ticket, for the first who asks.
+        /// Takes out the descriptor with this ticket. Only the first call gets it.
         pub(super) fn take(&self, ticket: Ticket) -> Option<OwnedFd> {
             if ticket == NONE {
                 return None;
@@ -190,7 +189,7 @@ mod held {
             self.ticket.compare_exchange(ticket.0, NONE.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
             // SAFETY:
             // - The descriptor came from an `OwnedFd` in `keep`, which gave it up.
-            // - Only one caller exchanges its ticket, so that nobody else owns or closes it.
+            // - Only one caller exchanges the ticket, so no other code owns or closes the descriptor.
             Some(unsafe { OwnedFd::from_raw_fd(ticket.descriptor()) })
         }
     }
@@ -210,7 +209,7 @@ mod tests {
     const THREADS: usize = 4;
     const ROUNDS: usize = if cfg!(miri) { 10 } else { 200 };
 
-    /// The list is one for the process.
+    /// The process has one list.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
     fn descriptor() -> OwnedFd {
@@ -228,7 +227,7 @@ mod tests {
                     for _ in 0..ROUNDS {
                         barrier.wait();
                         let (place, ticket) = held::keep(descriptor());
-                        // Somebody else wants it at the same time, and others use the place as soon as it is
+                        // Two threads take the same descriptor, and others use the place as soon as it is
                         // free.
                         let count = thread::scope(|scope| {
                             let other = scope.spawn(|| usize::from(place.take(ticket).is_some()));
@@ -256,8 +255,8 @@ mod tests {
                         if number == 0 {
                             held::close_all();
                         } else {
-                            // It is closed by one of both: a second close of its number would be seen as an
-                            // error of whoever has that by then.
+                            // One of the two threads closes the descriptor. A second close would hit whatever
+                            // has that number by then, and show as an error there.
                             let (place, ticket) = held::keep(descriptor());
                             drop(place.take(ticket));
                         }

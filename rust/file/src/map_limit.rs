@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(target_os = "linux")]
 const RESERVE: usize = 256;
 
-/// How many readers are opened between two tries, each of which makes this many maps and the reserve, in half
-/// a millisecond.
+/// How many readers are opened between two tries. A try makes this many maps and the reserve, in half a
+/// millisecond.
 #[cfg(target_os = "linux")]
 const STEP: usize = 256;
 
@@ -48,7 +48,7 @@ impl Claim {
         Ok(Claim(()))
     }
 
-    /// Elsewhere, no such limit is known.
+    /// Other systems have no such limit.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Claim(()))
@@ -72,14 +72,14 @@ fn can_map(count: usize) -> bool {
     let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1);
     let size = count * page;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: new memory, wherever there is room, which nobody touches. Its size is not 0.
+    // SAFETY: new memory at an address that the kernel chooses, which no code touches. Its size is not 0.
     let start = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return false;
     }
     // Pages with other rights than their neighbours are maps of their own.
     let are_made = (1..count).step_by(2).all(|number| {
-        // SAFETY: a page of the memory above, which nobody else knows.
+        // SAFETY: a page of the memory above, of which no other code knows.
         unsafe { libc::mprotect(start.wrapping_byte_add(number * page), page, libc::PROT_READ) == 0 }
     });
     // SAFETY: all of the memory above, and nothing else.

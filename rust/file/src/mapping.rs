@@ -13,16 +13,16 @@ use crate::map_limit::Claim;
 use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan;
 
-/// A file that is mapped for reading, and the right to the map.
+/// A file that is mapped for reading.
 #[derive(Debug)]
 pub struct Map {
     map: Mmap,
-    /// Given back once the map is gone.
+    /// The right to the map, given back once the map is gone.
     _claim: Claim,
 }
 
 impl Map {
-    /// A map that was [claimed](Claim::new).
+    /// A map for which there is a [claim](Claim::new).
     pub(crate) fn new(map: Mmap, claim: Claim) -> Self {
         Map { map, _claim: claim }
     }
@@ -36,24 +36,24 @@ impl Map {
         &self.map
     }
 
-    /// Where the bytes are.
+    /// The address of the first byte.
     pub fn start(&self) -> *const u8 {
         self.map.as_ptr()
     }
 }
 
-/// What tells one state of a file from another.
+/// The identity of a file, which tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Its size.
+    /// The size of the file.
     pub size: u64,
-    /// When it was last changed, in ns.
+    /// The time of its last change, in ns.
     pub modified: u128,
-    /// Its number on the file system.
+    /// Its inode: its number in the file system.
     pub inode: u64,
 }
 
-/// A file that was mapped.
+/// A file that was just mapped.
 pub(crate) struct MappedFile {
     pub(crate) map: Mmap,
     pub(crate) identity: Identity,
@@ -62,7 +62,7 @@ pub(crate) struct MappedFile {
 }
 
 impl MappedFile {
-    /// The bytes, and where they are in holes.
+    /// The bytes and the holes.
     pub(crate) fn window(&self) -> Window<'_> {
         Window::whole(&self.map, &self.holes)
     }
@@ -95,7 +95,7 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Metadata, Identity), Failu
     Ok((file, metadata, identity))
 }
 
-/// Maps the whole file at `path` for reading. The descriptor is closed again before this returns.
+/// Maps the whole file at `path` for reading. Closes the descriptor before it returns.
 pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     let (file, metadata, identity) = open_file(path)?;
     let map = map(&file)?;
@@ -103,16 +103,16 @@ pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     Ok(MappedFile { map, identity, holes })
 }
 
-/// Only the first holes of a file are told of, up to this many: a file can have any number of them.
+/// The most holes that are found: a file can have any number of them.
 const MOST_HOLES: usize = 1 << 12;
 
-/// The holes of a file with these bytes, in ascending order. The room in front of a directory counts as one
-/// if nobody looks into it, whatever fences are there.
+/// The holes of a file with these bytes, in ascending order. The room in front of a closed directory counts
+/// as a hole, although there are fences in it: readers do not look there.
 pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range<u64>> {
     if !has_holes(metadata) {
         return Vec::new();
     }
-    // All bytes are there.
+    // The window has all bytes, so no error means that some were not fetched.
     let room = recovery_scan::closed_room(bytes.into()).unwrap_or(0..0);
     let mut holes = holes_in(file, 0..room.start);
     holes.extend((!room.is_empty()).then_some(room.clone()));
@@ -120,18 +120,18 @@ pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range
     holes
 }
 
-/// Whether a file can have any.
+/// Whether a file can have holes.
 #[cfg(unix)]
 fn has_holes(metadata: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
 
-    /// What `stat` counts space in.
+    /// The unit in which `stat` counts space.
     const BLOCK: u64 = 512;
 
     metadata.blocks().saturating_mul(BLOCK) < metadata.len()
 }
 
-/// Elsewhere, nobody can tell.
+/// Other systems do not tell where the holes of a file are.
 #[cfg(not(unix))]
 fn has_holes(_metadata: &Metadata) -> bool {
     false
@@ -144,7 +144,7 @@ pub(crate) fn holes_in(file: &File, range: Range<u64>) -> Vec<Range<u64>> {
 
     let seek = |at: u64, whence| {
         let at = i64::try_from(at).ok()?;
-        // SAFETY: the descriptor is open as long as `file` is borrowed. Nobody relies on the position that
+        // SAFETY: the descriptor is open as long as `file` is borrowed. No code relies on the position that
         // this moves: all reads and writes name their places.
         let found = unsafe { libc::lseek64(file.as_raw_fd(), at, whence) };
         u64::try_from(found).ok()
@@ -155,7 +155,7 @@ pub(crate) fn holes_in(file: &File, range: Range<u64>) -> Vec<Range<u64>> {
         && at < range.end
         && let Some(start) = seek(at, libc::SEEK_HOLE).filter(|&start| start < range.end)
     {
-        // There is no data behind the last hole.
+        // The seek fails behind the last data of the file.
         let end = seek(start, libc::SEEK_DATA).unwrap_or(range.end).min(range.end);
         if end <= start {
             break;
@@ -173,12 +173,12 @@ pub(crate) fn holes_in(_file: &File, _range: Range<u64>) -> Vec<Range<u64>> {
 
 /// Maps a whole open file for reading.
 pub(crate) fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: a mapped file can be changed by others while we hold `&[u8]` to it, and no lock of ours can
-    // stop that: this is the risk of every memory map, and documented for users. What we uphold: nothing is
-    // interpreted without a check against the map's own length at that moment, no check relies on two reads
-    // of the same byte being equal, and no `str` or reference made from the map outlives the call that made
-    // it and was not validated in it. mmnpz's own writer never makes a file shorter: it overwrites what is
-    // behind the last member, and appends; or it puts zeros over all, in mode "w". A file that others cut
-    // short ends the process with SIGBUS, which is not undefined behaviour.
+    // SAFETY: other processes can change a mapped file while this process holds `&[u8]` to it, and no lock of
+    // mmnpz can stop that: this is the risk of every memory map, and documented for users. mmnpz upholds:
+    // nothing is interpreted without a check against the map's own length at that moment; no check relies on
+    // two reads of the same byte being equal; no `str` or reference made from the map outlives the call that
+    // made it and was not validated in it. The writer of mmnpz never makes a file shorter: it overwrites what
+    // is behind the last member, and appends; or it overwrites all bytes with zeros, in mode "w". A file that
+    // another program cuts short ends the process with SIGBUS, which is not undefined behaviour.
     unsafe { Mmap::map(file) }
 }

@@ -1,24 +1,24 @@
-//! What the operating system is told of how a map will be used. Nothing where there is no such thing to tell.
+//! Advice to the operating system on the use of a map. On systems without such advice, nothing happens.
 
 use crate::mapping::Map;
 
-/// How the pages of a map will be used.
+/// How a process will use the pages of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
-    /// As the system thinks best.
+    /// In no particular order: the system reads some pages ahead.
     Normal,
-    /// Here and there: nothing is read ahead.
+    /// In random order: the system reads no page ahead.
     Random,
-    /// From start to end: much is read ahead.
+    /// From start to end: the system reads many pages ahead.
     Sequential,
-    /// Soon: reading starts at once.
+    /// Soon: the system starts to read at once.
     WillNeed,
-    /// Not any more, for now: the process lets go of them.
+    /// Not for now: the process gives up the pages.
     DontNeed,
 }
 
 impl Advice {
-    /// All of them, by their names.
+    /// All kinds of advice, by their names.
     pub const NAMES: [(&str, Advice); 5] = [
         ("normal", Advice::Normal),
         ("random", Advice::Random),
@@ -34,8 +34,8 @@ impl Advice {
 }
 
 impl Map {
-    /// Gives the system advice on `length` bytes from `offset` on. Whether it takes it is its own affair:
-    /// errors are left aside, as are ranges that are not in the map.
+    /// Advises the system on `length` bytes from `offset` on. The system may ignore advice: this ignores its
+    /// errors, and ranges that are not in the map.
     pub fn advise(&self, advice: Advice, offset: usize, length: usize) {
         let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.bytes().len());
         if is_inside && length > 0 {
@@ -43,10 +43,9 @@ impl Map {
         }
     }
 
-    /// Whether the bytes that are looked at, at most `SAMPLE` pages from `offset` on, are known not to be
-    /// in memory.
+    /// Whether the system says that some of the first `SAMPLE` pages from `offset` on are not in memory.
     ///
-    /// The system may say that all are: of a file that is not the user's own it always does.
+    /// For a file of another user, the system always says that all pages are in memory.
     pub fn is_absent(&self, offset: usize, length: usize) -> bool {
         let end = offset.saturating_add(length).min(self.bytes().len());
         offset < end && absent(self.start(), offset, end)
@@ -63,7 +62,7 @@ fn give(map: &memmap2::Mmap, advice: Advice, offset: usize, length: usize) {
         Advice::DontNeed => {
             let unchecked = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: the map shares the pages of its file and is never written to (`mapping::map`), so that
-            // what was let go of is read from the file again, with the same content, when it is touched next.
+            // the next access reads the pages from the file again, with the same content.
             let _ = unsafe { map.unchecked_advise_range(unchecked, offset, length) };
             return;
         }
@@ -74,7 +73,7 @@ fn give(map: &memmap2::Mmap, advice: Advice, offset: usize, length: usize) {
 #[cfg(not(unix))]
 fn give(_map: &memmap2::Mmap, _advice: Advice, _offset: usize, _length: usize) {}
 
-/// At most this many pages are looked at.
+/// The system is asked about at most this many pages.
 #[cfg(target_os = "linux")]
 const SAMPLE: usize = 16;
 

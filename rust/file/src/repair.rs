@@ -1,4 +1,4 @@
-//! Bringing back what a killed writer left: checking it, and writing the directory that lists it.
+//! Repair: checks the members that a killed writer left, and writes a directory that lists them.
 
 use std::path::{Path, PathBuf};
 
@@ -20,16 +20,16 @@ use crate::writer::ArchiveWriter;
 pub struct Repaired {
     /// How many members the archive has.
     pub count: u64,
-    /// The names of those that no directory listed.
+    /// The names of the members that no directory listed.
     pub recovered: Vec<String>,
-    /// What is not in the archive.
+    /// The members that are not in the archive.
     pub dropped: Vec<Dropped>,
-    /// Whether anything had to be done.
+    /// Whether the repair changed the file.
     pub changed: bool,
 }
 
-/// Makes the file at `path` an archive that lists all that is there. `progress` gets the numbers of bytes
-/// that were checked and that are to be, and says whether to go on.
+/// Makes the file at `path` an archive that lists all its sound members. `progress` gets the number of bytes
+/// that were checked, and the number of all bytes to check; it returns whether to go on.
 ///
 /// # Errors
 /// If it is no archive, another writer has it, or the system cannot write.
@@ -41,7 +41,7 @@ pub fn repair(
     repair_storage(writable_file::open(path)?, path.to_owned(), progress, keep_going)
 }
 
-/// Makes a file that is open, at `path`, an archive that lists all that is there, as [`repair`] does.
+/// As [`repair`], for a file that is open, at `path`.
 ///
 /// # Errors
 /// Those of [`repair`].

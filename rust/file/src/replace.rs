@@ -1,5 +1,5 @@
-//! Mode `"w"` on a file that is there: a new one takes its place, so that whoever has the old one mapped
-//! keeps its bytes.
+//! Mode `"w"` on a file that exists: a new file takes its place, so that a reader that has the old file
+//! mapped keeps its bytes.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -13,29 +13,30 @@ use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 
-/// The caller is asked whether to go on every time this many bytes were overwritten: some ten milliseconds.
+/// The writer asks the caller whether to go on every time it has overwritten this many bytes, which takes
+/// some ten milliseconds.
 const STEP: u64 = 1 << 26;
 
-/// An end record is looked for in this many bytes at the end of a file.
+/// An end record lies within this many bytes from the end of a file.
 const TAIL: u64 = 1 << 17;
 
-/// More symbolic links in a row than this no system follows.
+/// No system follows more symbolic links in a row.
 const MOST_LINKS: usize = 40;
 
-/// A new, empty file in place of the one at `path`, with its owner, permissions and attributes as far as the
-/// system lets this process set them.
+/// Puts a new, empty file in place of the file at `path`. It gets the owner, the permissions and the
+/// attributes of the old file, as far as the system lets this process set them.
 ///
-/// Where the system lets no other file take that place (a folder that may not be written to, a file of
-/// somebody else in one with the sticky bit, a file that is mounted by itself), the one that is there gets
-/// nothing but zeros. It does not get shorter: who has it mapped would die.
+/// The system may let no other file take that place: the folder may not be writable, or have the sticky bit
+/// and the file another owner, or the file may be a mount point. Then the old file is overwritten with zeros.
+/// It is not made shorter: a process that has it mapped would die.
 pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<WritableFile, Failure> {
     loop {
         let target = followed(path);
         match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
             Ok(_) => return Err(writable_file::irregular()),
-            // A dangling link creates what it leads to; a file without a name can be opened where a process
-            // has it open.
+            // Opening a dangling link creates the file to which it leads. A deleted file can still be opened
+            // through the process that has it open.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let found = writable_file::open_or_create(path)?;
                 if !found.is_new {
@@ -45,9 +46,9 @@ pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Writable
             }
             Err(error) => return Err(error.into()),
         }
-        // What may not be written may not be replaced, nor what somebody else is writing; and a folder is
-        // refused as the system words it. The path is the one that was given: the system may not let this
-        // process follow the links of others.
+        // Opening the old file refuses a file that this process may not write, or that another writer has
+        // open, and a folder, with the error of the system. It uses the path that the caller gave: the system
+        // may not let this process follow the links of other users.
         let Some(old) =
             writable_file::open_once(path)?.filter(|old| writable_file::is_at(&old.file, &target))
         else {
@@ -63,11 +64,11 @@ pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Writable
     }
 }
 
-/// What a path leads to through symbolic links, as open(path, "w") follows them. Nothing is asked of the
-/// folders above, which may be closed to this process.
+/// Where a path leads through symbolic links, as open(path, "w") follows them. Asks nothing of the folders
+/// above, which this process may not be allowed to read.
 fn followed(path: &Path) -> PathBuf {
     let mut target = path.to_owned();
-    // Opening tells of a circle.
+    // A circle of links is an error when the file is opened.
     for _ in 0..MOST_LINKS {
         let Ok(next) = fs::read_link(&target) else { break };
         target = target.parent().unwrap_or(Path::new("")).join(next);
@@ -75,10 +76,10 @@ fn followed(path: &Path) -> PathBuf {
     target
 }
 
-/// Whether the system refuses another file in this place, and not just any file.
+/// Whether the system refuses only to replace this file, rather than every new file.
 fn cannot_be_replaced(error: &io::Error) -> bool {
     use io::ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
-    // Windows does not replace a file that somebody has mapped, whose bytes must stay.
+    // Windows does not replace a file that a process has mapped; the bytes of that file must stay.
     let is_this_file =
         matches!(error.kind(), CrossesDevices | PermissionDenied | ReadOnlyFilesystem | ResourceBusy);
     cfg!(unix) && is_this_file
@@ -94,7 +95,7 @@ fn put_in_place(target: &Path, old: &File, metadata: &Metadata) -> Result<Writab
     Ok(new)
 }
 
-/// A new file beside another, under a name that is short and nobody else's.
+/// Creates a new file in the same folder as `beside`, with a short name that no other file has.
 fn create_temporary(beside: &Path) -> Result<(PathBuf, WritableFile), Failure> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     loop {
@@ -102,15 +103,15 @@ fn create_temporary(beside: &Path) -> Result<(PathBuf, WritableFile), Failure> {
         let path = beside.with_file_name(format!(".mmnpz-{}-{number}.tmp", std::process::id()));
         match writable_file::create_private(&path) {
             Ok(locked) => return Ok((path, locked)),
-            // Left by a killed process of the same number.
+            // A killed process with the same id has left the file.
             Err(Failure::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Gives a new file the owner, the permissions and the attributes of an old one. What a process may not set,
-/// and what this file system does not have, is left out.
+/// Gives a new file the owner, the permissions and the attributes of an old one. Leaves out what this process
+/// may not set, and what the file system does not have.
 #[cfg(unix)]
 fn keep(old: &File, new: &File, metadata: &Metadata) {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -121,21 +122,22 @@ fn keep(old: &File, new: &File, metadata: &Metadata) {
     let Ok(created) = new.metadata() else { return };
     let mut mode = metadata.permissions().mode() & 0o7777;
     if (uid, gid) != (created.uid(), created.gid()) && fchown(new, Some(uid), Some(gid)).is_err() {
-        // Only the superuser gives files away; a group of one's own can be set.
+        // Only the superuser can give a file to another user. Any user can give it to one of their own
+        // groups.
         if gid != created.gid() && fchown(new, None, Some(gid)).is_err() {
-            // Another group has no more rights than anybody.
+            // The wrong group gets no more rights than other users have.
             mode &= !0o2070 | ((mode & 0o007) << 3);
         }
         mode &= !0o4000;
     }
-    // Access control lists are among them, which change the permissions: these come last.
+    // Attributes include access control lists, which change the permissions. So the permissions come last.
     let had: Vec<_> = old.list_xattr().into_iter().flatten().filter(|name| is_of_the_file(name)).collect();
     for name in &had {
         if let Ok(Some(value)) = old.get_xattr(name) {
             let _ = new.set_xattr(name, &value);
         }
     }
-    // The folder can have given it a list that the old one did not have.
+    // The folder can have given the new file an access control list that the old file did not have.
     for name in new.list_xattr().into_iter().flatten().filter(|name| is_of_the_file(name)) {
         if !had.contains(&name) {
             let _ = new.remove_xattr(&name);
@@ -144,7 +146,7 @@ fn keep(old: &File, new: &File, metadata: &Metadata) {
     let _ = new.set_permissions(fs::Permissions::from_mode(mode));
 }
 
-/// Whether an attribute says something of the file, and not of its bytes as a security module has seen them.
+/// Whether an attribute belongs to the file, rather than to its bytes, as those of some security modules do.
 #[cfg(unix)]
 fn is_of_the_file(name: &std::ffi::OsStr) -> bool {
     let name = name.as_encoded_bytes();
@@ -156,7 +158,7 @@ fn keep(_: &File, new: &File, metadata: &Metadata) {
     let _ = new.set_permissions(metadata.permissions());
 }
 
-/// Where that starts which is behind the members of the file, as far as anybody can tell.
+/// Where the bytes behind the last member start, as far as the file tells.
 fn end_of_archive(file: &File, keep_going: KeepGoing<'_>) -> Result<u64, Failure> {
     let metadata = file.metadata()?;
     let length = metadata.len();
@@ -175,12 +177,12 @@ fn end_of_archive(file: &File, keep_going: KeepGoing<'_>) -> Result<u64, Failure
     Ok(seal.or(directory).unwrap_or(length).min(length.saturating_sub(TAIL)))
 }
 
-/// Puts zeros in place of all that a file holds: what a killed writer leaves must not be taken for a part of
-/// the new file.
+/// Overwrites a file with zeros: a reader must not take members of the old file for members of the new one,
+/// should this writer be killed.
 fn blank(file: &File, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
     let length = file.metadata()?.len();
-    // What leads to members first, the last directory: while they go, from the start on, each loses its
-    // header before its data, and nothing lists it.
+    // First clears the directory, which lists the members. Then clears the members from the start of the file
+    // on, so that each loses its header before its data.
     writable_file::clear(file, end_of_archive(file, keep_going)?..length)?;
     file.sync_data()?;
     let mut at = 0;

@@ -1,25 +1,25 @@
 //! A file on a disk in memory, which remembers every write: for tests, with the feature `simulation`.
 //!
-//! What a kill can leave is a prefix of the writes, the last of them torn at a page. What a power failure can
-//! leave is, of each block that was written since the last sync, the bytes of any moment since.
+//! A kill can leave a prefix of the writes, with the last write torn at a page. A power failure can leave, of
+//! each block that was written since the last sync, the bytes of any moment since then.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::storage::{Contents, Storage};
 
-/// The sector of a disk: a power failure leaves all of it as it was at one moment.
+/// The size of a sector of a disk: a power failure leaves all bytes of a sector as they were at one moment.
 pub const SECTOR: u64 = 512;
 
-/// A page of the page cache: a kill leaves all that one write puts into it, or nothing.
+/// The size of a page of the page cache: a kill leaves all bytes that one write puts into a page, or none.
 pub const PAGE: u64 = 4096;
 
-/// What was done to the file.
+/// One operation on the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Bytes were written at a place.
+    /// A write of bytes at a place.
     Write(u64, Vec<u8>),
-    /// All before it is on the disk.
+    /// A sync: all writes before it are on the disk.
     Sync,
 }
 
@@ -27,7 +27,7 @@ pub enum Event {
 #[derive(Debug, Default)]
 pub struct SimulatedDisk {
     before: Vec<u8>,
-    /// No power failure has come since the file was written to.
+    /// Whether there was no power failure since the file was last written.
     is_trusted: bool,
     state: Mutex<State>,
 }
@@ -36,7 +36,7 @@ pub struct SimulatedDisk {
 struct State {
     bytes: Vec<u8>,
     events: Vec<Event>,
-    /// How many bytes can still be written before a write fails, if one is to fail.
+    /// How many more bytes can be written before writes fail. None if they do not fail.
     left: Option<u64>,
 }
 
@@ -47,7 +47,8 @@ impl SimulatedDisk {
         SimulatedDisk { before: bytes, is_trusted: false, state: Mutex::new(state) }
     }
 
-    /// A file with these bytes that was written to since the system was started: no power failure has come.
+    /// A file with these bytes, which was written since the system was started: there was no power failure
+    /// since.
     pub fn trusted(bytes: Vec<u8>) -> Self {
         SimulatedDisk { is_trusted: true, ..Self::new(bytes) }
     }
@@ -56,27 +57,27 @@ impl SimulatedDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is in the file.
+    /// The bytes of the file.
     pub fn bytes(&self) -> Vec<u8> {
         self.state().bytes.clone()
     }
 
-    /// How many events there were.
+    /// The number of events so far.
     pub fn now(&self) -> usize {
         self.state().events.len()
     }
 
-    /// How many of them were writes.
+    /// The number of writes so far.
     pub fn writes(&self) -> usize {
         self.state().events.iter().filter(|event| matches!(event, Event::Write(..))).count()
     }
 
-    /// Lets writes fail once this many more bytes were written; none fails if there is no number.
+    /// Has writes fail once `left` more bytes were written. With None, no write fails.
     pub fn fail_after(&self, left: Option<u64>) {
         self.state().left = left;
     }
 
-    /// All that was done to the file, to try what a kill or a power failure would have left.
+    /// All events, to try what a kill or a power failure would have left.
     pub fn history(&self) -> History {
         History { before: self.before.clone(), events: self.state().events.clone() }
     }
@@ -119,7 +120,7 @@ fn put(file: &mut Vec<u8>, bytes: &[u8], at: u64) {
     file[range].copy_from_slice(bytes);
 }
 
-/// All that was done to a file.
+/// All events of a file.
 #[derive(Debug)]
 pub struct History {
     before: Vec<u8>,
@@ -127,7 +128,7 @@ pub struct History {
 }
 
 impl History {
-    /// All of it, in order.
+    /// All events, in order.
     pub fn events(&self) -> &[Event] {
         &self.events
     }
@@ -137,13 +138,13 @@ impl History {
         self.events.len()
     }
 
-    /// Whether nothing was done.
+    /// Whether there are no events.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
 
-    /// Calls `each` with what a kill can leave: after a number of events, which it is told of, and inside of
-    /// a write, at its boundaries of pages of `page` bytes, up to `most` of them.
+    /// Calls `each` with the bytes that a kill can leave, and with the number of events before it. A kill
+    /// comes between two events, or inside a write, at up to `most` boundaries of pages of `page` bytes.
     pub fn kills(&self, page: u64, most: usize, mut each: impl FnMut(usize, &[u8])) {
         let mut bytes = self.before.clone();
         each(0, &bytes);
@@ -161,9 +162,9 @@ impl History {
         }
     }
 
-    /// What a power failure can leave after this many events. `choose` is asked for a number less than the
-    /// one that it is given, for each sector or page of `block` bytes that was written since the last sync: 0
-    /// is what was there then.
+    /// The bytes that a power failure can leave after this many events. For each block of `block` bytes that
+    /// was written since the last sync, `choose` gets the number of its states, and returns the number of
+    /// one: 0 is the state at the sync.
     pub fn power_failure(
         &self,
         events: usize,
@@ -185,7 +186,7 @@ impl History {
                 _ => None,
             })
             .collect();
-        // The file can have got its new length without the bytes.
+        // The file can have its new length without the new bytes.
         let length = writes.iter().map(|(at, new)| *at as usize + new.len()).max().unwrap_or(0);
         bytes.resize(bytes.len().max(length), 0);
         let blocks = |at: u64, new: &[u8]| at / block..(at + new.len() as u64).div_ceil(block);
@@ -204,14 +205,14 @@ impl History {
         bytes
     }
 
-    /// How many of the first `events` are on the disk, whatever happens.
+    /// How many of the first `events` events a sync has put on the disk.
     pub fn synced(&self, events: usize) -> usize {
         let last = self.events[..events].iter().rposition(|event| *event == Event::Sync);
         last.map_or(0, |last| last + 1)
     }
 }
 
-/// Where a write of this many bytes can be torn: how many bytes of it are there.
+/// Where a write of this many bytes can be torn: the numbers of bytes that can be there.
 fn boundaries(at: u64, len: usize, page: u64) -> Vec<usize> {
     let pages = at / page + 1..(at + len as u64).div_ceil(page);
     pages.map(|number| (number * page - at) as usize).collect()

@@ -1,18 +1,19 @@
-//! One state of a file that others may write to, and the protocol by which it is read.
+//! A snapshot: one state of a file to which others may write, and the protocol for reading it.
 //!
-//! A file is mapped once, and what is in it is found out once. But the bytes of the map are those of the
-//! file: a writer of mmnpz overwrites the directory when it appends, and another program may edit an entry in
-//! place. So every read follows the same steps:
+//! A reader maps a file once, and finds its members once. But the map shows the file as it is now: a writer
+//! of mmnpz overwrites the directory when it appends, and another program may edit an entry in place. So
+//! every read follows the same steps:
 //!
-//! 1. *Read.* What the [`Lookup`] finds by the bytes that are there now is checked against those bytes, and
-//!    can be trusted: a name that was found is that of the member.
+//! 1. *Read.* The [`Lookup`] checks what it finds against the bytes of that moment. So what it finds is
+//!    right: a member that it finds has that name.
 //! 2. *Verify.* That a name is *not* there, and what all names are, counts only while the directory and its
-//!    index are what they were when the file was closed ([`Lookup::is_verified`]). Where they are not,
+//!    index are what they were when the file was closed ([`Lookup::is_verified`]). If they are not,
 //!    [`Snapshot::verify`] makes an index of the directory as it is now, or searches for the members that the
-//!    old one listed.
-//! 3. *Read again*, until what was read was verified before and still is behind it.
+//!    old directory listed.
+//! 3. *Read again*, until the snapshot is verified both before and after the read.
 //!
-//! Whether a writer has the file is asked *after* something was read: that nobody had it before says nothing.
+//! A reader asks *after* a read whether a writer has the file: a writer may have come since an earlier
+//! answer.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -34,22 +35,23 @@ use crate::lock;
 use crate::map_limit::Claim;
 use crate::mapping::{self, Identity, Map, MappedFile};
 
-/// How often a file is opened that is being written, at most, with a pause in between.
+/// How often a reader opens a file that is being written, at most, with a pause in between.
 const ATTEMPTS: u32 = 1000;
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// How long a file that is being written is looked at again for members that are hard to find.
+/// How long a reader tries again to find the members of a file that is being written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Called where a read needs the snapshot to be verified: calls [`Snapshot::verify`], in its own way.
+/// A function of the caller that calls [`Snapshot::verify`]. Reads call it when the snapshot has to be
+/// verified.
 pub type Verify<'a> = &'a dyn Fn() -> Result<(), Failure>;
 
-/// Members that are in no directory where readers look for it.
+/// Members that the directory at the end of the file does not list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unlisted {
     /// How many were found.
     pub count: usize,
-    /// There is no such directory at all.
+    /// Whether there is no directory at the end of the file.
     pub is_lost: bool,
 }
 
@@ -66,12 +68,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens, maps and indexes a file, which must be in the `expected` state if one is given.
+    /// Opens, maps and indexes a file. With `expected`, the file must have that identity.
     ///
-    /// A writer can put another directory in place of the one that is being read: then it is opened again.
+    /// If a writer replaces the directory meanwhile, this opens the file again.
     ///
     /// # Errors
-    /// If the system refuses it, it is no archive, or it is not in that state; and [`Failure::Interrupted`].
+    /// If the system refuses to open or to map the file, the file is no archive, or it has another identity;
+    /// and [`Failure::Interrupted`].
     pub fn open(path: &Path, expected: Option<Identity>, keep_going: KeepGoing<'_>) -> Result<Self, Failure> {
         let claim = Claim::new()?;
         for _ in 0..ATTEMPTS {
@@ -90,7 +93,7 @@ impl Snapshot {
         Ok(Opened::once(path, expected, keep_going)?.into_snapshot(path, claim))
     }
 
-    /// The path by which it was opened.
+    /// The path by which the file was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -100,7 +103,7 @@ impl Snapshot {
         self.identity
     }
 
-    /// The map, for whoever keeps a part of it.
+    /// The map, which a caller can keep.
     pub fn map(&self) -> &Arc<Map> {
         &self.map
     }
@@ -111,47 +114,47 @@ impl Snapshot {
         self.map.bytes()
     }
 
-    /// The file, as what finds members reads it.
+    /// The window through which the lookup reads the file.
     #[inline]
     pub fn window(&self) -> Window<'_> {
         Window::whole(self.bytes(), &self.holes)
     }
 
-    /// What finds members by the bytes that are there now.
+    /// The lookup, which finds members in the bytes of the moment.
     pub fn lookup(&self) -> &Lookup {
         &self.lookup
     }
 
-    /// What a writer had left, or was writing, when the file was opened.
+    /// The members that the directory did not list when the file was opened: a writer left them, or was just
+    /// writing them.
     pub fn unlisted(&self) -> Option<Unlisted> {
         self.unlisted
     }
 
-    /// Whether some writer has the file now.
+    /// Whether a writer has the file now.
     pub fn is_being_written(&self) -> bool {
         lock::is_taken(&self.path)
     }
 
-    /// Whether what the lookup says of all members, and of those that are not there, is right.
+    /// Whether the lookup can be believed about all members, and about names that it does not find.
     #[inline]
     pub fn is_verified(&self) -> bool {
         // A map has all bytes.
         self.lookup.is_verified(self.window()).unwrap_or(false)
     }
 
-    /// Makes sure that it is. This can take as long as reading the directory, or the file where there is
-    /// none.
+    /// Makes sure of that. This can take as long as reading the directory, or the file if it has none.
     ///
     /// # Errors
-    /// If what members there are cannot be told any more, and [`Failure::Interrupted`].
+    /// If the members cannot be found any more, and [`Failure::Interrupted`].
     pub fn verify(&self, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let give_up = Instant::now() + PATIENCE;
         while Instant::now() < give_up {
             let before = state_of(&self.path);
             let is_quiet = !self.is_being_written();
             match self.try_to_verify(is_quiet, keep_going) {
-                // A writer can overwrite whatever was found, and is done with it in a moment. That none was
-                // there before says nothing: one can have come, and gone again.
+                // A writer may just overwrite the directory, which takes a moment. That no writer had the
+                // file before says nothing: one may have come and gone since.
                 Err(Failure::Format(_))
                     if !is_quiet || self.is_being_written() || state_of(&self.path) != before => {}
                 done => return done,
@@ -172,10 +175,10 @@ impl Snapshot {
         polled(keep_going, |keep_going| self.lookup.verify(window, newer, is_quiet, keep_going))
     }
 
-    /// The member of a name; `again` is for one that is not going to be read.
+    /// The member of a name. `again` is for a caller that does not then read the member.
     ///
     /// # Errors
-    /// If it was given another name since; and those of `verify`.
+    /// If another program has renamed the member since; and those of `verify`.
     pub fn find(&self, name: &str, again: bool, verify: Verify<'_>) -> Result<Option<Member>, Failure> {
         loop {
             let (window, lookup) = (self.window(), &self.lookup);
@@ -188,8 +191,8 @@ impl Snapshot {
         }
     }
 
-    /// The member of a name, as far as the bytes that are there now tell. None also where only a verified
-    /// directory could tell.
+    /// The member of a name, by the bytes of the moment. None also if only a verified snapshot could tell
+    /// that there is one.
     #[inline]
     pub fn seen(&self, name: &str) -> Option<Member> {
         self.lookup.find_again(self.window(), name).ok()?.member()
@@ -198,9 +201,10 @@ impl Snapshot {
     /// The name of a member that was found.
     ///
     /// # Errors
-    /// If it cannot be told any more; and those of `verify`.
+    /// If the archive does not tell it any more; and those of `verify`.
     pub fn name(&self, member: MemberId, verify: Verify<'_>) -> Result<String, Failure> {
-        // A name that leads to the member is right, whatever is wrong with the rest of the directory.
+        // A name by which the lookup finds the member is right, whatever is wrong with the rest of the
+        // directory.
         if let Ok(name) = self.lookup.name(self.window(), member)
             && self.seen(&name).is_some_and(|found| found.id == member)
         {
@@ -217,10 +221,11 @@ impl Snapshot {
         members.filter_map(|member| self.map.headers_at(member.extent().0)).collect()
     }
 
-    /// The array of a member, as the directory has it now or, where that was overwritten, as it had it.
+    /// Locates the array of a member, by the directory as it is now or, if a writer has overwritten that, as
+    /// it was.
     ///
     /// # Errors
-    /// If the member or its header is not what it should be; and those of `verify`.
+    /// If something is wrong with the member or its header; and those of `verify`.
     pub fn locate(
         &self,
         member: &Member,
@@ -238,7 +243,7 @@ impl Snapshot {
         Ok(self.lookup.locate(window, &member, name, max_header_size)?)
     }
 
-    /// What `read` tells of all members, or of where they are in their order, once that is verified.
+    /// Calls `read`, which needs all members or their order, while the snapshot is verified.
     ///
     /// # Errors
     /// Those of both.
@@ -258,7 +263,7 @@ impl Snapshot {
     }
 }
 
-/// What a writer changes of a file: its length and the time of the last change.
+/// The length of a file and the time of its last change, at least one of which a writer changes.
 fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.len(), metadata.modified().ok()?))
@@ -269,7 +274,7 @@ struct Opened {
     file: MappedFile,
     lookup: Lookup,
     unlisted: Option<Unlisted>,
-    /// Whether the directory that was read still is what it was.
+    /// Whether the directory did not change while it was read.
     is_same: bool,
 }
 
@@ -294,15 +299,16 @@ impl Opened {
             }
             Err(failure) => return Err(failure),
         };
-        // Where the last end record is torn, an earlier one counts, and nothing but what is behind it tells.
+        // If the last end record is torn, an earlier one counts. Only the bytes behind that one tell that
+        // there were more members.
         let has_all = survey.is_at_end && survey.is_clean && survey.found.is_empty();
         let unlisted = if lookup.is_recovered() {
             Some(Unlisted { count: lookup.len(), is_lost: true })
         } else {
             (!has_all).then_some(Unlisted { count: survey.found.len(), is_lost: !survey.is_at_end })
         };
-        // Its end record is taken away before anything of it is overwritten. One that was found without stays
-        // as long as nobody writes to the file.
+        // A writer overwrites the end record before it overwrites the directory. A directory that was found
+        // without an end record stays as long as no writer has the file.
         let is_same = if survey.is_at_end {
             DirectoryLocation::locate(window).ok() == survey.directory
         } else {

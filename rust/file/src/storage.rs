@@ -1,7 +1,7 @@
-//! What an archive is written to: a file of the system, or a disk that is simulated.
+//! The storage to which an archive is written: a file of the system, or a simulated disk.
 //!
-//! The writer, the recovery and the repair know nothing else of a file, so that all of them can be tested in
-//! every state in which a kill or a power failure can leave one (`simulated_disk`).
+//! Writer, recovery and repair use a file only through this trait. So tests can run them on every state in
+//! which a kill or a power failure can leave a file (`simulated_disk`).
 
 use std::io;
 use std::ops::Range;
@@ -11,17 +11,17 @@ use mmnpz_format::Window;
 use mmnpz_format::additions::filler::Filler;
 use mmnpz_format::write::grow_in_place::SharedBytes;
 
-/// The length of the signature of a local header; without it, nobody finds one.
+/// The length of the signature of a local header. No program finds a local header without its signature.
 pub(crate) const SIGNATURE: usize = 4;
 
-/// Bytes that are written at once where a range cannot be cleared otherwise.
+/// How many zeros one write puts into a range that cannot be cleared otherwise.
 const BLOCK: u64 = 1 << 20;
 
 /// The bytes of a file, and which of them are in holes.
 pub struct Contents {
-    /// All of them.
+    /// All bytes.
     pub bytes: SharedBytes,
-    /// In ascending order and apart from one another.
+    /// The holes, in ascending order and without overlap.
     pub holes: Vec<Range<u64>>,
 }
 
@@ -34,44 +34,44 @@ impl Contents {
 
 /// A file to which one process alone writes, with any number of threads.
 ///
-/// It never gets shorter: somebody may have mapped it. So there is no way to make it shorter.
+/// The trait has no method that makes the file shorter: a process may have it mapped.
 pub trait Storage: Sync {
-    /// How long it is.
+    /// How many bytes the file has.
     ///
     /// # Errors
-    /// Those of the system; so in all that follows.
+    /// Those of the system.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether it has no bytes.
+    /// Whether the file has no bytes.
     ///
     /// # Errors
-    /// As above.
+    /// Those of the system.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Writes all of these bytes at a place, which may be behind the end.
+    /// Writes all of these bytes at a place, which may be behind the end of the file.
     ///
     /// # Errors
-    /// As above. Some of them may have been written.
+    /// Those of the system. Some of the bytes may then be in the file.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
 
-    /// Waits until all that was written is on the disk.
+    /// Waits until all writes so far are on the disk.
     ///
     /// # Errors
-    /// As above.
+    /// Those of the system.
     fn sync(&self) -> io::Result<()>;
 
-    /// What is in it now, for as long as anybody keeps it; what is written later may be seen in it.
+    /// The bytes of the file, for as long as the caller keeps them. Later writes may show in them.
     ///
     /// # Errors
-    /// As above.
+    /// Those of the system.
     fn contents(&self) -> io::Result<Contents>;
 
-    /// Puts zeros in a range, as far as the file reaches.
+    /// Overwrites a range with zeros, as far as the file reaches.
     ///
     /// # Errors
-    /// As above.
+    /// Those of the system.
     fn clear(&self, range: Range<u64>) -> io::Result<()> {
         let end = range.end.min(self.len()?);
         let zeros = vec![0; BLOCK.min(end.saturating_sub(range.start)) as usize];
@@ -84,11 +84,11 @@ pub trait Storage: Sync {
         Ok(())
     }
 
-    /// Gives a range up in which there is no member, as far as the file reaches: nobody finds one there any
-    /// more, and its space goes back to the disk where the file system can do that.
+    /// Gives up a range without members, as far as the file reaches. No reader finds a member there
+    /// afterwards, and the space goes back to the disk if the file system can do that.
     ///
     /// # Errors
-    /// As above.
+    /// Those of the system.
     fn release(&self, range: Range<u64>) -> io::Result<()> {
         let end = range.end.min(self.len()?);
         match (SIGNATURE as u64).min(end.saturating_sub(range.start)) {
@@ -97,15 +97,16 @@ pub trait Storage: Sync {
         }
     }
 
-    /// Has a room take its space where a look at a hole would. Where there is no space, it stays a hole.
+    /// Has the file system reserve the space of a room, if a read of a hole would take that space anyway. If
+    /// there is no space, the room stays a hole.
     fn occupy(&self, room: &Range<u64>) {
         let _ = room;
     }
 
-    /// Whether a power failure can have come since it was written to last.
+    /// Whether there can have been a power failure since the file was last written.
     ///
     /// # Errors
-    /// As above.
+    /// Those of the system.
     fn may_be_torn(&self) -> io::Result<bool> {
         Ok(true)
     }
@@ -113,21 +114,21 @@ pub trait Storage: Sync {
     /// Makes sure that the name of the file survives a power failure. `path` is where it was opened.
     ///
     /// # Errors
-    /// As above.
+    /// Those of the system.
     fn sync_name(&self, path: &Path) -> io::Result<()> {
         let _ = path;
         Ok(())
     }
 }
 
-/// Fills a range that has no member.
+/// Writes a filler.
 pub(crate) fn fill(storage: &impl Storage, filler: &Filler) -> io::Result<()> {
     storage.clear(filler.zeros..filler.range.end)?;
     storage.write_at(&filler.head(), filler.range.start)
 }
 
-/// Fills a range from its head on: where its last bytes tell that it is to be filled, or nothing but that
-/// head whose file this is.
+/// Writes a filler, its head first: for a range whose last bytes show that it must be filled, or if only the
+/// head shows that mmnpz wrote the file.
 pub(crate) fn fill_from_its_head(storage: &impl Storage, filler: &Filler) -> io::Result<()> {
     storage.write_at(&filler.head(), filler.range.start)?;
     storage.clear(filler.zeros..filler.range.end)

@@ -1,4 +1,4 @@
-//! The file that is written to: creating, opening, locking, writing at a place.
+//! A file that is open for writing: creating, opening, locking, writing at a place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,17 +11,17 @@ use crate::lock::{self, WriteLock};
 use crate::storage::{Contents, SIGNATURE, Storage};
 use crate::{boot, mapping};
 
-/// A file that this process alone writes to.
+/// A file that is open for writing, and to which no other process writes.
 pub struct WritableFile {
     /// The file, open for reading and writing.
     pub(crate) file: File,
-    /// It was not there, or nothing of what was there is in it.
+    /// Whether the file is new, or has none of its old bytes.
     pub(crate) is_new: bool,
     _lock: WriteLock,
 }
 
 impl WritableFile {
-    /// This file, once nothing of what was there is in it any more.
+    /// Marks the file as new, once it has none of its old bytes.
     pub(crate) fn made_new(self) -> Self {
         WritableFile { is_new: true, ..self }
     }
@@ -32,13 +32,13 @@ fn options() -> OpenOptions {
     options.read(true).write(true);
     #[cfg(windows)]
     {
-        // Others may read, rename and delete it, and not write.
+        // Other processes may read, rename and delete the file, but not write to it.
         std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 1 | 4);
     }
     options
 }
 
-/// A new file; fails if there is one.
+/// Creates a new file. Fails if the file exists.
 pub(crate) fn create_new(path: &Path) -> Result<WritableFile, Failure> {
     create(path, &mut options())
 }
@@ -49,7 +49,7 @@ fn create(path: &Path, options: &mut OpenOptions) -> Result<WritableFile, Failur
     Ok(WritableFile { file, is_new: true, _lock: lock })
 }
 
-/// A new file that nobody else may open; fails if there is one.
+/// Creates a new file that no other user may open. Fails if the file exists.
 pub(crate) fn create_private(path: &Path) -> Result<WritableFile, Failure> {
     let mut options = options();
     #[cfg(unix)]
@@ -57,13 +57,13 @@ pub(crate) fn create_private(path: &Path) -> Result<WritableFile, Failure> {
     create(path, &mut options)
 }
 
-/// The file that is there, or a new one.
+/// Opens the file, or creates it.
 pub(crate) fn open_or_create(path: &Path) -> Result<WritableFile, Failure> {
     loop {
         let opened = match options().open(path) {
             Ok(file) => (file, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Not with `create_new`: through a symbolic link that leads nowhere, too.
+                // `create_new` would not create a file through a symbolic link.
                 (options().create(true).truncate(false).open(path)?, true)
             }
             Err(error) => return Err(in_use(error)),
@@ -74,7 +74,7 @@ pub(crate) fn open_or_create(path: &Path) -> Result<WritableFile, Failure> {
     }
 }
 
-/// The file that is there.
+/// Opens the file.
 pub(crate) fn open(path: &Path) -> Result<WritableFile, Failure> {
     loop {
         if let Some(locked) = open_once(path)? {
@@ -83,12 +83,12 @@ pub(crate) fn open(path: &Path) -> Result<WritableFile, Failure> {
     }
 }
 
-/// The same; None if another file was put in its place meanwhile.
+/// As [`open`], but None if another file was put in its place meanwhile.
 pub(crate) fn open_once(path: &Path) -> Result<Option<WritableFile>, Failure> {
     lock_opened(path, (options().open(path).map_err(in_use)?, false))
 }
 
-/// Locks a file that was opened; None if another file was put in its place meanwhile.
+/// Locks a file that was opened. None if another file was put in its place meanwhile.
 fn lock_opened(path: &Path, (file, is_new): (File, bool)) -> Result<Option<WritableFile>, Failure> {
     if !file.metadata()?.is_file() {
         return Err(irregular());
@@ -108,7 +108,7 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     return true;
 }
 
-/// Windows tells that somebody else writes to a file when it is opened.
+/// Windows refuses to open a file to which another process writes.
 fn in_use(error: io::Error) -> Failure {
     const SHARING_VIOLATION: i32 = 32;
     if cfg!(windows) && error.raw_os_error() == Some(SHARING_VIOLATION) {
@@ -117,7 +117,7 @@ fn in_use(error: io::Error) -> Failure {
     error.into()
 }
 
-/// A pipe or a device: it cannot hold an archive, and is not to be replaced by one.
+/// The error for a pipe or a device, which cannot hold an archive, and must not be replaced by one.
 pub(crate) fn irregular() -> Failure {
     io::Error::other("not a regular file").into()
 }
@@ -125,8 +125,8 @@ pub(crate) fn irregular() -> Failure {
 /// Makes sure that the name of a file survives a power failure. `path` is where the file was when it was
 /// opened.
 ///
-/// The file, its folder and the working folder may have been renamed or changed since: where the system says
-/// by which path an open file is found now, that counts.
+/// The file, its folder and the working folder may have changed since. If the system tells the present path
+/// of an open file, that path counts.
 fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -134,7 +134,7 @@ fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
         use std::os::unix::fs::MetadataExt;
 
         if file.metadata()?.nlink() == 0 {
-            // It was deleted: there is no name.
+            // The file was deleted, and has no name.
             return Ok(());
         }
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -147,7 +147,7 @@ fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that are written at once where a range cannot be cleared otherwise.
+/// How many zeros one write puts into a range that cannot be cleared otherwise.
 const BLOCK: u64 = 1 << 20;
 
 impl Storage for WritableFile {
@@ -202,12 +202,12 @@ fn release(file: &File, range: Range<u64>) -> io::Result<()> {
     }
     let count = (SIGNATURE as u64).min(range.end - range.start);
     let cleared = write_all_at(file, &[0; SIGNATURE][..count as usize], range.start);
-    // In memory, a reader that looks at a new hole through its map dies if there is no page left.
+    // In a file system in memory, a reader that reads a new hole through its map dies if no page is left.
     if !is_in_memory(file) && punch(file, &range) { Ok(()) } else { cleared }
 }
 
-/// Has a room take its space where the file is in memory: whoever looks at all of the file through a map
-/// would need pages for a hole there. Where there is no space, the room stays a hole.
+/// Reserves the space of a room if the file is in memory: a program that reads all of the file through a map
+/// would need that space for the hole. If there is no space, the room stays a hole.
 fn occupy(file: &File, room: &Range<u64>) {
     #[cfg(target_os = "linux")]
     if is_in_memory(file) {
@@ -227,7 +227,7 @@ fn is_in_memory(file: &File) -> bool {
     // SAFETY: the descriptor is open as long as `file` is borrowed, and `found` is room for what the call
     // writes.
     let status = unsafe { libc::fstatfs64(file.as_raw_fd(), found.as_mut_ptr()) };
-    // SAFETY: the call has filled it in if it did not fail.
+    // SAFETY: the call has filled `found` if it did not fail.
     status == 0 && unsafe { found.assume_init() }.f_type == libc::TMPFS_MAGIC
 }
 
@@ -236,16 +236,16 @@ fn is_in_memory(_file: &File) -> bool {
     false
 }
 
-/// Puts zeros in a range, as far as the file reaches, and gives its space back to the disk where the file
-/// system can.
+/// Overwrites a range with zeros, as far as the file reaches, and gives the space back to the disk if the
+/// file system can do that.
 pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
     let range = range.start..range.end.min(file.metadata()?.len());
-    // In memory, see `release`.
+    // Not in a file system in memory, see `release`.
     if range.is_empty() || (!is_in_memory(file) && punch(file, &range)) {
         return Ok(());
     }
     let zeros = vec![0; BLOCK.min(range.end - range.start) as usize];
-    // Holes stay what they are.
+    // Holes are zeros already.
     let holes = mapping::holes_in(file, range.clone());
     let mut at = range.start;
     for hole in holes.into_iter().chain(std::iter::once(range.end..range.end)) {
@@ -260,13 +260,13 @@ pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a range a hole; says whether that was done.
+/// Makes a range a hole. Returns whether the file system did.
 #[cfg(target_os = "linux")]
 fn punch(file: &File, range: &Range<u64>) -> bool {
     allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, range)
 }
 
-/// Asks for space for a range, or for a hole, as `mode` says; says whether that was done.
+/// Asks for space for a range, or for a hole, as `mode` says. Returns whether the file system did so.
 #[cfg(target_os = "linux")]
 fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
     use std::os::fd::AsRawFd;
@@ -275,7 +275,8 @@ fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
         return false;
     };
     loop {
-        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes no memory of ours.
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call uses no memory of this
+        // process.
         let is_done = unsafe { libc::fallocate64(file.as_raw_fd(), mode, start, length) == 0 };
         if is_done || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return is_done;

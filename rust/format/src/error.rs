@@ -184,7 +184,9 @@ pub enum ErrorKind {
         stored: u64,
     },
     /// A name that no ZIP record can hold.
-    #[error("a member's name may have 65535 bytes of UTF-8 with its extension, this one has {length}")]
+    #[error(
+        "a member's name may have at most 65535 bytes of UTF-8 with its extension, this one has {length}"
+    )]
     NameTooLong {
         /// Its length in bytes.
         length: usize,

@@ -1,4 +1,4 @@
-//! Appending to any directory gives one that has the members of both.
+//! An append to any directory gives a directory that has the members of both.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -17,7 +17,7 @@ use mmnpz_format::zip::name::{self, StoredName};
 #[derive(Debug, Arbitrary)]
 struct New {
     name: String,
-    /// One of few names instead, so that some are there already.
+    /// One of few names instead, so that the directory already has some of them.
     common: Option<bool>,
     data: u8,
     alignment: u8,
@@ -30,7 +30,7 @@ impl New {
 }
 
 fn append(old: &[u8], directory: &DirectoryLocation, new: &[New]) {
-    // A shift that takes offsets out of 63 bits is a lie that no file of a real size can tell.
+    // A prefix length that takes offsets out of 63 bits does not occur in a file of a real size.
     if directory.prefix_len.unsigned_abs() > 1 << 62 {
         return;
     }
@@ -46,7 +46,7 @@ fn append(old: &[u8], directory: &DirectoryLocation, new: &[New]) {
         has_none: false,
     };
     let resumed = DirectoryWriter::resume(&old_directory, &[]);
-    // What can be read can be appended to, and nothing else.
+    // An append works on a directory that can be read, and on no other.
     let readable = WalkedIndex::build(Window::from(old), directory.clone(), || true).is_ok();
     assert_eq!(resumed.is_ok(), readable);
     let Ok(mut writer) = resumed else { return };

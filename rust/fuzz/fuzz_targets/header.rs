@@ -1,4 +1,5 @@
-//! Headers: any bytes are read or refused, and what was read is written and read again as the same.
+//! Headers: any bytes are read or refused. A header that was read gives the same header when it is written
+//! and read again.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -19,7 +20,7 @@ fn arbitrary_literal(source: &mut Unstructured<'_>, depth: usize) -> arbitrary::
     };
     Ok(match source.int_in_range(0..=kinds)? {
         0 => Literal::Str(String::arbitrary(source)?.into()),
-        // The least number cannot be read: its magnitude is none.
+        // The least number cannot be read: its magnitude is out of range.
         1 => Literal::Int(i64::arbitrary(source)?.max(-i64::MAX)),
         2 => Literal::Tuple(items(source)?),
         _ => Literal::List(items(source)?),
@@ -41,14 +42,14 @@ fn check_written(header: &Header<'_>, growth: bool) {
 fn check_file(file: &[u8]) {
     let Ok((header, end)) = Header::parse(file, MAX_HEADER_SIZE) else { return };
     assert!(end <= file.len());
-    // It is read from these bytes, from all of them, and from no others.
+    // The header is read from these bytes, from all of them, and from no others.
     assert_eq!(Header::parse(&file[..end], MAX_HEADER_SIZE).unwrap().0, header);
     let cut = Header::parse(&file[..end - 1], MAX_HEADER_SIZE).unwrap_err().kind;
     assert_eq!(cut, ErrorKind::NpyTruncated { needed: end as u64, found: end as u64 - 1 });
     let stored = (file.len() - end) as u64;
     for itemsize in [0, 1, 8, u64::MAX] {
-        // NumPy refuses what a signed 64-bit number cannot count, leaving out axes of length 0, and counts
-        // the elements if they have no bytes.
+        // NumPy refuses an array whose bytes a signed 64-bit number cannot count. It leaves out axes of
+        // length 0, and counts elements if they have no bytes.
         let empty = header.shape.0.contains(&0);
         let each = if empty { itemsize } else { itemsize.max(1) };
         let nonzero = header.shape.0.iter().map(|&n| u128::from(n)).filter(|&n| n != 0);
@@ -76,7 +77,7 @@ fn check_structured(source: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         (bool::arbitrary(source)?, bool::arbitrary(source)?, u8::arbitrary(source)?);
     let header = Header { descr: arbitrary_literal(source, 0)?, fortran_order, shape: Shape(shape) };
     check_written(&header, growth);
-    // The limit is one of characters, whatever their encoding.
+    // The limit counts characters, whatever their encoding.
     let descr = literal::to_string(&header.descr).unwrap();
     let file = header::encode(&descr, header.fortran_order, &header.shape.0, growth).unwrap();
     let prefix = if file[6] == 1 { 10 } else { 12 };
@@ -100,6 +101,6 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(text) = str::from_utf8(data) {
         check_text(text);
     }
-    // It ends early where the input does.
+    // Ends early if the input ends.
     let _ = check_structured(&mut Unstructured::new(data));
 });

@@ -1,5 +1,6 @@
-//! Any bytes, and any archive with something wrong: read as the simple reader does, inside the file, in
-//! bounded memory. Then the directory is overwritten under the index, which must not lead anyone astray.
+//! Any bytes, and any archive with something wrong: the index must read it as the simple reader does, inside
+//! the file, in bounded memory. Then the directory is overwritten under the index, which must not lead a
+//! reader astray.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};

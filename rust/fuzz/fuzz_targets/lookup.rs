@@ -1,6 +1,6 @@
-//! A file of ours in which anything behind its members was changed: a name gives what was written, or what
-//! the directory says now, or an error; and that a name is not there is only said if the directory does not
-//! have it.
+//! A file of mmnpz in which any bytes behind the members were changed: a lookup of a name gives the member
+//! that was written, or what the directory says now, or an error. It says that there is no member only if the
+//! directory does not have the name.
 #![no_main]
 
 use std::path::PathBuf;
@@ -26,24 +26,24 @@ use mmnpz_format::zip::name::StoredName;
 struct Plan {
     /// Short names, so that some are near each other.
     names: Vec<[u8; 2]>,
-    /// A member whose name makes the directory so large that it is not checked when the file is opened.
+    /// Whether to write a member whose name makes the directory so large that opening does not check it.
     large: bool,
-    /// Places behind the members, counted from the end, and what is there afterwards.
+    /// Places behind the members, counted from the end, and the new byte at each.
     changes: Vec<(u16, u8)>,
-    /// So much is cut off.
+    /// How many bytes are cut off.
     cut: u8,
-    /// Bytes that are overwritten from where the members end, as an append does.
+    /// Bytes that overwrite the file from where the members end, as an append does.
     overwritten: Vec<u8>,
 }
 
-/// Nobody asks to stop.
+/// Never asks to stop.
 const GO_ON: KeepGoing<'static> = &|| true;
 
 fn writer(disk: &SimulatedDisk) -> Result<ArchiveWriter<&SimulatedDisk>, Failure> {
     ArchiveWriter::append_to(disk, PathBuf::from("disk"), Alignment::new(64)?, false, GO_ON)
 }
 
-/// Writes an array of bytes, as the binding does; says whether there was none of this name.
+/// Writes an array of bytes, as the binding does. Returns whether there was no array of this name.
 fn write(writer: &ArchiveWriter<&SimulatedDisk>, name: &str, data: &[u8]) -> Result<bool, Failure> {
     let shape = [data.len() as u64];
     let header = encode("'|u1'", false, &shape, true)?;
@@ -66,7 +66,7 @@ fn write(writer: &ArchiveWriter<&SimulatedDisk>, name: &str, data: &[u8]) -> Res
     }
 }
 
-/// The archive, where its members end, and each with the place of its first item.
+/// The archive, the end of its members, and each member with the place of its first item.
 fn archive(plan: &Plan) -> Result<(Vec<u8>, usize, Vec<(String, u64)>), Failure> {
     let mut names: Vec<_> =
         plan.names.iter().take(200).map(|name| format!("{}{}", name[0] % 8, name[1] % 4)).collect();
@@ -85,7 +85,7 @@ fn archive(plan: &Plan) -> Result<(Vec<u8>, usize, Vec<(String, u64)>), Failure>
     Ok((disk.bytes(), end, items))
 }
 
-/// The same after somebody added a member.
+/// The archive after a writer added a member.
 fn appended(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
     let disk = SimulatedDisk::new(bytes.to_vec());
     let open = writer(&disk)?;
@@ -110,7 +110,7 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
                 found => break Some(found),
             }
         };
-        // Not what a walk finds if the file was opened before it was changed: then what was there counts.
+        // If the file was opened before it was changed, the old members count, not what a walk finds now.
         let listed = walked.as_ref().ok().filter(|_| !opened_before).and_then(|index| {
             index
                 .find(Window::from(bytes), name)
@@ -127,7 +127,7 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
                 let is_listed = listed.is_some_and(|file| file.contains(&(located.offset.max(1) - 1)));
                 assert!(is_own || is_listed, "{name:?} became another array");
             }
-            // A reader that has had a file of ours open keeps all of it.
+            // A reader that has a file of mmnpz open keeps all of its members.
             _ if opened_before && number < items.len() => panic!("{name:?} was lost"),
             Some(Found::Nothing) => assert_eq!(listed, None, "{name:?} is there"),
             Some(Found::Renamed(_)) => panic!("nobody renamed {name:?}"),
@@ -151,7 +151,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(bytes) = appended(&bytes) {
         check(&bytes, &before, &items, false);
     }
-    // A writer takes the end record away before it overwrites anything.
+    // A writer overwrites the end record before anything else.
     let mut appended = before.clone();
     if !plan.overwritten.is_empty() && appended.len() >= 22 && !items.is_empty() {
         let end_record = appended.len() - 22;

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: archives that are nearly right, and a reader too simple to be wrong.
+//! The parts that fuzz targets share: archives that are nearly right, and a reader too simple to be wrong.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -12,8 +12,8 @@ use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name;
 use mmnpz_format::zip::records::{Extent, STORED};
 
-/// A plan for an archive. Random bytes hardly ever make one; a random plan always does, with a few things
-/// wrong.
+/// A plan for an archive. Random bytes are hardly ever an archive; a random plan always makes one, with a few
+/// things wrong.
 #[derive(Debug, Arbitrary)]
 pub struct Plan {
     junk: u8,
@@ -48,7 +48,7 @@ enum Zip64 {
     Any([u64; 3]),
 }
 
-/// Few names, so that some come twice, and now and then any.
+/// Mostly one of few names, so that some come twice; now and then any name.
 #[derive(Debug, Arbitrary)]
 enum Name {
     A,
@@ -79,7 +79,7 @@ impl Name {
 impl Member {
     fn flags(&self) -> u16 {
         let bits = [11, 3, 0, 5, 6, 13];
-        // The name's encoding often, the others seldom: they make a member unreadable.
+        // The flag for UTF-8 often, and the others seldom, as they make a member unreadable.
         let chosen = if self.flags < 0xe0 { self.flags & 1 } else { self.flags & 0x3f };
         (0..).zip(bits).filter(|(at, _)| chosen >> at & 1 == 1).fold(0, |all, (_, bit)| all | 1 << bit)
     }
@@ -185,7 +185,8 @@ impl Plan {
     }
 }
 
-/// A member as the rules have it: its name without extension, where its local header is said to be, its size.
+/// A member that a reader must list: its name without extension, where its record says that the local header
+/// is, and its size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// The name.
@@ -196,8 +197,8 @@ pub struct Listed {
     pub size: u64,
 }
 
-/// The stored arrays of these records, one after the other, the last of each name in the place of the first;
-/// or `None` if a record cannot be read.
+/// The stored arrays of these records, in order. The last array of a name takes the place of the first.
+/// `None` if a record cannot be read.
 pub fn listed(records: &[u8], prefix_len: i64) -> Option<Vec<Listed>> {
     let mut listed: Vec<Listed> = Vec::new();
     let mut walk = Walk::new(records);
@@ -227,7 +228,7 @@ pub fn cut<'a>(bytes: &'a [u8], range: &Range<u64>) -> &'a [u8] {
     &bytes[range.start as usize..range.end as usize]
 }
 
-/// Reads the archive and checks all that must hold, whatever it is.
+/// Reads an archive, and checks what must hold for any bytes.
 pub fn check(bytes: &[u8]) -> Option<WalkedIndex> {
     let directory = DirectoryLocation::locate(Window::from(bytes)).ok()?;
     assert!(directory.range.start <= directory.range.end && directory.range.end < bytes.len() as u64);
@@ -249,7 +250,7 @@ pub fn check(bytes: &[u8]) -> Option<WalkedIndex> {
         let Ok(data) = index.member(Window::from(bytes), id, name) else { continue };
         assert!(data.start <= data.end && data.end <= bytes.len() as u64, "{data:?}");
         assert_eq!(data.end - data.start, listed.size);
-        // Behind its own local header and the name there, which has to be the one that was asked for.
+        // Behind its own local header, whose name must be the one that was asked for.
         let local = usize::try_from(listed.local).expect("it is inside the file");
         assert_eq!(bytes[local..local + 4], *b"PK\x03\x04");
         let [length, extra] =

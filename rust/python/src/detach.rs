@@ -10,9 +10,9 @@ use crate::error::exception;
 
 /// Runs `work` detached from the interpreter.
 ///
-/// When a program ends, Python before 3.14 ends daemon threads that come back to it by unwinding their stack
-/// from C. Rust's own handling of panics would take that for a bug and abort the process; here the thread
-/// stays where it is instead, as in Python 3.14.
+/// When a program ends, Python before 3.14 ends a daemon thread that comes back to it by unwinding its stack
+/// from C. Rust would take that for a bug in its handling of panics, and abort the process. Here the thread
+/// stays where it is, as in Python 3.14.
 pub(crate) fn detached<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T + Ungil + Send) -> T {
     let parked = ParkWhenUnwound;
     let result = run(py, work);
@@ -29,7 +29,7 @@ pub(crate) fn detached_on<T: Ungil + Send>(
     detached(py, work).map_err(|failure| exception(py, path, failure))
 }
 
-/// A call of its own: what it unwinds with passes through [`detached`].
+/// A separate call, so that unwinding out of it passes through [`detached`].
 #[inline(never)]
 fn run<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T + Ungil + Send) -> T {
     py.detach(work)
@@ -39,7 +39,7 @@ struct ParkWhenUnwound;
 
 impl Drop for ParkWhenUnwound {
     fn drop(&mut self) {
-        // A panic of ours goes its way.
+        // A panic of Rust goes on unwinding.
         while !std::thread::panicking() {
             std::thread::park();
         }

@@ -56,19 +56,18 @@ fn bad_zip_file(py: Python<'_>, message: String) -> PyErr {
 }
 
 thread_local! {
-    /// What a signal handler, or a callback, raised in the middle of work that was told to stop for that.
+    /// The exception of a signal handler, or of a callback, in the middle of work that then stopped.
     static RAISED: Cell<Option<PyErr>> = const { Cell::new(None) };
 }
 
-/// For work outside the interpreter: lets pending signal handlers run, and says whether to go on. If one
-/// raised, that is the exception that [`Failure::Interrupted`] becomes in this thread.
+/// For work outside the interpreter: runs pending signal handlers, and returns whether to go on. An exception
+/// of a handler is what [`Failure::Interrupted`] becomes in this thread.
 pub(crate) fn keep_going() -> bool {
-    // A daemon thread may come here when the interpreter has ended; then there are no more handlers.
+    // A daemon thread may come here after the interpreter has ended. Then there are no handlers.
     Python::try_attach(|py| go_on_unless(py.check_signals())).unwrap_or(true)
 }
 
-/// Whether to go on after this: if it is an exception, that is what [`Failure::Interrupted`] becomes in this
-/// thread.
+/// Whether to go on: not after an exception, which is what [`Failure::Interrupted`] becomes in this thread.
 pub(crate) fn go_on_unless(raised: PyResult<()>) -> bool {
     match raised {
         Ok(()) => true,
@@ -79,8 +78,8 @@ pub(crate) fn go_on_unless(raised: PyResult<()>) -> bool {
     }
 }
 
-/// The exception with the file and the member in front of what it says, if it says what is wrong with a
-/// member.
+/// The exception with the file and the member in front of its message, if it is a ValueError, which says what
+/// is wrong with a member.
 pub(crate) fn in_member(py: Python<'_>, path: &Path, name: &str, error: PyErr) -> PyErr {
     if !error.get_type(py).is(py.get_type::<PyValueError>()) {
         return error;

@@ -1,11 +1,11 @@
 //! The binding of `mmnpz-file` to Python and NumPy: classes, exceptions, and views.
 //!
-//! It knows no zip, and opens no file. Each folder may use those above it in this list, and no other:
+//! This crate knows no zip, and opens no file. Each folder may use those above it in this list, and no other:
 //!
 //! - `error`, `detach`, `swap_cell`, `mapping`: exceptions; running without the interpreter; a value that
-//!   threads read while one replaces it; what keeps a file mapped.
-//! - `numpy`: all that touches the NumPy C API.
-//! - `views`: open files, and the views that are handed out.
+//!   threads read while one replaces it; the object that keeps a file mapped.
+//! - `numpy`: all that uses the NumPy C API.
+//! - `views`: open files, and the views into them that are kept.
 //! - `batch`: many members at once.
 //! - `reading`, `writing`: the classes.
 #![deny(missing_docs)]

@@ -2,8 +2,8 @@
 //!
 //! Where there is a global interpreter lock, that lock keeps them apart, at no cost. On free-threaded Python,
 //! a lock in each reader or writer would make threads that share it wait for each other, and a fork could
-//! leave it locked for ever. There, reading leaves a mark in memory of the reading thread, and whoever
-//! replaces the value takes over what is still being read (`arc_swap`).
+//! leave it locked for ever. There, reading leaves a mark in memory of the reading thread, and the thread
+//! that replaces the value takes over what is still being read (`arc_swap`).
 
 use pyo3::prelude::*;
 

@@ -1,4 +1,4 @@
-//! A reader whose directory a writer of mmnpz overwrites, while it may look at it at any moment.
+//! A reader whose directory a writer of mmnpz overwrites: the reader may look at it at any moment.
 
 use crate::{ranges, support};
 use mmnpz_format::Window;
@@ -10,11 +10,11 @@ use mmnpz_format::recover::survey::Survey;
 const MEMBERS: usize = 20;
 
 fn name(number: usize) -> String {
-    // One so long that the directory is not checked when the file is opened.
+    // One name is so long that opening the file does not check the directory.
     if number == 0 { "x".repeat(65_000) } else { format!("n{number}") }
 }
 
-/// An archive of mmnpz, and where its members end.
+/// An archive of mmnpz, and the end of its members.
 fn archive() -> (Vec<u8>, usize) {
     let data: Vec<_> = (0..MEMBERS).map(|number| [number as u8; 80]).collect();
     let bytes = support::archive(data.iter().enumerate().map(|(number, data)| (name(number), &data[..])));
@@ -38,7 +38,7 @@ fn found(lookup: &Lookup, bytes: &[u8], number: usize) -> Option<u32> {
     }
 }
 
-/// What a writer does first, and then.
+/// The archive after the first writes of a writer that appends.
 fn overwritten(bytes: &[u8], end: usize) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let end_record = bytes.len() - 22;
@@ -71,7 +71,7 @@ fn while_a_writer_is_at_work_some_are_not_taken_for_all() {
     assert!(!lookup.is_verified(Window::from(&bytes)).unwrap());
     lookup.verify(&bytes, None, true, || true).unwrap();
     for number in 0..MEMBERS - 1 {
-        // With numbers of their own, as those of the stored index are taken.
+        // With new numbers, as the stored index has used the old ones.
         assert_eq!(found(&lookup, &bytes, number), Some((MEMBERS + number) as u32));
     }
     assert_eq!(found(&lookup, &bytes, MEMBERS - 1), None);
@@ -81,7 +81,7 @@ fn while_a_writer_is_at_work_some_are_not_taken_for_all() {
 fn a_directory_of_others_is_not_taken_for_the_one_that_there_was() {
     let (bytes, end) = archive();
     let lookup = lookup(&bytes);
-    // Another session made the second member anew, so to say: the same size, another checksum.
+    // As if another session had made the second member anew: the same size, another checksum.
     let mut other = bytes.clone();
     let record = end + other[end..].windows(6).position(|part| part == b"n2.npy").unwrap() - 46;
     other[record + 16] ^= 1;
@@ -111,7 +111,7 @@ fn members_are_given_from_any_position_on() {
     let stored = lookup(&bytes);
     check(&stored, &bytes);
     assert!(stored.known(0).is_none(), "only a look at the directory tells");
-    // What takes the place of the stored index gives the same.
+    // The index that takes the place of the stored one gives the same.
     let changed = overwritten(&bytes, end);
     stored.verify(&changed, None, false, || true).unwrap();
     check(&stored, &changed);

@@ -1,4 +1,4 @@
-//! How few ranges of a file that is far away are needed, and what is asked of one that is torn.
+//! How few ranges of a remote file a lookup needs, and for which it asks if the file is torn.
 
 use mmnpz_format::Window;
 use mmnpz_format::error::{ErrorKind, Missing};
@@ -34,10 +34,10 @@ fn a_file_of_ours_is_opened_by_its_tail_and_a_name_found_by_two_more_ranges() {
         // A slot of the index, and a record of the directory.
         assert!(count() - before <= 2, "{:?}", remote.requests);
     }
-    // None of what the members hold.
+    // No bytes of members.
     let tail = remote.requests.borrow().iter().map(|range| range.start).min().unwrap();
     assert!(tail > 20_000 * 512);
-    // That a name is not there is known once the directory was compared with its checksum.
+    // Only the checksum of the whole directory tells that a name is not there.
     assert!(matches!(remote.ask(|window| Ok(lookup.find(window, NOWHERE)?)).unwrap(), Found::Unsure));
     remote.ask(|window| lookup.verify(window, None, true, || true)).unwrap();
     assert!(matches!(remote.ask(|window| Ok(lookup.find(window, NOWHERE)?)).unwrap(), Found::Nothing));
@@ -58,7 +58,7 @@ fn files_of_all_sizes_give_the_same() {
 
 #[test]
 fn an_edit_of_a_directory_is_seen() {
-    // One that is not checked when the file is opened.
+    // A directory that opening does not check.
     let mut file = archive(2000);
     let directory = DirectoryLocation::locate((&file).into()).unwrap();
     let at = directory.range.start as usize + 46;

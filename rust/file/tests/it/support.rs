@@ -10,10 +10,10 @@ use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name::StoredName;
 
-/// Nobody asks to stop.
+/// Never asks to stop.
 pub(crate) const GO_ON: KeepGoing<'static> = &|| true;
 
-/// A writer that goes on behind what is on a disk.
+/// A writer that appends to the archive on a disk.
 pub(crate) fn writer(
     disk: &SimulatedDisk,
     align: u64,
@@ -22,8 +22,8 @@ pub(crate) fn writer(
     ArchiveWriter::append_to(disk, PathBuf::from("disk"), Alignment::new(align)?, sync, GO_ON)
 }
 
-/// Writes a member with these bytes, as the binding does. `before` is called before another directory takes
-/// the place of the last one.
+/// Writes a member with these bytes, as the binding does. Calls `before` before another directory takes the
+/// place of the last one.
 pub(crate) fn write(
     writer: &ArchiveWriter<&SimulatedDisk>,
     name: &str,
@@ -31,7 +31,7 @@ pub(crate) fn write(
     mut before: impl FnMut(),
 ) -> Result<(), Failure> {
     let items = Items::from(data);
-    // What is written is not looked at; an array of bytes has this in its entry.
+    // No test reads this as an array. The entry of an array of bytes has this field.
     let array = Described { descr: "'|u1'", fortran_order: false, shape: &[data.len() as u64], header: 0 };
     let field = ArrayField::new(&array);
     let mut member =

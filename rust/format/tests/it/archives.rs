@@ -1,7 +1,7 @@
 //! Builds archives byte by byte, so that every field of every record can be wrong on purpose.
 //!
-//! Nothing here comes from the product: the records are written out once more from APPNOTE 6.3.10, so that a
-//! field at a wrong place in `mmnpz_format::zip` is seen.
+//! This module uses nothing of `mmnpz_format::zip`: it writes the records from APPNOTE 6.3.10, so that the
+//! tests see a field at a wrong place there.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use mmnpz_format::error::Result;
 use mmnpz_format::read::walked_index::{MemberId, WalkedIndex};
 use mmnpz_format::zip::end::DirectoryLocation;
 
-/// What a 32-bit field holds if its number is in the zip64 extra field.
+/// The value of a 32-bit field whose number is in the zip64 extra field.
 pub(crate) const SATURATED: u32 = u32::MAX;
 /// The flag of names in UTF-8.
 pub(crate) const UTF8: u16 = 1 << 11;
@@ -55,14 +55,14 @@ pub(crate) struct Zip64 {
     pub(crate) offset: bool,
 }
 
-/// A member: what stands in the archive for it, first to last.
+/// A member: its parts in the archive, first to last.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Member {
     /// Bytes in front of the local header.
     pub(crate) gap: Vec<u8>,
     pub(crate) local: Header,
     pub(crate) data: Vec<u8>,
-    /// The data descriptor or whatever else stands behind the data.
+    /// The data descriptor, or other bytes behind the data.
     pub(crate) after: Vec<u8>,
     pub(crate) central: Header,
     pub(crate) made_by: u16,
@@ -91,7 +91,7 @@ impl Member {
         Member { local: header.clone(), data: data.to_vec(), central: header, ..Member::default() }
     }
 
-    /// A member that claims to be compressed; nothing here decompresses.
+    /// A member that claims to be compressed. No test decompresses it.
     pub(crate) fn deflated(name: impl AsRef<[u8]>, data: &[u8]) -> Self {
         Member::stored(name, data).both(|header| header.method = DEFLATED)
     }
@@ -159,7 +159,7 @@ impl Member {
     }
 }
 
-/// What the end record says, where that is not what it should.
+/// What the end record says, where a test wants it wrong.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct End {
     pub(crate) disk: u16,
@@ -168,11 +168,11 @@ pub(crate) struct End {
     pub(crate) size: Option<u32>,
     pub(crate) offset: Option<u32>,
     pub(crate) comment_len: Option<u16>,
-    /// There are zip64 records in front of it, and its own numbers are saturated unless given.
+    /// With zip64 records, the end record has saturated numbers, unless a test gives others.
     pub(crate) zip64: Option<Zip64End>,
 }
 
-/// What the zip64 end record and its locator say, where that is not what they should.
+/// What the zip64 end record and its locator say, where a test wants it wrong.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Zip64End {
     pub(crate) entries: Option<u64>,
@@ -246,7 +246,7 @@ impl Archive {
         Built { bytes, locals, data, records, directory, end }
     }
 
-    /// Writes the end records; gives the place of the last.
+    /// Writes the end records, and returns the place of the last one.
     fn write_end(&self, directory: &Range<u64>, out: &mut Vec<u8>) -> u64 {
         let count = self.members.len();
         let size = directory.end - directory.start;
@@ -308,12 +308,12 @@ pub(crate) fn open(bytes: &[u8]) -> Result<WalkedIndex> {
     WalkedIndex::build(Window::from(bytes), DirectoryLocation::locate(Window::from(bytes))?, || true)
 }
 
-/// The bytes that a member of this name is read from.
+/// The range from which a member of this name is read.
 pub(crate) fn range(index: &WalkedIndex, bytes: &[u8], id: MemberId, name: &str) -> Result<Range<u64>> {
     index.member(Window::from(bytes), id, name)
 }
 
-/// The bytes that the first member is read from.
+/// The range from which the first member is read.
 pub(crate) fn first_range(index: &WalkedIndex, bytes: &[u8]) -> Result<Range<u64>> {
     let id = index.ids().next().unwrap();
     range(index, bytes, id, &index.name(Window::from(bytes), id).unwrap())
@@ -324,7 +324,7 @@ pub(crate) fn names(index: &WalkedIndex, bytes: &[u8]) -> Vec<String> {
     index.ids().map(|id| index.name(Window::from(bytes), id).unwrap()).collect()
 }
 
-/// All names and where their bytes are, in order; by way of a lookup, so that both ways are tried.
+/// All names and the ranges of their bytes, in order. Looks each name up, so that both ways are tried.
 pub(crate) fn contents(index: &WalkedIndex, bytes: &[u8]) -> Vec<(String, Range<u64>)> {
     let read = |name: String| {
         let id = index.find(Window::from(bytes), &name).unwrap().unwrap();

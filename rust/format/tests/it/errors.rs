@@ -75,7 +75,7 @@ fn single_npy() {
         Part::Archive,
         &["single .npy file", "not a zip archive"],
     );
-    // Only where nothing makes it an archive: any bytes may stand in front of one.
+    // Not if the file is an archive: any bytes may stand in front of one.
     assert!(open(&[&header::MAGIC[..], &end_record(0, 0)].concat()).is_ok());
 }
 
@@ -84,7 +84,7 @@ fn multi_disk() {
     for (disk, disks) in [(1, 1), (0, 2)] {
         let zip64 = Zip64End { locator_disk: disk, disks: Some(disks), ..Zip64End::default() };
         let bytes = Archive::default().with(|archive| archive.end.zip64 = Some(zip64)).build().bytes;
-        // The locator and the end record alone suffice.
+        // The locator and the end record alone are enough.
         let bytes = &bytes[bytes.len() - 42..];
         let expected = Error::at(ErrorKind::MultiDisk, 0);
         assert_error(&archive_error(bytes), &expected, Part::Archive, &["several disks"]);
@@ -96,12 +96,12 @@ fn directory_outside() {
     let expected = Error::at(ErrorKind::DirectoryOutside { size: 1, end: 0 }, 0);
     let words = ["central directory", "1 bytes", "record at byte 0"];
     assert_error(&archive_error(&end_record(1, 0)), &expected, Part::Archive, &words);
-    // With zip64 records the directory has to end in front of those.
+    // With zip64 records, the directory has to end in front of the zip64 end record.
     let zip64 = Zip64End { size: Some(1), ..Zip64End::default() };
     let bytes = Archive::default().with(|archive| archive.end.zip64 = Some(zip64)).build().bytes;
     let expected = Error::at(ErrorKind::DirectoryOutside { size: 1, end: 0 }, 76);
     assert_error(&archive_error(&bytes), &expected, Part::Archive, &words);
-    // An offset that no signed number can take back.
+    // An offset that no signed prefix length can correct.
     let zip64 = Zip64End { offset: Some(u64::MAX), ..Zip64End::default() };
     let bytes = Archive::default().with(|archive| archive.end.zip64 = Some(zip64)).build().bytes;
     assert!(matches!(archive_error(&bytes).kind, ErrorKind::DirectoryOutside { .. }));
@@ -235,7 +235,7 @@ fn local_in_front_of_the_file() {
 
 #[test]
 fn local_beyond_what_an_offset_can_be() {
-    // 48 bits are kept; what has more must not come back as a place inside the file.
+    // The index keeps 48 bits. A larger offset must not become a place inside the file.
     for offset in [1 << 48, (1 << 48) - 1, 1 << 63, u64::MAX, u64::MAX - 5] {
         let member = Member::stored("a.npy", b"x").with(|member| {
             member.offset = Some(SATURATED);
@@ -261,7 +261,7 @@ fn data_outside() {
     let member = Member::stored("a.npy", b"x");
     let archive = Archive::of([member.clone()]);
     let built = archive.build();
-    // All up to the end of the file is inside it, whatever it is; not a byte more.
+    // A member may reach to the end of the file, and not a byte further.
     let room = built.bytes.len() as u64 - built.data[0].start;
     for (size, fits) in [(room, true), (room + 1, false)] {
         let sized = member.clone().both(|header| {
@@ -430,7 +430,7 @@ fn interrupted() {
     // Asked for the first time behind the last member, so that this one tells both.
     let error = WalkedIndex::build(Window::from(&bytes), directory, || false).unwrap_err();
     assert_error(&error, &ErrorKind::Interrupted.into(), Part::Interrupted, &["interrupted"]);
-    // Not only the first answer counts.
+    // Later answers count, too.
     let bytes = Archive::of(members(2 << 16)).build().bytes;
     let directory = DirectoryLocation::locate(Window::from(&bytes)).unwrap();
     let mut asked = 0;

@@ -24,7 +24,7 @@ fn read(file: &str) -> Vec<u8> {
     std::fs::read(folder().join(file)).unwrap()
 }
 
-/// What is expected of us: where the contract departs from `zipfile`, the entry says so, and why.
+/// What mmnpz must do: where it departs from `zipfile` on purpose, the entry says so, and why.
 fn ours<'a>(entry: &'a Value, key: &str) -> &'a Value {
     entry["mmnpz"].get(key).unwrap_or(&entry[key])
 }

@@ -1,4 +1,4 @@
-//! Which members are seen, under which names, and where their bytes are.
+//! Which members an index lists, under which names, and where their bytes are.
 
 use crate::archives::{
     Archive, Built, End, Member, SATURATED, UTF8, Zip64, Zip64End, contents, extra, names, open, range, two,
@@ -10,7 +10,7 @@ use mmnpz_format::zip::central::Walk;
 use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::records::Extent;
 
-/// Checks that the archive shows exactly these names, with the bytes of these of its members.
+/// Checks that the index lists exactly these names, each with the bytes of the member of this number.
 fn assert_shows(built: &Built, expected: &[(&str, usize)]) {
     let index = open(&built.bytes).unwrap();
     let expected: Vec<_> =
@@ -28,7 +28,7 @@ fn an_archive_without_members_is_empty() {
 
 #[test]
 fn members_keep_the_order_of_the_directory() {
-    // Not that of the names, and not that of a hash table.
+    // Neither the order of the names, nor that of a hash table.
     let order = ["m", "z", "a", "q", "b", "y", "c", "0", "", "folder/x"];
     let built = Archive::of(order.map(|name| Member::stored(format!("{name}.npy"), name.as_bytes()))).build();
     let expected: Vec<_> = order.iter().enumerate().map(|(at, &name)| (name, at)).collect();
@@ -103,7 +103,7 @@ fn the_last_of_several_members_with_one_name_wins() {
 
 #[test]
 fn a_name_comes_back_after_its_compressed_member() {
-    // The entry that the compressed member removes must not be the one that the last member is given.
+    // The last member must not get the entry that the compressed member removes.
     let kinds = [Member::stored, Member::deflated, Member::stored];
     let members = kinds.map(|member| member("a.npy", b"x"));
     assert_shows(&Archive::of(members).build(), &[("a", 2)]);
@@ -187,7 +187,7 @@ fn each_number_may_be_in_the_zip64_field() {
 
 #[test]
 fn zip64_numbers_stand_in_the_order_of_the_standard() {
-    // Not in that of the header, which has the compressed size first.
+    // The zip64 field does not have the order of the header, which has the compressed size first.
     let second = Member::stored("b.npy", b"").with(|member| {
         (member.central.uncompressed, member.central.compressed) = (50, 30);
         member.zip64 = Zip64 { uncompressed: true, compressed: true, offset: true };
@@ -257,12 +257,12 @@ fn the_zip64_end_record_may_hold_further_data() {
 
 #[test]
 fn a_zip64_locator_that_leads_nowhere_is_passed_over() {
-    // As in `zipfile`: the end record's own numbers count then.
+    // As for `zipfile`: the numbers of the end record itself then count.
     let mut built = two().with(|archive| archive.end.zip64 = Some(Zip64End::default())).build();
     let end = built.end as usize;
     let record = end - 20 - 56;
     built.bytes[record..record + 4].fill(0);
-    // The directory now ends where the end record starts, so that its size is that of all between.
+    // The directory now ends where the end record starts, so its size covers all bytes between.
     let size = (built.end - built.directory.start) as u32;
     built.bytes[end + 12..end + 16].copy_from_slice(&size.to_le_bytes());
     // The walk arrives at the spoilt record, which shows that it was taken for a part of the directory.
@@ -408,7 +408,7 @@ fn an_extra_field_cut_short_does_no_harm() {
 
 #[test]
 fn two_members_may_share_their_bytes() {
-    // Not sensible, but each lies inside the file and says what it is.
+    // No sensible archive, but each member lies inside the file and has its own header.
     let archive = two().with(|archive| {
         archive.members[1].central.name = b"a.npy".to_vec();
         archive.members[1].offset = Some(0);
@@ -426,7 +426,7 @@ fn an_index_takes_no_more_memory_than_the_directory() {
         let memory = open(&built.bytes).unwrap().memory();
         assert!((count * 24..=directory + 64).contains(&memory), "{memory} for {directory}");
     }
-    // Members that are not listed take none for good.
+    // Members that are not listed use no memory in the end.
     let members = (0..1000).map(|number| Member::deflated(format!("{number}.npy"), b""));
     let built = Archive::of(members).build();
     assert!(open(&built.bytes).unwrap().memory() < 1000 * 24);

@@ -1,4 +1,4 @@
-//! Archives read by others: the `rawzip` crate, and a lookup so simple that it can only be right.
+//! Archives read by two oracles: the `rawzip` crate, and a lookup so simple that it can only be right.
 
 use std::ops::Range;
 
@@ -31,8 +31,8 @@ fn by_rawzip(bytes: &[u8]) -> Result<Seen, rawzip::Error> {
     Ok(seen)
 }
 
-/// The rules of the index in the fewest words: each member in turn takes the place of its namesake;
-/// compressed ones leave none.
+/// The rules of the index in the fewest words: each member in turn replaces an earlier one of its name; a
+/// compressed member removes it.
 fn listed(seen: &Seen) -> Vec<(String, Range<u64>)> {
     let mut listed: Vec<(String, Range<u64>)> = Vec::new();
     for (raw, method, data) in seen {
@@ -113,7 +113,7 @@ fn arbitrary_request() -> impl Strategy<Value = (String, usize, u32)> {
         .prop_filter("names with a NUL are refused", |(name, ..)| !name.contains('\0'))
 }
 
-/// Writes these members behind what is there, as the writer does, and then the directory.
+/// Appends these members, as the writer does, and then the directory.
 fn append(
     mut bytes: Vec<u8>,
     writer: &mut DirectoryWriter,

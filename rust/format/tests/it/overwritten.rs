@@ -1,5 +1,5 @@
-//! An index stays right when the directory that it was built from is overwritten, as every zip tool does that
-//! appends to an archive which someone has mapped.
+//! An index stays right when a zip tool overwrites the directory from which it was built: every tool does so
+//! that appends to an archive while a reader has it mapped.
 
 use std::ops::Range;
 
@@ -48,7 +48,7 @@ fn by_constant_bytes() {
 
 #[test]
 fn by_appended_members() {
-    // A new member of each length, so that what it leaves of the old records differs.
+    // A new member of each length: each leaves another part of the old records.
     let built = archive();
     let index = open(&built.bytes).unwrap();
     for length in [0, 1, 20, 100, 1000] {
@@ -88,7 +88,8 @@ fn by_one_record_all_over() {
 
 #[test]
 fn names_are_still_known_where_only_the_directory_has_them() {
-    // The other way round: local headers gone, directory whole. Names are known, and nothing can be read.
+    // The other way round: the local headers are gone, and the directory is whole. The index knows the names,
+    // and can read no member.
     let built = archive();
     let index = open(&built.bytes).unwrap();
     let mut bytes = built.bytes.clone();

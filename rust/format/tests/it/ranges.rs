@@ -1,7 +1,9 @@
-//! A file whose ranges have to be fetched: all that reads an archive asks for a range before it looks at it.
+//! A file whose ranges have to be fetched: all code that reads an archive asks for a range before it looks at
+//! it.
 //!
-//! [`Source`] starts with nothing, hands out only what was asked for, in memory of its own, and so proves by
-//! the same answers as over a map that nothing was taken for zeros, or for the end of the file.
+//! [`Remote`] starts with no bytes, and hands out only the ranges that were asked for, each in separate
+//! memory. If the answers are the same as over a map, no missing byte was taken for a zero, or for the end of
+//! the file.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,13 +17,13 @@ use mmnpz_format::recover::recovery_scan::{Effort, closed_room};
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::window::{Fetched, Part};
 
-/// Where the bytes of a file come from.
+/// A source of the bytes of a file.
 pub(crate) trait Source {
-    /// What `read` says, once it has all that it asks for.
+    /// The answer of `read`, once it has all ranges for which it asks.
     fn ask<T>(&self, read: impl Fn(Window<'_>) -> Result<T>) -> Result<T>;
 }
 
-/// All bytes.
+/// A source that has all bytes.
 impl Source for &[u8] {
     fn ask<T>(&self, read: impl Fn(Window<'_>) -> Result<T>) -> Result<T> {
         read(Window::from(*self))
@@ -33,9 +35,9 @@ pub(crate) struct Remote<'a> {
     file: &'a [u8],
     /// A request is made larger so that it begins and ends at a multiple of this.
     block: u64,
-    /// Nothing is left of what another question made it fetch.
+    /// Whether each question starts with no bytes.
     forgets: bool,
-    /// What was fetched, in ascending order and apart from one another.
+    /// The parts that were fetched, in ascending order and without overlap.
     fetched: RefCell<Vec<(u64, Vec<u8>)>>,
     pub(crate) requests: RefCell<Vec<Range<u64>>>,
 }
@@ -88,7 +90,7 @@ impl Source for Remote<'_> {
 /// A name that no archive of the tests has.
 pub(crate) const NOWHERE: &str = "no such name";
 
-/// All that can be told of a file, as text.
+/// All answers about a file, as text.
 fn told(source: &impl Source) -> Vec<String> {
     let mut told = Vec::new();
     let mut tell = |what: &str, answer: String| told.push(format!("{what}: {answer}"));
@@ -108,7 +110,7 @@ fn told(source: &impl Source) -> Vec<String> {
     let survey = source.ask(|window| Survey::new(window, Effort::Read, || true));
     tell("survey", format!("{survey:?}"));
     let Ok(survey) = survey else { return told };
-    // What it is made of is made anew each time: its hashes are random.
+    // Each question makes a new index, as its hashes are random.
     let names = source.ask(|window| {
         let index = WalkedIndex::of_survey(window, &survey, || true)?;
         index.ids().map(|id| Ok((id.0, index.name(window, id).ok_or_missing()?))).collect::<Result<Vec<_>>>()
@@ -151,7 +153,7 @@ fn told(source: &impl Source) -> Vec<String> {
     told
 }
 
-/// What an error says of the file is a part of the answer; that something is missing is not.
+/// An error about the file is a part of the answer. A missing range is not.
 trait OkOrMissing<T> {
     fn ok_or_missing(self) -> Result<std::result::Result<T, String>>;
 }
@@ -165,7 +167,7 @@ impl<T> OkOrMissing<T> for Result<T> {
     }
 }
 
-/// Whether a file that has to be fetched gives the same answers as one that is there.
+/// Checks that a remote file gives the same answers as a mapped one.
 pub(crate) fn assert_same(file: &[u8]) {
     let expected = told(&file);
     for (block, forgets) in [(1, true), (1, false), (100, true), (1 << 16, false)] {

@@ -31,17 +31,16 @@ use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
 use mmnpz_format::read::lookup::LocatedArray;
 
-/// The largest number of descriptions whose dtypes are kept. Real files have a handful; forged ones get no
-/// more.
+/// The most descriptions whose dtypes are kept. Real files have a handful; forged files get no more.
 const MAX_DTYPES: usize = 1024;
 
-/// A dtype that an array can be mapped with.
+/// A dtype of which arrays can be mapped.
 #[derive(Debug)]
 pub(crate) struct DType {
     dtype: Py<PyArrayDescr>,
     /// Bytes per item.
     pub(crate) itemsize: u64,
-    /// Items of zero bytes that NumPy's C interface would make larger: `S0` and `U0`.
+    /// Whether it is `S0` or `U0`: NumPy's C interface would make such items larger than zero bytes.
     empty_string: bool,
     /// For a sub-array dtype: how many base items one item is.
     subarray: Option<u64>,
@@ -57,12 +56,12 @@ struct Kept {
 static DTYPES: RwLock<Option<HashMap<Literal<'static>, &'static Kept, FixedState>>> = RwLock::new(None);
 
 thread_local! {
-    /// The one that a thread asked for last. Most archives have one dtype, and neither to count references
-    /// nor to lock for it makes threads wait for each other.
+    /// The dtype that a thread asked for last. Most archives have one dtype: threads then wait for each other
+    /// neither to count references to it, nor for the lock of the map.
     static LAST: Cell<Option<&'static Kept>> = const { Cell::new(None) };
 }
 
-/// Calls `with` with the dtype of a header, or says why no array can be mapped with it.
+/// Calls `with` with the dtype of a header, or raises why no array of this dtype can be mapped.
 pub(crate) fn with_dtype<R>(
     py: Python<'_>,
     descr: &Literal<'_>,
@@ -82,12 +81,12 @@ pub(crate) fn with_dtype<R>(
     }
     let (dtype, has_fields) = make_dtype(py, descr)?;
     if has_fields {
-        // The names of fields can be assigned to, for all arrays that share the dtype.
+        // Not kept: a program can rename the fields, for all arrays that share the dtype.
         return with(&dtype);
     }
     let mut dtypes = DTYPES.write().unwrap_or_else(PoisonError::into_inner);
     let known = dtypes.get_or_insert_default();
-    // The one that another thread put there meanwhile stays.
+    // A dtype that another thread put there meanwhile stays.
     if known.len() < MAX_DTYPES && !known.contains_key(descr) {
         let descr = descr.clone().into_owned();
         let kept: &'static Kept = Box::leak(Box::new(Kept { descr: descr.clone(), dtype }));
@@ -105,10 +104,10 @@ pub(crate) fn descr_to_dtype(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     DESCR_TO_DTYPE.import(py, "numpy.lib.format", "descr_to_dtype")
 }
 
-/// Looks up what is needed of NumPy, when the module is imported: a fork in the middle of a first use would
-/// leave the child waiting for a thread that it does not have.
+/// Looks up what this module needs of NumPy, when the compiled module is imported: a fork in the middle of a
+/// first use would leave the child waiting for a thread that it does not have.
 pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
-    // Also fills what rust-numpy looks up of the C interface and of NumPy's version.
+    // Has rust-numpy look up the C interface and the version of NumPy, too.
     numpy::dtype::<u8>(py).itemsize();
     descr_to_dtype(py).map(|_| ())
 }
@@ -142,15 +141,15 @@ fn make_dtype(py: Python<'_>, descr: &Literal<'_>) -> PyResult<(DType, bool)> {
     Ok((DType { itemsize, empty_string, subarray, dtype: dtype.unbind() }, has_fields))
 }
 
-/// Whether a dtype is one of those from before NumPy 2, all of which describe memory by itself (or objects).
-/// NumPy's variable-width strings and dtypes that other packages make in the new way are not.
+/// Whether a dtype is of a kind from before NumPy 2: its items lie in the array itself, or are objects.
+/// Strings of variable width, and dtypes that other packages make in the new way, are not.
 pub(crate) fn is_plain(dtype: &Bound<'_, PyArrayDescr>) -> bool {
     /// `NPY_VSTRING` of NumPy 2.
     const FIRST_NEW: c_int = 2056;
     (0..FIRST_NEW).contains(&dtype.num())
 }
 
-/// Whether an exception is one of those with which NumPy refuses the description of a dtype.
+/// Whether NumPy refuses the description of a dtype by this exception.
 fn is_refusal(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyValueError>(py)
         || error.is_instance_of::<PyTypeError>(py)
@@ -182,7 +181,7 @@ pub(crate) fn whole_map<'py>(
     let dtype = numpy::dtype::<u8>(mapping.py());
     let bytes = mapping.get().map.bytes();
     let dimensions = &mut [dimension(bytes.len() as u64)?];
-    // SAFETY: the bytes of the map, all of them, and the mapping as the owner of that memory.
+    // SAFETY: the bytes are those of the map, and the mapping owns that memory.
     unsafe { new_view(array_type, dtype, dimensions, false, bytes.as_ptr(), mapping.as_any()) }
 }
 
@@ -195,7 +194,7 @@ pub(crate) fn map_array<'py>(
     dtype: &DType,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = mmap.py();
-    // No more than the length of the map.
+    // Less than the length of the map, which is a usize.
     let offset = *offset as usize;
     let value_error = |error: mmnpz_format::Error| PyValueError::new_err(error.to_string());
     let length = header.data_len(dtype.itemsize, *stored).map_err(value_error)?;
@@ -223,9 +222,9 @@ pub(crate) fn map_array<'py>(
         *to = dimension(from)?;
     }
     let start = mapped.start().wrapping_add(offset);
-    // SAFETY: `length` is the product of the dimensions and the item size (zero if a dimension is), and it
-    // was just checked that so many bytes lie in the map from `offset` on. The dtype holds no references.
-    // `mmap` keeps the mapping alive, which is its base.
+    // SAFETY: `length` is the product of the dimensions and the item size (zero if a dimension is zero), and
+    // the check above says that this many bytes lie in the map from `offset` on. The dtype holds no
+    // references. `mmap` keeps its base, the mapping, alive.
     unsafe {
         new_view(array_type, dtype.dtype.bind(py).clone(), dimensions, header.fortran_order, start, mmap)
     }
@@ -253,8 +252,8 @@ unsafe fn new_view<'py>(
     let flags = if fortran_order { NPY_ARRAY_F_CONTIGUOUS } else { 0 };
     // SAFETY: the pointers to dimensions and data are valid by this function's contract; without strides
     // NumPy computes those of the order in `flags`; without the WRITEABLE flag it never writes through
-    // `data`. The call takes over the reference to the dtype, SetBaseObject that to the base, both also when
-    // they fail.
+    // `data`. The call takes over the reference to the dtype, and SetBaseObject the reference to the base,
+    // also when they fail.
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
@@ -272,10 +271,10 @@ unsafe fn new_view<'py>(
         if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), base) < 0 {
             return Err(PyErr::fetch(py));
         }
-        // A view refers to its dtype and its base, neither of which refers back: the collector need not look
-        // at it. With a million views that saves it a second each time, and a fifth of the time to make them.
-        // When an attribute is set, or its `__dict__` is asked for, the view is put back under its eyes, see
-        // `memmap::track`.
+        // A view refers to its dtype and its base, and neither refers back. So the garbage collector need not
+        // track the view: with a million views, that saves a second in each collection, and a fifth of the
+        // time to make them. `memmap::track` has the collector track a view whose attributes a program may
+        // set.
         if ffi::PyType_GetFlags(array_type.as_type_ptr()) & ffi::Py_TPFLAGS_HAVE_GC != 0 {
             ffi::PyObject_GC_UnTrack(array.as_ptr().cast());
         }
@@ -288,7 +287,7 @@ unsafe fn new_view<'py>(
 pub(crate) struct Layout<'a> {
     pub(crate) start: *mut u8,
     pub(crate) shape: &'a [npy_intp],
-    /// One behind the other, the last axis fastest.
+    /// Whether the items lie one behind the other, the last axis fastest.
     pub(crate) in_order: bool,
     pub(crate) writeable: bool,
     dtype: *mut PyArray_Descr,
@@ -297,8 +296,8 @@ pub(crate) struct Layout<'a> {
 /// The size of an array without its items and its shape.
 pub(crate) const HEADER: usize = size_of::<PyArrayObject>();
 
-/// The layout of an array, or nothing for another object. It counts until Python code runs, which may change
-/// it.
+/// The layout of an array. None for another object. Valid only until Python code runs, which may resize or
+/// reshape the array.
 #[inline]
 pub(crate) fn layout<'a>(array: &'a Bound<'_, PyAny>) -> Option<Layout<'a>> {
     let array = array.cast::<PyUntypedArray>().ok()?.as_array_ptr();
@@ -330,23 +329,23 @@ pub(crate) fn extent(array: &Bound<'_, PyAny>) -> Option<Extent> {
 impl Layout<'_> {
     /// The dtype of the items.
     pub(crate) fn dtype<'py>(&self, py: Python<'py>) -> Bound<'py, PyArrayDescr> {
-        // SAFETY: the array that this is the layout of keeps its dtype.
+        // SAFETY: the array of this layout keeps its dtype alive.
         unsafe { Bound::from_borrowed_ptr(py, self.dtype.cast()).cast_into_unchecked() }
     }
 
     /// Whether the items are of a dtype, in the same byte order.
     #[inline]
     pub(crate) fn is_of(&self, dtype: &Bound<'_, PyArrayDescr>) -> bool {
-        // Nearly always it is the same object, which all views share.
+        // Nearly always both are the same object, which all views share.
         self.dtype.cast() == dtype.as_ptr() || self.dtype(dtype.py()).is_equiv_to(dtype)
     }
 }
 
-/// Whether items of one dtype can become items of another: as `numpy.copyto` has it by default, so that
-/// numbers may lose precision, and not become numbers of another kind.
+/// Whether items of one dtype can become items of another, by the default rule of `numpy.copyto`: numbers may
+/// lose precision, but not become numbers of another kind.
 pub(crate) fn can_become(from: &Bound<'_, PyArrayDescr>, to: &Bound<'_, PyArrayDescr>) -> bool {
     let casting = NPY_CASTING::NPY_SAME_KIND_CASTING;
-    // SAFETY: two live dtypes, of which the call keeps nothing.
+    // SAFETY: the call reads two live dtypes, and keeps no reference.
     unsafe {
         PY_ARRAY_API.PyArray_CanCastTypeTo(from.py(), from.as_dtype_ptr(), to.as_dtype_ptr(), casting) != 0
     }
@@ -357,7 +356,7 @@ pub(crate) fn itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
     dtype.itemsize()
 }
 
-/// The dtype that a caller names, if items of it can be in an array that is not made by its content.
+/// The dtype that a caller gives for a batch, if an array that is not made from its content can have it.
 pub(crate) fn dtype_given<'py>(dtype: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDescr>> {
     let dtype = PyArrayDescr::new(dtype.py(), dtype)?;
     if !is_plain(&dtype) || dtype.has_object() || dtype.has_subarray() {
@@ -369,18 +368,18 @@ pub(crate) fn dtype_given<'py>(dtype: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
     Ok(dtype)
 }
 
-/// The items of a one-dimensional array of `int64`, or nothing for another object.
+/// The items of a one-dimensional array of `int64`. None for another object.
 pub(crate) fn integers(array: &Bound<'_, PyAny>) -> Option<Vec<i64>> {
     let array = array.cast::<PyArray1<i64>>().ok()?.try_readonly().ok()?;
     Some(array.as_array().to_vec())
 }
 
-/// A new array of items with any content.
+/// A new array, whose items are not initialized.
 pub(crate) fn empty<'py>(dtype: &Bound<'py, PyArrayDescr>, shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
     let py = dtype.py();
     let mut shape = shape.iter().map(|&number| dimension(number as u64)).collect::<PyResult<Vec<_>>>()?;
-    // SAFETY: as many dimensions as it says; the call takes over the reference to the dtype, also when it
-    // fails.
+    // SAFETY: the number of dimensions is that of `shape`; the call takes over the reference to the dtype,
+    // also when it fails.
     unsafe {
         let dtype = dtype.clone().into_dtype_ptr();
         let array = PY_ARRAY_API.PyArray_Empty(py, shape.len() as c_int, shape.as_mut_ptr(), dtype, 0);

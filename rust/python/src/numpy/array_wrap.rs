@@ -1,7 +1,7 @@
 //! `mmnpz.memmap.__array_wrap__`, which NumPy calls to give the result of a ufunc its final type.
 //!
-//! A ufunc on a few items takes half a microsecond. A Python method, and the view that it makes of the
-//! result, would add half as much again.
+//! A ufunc on a few items takes half a microsecond. A Python method, which makes a view of the result, would
+//! add half as much again.
 
 use std::ffi::CStr;
 use std::ptr;
@@ -63,11 +63,11 @@ unsafe extern "C" fn array_wrap(
     }
 }
 
-/// Raises an error, and returns what tells Python so.
+/// Raises an error: sets it, and returns NULL.
 #[cold]
 fn raise(error: PyErr) -> *mut ffi::PyObject {
-    // An error drops its message here. Attaching, which PyO3 counts, lets it do so now instead of at some
-    // later call.
+    // The error drops its message here. PyO3 counts how often it attached: attaching lets it drop the message
+    // now instead of at some later call.
     Python::attach(|py| error.restore(py));
     ptr::null_mut()
 }
@@ -116,8 +116,7 @@ fn wrap<'py>(
         return wrap_other(array, wanted);
     }
     // SAFETY: `array` has the type of ndarray, so its fields may be read, and Python keeps it alive through
-    // this method. The call gets its item, its dtype and itself, which is what NumPy's own indexing with `()`
-    // passes on.
+    // this method. The call gets the item, the dtype and the array, as from NumPy's own indexing with `()`.
     unsafe {
         let PyArrayObject { nd, data, descr, .. } = *array.as_ptr().cast();
         if nd == 0 && (wanted || !is_numpy_2(py)) {
@@ -125,11 +124,11 @@ fn wrap<'py>(
             return Bound::from_owned_ptr_or_err(py, scalar);
         }
     }
-    // NumPy made it for this result: a view of it would cost time, and not own its items.
+    // NumPy made this array for the result. A view of it would cost time, and would not own its items.
     Ok(array.to_owned())
 }
 
-/// As [`wrap`], of a result that is no plain array: an instance of a subclass, or any other object.
+/// As [`wrap`], for a result that is no plain array: an instance of a subclass, or another object.
 fn wrap_other<'py>(array: Borrowed<'_, 'py, PyAny>, wanted: bool) -> PyResult<Bound<'py, PyAny>> {
     let py = array.py();
     let no_dimensions = PyTuple::empty(py);

@@ -1,8 +1,8 @@
 //! The C half of `mmnpz.memmap`: indexing that runs no Python code. `array_wrap` has the method that ufuncs
 //! call.
 //!
-//! `np.memmap.__getitem__` is a Python function: it asks for NumPy's own indexing, then turns results that
-//! are copies (fancy indexing) into plain arrays. Here the same is done in the type's slots.
+//! `np.memmap.__getitem__` is a Python function: it calls NumPy's own indexing, and turns results that are
+//! copies (fancy indexing) into plain arrays. The slots of this type do the same in C.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -19,8 +19,8 @@ use pyo3::type_object::PyTypeInfo;
 use crate::mapping::Mapping;
 use crate::numpy::{array_wrap, slot_type};
 
-/// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. Its documentation and its Python methods are
-/// added by the package: a Python class on top of it would cost a level each time an array is made and freed.
+/// Makes the type `mmnpz.memmap`, a subclass of `np.memmap`. The package adds its documentation and its
+/// Python methods: a Python class on top would cost time whenever an array is made or freed.
 pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let array = PyUntypedArray::type_object_raw(py);
     // SAFETY: the types of these two slots are those of the fields below, and ndarray lives as long as NumPy.
@@ -33,7 +33,7 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let mapping = Mapping::type_object_raw(py);
     TYPES.get_or_init(|| Types { subscript: subscript_of_array, item: item_of_array, array, mapping });
     let memmap = py.import("numpy")?.getattr("memmap")?.cast_into()?;
-    // The type keeps pointers to these tables. It is made once, and lives as long as the process.
+    // Leaked: the type keeps pointers to these tables. It is made once, and lives as long as the process.
     let methods = Box::leak(Box::new([array_wrap::METHOD, ffi::PyMethodDef::default()]));
     let attributes = Box::leak(Box::new([
         ffi::PyGetSetDef {
@@ -53,12 +53,12 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: attributes.as_mut_ptr().cast() },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
-    // SAFETY: functions of this module that have the types of their slots, tables of methods and of
-    // attributes that end with an empty entry and are never freed, and zero.
+    // SAFETY: the functions have the types of their slots, and are static. The tables of methods and of
+    // attributes end with an empty entry, and are never freed. The last slot is zero.
     unsafe { slot_type::make(&memmap, c"mmnpz.memmap", &mut slots) }
 }
 
-/// What the slots need, looked up once.
+/// The functions and types that the slots need, looked up once.
 struct Types {
     subscript: ffi::binaryfunc,
     item: ffi::ssizeargfunc,
@@ -69,15 +69,15 @@ struct Types {
 // SAFETY: the pointers are to type objects that live as long as the process, and are only compared and passed
 // on.
 unsafe impl Send for Types {}
-// SAFETY: as above; nothing is changed through them.
+// SAFETY: as above; no code changes a type through them.
 unsafe impl Sync for Types {}
 
 static TYPES: OnceLock<Types> = OnceLock::new();
 
 unsafe extern "C" fn subscript(array: *mut ffi::PyObject, index: *mut ffi::PyObject) -> *mut ffi::PyObject {
     let Some(types) = TYPES.get() else { return no_slot() };
-    // SAFETY: the arguments are those that Python gave us, `array` an instance of a subclass of ndarray, and
-    // the function is ndarray's implementation of this very slot.
+    // SAFETY: Python passes an instance of this type, which is a subclass of ndarray, and an object. The
+    // function is ndarray's own function of the same slot.
     unsafe {
         if ffi::Py_TYPE(index) == &raw mut ffi::PySlice_Type && is_mapped(types, array.cast()) {
             // A slice of a map is part of the map.
@@ -93,15 +93,15 @@ unsafe extern "C" fn item(array: *mut ffi::PyObject, index: ffi::Py_ssize_t) -> 
     unsafe { settle(types, array, (types.item)(array, index)) }
 }
 
-/// Has the garbage collector look at an array. Views are made without its tracking, as long as they cannot be
-/// part of a cycle: whatever gives access to the attributes of one calls this first.
+/// Has the garbage collector track an array. Views are made untracked, as they cannot be part of a cycle.
+/// Each function that gives access to the attributes of a view calls this first.
 ///
 /// # Safety
 /// Must be called with the interpreter attached; `array` must be a live instance of the type.
 unsafe fn track(array: *mut ffi::PyObject) {
-    // SAFETY: attached, and a live array by contract. Instances of the type are made by the collector's
-    // allocator, as it has a __dict__; untracking is allowed whatever the state, and tracking after that: the
-    // section keeps two threads from doing so at once.
+    // SAFETY: attached, and a live array by contract. The type has a __dict__, so the collector's allocator
+    // makes its instances. Untracking is allowed in any state, and tracking after it. The section keeps two
+    // threads from doing so at once.
     unsafe {
         with_critical_section(&Borrowed::from_ptr(Python::assume_attached(), array), || {
             ffi::PyObject_GC_UnTrack(array.cast());
@@ -115,14 +115,14 @@ unsafe extern "C" fn set_attribute(
     name: *mut ffi::PyObject,
     value: *mut ffi::PyObject,
 ) -> c_int {
-    // SAFETY: the arguments are those that Python gave us.
+    // SAFETY: Python passes a live instance of the type, a name, and a value or NULL.
     unsafe {
         track(array);
         ffi::PyObject_GenericSetAttr(array, name, value)
     }
 }
 
-/// `view.__dict__`, through which attributes are set that `set_attribute` never sees.
+/// `view.__dict__`, by which a program can set attributes without `set_attribute`.
 unsafe extern "C" fn dict(array: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     // SAFETY: Python calls this with a live instance of the type, which has a __dict__.
     unsafe {
@@ -131,11 +131,11 @@ unsafe extern "C" fn dict(array: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi
     }
 }
 
-/// `view.__dict__ = value`, and its deletion if `value` is NULL: as in a class that Python code defines, that
-/// leaves no attributes.
+/// `view.__dict__ = value`, or `del view.__dict__` if `value` is NULL, which leaves no attributes, as for a
+/// class that Python code defines.
 unsafe extern "C" fn set_dict(array: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
     // SAFETY: Python calls this with a live instance of the type, which has a __dict__, and a live object or
-    // NULL. A dict that is made here is given up after the call, which takes a reference of its own.
+    // NULL. The call takes its own reference to the empty dict, and this function gives up the first one.
     unsafe {
         track(array);
         if !value.is_null() {
@@ -165,7 +165,7 @@ fn no_slot() -> *mut ffi::PyObject {
 #[inline]
 unsafe fn settle(types: &Types, array: *mut ffi::PyObject, result: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: `result` is NULL or a live object by contract, `array` a live ndarray. A result of the same
-    // type as `array` is an ndarray too, so that its fields may be read.
+    // type as `array` is an ndarray, too, so its fields may be read.
     unsafe {
         if result.is_null() || ffi::Py_TYPE(result) != ffi::Py_TYPE(array) || is_mapped(types, result.cast())
         {
@@ -183,8 +183,8 @@ unsafe fn settle(types: &Types, array: *mut ffi::PyObject, result: *mut ffi::PyO
 /// over.
 #[cold]
 unsafe fn plain(array: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: attached by contract; a view of a live array, which it keeps alive, so that ours can be given
-    // up.
+    // SAFETY: attached by contract; a view of a live array, which the view keeps alive, so this reference can
+    // be given up.
     unsafe {
         let py = Python::assume_attached();
         let array_type = PY_ARRAY_API.get_type_object(py, NpyTypes::PyArray_Type);
@@ -194,7 +194,7 @@ unsafe fn plain(array: *mut ffi::PyObject) -> *mut ffi::PyObject {
     }
 }
 
-/// Whether the memory of an array belongs to a map of ours.
+/// Whether the memory of an array belongs to a map that mmnpz made.
 ///
 /// # Safety
 /// `array` must point to a live ndarray.
@@ -211,7 +211,8 @@ unsafe fn is_mapped(types: &Types, mut array: *mut PyArrayObject) -> bool {
             if ffi::Py_TYPE(base) == types.mapping {
                 return true;
             }
-            // Nearly always the array over the whole map, of the same type: the test is a call.
+            // The base is nearly always the array over the whole map, which has the same type: that saves a
+            // call.
             if ffi::Py_TYPE(base) != ffi::Py_TYPE(array.cast())
                 && ffi::PyObject_TypeCheck(base, types.array) == 0
             {

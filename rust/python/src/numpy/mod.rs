@@ -1,4 +1,4 @@
-//! What touches the NumPy C API: arrays, views, and the type of views.
+//! All that uses the NumPy C API: arrays, views, and the type of views.
 
 pub(crate) mod array;
 pub(crate) mod array_wrap;

@@ -1,4 +1,4 @@
-//! The bytes of an array to be written: its `.npy` header, and where its items are.
+//! An array that a program writes: its `.npy` header, and where its items are.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -17,7 +17,7 @@ use mmnpz_file::items::Items;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::npy::header;
 
-/// How many dtypes are remembered with the text of their description. Programs write a handful.
+/// The most dtypes whose descriptions are kept as text. Programs write a handful.
 const MAX_DESCRIPTIONS: usize = 32;
 
 static AS_ANY_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -31,7 +31,7 @@ fn dtype_to_descr(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     DTYPE_TO_DESCR.import(py, "numpy.lib.format", "dtype_to_descr")
 }
 
-/// Looks up what is needed of NumPy, when the module is imported; see `array::look_up`.
+/// Looks up what this module needs of NumPy, when the compiled module is imported; see `array::look_up`.
 pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
     as_any_array(py)?;
     dtype_to_descr(py)?;
@@ -51,23 +51,22 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
     Ok(as_any_array(object.py())?.call1((object,))?.cast_into::<PyUntypedArray>()?)
 }
 
-/// The items of `array`, which must be kept for as long as what is returned is used.
+/// The items of `array`. The caller must keep the array as long as it uses them.
 pub(crate) fn items<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Items<'a>> {
     let is_contiguous = array.is_c_contiguous() || array.is_fortran_contiguous();
-    // SAFETY: the pointer to a live array object, of which the address of its first item is copied.
+    // SAFETY: the pointer leads to a live array; this copies the address of its first item.
     let start = unsafe { (*array.as_array_ptr()).data }.cast_const().cast();
-    // SAFETY: NumPy vouches for the shape and the strides of the array; the caller keeps it, and with it its
-    // memory.
+    // SAFETY: NumPy vouches for the shape and the strides. The caller keeps the array, and so its memory.
     let items =
         unsafe { Items::new(start, array.dtype().itemsize(), array.shape(), array.strides(), is_contiguous) };
     items.ok_or_else(|| PyTypeError::new_err("the array is larger than the address space"))
 }
 
-/// The `.npy` header of arrays that are alike.
+/// The `.npy` header of all arrays of one dtype, order and shape.
 #[derive(Default)]
 pub(crate) struct NpyHeader {
     pub(crate) bytes: Vec<u8>,
-    /// What it says, for the directory.
+    /// The array field for the directory, which repeats the header.
     pub(crate) array_field: Option<ArrayField>,
     descr: Option<Description>,
     fortran_order: bool,
@@ -75,8 +74,8 @@ pub(crate) struct NpyHeader {
 }
 
 thread_local! {
-    /// The header that a thread used last. Programs write many arrays that are alike, or of one dtype: to
-    /// make all of it anew takes as long as to copy some kilobytes.
+    /// The header that a thread used last. Programs write many arrays with the same header, or of one dtype.
+    /// To make a header anew takes as long as to copy some kilobytes.
     static LAST: Cell<Option<Box<NpyHeader>>> = const { Cell::new(None) };
 }
 
@@ -88,14 +87,14 @@ pub(crate) fn npy_header(array: &Bound<'_, PyUntypedArray>) -> PyResult<Box<NpyH
 }
 
 impl NpyHeader {
-    /// Makes it the header of an array.
+    /// Makes this the header of an array.
     fn describe(&mut self, array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
         let py = array.py();
-        // SAFETY: the pointer to a live array object, of which the address of its dtype is taken, and nothing
-        // is read.
+        // SAFETY: the pointer leads to a live array; this copies the address of its dtype, and reads nothing
+        // of the dtype.
         let dtype = unsafe { (*array.as_array_ptr()).descr } as usize;
         let of_dtype = self.descr.take().filter(|descr| descr.kept == Some(dtype));
-        // NumPy prefers C order where both hold.
+        // NumPy says C order where both orders hold.
         let fortran_order = array.is_fortran_contiguous() && !array.is_c_contiguous();
         let shape = array.shape().iter().map(|&dimension| dimension as u64);
         if of_dtype.is_some()
@@ -125,17 +124,18 @@ impl NpyHeader {
         PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)
     }
 
-    /// Keeps it for the next array.
+    /// Keeps the header for the next array of this thread.
     pub(crate) fn keep(self: Box<Self>) {
         let _ = LAST.try_with(|last| last.set(Some(self)));
     }
 }
 
-/// What stands for a dtype in a header.
+/// The description of a dtype, as it stands in a header.
 struct Description {
     /// Python source.
     text: Arc<str>,
-    /// Where the dtype is, if it is kept for as long as the process lives: no other one can get its address.
+    /// The address of the dtype, if the dtype is kept as long as the process lives: no other dtype can then
+    /// get this address.
     kept: Option<usize>,
 }
 
@@ -165,7 +165,7 @@ fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Description> {
         // Not kept: the next array warns, too.
         return Ok(Description { text, kept: None });
     }
-    // Dtypes with fields are made anew by most programs and may carry metadata, of which NumPy warns each
+    // Most programs make dtypes with fields anew. Dtypes may carry metadata, about which NumPy warns each
     // time.
     let mut kept = None;
     if !dtype.has_fields() && dtype.getattr("metadata")?.is_none() {
@@ -228,12 +228,12 @@ fn warn_of_mask(array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
     Ok(())
 }
 
-/// Whether this NumPy leaves room in a header for a larger shape. NumPy 1.23 does not.
+/// Whether the NumPy in use leaves room in a header for a longer dimension. NumPy 1.23 does not.
 fn numpy_leaves_room(py: Python<'_>) -> PyResult<bool> {
     static ANSWER: PyOnceLock<bool> = PyOnceLock::new();
     ANSWER
         .get_or_try_init(py, || {
-            // A header that has 128 bytes without the room and 192 with it.
+            // A header of 128 bytes without the room, and 192 bytes with it.
             let descr = "x".repeat(60);
             let header = PyDict::new(py);
             header.set_item("descr", &descr)?;

@@ -1,5 +1,5 @@
-//! Types that are another one with some of its functions replaced by C functions: what Python calls through a
-//! slot of the type pays for nothing in between.
+//! Types that are a copy of another type, with C functions in some of its slots. Python calls such a function
+//! without a layer in between.
 
 use std::ffi::{CStr, c_int, c_void};
 
@@ -7,10 +7,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
-/// Makes such a type, which can be subclassed in Python.
+/// Makes a subclass of `base` with these slots, which Python code can subclass.
 ///
 /// # Safety
-/// Each slot has a static function of the type that it asks for, and the last one is zero.
+/// Each slot must have a static function of its type, and the last one must be zero.
 pub(crate) unsafe fn make<'py>(
     base: &Bound<'py, PyType>,
     name: &'static CStr,

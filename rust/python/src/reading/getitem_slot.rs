@@ -1,9 +1,9 @@
 //! The C half of `data[name]`.
 //!
-//! Where there is a dict of all views that are kept, such a lookup is one in that dict and nothing else, of
-//! some thirty nanoseconds. What the binding does around each method (it looks at the types, counts how often
-//! it was entered, and catches panics) takes another third of that, and so comes in only for what is not in
-//! the dict.
+//! With a global interpreter lock, a dict has all views that are kept. Then `data[name]` is a lookup in this
+//! dict and nothing else, which takes some thirty nanoseconds. PyO3 checks types, counts how often it was
+//! entered, and catches panics around each method. That takes another ten, and so happens only for a name
+//! that is not in the dict.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -17,7 +17,7 @@ use crate::numpy::slot_type;
 use crate::reading::reader::Reader;
 use crate::views::view_cache::DICT_FIRST;
 
-/// Makes the type `DirectReader`, which is `Reader` with this in place of its `__getitem__`.
+/// Makes the type `DirectReader`: a `Reader` with `subscript` in place of its `__getitem__`.
 pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let reader = py.get_type::<Reader>();
     if !DICT_FIRST {
@@ -33,18 +33,17 @@ pub(crate) fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         ffi::PyType_Slot { slot: ffi::Py_mp_subscript, pfunc: subscript as *mut c_void },
         ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
     ];
-    // SAFETY: functions of this module that have the types of their slots, and zero.
+    // SAFETY: `subscript` is static and has the type of its slot. The last slot is zero.
     unsafe { slot_type::make(&reader, c"mmnpz._mmnpz.DirectReader", &mut slots) }
 }
 
-/// The `__getitem__` of the binding.
+/// The `__getitem__` of `Reader`, which PyO3 made.
 static SUBSCRIPT: OnceLock<ffi::binaryfunc> = OnceLock::new();
 
 unsafe extern "C" fn subscript(reader: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by Python, and so attached, with an instance of the type above, which Python sees to.
-    // That is an instance of `Reader`, as its base. The dict is kept while it is looked into, which can run
-    // code of its keys that closes the reader. The function is that of the slot this one is in place of, with
-    // the same arguments.
+    // SAFETY: Python calls this attached, with an instance of the type above, whose base is `Reader`. This
+    // function holds a reference to the dict: the lookup can run code of a key, which may close the reader.
+    // `others` is the function of the same slot of the base, and gets the same arguments.
     unsafe {
         let py = Python::assume_attached();
         let dict = Borrowed::from_ptr(py, reader).cast_unchecked::<Reader>().get().first(py);
@@ -57,7 +56,7 @@ unsafe extern "C" fn subscript(reader: *mut ffi::PyObject, name: *mut ffi::PyObj
                 return view;
             }
         }
-        // The type is made after that is set.
+        // Set before the type is made.
         SUBSCRIPT.get().map_or(ptr::null_mut(), |others| others(reader, name))
     }
 }

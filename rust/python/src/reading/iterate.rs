@@ -1,7 +1,7 @@
 //! All arrays of an archive, one after the other: `data.values()` and `data.items()`.
 //!
-//! The next members are read from the directory some at a time, in its order. A lookup of each name would be
-//! a jump to another place of the index, and of the directory, for each of them.
+//! The iterator reads members from the directory, some at a time, in the order of the directory. To look each
+//! name up would jump to another place of the index, and of the directory, for each member.
 
 use std::sync::Arc;
 use std::vec;
@@ -18,22 +18,23 @@ use mmnpz_format::read::walked_index::Member;
 #[pyclass(module = "mmnpz._mmnpz")]
 pub(crate) struct ViewIterator {
     reader: Py<Reader>,
-    /// None once it has come to its end.
+    /// None once the iterator has come to its end.
     way: Option<Way>,
     /// Whether names come with the views.
     pairs: bool,
 }
 
-/// What is still to come.
+/// The members that are still to come.
 struct Way {
-    /// What the reader had open at first; it may be opened anew meanwhile.
+    /// The file that the reader had open at first: a program may open the reader anew meanwhile.
     handle: Arc<Handle>,
     keep: bool,
-    /// The list that the reader hands out. Should somebody have put it in another order, it is that order.
+    /// The list `files` of the reader. If a program has put it in another order, the iterator follows that
+    /// order.
     names: Py<PyList>,
     /// The position of the next name.
     position: usize,
-    /// The members that are expected there.
+    /// The members that are expected from this position on.
     ahead: vec::IntoIter<(Member, String)>,
 }
 
@@ -53,7 +54,7 @@ impl Way {
         (self.position < names.len()).then(|| names.get_item(self.position)).transpose()
     }
 
-    /// Its view. The one behind it is next then, even if that fails.
+    /// The view of this name. The name behind it is the next one, even if this fails.
     fn view<'py>(&mut self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (py, position) = (name.py(), self.position);
         self.position += 1;
@@ -84,7 +85,7 @@ impl ViewIterator {
             return Ok(None);
         };
         if let Err(closed) = self.reader.get().with_file(py, |_| ()) {
-            // It does not keep the map of a closed reader.
+            // The iterator does not keep the map of a closed reader.
             self.way = None;
             return Err(closed);
         }

@@ -1,4 +1,4 @@
-//! The reader: from names to views.
+//! `NpzReader`: from names to views.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use crate::views::handle::Handle;
 use crate::views::open_file::{OpenFile, Types, warn_of_unlisted};
 use crate::views::view_cache::DICT_FIRST;
 
-/// What changes when a reader is opened and closed.
+/// The state of a reader, replaced when a program opens or closes it.
 #[derive(Default)]
 struct State {
     /// None before opening and after closing.
     handle: Option<Arc<Handle>>,
     /// Whether views are kept.
     cache: bool,
-    /// Whether all views were made while opening.
+    /// Whether opening made all views.
     preload: bool,
-    /// The dict that lookups ask first, if there is such.
+    /// The dict of views, if `data[name]` looks there first.
     first: Option<Py<PyDict>>,
 }
 
@@ -51,8 +51,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// The handle as it is now, and whether views are kept: the reader can be closed, or opened anew, by
-    /// another thread at any time.
+    /// The present handle, and whether views are kept. Another thread can close the reader, or open it anew,
+    /// at any time.
     pub(crate) fn handle(&self, py: Python<'_>) -> PyResult<(Arc<Handle>, bool)> {
         let (handle, cache) = self.state.read(py, |state| (state.handle.clone(), state.cache));
         handle.map(|handle| (handle, cache)).ok_or_else(closed)
@@ -62,14 +62,14 @@ impl Reader {
         self.with_file(py, Arc::clone)
     }
 
-    /// Reads the open file without a reference to it, which threads would wait for each other to count. For
-    /// `read` holds what [`SwapCell::read`] says.
+    /// Reads the open file without a reference to it, which threads would wait for each other to count.
+    /// `read` must keep to the rules of [`SwapCell::read`].
     pub(crate) fn with_file<R>(&self, py: Python<'_>, read: impl FnOnce(&Arc<OpenFile>) -> R) -> PyResult<R> {
         let read = self.state.read(py, |state| state.handle.as_ref().map(|handle| read(&handle.file)));
         read.ok_or_else(closed)
     }
 
-    /// The dict to ask first, if there is such.
+    /// The dict of views, if `data[name]` looks there first.
     #[inline]
     pub(crate) fn first<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyDict>> {
         self.state.read(py, |state| Some(state.first.as_ref()?.bind(py).clone()))
@@ -86,14 +86,14 @@ impl Reader {
         })
     }
 
-    /// The view of a name that is not kept yet; `fresh` is for one past the cache.
+    /// The view of a name that is not kept yet. With `fresh`, a view past the cache.
     #[cold]
     fn first_access<'py>(&self, name: &Bound<'py, PyAny>, fresh: bool) -> PyResult<Bound<'py, PyAny>> {
         let (handle, cache) = self.handle(name.py())?;
         handle.first_access(name, cache && !fresh)
     }
 
-    /// What looks many members up.
+    /// A lookup of many members.
     pub(crate) fn lookup<'py>(&self, py: Python<'py>) -> PyResult<BatchLookup<'py>> {
         let (handle, cache) = self.handle(py)?;
         let first = (DICT_FIRST && cache).then(|| handle.views.dict(py).clone());
@@ -153,7 +153,7 @@ impl Reader {
     }
 
     fn __getitem__<'py>(&self, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        // Where there is a dict to ask first, `subscript` has done that.
+        // If there is a dict of views, `subscript` has already looked there.
         let known = if DICT_FIRST { None } else { self.known(name) };
         known.map_or_else(|| self.first_access(name, false), Ok)
     }
@@ -282,7 +282,8 @@ impl Reader {
         self.state.visit(|state| {
             visit.call(&state.first)?;
             let Some(handle) = &state.handle else { return Ok(()) };
-            // What readers share may be visited through one of them only, so not while there are several.
+            // The collector must visit a shared handle only once, and so visits none that several readers
+            // share.
             if Arc::strong_count(handle) > 1 {
                 return Ok(());
             }

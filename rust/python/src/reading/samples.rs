@@ -1,5 +1,5 @@
-//! What `mmnpz.torch` asks of a reader beside views: positions in place of names, and that the system reads
-//! the samples of a batch at once.
+//! What `mmnpz.torch` needs of a reader besides views: positions in place of names, and having the system
+//! read all samples of a batch at once.
 
 use pyo3::exceptions::{PyIndexError, PyKeyError};
 use pyo3::prelude::*;

@@ -1,4 +1,4 @@
-//! A file and the views into it that are kept.
+//! An open file with its view cache.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::numpy::array;
 use crate::views::open_file::{OpenFile, SOME};
 use crate::views::view_cache::{Preload, ViewCache};
 
-/// An archive and views into it, which any number of readers share.
+/// An open file and the views into it that are kept. Any number of readers share a handle.
 pub(crate) struct Handle {
     pub(crate) file: Arc<OpenFile>,
     pub(crate) views: ViewCache,
 }
 
 impl Handle {
-    /// A handle with views of its own, all of them made if they are to be preloaded.
+    /// A handle with new views: all of them with `preload`, otherwise none yet.
     pub(crate) fn new(py: Python<'_>, file: Arc<OpenFile>, preload: bool) -> PyResult<Arc<Self>> {
         let mmap = array::whole_map(file.mapping.bind(py), file.types.map.bind(py))?;
         let views = ViewCache::new(py, mmap.unbind());
@@ -34,7 +34,7 @@ impl Handle {
         self.file.view(self.views.mmap.bind(py), member, name)
     }
 
-    /// The view of a name, which is made and, if it is to be, kept.
+    /// The view of a name that had none yet: a new view or, with `keep`, the one that the cache then has.
     #[cold]
     pub(crate) fn first_access<'py>(
         &self,
@@ -48,7 +48,7 @@ impl Handle {
         let text = key.and_then(|key| key.to_str().ok());
         let found = text.map_or(Ok(None), |text| file.find(py, text, false))?;
         let (Some(key), Some(text), Some(member)) = (key, text, found) else {
-            // As a dict would: what cannot be hashed is no key at all.
+            // As a dict does: an object that cannot be hashed is a TypeError.
             name.hash()?;
             return Err(PyKeyError::new_err((name.clone().unbind(),)));
         };
@@ -60,7 +60,7 @@ impl Handle {
         self.views.publish(member.id, &key, view)
     }
 
-    /// The view of a member, whose name is looked up nowhere.
+    /// The view of a member whose name the caller knows.
     pub(crate) fn view_of<'py>(
         &self,
         member: &Member,
@@ -75,7 +75,7 @@ impl Handle {
         if keep { self.views.publish(member.id, name, view) } else { Ok(view) }
     }
 
-    /// The view of the member at a position in archive order, made if none is kept.
+    /// The view of the member at a position in archive order, which had none yet; as for `first_access`.
     #[cold]
     pub(crate) fn first_access_at<'py>(
         &self,

@@ -1,4 +1,4 @@
-//! A file that is open for reading, as Python sees it: its names, and new views of its members.
+//! A file that is open for reading: its names as Python objects, and new views of its members.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,32 +22,32 @@ use crate::mapping::Mapping;
 use crate::numpy::array;
 use crate::views::view_cache::may_be_locked;
 
-/// Pending signals are looked at every time this many members were taken up.
+/// Signal handlers may run every time this many members were read.
 const POLL_INTERVAL: usize = 4096;
 
-/// How many members are looked at together where views are made of one after the other.
+/// How many members are read at a time where views are made of one member after the other.
 pub(crate) const SOME: usize = 128;
 
-/// The types of arrays that are made.
+/// The types of the arrays over a map.
 pub(crate) struct Types {
-    /// Of the array over the whole map.
+    /// The type of the array over the whole map.
     pub(crate) map: Py<PyType>,
-    /// Of the views.
+    /// The type of the views.
     pub(crate) view: Py<PyType>,
 }
 
-/// An open archive: what all handles on it share, and what a view needs to be made.
+/// An open file: the part that all handles on it share, and that makes views.
 pub(crate) struct OpenFile {
     pub(crate) snapshot: Snapshot,
-    /// With what it was opened, to open it again: pairs, as no tuple has a lock.
+    /// The options of the call that opened the file, to open it again: pairs, as a tuple has no lock.
     pub(crate) options: Py<PyTuple>,
     pub(crate) mapping: Py<Mapping>,
     pub(crate) types: Types,
     max_header_size: usize,
-    /// It was said that the directory is damaged.
+    /// Whether the warning of a damaged directory was given.
     warned: AtomicBool,
-    /// The list of all names, and the fork generation in which it was made. Locked for moments, by threads
-    /// that stay attached meanwhile.
+    /// The list of all names, and the fork generation in which it was made. Threads lock this for moments,
+    /// and stay attached meanwhile.
     files: Mutex<Option<(u64, Py<PyList>)>>,
 }
 
@@ -75,7 +75,7 @@ impl OpenFile {
         exception(py, self.snapshot.path(), failure)
     }
 
-    /// The exception that says what is wrong with a member.
+    /// The exception for a failure to read a member, which it names.
     pub(crate) fn member_err(&self, py: Python<'_>, failure: Failure, name: &str) -> PyErr {
         match failure {
             Failure::Format(error) => self.err(py, Failure::Format(error.in_member(name))),
@@ -99,18 +99,19 @@ impl OpenFile {
         view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
     }
 
-    /// The member of a name; `again` is for one that is not going to be read.
+    /// The member of a name; see [`Snapshot::find`].
     pub(crate) fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
         let found = self.snapshot.find(name, again, &|| self.verify(py));
         found.map_err(|failure| self.member_err(py, failure, name))
     }
 
-    /// The member of a name that is not going to be read. A name with lone surrogates is in no archive.
+    /// As [`OpenFile::find`], for a caller that does not then read the member. No archive has a name with
+    /// lone surrogates.
     pub(crate) fn find_again(&self, name: &Bound<'_, PyString>) -> PyResult<Option<Member>> {
         name.to_str().map_or(Ok(None), |text| self.find(name.py(), text, true))
     }
 
-    /// Makes sure that what the lookup says of all members is right.
+    /// Verifies the snapshot, and warns if that finds a damaged directory.
     pub(crate) fn verify(&self, py: Python<'_>) -> Result<(), Failure> {
         let snapshot = &self.snapshot;
         if snapshot.is_verified() {
@@ -133,8 +134,8 @@ impl OpenFile {
         self.verify(py).map_err(|failure| self.err(py, failure))
     }
 
-    /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, it is
-    /// called for all of them once more.
+    /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, this
+    /// starts anew.
     pub(crate) fn for_each(
         &self,
         py: Python<'_>,
@@ -150,7 +151,7 @@ impl OpenFile {
         })
     }
 
-    /// The names of all arrays; the same list each time.
+    /// The names of all arrays: the same list each time.
     pub(crate) fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         if let Some(files) = self.known_files(py) {
             return Ok(files);
@@ -167,7 +168,7 @@ impl OpenFile {
         if let Some((made, first)) = &*files
             && !may_be_locked(*made)
         {
-            // Ours goes after the lock, which is younger.
+            // The new list is dropped after the lock: locals are dropped in reverse order.
             return Ok(first.bind(py).clone());
         }
         let old = files.replace((forks, list.clone().unbind()));
@@ -204,7 +205,8 @@ impl OpenFile {
         self.verified(py, |lookup, window| Ok(lookup.at(window, position)?))
     }
 
-    /// Some members from a position in archive order on, whose views are going to be made, and their names.
+    /// The next members from a position in archive order on, with their names, for a caller that then makes
+    /// their views.
     pub(crate) fn some(&self, py: Python<'_>, from: usize) -> PyResult<Vec<(Member, String)>> {
         let some: Vec<(Member, String)> = self.verified(py, |lookup, window| {
             let some: Result<_, Error> = lookup.members_from(window, from)?.take(SOME).collect();
@@ -214,8 +216,8 @@ impl OpenFile {
         Ok(some)
     }
 
-    /// Has the system read the headers of members whose views are going to be made, if they are needed and
-    /// not in memory.
+    /// Has the system read the headers of members, if their views need the headers and some are not in
+    /// memory.
     pub(crate) fn fetch_headers(
         &self,
         py: Python<'_>,
@@ -226,7 +228,7 @@ impl OpenFile {
 
     /// Has the system read places, if some are not in memory.
     pub(crate) fn fetch_cold(&self, py: Python<'_>, places: &[Place]) -> PyResult<()> {
-        // To look takes a microsecond, and to get the interpreter back from others can take milliseconds.
+        // To look takes a microsecond. To get the interpreter back from other threads can take milliseconds.
         if fetch::are_cold(self.snapshot.map(), places) { self.fetch(py, places) } else { Ok(()) }
     }
 
@@ -236,7 +238,7 @@ impl OpenFile {
         detached_on(py, self.snapshot.path(), || fetch::fetch(map, places, &keep_going))
     }
 
-    /// What `read` tells of all members once that is verified.
+    /// Calls `read` while the snapshot is verified; see [`Snapshot::verified`].
     pub(crate) fn verified<T>(
         &self,
         py: Python<'_>,
@@ -247,11 +249,11 @@ impl OpenFile {
     }
 }
 
-/// Warns of what a writer left in a file, or is just writing.
+/// Warns of members that a writer left without a directory, or is just writing.
 pub(crate) fn warn_of_unlisted(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
     let Some(Unlisted { count, is_lost }) = snapshot.unlisted() else { return Ok(()) };
     match (detached(py, || snapshot.is_being_written()), is_lost) {
-        // What was written since the last flush.
+        // The members since the last flush of the writer.
         (true, false) => Ok(()),
         (true, true) => {
             let what = "the archive has no directory, as it is being written";

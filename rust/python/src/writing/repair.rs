@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use crate::detach::detached_on;
 use crate::error::{go_on_unless, keep_going};
 
-/// A member that is not in the archive: its name, where its local header is, and why.
+/// A member that is not in the archive: its name, where its local header is, and the reason.
 type Dropped = (String, u64, &'static str);
 
 #[doc = docstring!("_repair")]

@@ -84,8 +84,8 @@ impl Writer {
         let place = loop {
             let reserved = match archive.try_reserve(&member, is_repeated).map_err(fail)? {
                 Some(answer) => answer,
-                // Another thread has the lock, for a moment: it must not have to wait for this one's
-                // interpreter.
+                // Another thread has the lock for a moment. It must not wait for the interpreter, which this
+                // thread has.
                 None => detached_on(py, path, || archive.reserve(&member, is_repeated))?,
             };
             match reserved {
@@ -123,7 +123,7 @@ impl Writer {
     #[getter]
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
-        // Detached: of a large directory, all of it is read.
+        // Detached: this reads all of a directory, which may be large.
         let names = detached_on(py, &archive.path, || archive.names())?;
         // Each name once.
         let unique = PyDict::new(py);
