@@ -25,7 +25,7 @@ use mmnpz_format::error::{Error, ErrorKind};
 use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::Member;
 use mmnpz_format::recover::recovery_scan::Effort;
-use mmnpz_format::recover::survey::Survey;
+use mmnpz_format::recover::survey::{Place, Survey};
 use mmnpz_format::zip::end::DirectoryLocation;
 
 use crate::failure::{Failure, KeepGoing, polled};
@@ -264,23 +264,23 @@ impl Opened {
             }
             Err(failure) => return Err(failure),
         };
-        // Where the last end record is torn, an earlier one counts, and nothing but what is behind it tells.
-        let has_all = survey.is_at_end && survey.is_clean && survey.found.is_empty();
         let unlisted = if lookup.is_recovered() {
             Some(Unlisted { count: lookup.len(), is_lost: true })
         } else {
-            (!has_all).then_some(Unlisted { count: survey.found.len(), is_lost: !survey.is_at_end })
+            // Where the last end record is torn, an earlier one counts, and only what is behind it tells.
+            let is_lost = survey.place() == Place::Hidden;
+            (!survey.is_listed()).then_some(Unlisted { count: survey.found.len(), is_lost })
         };
         // Its end record is taken away before anything of it is overwritten. One that was found without stays
         // as long as nobody writes to the file.
-        let is_same = if survey.is_at_end {
-            DirectoryLocation::locate(window).ok() == survey.directory
-        } else {
-            let holds = match survey.seal {
+        let is_same = if survey.place() == Place::Hidden {
+            let holds = match survey.seal() {
                 Some(seal) => seal.holds(window)?,
                 None => true,
             };
             holds || !lock::is_taken(path)
+        } else {
+            DirectoryLocation::locate(window).ok().as_ref() == survey.location()
         };
         Ok(Opened { file, lookup, unlisted, is_same })
     }

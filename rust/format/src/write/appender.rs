@@ -26,7 +26,7 @@ use crate::additions::filler::Filler;
 use crate::additions::seal::Seal;
 use crate::additions::stored_index;
 use crate::error::Result;
-use crate::recover::survey::{DirectoryState, Origin, Survey};
+use crate::recover::survey::{DirectoryState, FoundDirectory, Place, Survey, Witness};
 use crate::window::Window;
 use crate::write::directory_plan::{BLANK, NewDirectory, Publish};
 use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
@@ -162,11 +162,11 @@ impl Appender {
     /// If the directory cannot be read to its end.
     pub fn resume(file: &SharedBytes, survey: &Survey, alignment: Alignment) -> Result<Self> {
         let window = Window::from((**file).as_ref());
-        if let (DirectoryState::CanGrow, Some(seal), Some(directory)) =
-            (survey.state, survey.seal, &survey.directory)
-            && survey.is_whole()
+        let found = survey.directory();
+        if let Some(FoundDirectory { location, witness, .. }) = found
+            && let Witness::Seal(seal, DirectoryState::CanGrow) = *witness
         {
-            let growing = Growing::new(file, directory, seal);
+            let growing = Growing::new(file, location, seal);
             return Ok(Appender {
                 next: survey.end,
                 limit: Some(before_fence(seal.start())),
@@ -180,9 +180,11 @@ impl Appender {
                 ..Self::new(alignment)
             });
         }
-        let directory = survey.directory.as_ref();
-        let holds = survey.seal.filter(|_| survey.state == DirectoryState::Sound);
-        let old = OldDirectory::of(window, directory, holds.as_ref())?;
+        let holds = match found.map(|found| found.witness) {
+            Some(Witness::Seal(seal, DirectoryState::Sound)) => Some(seal),
+            _ => None,
+        };
+        let old = OldDirectory::of(window, survey.location(), holds.as_ref())?;
         let mut appender = Appender {
             next: survey.end,
             length: window.len(),
@@ -191,58 +193,58 @@ impl Appender {
             has_unlisted: !survey.is_whole(),
             ..Self::new(alignment)
         };
-        let end_record =
-            directory.and_then(|directory| directory.comment.start.checked_sub(EndRecord::SIZE as u64));
-        match (survey.seal, directory) {
-            (Some(seal), _) if !seal.is_last() => {
+        let Some(FoundDirectory { location, witness, place }) = found else { return Ok(appender) };
+        let end_record = location.comment.start.checked_sub(EndRecord::SIZE as u64);
+        let is_at_end = *place != Place::Hidden;
+        match *witness {
+            Witness::Seal(seal, state) if !seal.is_last() => {
                 // Readers may use the directory that was flushed last.
                 appender.limit = Some(before_fence(seal.start()));
-                appender.end_record = end_record.filter(|_| survey.is_at_end);
+                appender.end_record = end_record.filter(|_| is_at_end);
                 appender.is_unfinished = true;
-                appender.is_edited = holds.is_none();
-                if let Some(directory) = directory.filter(|_| holds.is_none()) {
-                    appender.remarks = remark::remarks(window, directory)?;
+                appender.is_edited = state != DirectoryState::Sound;
+                if appender.is_edited {
+                    appender.remarks = remark::remarks(window, location)?;
                 }
                 // Nobody may take its records for whole once others are written over them.
                 appender.reopened = holds.filter(Seal::is_growing).map(Seal::reopened);
             }
-            (Some(seal), _) if holds.is_some() => {
+            Witness::Seal(seal, DirectoryState::Sound) => {
                 if seal.has_room() {
                     // An earlier writer has left room.
                     appender.limit = Some(before_fence(seal.start()));
-                    appender.end_record = end_record.filter(|_| survey.is_at_end);
+                    appender.end_record = end_record.filter(|_| is_at_end);
                     appender.prologue = Some(Prologue::Seal(seal.reopened()));
-                } else if survey.is_at_end {
+                } else if is_at_end {
                     appender.prologue = end_record.map(Prologue::Blank);
                 }
             }
-            (_, Some(directory)) if survey.origin == Origin::EndRecord && directory.range == (0..0) => {
+            Witness::EndRecord if location.range == (0..0) => {
                 // Nothing but an end record.
                 appender.next = 0;
             }
-            (_, Some(directory)) => {
+            Witness::EndRecord | Witness::Base | Witness::Seal(..) => {
                 let is_all = survey.found.is_empty()
-                    && kept_directory::is_all(window, directory, (survey.origin, survey.end))?;
-                let end = if is_all { kept_directory::end_of_members(window, directory)? } else { None };
+                    && kept_directory::is_all(window, location, (witness, survey.end))?;
+                let end = if is_all { kept_directory::end_of_members(window, location)? } else { None };
                 if let Some(end) = end {
                     appender.next = end;
                     appender.prologue = end_record.map(Prologue::Keep);
                     // A copy of the directory, whose writer was killed before it took the first end record
                     // away.
-                    let before = directory.range.start.checked_sub(Base::SIZE as u64);
+                    let before = location.range.start.checked_sub(Base::SIZE as u64);
                     let base = before.map_or(Ok(None), |at| Base::read(window, at))?;
                     if let Some(at) = base.map(|base| base.end_record())
                         && EndRecord::find(window, at)?.is_some()
                     {
                         appender.copied_end_record = Some(at);
                     }
-                } else if survey.origin == Origin::EndRecord {
+                } else if *witness != Witness::Base {
                     // Another program's, or not what we wrote any more: it stays, and members go behind it.
                     appender.next = appender.length;
                     appender.prologue = end_record.map(Prologue::Base);
                 }
             }
-            _ => {}
         }
         Ok(appender)
     }

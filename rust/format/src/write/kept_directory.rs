@@ -14,7 +14,7 @@ use crate::additions::base::Base;
 use crate::additions::filler::{self, NPY_HEADER};
 use crate::additions::seal::Seal;
 use crate::error::Missing;
-use crate::recover::survey::Origin;
+use crate::recover::survey::Witness;
 use crate::window::Window;
 use crate::write::directory_writer::DirectoryWriter;
 use crate::zip::central::Walk;
@@ -89,10 +89,10 @@ impl KeptDirectory {
 pub(crate) fn is_all(
     window: Window<'_>,
     directory: &DirectoryLocation,
-    (origin, end): (Origin, u64),
+    (witness, end): (&Witness, u64),
 ) -> Result<bool, Missing> {
     let start = directory.comment.end;
-    if origin == Origin::Base {
+    if *witness == Witness::Base {
         return Ok(end == start + Base::SIZE as u64);
     }
     let length = window.len().saturating_sub(start);
