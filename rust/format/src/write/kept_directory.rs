@@ -2,9 +2,9 @@
 //!
 //! Members that another program wrote have no marks: only a directory tells of them. Members of mmnpz
 //! begin where the last one of them ends, so that all follow one another, which is where the directory of the
-//! other program stood. It is kept in a [filler](crate::filler) in front of them, a copy with its own end
-//! records and a [`Base`] that vouches for it: whatever becomes of the directories behind it, a recovery scan
-//! finds this one.
+//! other program stood. It is kept in a [filler](crate::additions::filler) in front of them, a copy with its
+//! own end records and a [`Base`] that vouches for it: whatever becomes of the directories behind it, a
+//! recovery scan finds this one.
 
 use std::ops::Range;
 
