@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use mmnpz_format::additions::filler::Filler;
 use mmnpz_format::additions::local_member::LocalMember;
 use mmnpz_format::recover::recovery_scan::Effort;
-use mmnpz_format::recover::survey::{Origin, Survey};
+use mmnpz_format::recover::survey::{Source, Survey};
 use mmnpz_format::window::{POLL_BYTES, Window};
 use mmnpz_format::write::appender::Appender;
 use mmnpz_format::write::placement::Alignment;
@@ -88,7 +88,7 @@ fn sort_out(
     survey: &mut Survey,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Vec<Dropped>, Failure> {
-    if survey.origin == Origin::Members {
+    if matches!(survey.source, Source::LocalHeaders) {
         return Ok(Vec::new());
     }
     let mut dropped = Vec::new();
@@ -152,8 +152,8 @@ pub(crate) fn mend_start(
     window: Window<'_>,
     survey: &Survey,
 ) -> Result<bool, Failure> {
-    let is_ours = survey.seal.is_some() || !survey.found.is_empty();
-    let prefix_len = survey.directory.as_ref().map_or(0, |directory| directory.prefix_len);
+    let is_ours = survey.seal().is_some() || !survey.found.is_empty();
+    let prefix_len = survey.location().map_or(0, |directory| directory.prefix_len);
     let is_lost = is_ours && prefix_len == 0 && window.get_inside(0..4)? == [0; 4];
     if is_lost {
         storage.write_at(&LocalHeader::SIGNATURE.to_le_bytes(), 0)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mmnpz_format::recover::recovery_scan::Effort;
-use mmnpz_format::recover::survey::Origin;
+use mmnpz_format::recover::survey::Source;
 use mmnpz_format::write::patch::Patch;
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name;
@@ -54,7 +54,7 @@ pub fn repair_storage(
     let alignment = Alignment::new(1)?;
     let mut found = FoundFile::new(&storage, Effort::Full, keep_going)?;
     if found.survey.is_whole() {
-        let count = found.survey.directory.as_ref().map_or(0, |directory| directory.count);
+        let count = found.survey.location().map_or(0, |directory| directory.count);
         let is_mended = recovery::mend_start(&storage, found.contents.window(), &found.survey)?;
         let changed = is_mended | recovery::fill_stale_indexes(&storage, &found.survey)?;
         if changed {
@@ -82,7 +82,7 @@ pub fn repair_storage(
     let recovered = recovered.collect();
     let appender = recovery::resume(&storage, &found.contents, &found.survey, alignment)?;
     let count = appender.count();
-    if found.survey.origin == Origin::Members {
+    if matches!(found.survey.source, Source::LocalHeaders) {
         let Patch { at, bytes } = appender.foreign_directory();
         storage.write_at(&bytes, at)?;
         storage.sync()?;

@@ -172,8 +172,8 @@ fn end_of_archive(file: &File, keep_going: KeepGoing<'_>) -> Result<u64, Failure
         Err(Failure::Interrupted) => return Err(Failure::Interrupted),
         survey => survey.unwrap_or_default(),
     };
-    let seal = survey.seal.map(|seal| seal.start());
-    let directory = survey.directory.map(|directory| directory.range.start);
+    let seal = survey.seal().map(|seal| seal.start());
+    let directory = survey.location().map(|directory| directory.range.start);
     Ok(seal.or(directory).unwrap_or(length).min(length.saturating_sub(TAIL)))
 }
 

@@ -26,7 +26,7 @@ use mmnpz_format::error::{Error, ErrorKind};
 use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::{Member, MemberId};
 use mmnpz_format::recover::recovery_scan::Effort;
-use mmnpz_format::recover::survey::Survey;
+use mmnpz_format::recover::survey::{Survey, Visibility};
 use mmnpz_format::zip::end::DirectoryLocation;
 
 use crate::failure::{Failure, KeepGoing, polled};
@@ -299,24 +299,24 @@ impl Opened {
             }
             Err(failure) => return Err(failure),
         };
-        // If the last end record is torn, an earlier one counts. Only the bytes behind that one tell that
-        // there were more members.
-        let has_all = survey.is_at_end && survey.is_clean && survey.found.is_empty();
         let unlisted = if lookup.is_recovered() {
             Some(Unlisted { count: lookup.len(), is_lost: true })
         } else {
-            (!has_all).then_some(Unlisted { count: survey.found.len(), is_lost: !survey.is_at_end })
+            // If the last end record is torn, an earlier one counts. Only the bytes behind that one tell that
+            // there were more members.
+            let is_lost = survey.visibility() == Visibility::Hidden;
+            (!survey.is_listed()).then_some(Unlisted { count: survey.found.len(), is_lost })
         };
         // A writer overwrites the end record before it overwrites the directory. A directory that was found
         // without an end record stays as long as no writer has the file.
-        let is_same = if survey.is_at_end {
-            DirectoryLocation::locate(window).ok() == survey.directory
-        } else {
-            let holds = match survey.seal {
+        let is_same = if survey.visibility() == Visibility::Hidden {
+            let holds = match survey.seal() {
                 Some(seal) => seal.holds(window)?,
                 None => true,
             };
             holds || !lock::is_taken(path)
+        } else {
+            DirectoryLocation::locate(window).ok().as_ref() == survey.location()
         };
         Ok(Opened { file, lookup, unlisted, is_same })
     }

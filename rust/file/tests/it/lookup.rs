@@ -19,7 +19,7 @@ fn archive() -> (Vec<u8>, usize) {
     let data: Vec<_> = (0..MEMBERS).map(|number| [number as u8; 80]).collect();
     let bytes = support::archive(data.iter().enumerate().map(|(number, data)| (name(number), &data[..])));
     let survey = Survey::new(&bytes, Effort::Read, || true).unwrap();
-    let end = survey.seal.unwrap().members_end() as usize;
+    let end = survey.seal().unwrap().members_end() as usize;
     (bytes, end)
 }
 

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
 use crate::read::walked_index::{Member, MemberId, WalkedIndex};
 use crate::recover::recovery_scan::Effort;
-use crate::recover::survey::Survey;
+use crate::recover::survey::{FoundDirectory, Source, Survey, Witness};
 use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
@@ -121,9 +121,9 @@ impl Lookup {
         let window = window.into();
         let stored = stored(window, survey)?;
         let lookup = Lookup {
-            directory: survey.directory.clone().unwrap_or_else(DirectoryLocation::none),
+            directory: survey.location().cloned().unwrap_or_else(DirectoryLocation::none),
             stored,
-            fields_from: survey.seal.map(|seal| seal.fields_from()),
+            fields_from: survey.seal().map(|seal| seal.fields_from()),
             checked: AtomicBool::new(false),
             edited: AtomicBool::new(false),
             recovered: AtomicBool::new(false),
@@ -576,9 +576,9 @@ fn is_named(record: &CentralRecord<'_>, name: &[u8]) -> bool {
 
 /// The stored index of a file, if it has one that lists all members.
 fn stored(window: Window<'_>, survey: &Survey) -> Result<Option<Stored>, Missing> {
-    let Some(seal) = survey.seal.filter(Seal::is_last) else { return Ok(None) };
+    let Some(seal) = survey.seal().filter(Seal::is_last) else { return Ok(None) };
     let members = seal.members();
-    let is_whole = survey.is_whole() && survey.directory.as_ref().is_some_and(|it| it.count == members);
+    let is_whole = survey.is_whole() && survey.location().is_some_and(|it| it.count == members);
     let can_be_used = is_whole && members < u64::from(u32::MAX) / 2 && seal.ends(window)?;
     let index = StoredIndex::of(&seal, window).filter(|_| can_be_used);
     Ok(index.map(|index| Stored { seal, shape: index.shape() }))
@@ -600,7 +600,7 @@ fn successor(
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Option<WalkedIndex>> {
     let survey = none_if_wrong(Survey::new(newer, Effort::Read, &mut *keep_going))?;
-    let Some(mut directory) = survey.and_then(|survey| survey.directory) else { return Ok(None) };
+    let Some(mut directory) = survey.and_then(|survey| survey.location().cloned()) else { return Ok(None) };
     if !cut(newer, &mut directory, seal)? {
         return Ok(None);
     }
@@ -627,10 +627,11 @@ fn search(window: Window<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool)
     survey.found.retain(|member| member.header < seal.members_end());
     // The directory of another program stays where it is. A writer can overwrite a directory of mmnpz as soon
     // as it was read.
-    let ours = survey.directory.as_mut().filter(|_| survey.seal.is_some());
-    let (is_same, range) = match ours {
-        Some(directory) => (cut(window, directory, seal)?, Some(directory.range.clone())),
-        None => (true, None),
+    let (is_same, range) = match &mut survey.source {
+        Source::Directory(FoundDirectory { location, witness: Witness::Seal(..), .. }) => {
+            (cut(window, location, seal)?, Some(location.range.clone()))
+        }
+        _ => (true, None),
     };
     let index = WalkedIndex::of_survey(window, &survey, keep_going)?;
     let holds = match range {

@@ -168,7 +168,7 @@ impl WalkedIndex {
     /// # Errors
     /// As for [`WalkedIndex::build`].
     pub fn of_survey(window: Window<'_>, survey: &Survey, keep_going: impl FnMut() -> bool) -> Result<Self> {
-        let directory = survey.directory.clone().unwrap_or_else(DirectoryLocation::none);
+        let directory = survey.location().cloned().unwrap_or_else(DirectoryLocation::none);
         let mut index = Self::build(window, directory, keep_going)?;
         for member in &survey.found {
             let Ok(Some(name)) = name::array_name(member.name(window)?, member.flags) else { continue };

@@ -2,6 +2,7 @@
 //! them.
 
 mod listed;
+mod member_scan;
 mod provenance;
 pub mod recovery_scan;
 mod stale_index;

@@ -24,40 +24,69 @@ pub struct Unfinished {
     pub end: Option<u64>,
 }
 
-/// What tells of members that we did not write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Origin {
-    /// The end record, if anything.
+/// What tells of the members of a file.
+#[derive(Debug, Clone, Default)]
+pub enum Source {
+    /// The marks in their local headers, if there is any member: no directory was found.
     #[default]
-    EndRecord,
-    /// A base, which vouches for the directory of another program.
-    Base,
-    /// Nothing but they themselves: these are what was found.
-    Members,
+    Marks,
+    /// Their local headers and checksums: another program was killed before it wrote a directory.
+    LocalHeaders,
+    /// A directory. The marks tell of the members that it does not list.
+    Directory(FoundDirectory),
 }
 
-/// What is known of a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The last directory of a file that is whole.
+#[derive(Debug, Clone)]
+pub struct FoundDirectory {
+    /// Where it is.
+    pub location: DirectoryLocation,
+    /// What vouches for it.
+    pub witness: Witness,
+    /// Whether zip readers find it.
+    pub visibility: Visibility,
+}
+
+/// What vouches for a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    /// Its end record alone: it is not as a writer of mmnpz left it.
+    EndRecord,
+    /// A base behind it: another program wrote it, and a writer of mmnpz kept it.
+    Base,
+    /// The seal in front of it: mmnpz wrote it.
+    Seal(Seal, DirectoryState),
+}
+
+/// What is known of the records of a directory with a seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirectoryState {
-    /// Not whether it is what a seal says; who only reads does not ask.
-    #[default]
+    /// Nothing: the scan only read them, or they are not what the seal says.
     Unknown,
-    /// It is what its seal says.
+    /// They are what the seal says.
     Sound,
-    /// Nobody looked, as members can be added to it where it is.
+    /// Nothing, and nobody need know: an append adds members to the directory where it is. It ends the file,
+    /// and no member of the file is missing in it.
     CanGrow,
+}
+
+/// Whether zip readers find a directory. They look for the last end record near the end of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visibility {
+    /// They do not: only a seal or a base leads to it.
+    Hidden,
+    /// They do, but behind it is what an unfinished append left there.
+    NearEnd,
+    /// They do, and nothing is behind it.
+    AtEnd,
 }
 
 /// What was found in a file.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// The last directory that is whole.
-    pub directory: Option<DirectoryLocation>,
-    /// The seal in front of it, if it is ours.
-    pub seal: Option<Seal>,
-    /// What is known of what is in the directory.
-    pub state: DirectoryState,
-    /// Finished members that it does not list, in the order in which they lie in the file.
+    /// What tells of the members.
+    pub source: Source,
+    /// Finished members that the directory does not list, in the order in which they lie in the file.
     pub found: Vec<LocalMember>,
     /// Members that were begun and not finished.
     pub unfinished: Vec<Unfinished>,
@@ -68,20 +97,45 @@ pub struct Survey {
     pub stale_indexes: Vec<Range<u64>>,
     /// Where further members can go: behind all that were found or are listed.
     pub end: u64,
-    /// The directory is where zip readers look for it.
-    pub is_at_end: bool,
-    /// Behind the end record is nothing that an unfinished append left there.
-    pub is_clean: bool,
-    /// What tells of the members that have no marks.
-    pub origin: Origin,
 }
 
 impl Survey {
-    /// Whether the directory is where zip readers look for it, lists all there is, and is the end of the
-    /// file; and those that read without it come across nothing else.
+    /// The directory with what vouches for it, if there is one.
+    pub fn directory(&self) -> Option<&FoundDirectory> {
+        match &self.source {
+            Source::Directory(directory) => Some(directory),
+            Source::Marks | Source::LocalHeaders => None,
+        }
+    }
+
+    /// Where the directory is, if there is one.
+    pub fn location(&self) -> Option<&DirectoryLocation> {
+        self.directory().map(|directory| &directory.location)
+    }
+
+    /// The seal in front of the directory, if that is how mmnpz wrote it.
+    pub fn seal(&self) -> Option<Seal> {
+        match self.directory()?.witness {
+            Witness::Seal(seal, _) => Some(seal),
+            Witness::EndRecord | Witness::Base => None,
+        }
+    }
+
+    /// Whether zip readers find the directory.
+    pub fn visibility(&self) -> Visibility {
+        self.directory().map_or(Visibility::Hidden, |directory| directory.visibility)
+    }
+
+    /// Whether zip readers find all members: the directory ends the file, and lists them.
+    pub fn is_listed(&self) -> bool {
+        self.visibility() == Visibility::AtEnd && self.found.is_empty()
+    }
+
+    /// Whether zip readers find all members, and programs that read without the directory come across nothing
+    /// else.
     pub fn is_whole(&self) -> bool {
         let is_walkable = || self.gaps.is_empty() && self.stale_headers().next().is_none();
-        self.is_at_end && self.is_clean && self.found.is_empty() && is_walkable()
+        self.is_listed() && is_walkable()
     }
 
     /// Takes found members out, as their bytes are not what was written. Their ranges are gaps, or at the end
@@ -129,7 +183,7 @@ impl Survey {
 
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.directory.is_none() && self.found.is_empty()
+        self.directory().is_none() && self.found.is_empty()
     }
 
     /// The records for a central directory of the members that were found and that none lists.
@@ -137,7 +191,7 @@ impl Survey {
     /// # Errors
     /// If the headers of those members were not fetched.
     pub fn found_records(&self, window: Window<'_>) -> Result<Vec<u8>> {
-        let prefix_len = self.directory.as_ref().map_or(0, |directory| directory.prefix_len);
+        let prefix_len = self.location().map_or(0, |directory| directory.prefix_len);
         let mut records = Vec::new();
         for member in &self.found {
             let name = (member.name(window)?, member.flags);

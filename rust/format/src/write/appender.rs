@@ -6,37 +6,36 @@
 //!   a large one, its local header goes there once more, last ([`crate::additions::mark`]). A directory is
 //!   derived.
 //! - Behind the members of another program, which have no marks, their directory is kept for good
-//!   (`kept_directory`). It is overwritten only when there is a copy of it on the disk. Where
-//!   members cannot follow those, they go behind that archive and a [`Base`], and its directory stays where
-//!   it is.
+//!   (`kept_directory`). It is overwritten only when there is a copy of it on the disk. Where members cannot
+//!   follow those, they go behind that archive and a [base](crate::additions::base::Base), and its directory
+//!   stays where it is.
 //! - Members go into the room in front of a directory of mmnpz, if it has some, and their records behind
 //!   those that it has ([`crate::write::grow_in_place`]). Where there is no room, members may overwrite it,
 //!   unless it was written for readers to use meanwhile ([`Publish::Flush`]): then [`Appender::reserve`] says
 //!   that there is no room.
 //! - The file never gets shorter than it was when somebody could open it.
+//!
+//! What is behind the members, and so what applies, are the phases of a writer (`tail`). What must be written
+//! before the first member is the `prologue`. How a writer begins behind what is in a file is in `resume`.
 
 use std::sync::Arc;
 
-use zerocopy::IntoBytes;
-
 use crate::additions::array_field::ArrayField;
-use crate::additions::base::Base;
 use crate::additions::fence::{self, FENCE};
 use crate::additions::filler::Filler;
 use crate::additions::seal::Seal;
 use crate::additions::stored_index;
 use crate::error::Result;
-use crate::recover::survey::{DirectoryState, Origin, Survey};
-use crate::window::Window;
-use crate::write::directory_plan::{BLANK, NewDirectory, Publish};
-use crate::write::directory_writer::{DirectoryWriter, OldDirectory};
+use crate::recover::survey::Survey;
+use crate::write::directory_plan::{NewDirectory, Publish, Replaced};
+use crate::write::directory_writer::DirectoryWriter;
 use crate::write::grow_in_place::{Growing, SharedBytes};
-use crate::write::kept_directory::{self, KeptDirectory};
 use crate::write::patch::Patch;
 use crate::write::placement::{Alignment, Placement};
-use crate::write::remark;
+use crate::write::prologue::{Prologue, Reach, Unwritten};
+use crate::write::resume::Start;
+use crate::write::tail::{Kind, Listing, Room, Tail, before_fence};
 use crate::zip::name::StoredName;
-use crate::zip::records::{EndRecord, Record};
 
 /// The room that a directory leaves in front of it for members: at least this, at most that, and else a
 /// share of the file. It is a hole in the file, which takes no space on the disk until something is written
@@ -64,71 +63,24 @@ pub enum Reserved {
     NoRoom(u64),
 }
 
-/// What must be in a file before members are appended.
-#[derive(Debug, Clone, Copy)]
-enum Prologue {
-    /// Behind an archive of another program: what vouches for its directory, by its end record.
-    Base(u64),
-    /// Behind the members of another program: their directory, which has this end record.
-    Keep(u64),
-    /// In front of a directory of mmnpz with room: that it need not be the last, or that it grows.
-    Seal(Seal),
-    /// In place of the signature of the end record of a directory of mmnpz, which members are going to
-    /// overwrite.
-    Blank(u64),
-    /// In place of the signature of the end record of a directory that was added to, whose seal says that it
-    /// grows: this seal does not.
-    SealAndBlank(Seal, u64),
-    /// In place of the signature of the end record of a directory that could not be written to its end, of
-    /// which nobody knows how much is there. If members were being added to one, that still grows.
-    Undo(Option<Seal>, u64),
-}
-
-/// Where members must end that leave room for a fence in front of this byte.
-fn before_fence(start: u64) -> u64 {
-    start.saturating_sub(FENCE)
-}
-
 /// The state of an archive that is written to.
 #[derive(Debug, Clone)]
 pub struct Appender {
     alignment: Alignment,
     /// Where the next member starts.
     next: u64,
-    /// What reaches past this byte would overwrite a directory that readers use, or the place of a fence in
-    /// front of it.
-    limit: Option<u64>,
-    /// In front of this, members may have overwritten fences.
-    reached: u64,
     /// How long the file is at least.
     length: u64,
-    /// What must be in the file before anything else is.
-    prologue: Option<Prologue>,
-    /// How many parts of that are in the file.
-    prologue_done: usize,
-    /// The end record of a directory that readers use.
-    end_record: Option<u64>,
-    /// The end record behind which a base was written: that knows the directory without its signature, which
-    /// goes when a directory of mmnpz is there.
-    foreign_end_record: Option<u64>,
-    /// The end record of a directory that an earlier writer had copied, and that still leads to it.
-    copied_end_record: Option<u64>,
-    directory: DirectoryWriter,
-    /// What `directory` comes behind, as long as that stays where it is.
-    growing: Option<Growing>,
-    /// The seal of a directory that was added to, as it is when that ends: its records may be overwritten.
-    reopened: Option<Seal>,
-    /// The directory that there was is not what we wrote. It stays for what nothing else vouches for, and the
-    /// next one does not pass for ours.
-    is_edited: bool,
-    /// Marks of its members that do not hold any more, as they must be before another one takes its place.
-    remarks: Vec<Patch>,
     /// Where the members start that are being written.
     starts: Vec<u64>,
-    /// The directory in the file does not list all that is there, or leaves room.
-    is_unfinished: bool,
-    /// The directory in the file does not list all that is there.
-    has_unlisted: bool,
+    /// What must be in the file before anything else is.
+    prologue: Option<Unwritten>,
+    /// The entries of the next directory, but for those of a directory that [grows](Tail::Growing).
+    directory: DirectoryWriter,
+    /// What is behind the members.
+    tail: Tail,
+    /// How much the directory in the file lists.
+    listing: Listing,
 }
 
 impl Appender {
@@ -137,22 +89,12 @@ impl Appender {
         Appender {
             alignment,
             next: 0,
-            limit: None,
-            reached: 0,
             length: 0,
-            prologue: None,
-            prologue_done: 0,
-            end_record: None,
-            foreign_end_record: None,
-            copied_end_record: None,
-            directory: DirectoryWriter::default(),
-            growing: None,
-            reopened: None,
-            is_edited: false,
-            remarks: Vec::new(),
             starts: Vec::new(),
-            is_unfinished: true,
-            has_unlisted: true,
+            prologue: None,
+            directory: DirectoryWriter::default(),
+            tail: Tail::Free,
+            listing: Listing::Partial,
         }
     }
 
@@ -161,90 +103,9 @@ impl Appender {
     /// # Errors
     /// If the directory cannot be read to its end.
     pub fn resume(file: &SharedBytes, survey: &Survey, alignment: Alignment) -> Result<Self> {
-        let window = Window::from((**file).as_ref());
-        if let (DirectoryState::CanGrow, Some(seal), Some(directory)) =
-            (survey.state, survey.seal, &survey.directory)
-            && survey.is_whole()
-        {
-            let growing = Growing::new(file, directory, seal);
-            return Ok(Appender {
-                next: survey.end,
-                limit: Some(before_fence(seal.start())),
-                length: window.len(),
-                prologue: Some(Prologue::Seal(seal.growing())),
-                end_record: Some(growing.end_record()),
-                directory: growing.writer()?,
-                growing: Some(growing),
-                is_unfinished: false,
-                has_unlisted: false,
-                ..Self::new(alignment)
-            });
-        }
-        let directory = survey.directory.as_ref();
-        let holds = survey.seal.filter(|_| survey.state == DirectoryState::Sound);
-        let old = OldDirectory::of(window, directory, holds.as_ref())?;
-        let mut appender = Appender {
-            next: survey.end,
-            length: window.len(),
-            directory: DirectoryWriter::resume(&old, &survey.found_records(window)?)?,
-            is_unfinished: !survey.is_whole(),
-            has_unlisted: !survey.is_whole(),
-            ..Self::new(alignment)
-        };
-        let end_record =
-            directory.and_then(|directory| directory.comment.start.checked_sub(EndRecord::SIZE as u64));
-        match (survey.seal, directory) {
-            (Some(seal), _) if !seal.is_last() => {
-                // Readers may use the directory that was flushed last.
-                appender.limit = Some(before_fence(seal.start()));
-                appender.end_record = end_record.filter(|_| survey.is_at_end);
-                appender.is_unfinished = true;
-                appender.is_edited = holds.is_none();
-                if let Some(directory) = directory.filter(|_| holds.is_none()) {
-                    appender.remarks = remark::remarks(window, directory)?;
-                }
-                // Nobody may take its records for whole once others are written over them.
-                appender.reopened = holds.filter(Seal::is_growing).map(Seal::reopened);
-            }
-            (Some(seal), _) if holds.is_some() => {
-                if seal.has_room() {
-                    // An earlier writer has left room.
-                    appender.limit = Some(before_fence(seal.start()));
-                    appender.end_record = end_record.filter(|_| survey.is_at_end);
-                    appender.prologue = Some(Prologue::Seal(seal.reopened()));
-                } else if survey.is_at_end {
-                    appender.prologue = end_record.map(Prologue::Blank);
-                }
-            }
-            (_, Some(directory)) if survey.origin == Origin::EndRecord && directory.range == (0..0) => {
-                // Nothing but an end record.
-                appender.next = 0;
-            }
-            (_, Some(directory)) => {
-                let is_all = survey.found.is_empty()
-                    && kept_directory::is_all(window, directory, (survey.origin, survey.end))?;
-                let end = if is_all { kept_directory::end_of_members(window, directory)? } else { None };
-                if let Some(end) = end {
-                    appender.next = end;
-                    appender.prologue = end_record.map(Prologue::Keep);
-                    // A copy of the directory, whose writer was killed before it took the first end record
-                    // away.
-                    let before = directory.range.start.checked_sub(Base::SIZE as u64);
-                    let base = before.map_or(Ok(None), |at| Base::read(window, at))?;
-                    if let Some(at) = base.map(|base| base.end_record())
-                        && EndRecord::find(window, at)?.is_some()
-                    {
-                        appender.copied_end_record = Some(at);
-                    }
-                } else if survey.origin == Origin::EndRecord {
-                    // Another program's, or not what we wrote any more: it stays, and members go behind it.
-                    appender.next = appender.length;
-                    appender.prologue = end_record.map(Prologue::Base);
-                }
-            }
-            _ => {}
-        }
-        Ok(appender)
+        let Start { next, length, prologue, directory, tail, listing } = Start::behind(file, survey)?;
+        let prologue = prologue.map(Unwritten::from);
+        Ok(Appender { alignment, next, length, starts: Vec::new(), prologue, directory, tail, listing })
     }
 
     /// Whether there is a member of this name.
@@ -255,11 +116,11 @@ impl Appender {
         if self.is_likely(name)? {
             return Ok(true);
         }
-        if let Some(old) = &mut self.growing
-            && !old.is_sound()?
+        if let Tail::Growing { growing, .. } = &mut self.tail
+            && !growing.is_sound()?
         {
             // Its index does not tell.
-            self.read_old()?;
+            self.read_growing()?;
         }
         Ok(self.directory.contains(name))
     }
@@ -270,8 +131,8 @@ impl Appender {
     /// # Errors
     /// None with a whole file.
     pub fn is_likely(&mut self, name: &StoredName) -> Result<bool> {
-        let is_old = match &self.growing {
-            Some(old) => old.contains(name)?,
+        let is_old = match self.tail.growing() {
+            Some(growing) => growing.contains(name)?,
             None => false,
         };
         Ok(is_old || self.directory.contains(name))
@@ -282,7 +143,7 @@ impl Appender {
     /// # Errors
     /// If a directory that is added to where it is cannot be read to its end.
     pub fn names(&self) -> Result<Vec<String>> {
-        let mut names = self.growing.as_ref().map_or_else(|| Ok(Vec::new()), Growing::names)?;
+        let mut names = self.tail.growing().map_or_else(|| Ok(Vec::new()), Growing::names)?;
         names.extend(self.directory.names());
         Ok(names)
     }
@@ -301,122 +162,57 @@ impl Appender {
     /// disk, if [it must be](Appender::must_sync_prologue). What [was
     /// written](Appender::prologue_part_is_written) before another part failed is not among it.
     pub fn prologue(&self) -> Vec<Patch> {
-        self.all_of_prologue().split_off(self.prologue_done)
+        let Some(Unwritten { prologue, done }) = self.prologue else { return Vec::new() };
+        prologue.parts(self.reach(), &self.directory).split_off(done)
     }
 
-    fn all_of_prologue(&self) -> Vec<Patch> {
-        let sealed = |seal: &Seal| Patch::new(seal.at(), seal.as_bytes());
-        match &self.prologue {
-            None => Vec::new(),
-            Some(Prologue::Base(end_record)) => {
-                vec![Patch::new(self.next, Base::new(self.next, *end_record, true).as_bytes())]
-            }
-            Some(Prologue::Keep(end_record)) => self.keep(*end_record),
-            Some(Prologue::Seal(seal)) => vec![sealed(seal)],
-            Some(Prologue::Blank(end_record)) => vec![Patch::new(*end_record, BLANK)],
-            Some(Prologue::SealAndBlank(seal, end_record)) => {
-                // As long as there is an end record, members in the room are only found with a whole seal.
-                vec![Patch::new(*end_record, BLANK), sealed(seal)]
-            }
-            Some(Prologue::Undo(seal, end_record)) => {
-                // As long as there is an end record, it leads to all members. Without one, this seal or their
-                // marks do.
-                seal.iter().map(sealed).chain([Patch::new(*end_record, BLANK)]).collect()
-            }
-        }
+    fn reach(&self) -> Reach {
+        Reach { next: self.next, length: self.length }
     }
 
-    /// A copy of the directory of another program behind its archive, then the one that is kept in place of
-    /// it.
-    fn keep(&self, end_record: u64) -> Vec<Patch> {
-        let (kept, copy) = self.kept();
-        let records = &self.directory.records()[..];
-        let mut copied = [records, &self.directory.end_records(copy)].concat();
-        let end_record_of_copy = self.directory.end_record(copy + copied.len() as u64);
-        // Nobody may find it before all of its comment is there.
-        copied[(end_record_of_copy - copy) as usize..][..BLANK.len()].copy_from_slice(&BLANK);
-        let mut bytes = kept.bytes(&self.directory);
-        let behind = bytes.split_off(BLANK.len());
-        let blank = |end_record| Patch::new(end_record, BLANK);
-        let copy = [
-            // As long as the copy is there in part, no end record may be near the end.
-            Patch::new(self.length, Base::new(self.length, end_record, false).as_bytes()),
-            Patch::new(copy, copied),
-            Patch::new(end_record_of_copy, EndRecord::SIGNATURE.to_le_bytes()),
-        ];
-        let kept = [
-            // Until all of it is there, no local header leads into it.
-            Patch::new(kept.range().start + BLANK.len() as u64, behind),
-            Patch::new(kept.range().start, bytes),
-        ];
-        // Nobody may find an end record once what it leads to is gone.
-        let old = self.copied_end_record.into_iter().chain([end_record]).map(blank);
-        copy.into_iter().chain(old).chain(kept).chain([blank(end_record_of_copy)]).collect()
-    }
-
-    /// The directory that is kept, and where a copy of it is until then.
-    fn kept(&self) -> (KeptDirectory, u64) {
-        let kept = KeptDirectory::new(self.next, &self.directory);
-        let copy = (self.length + Base::SIZE as u64).max(kept.range().end);
-        (kept, copy)
-    }
-
-    /// Whether that must be on the disk first, also if nothing else is synced. Without it, what is behind an
-    /// archive of another program could hide that from whoever looks for its end record; and the end record
-    /// of a large directory, which is not read as a whole when the file is opened, could be there when
-    /// members have overwritten that.
+    /// Whether that must be on the disk first, also if nothing else is synced.
     pub fn must_sync_prologue(&self) -> bool {
-        matches!(self.prologue, Some(Prologue::Base(_) | Prologue::Keep(_) | Prologue::SealAndBlank(..)))
+        self.prologue.is_some_and(|unwritten| unwritten.prologue.must_sync())
     }
 
     /// The first part of what is left of it is written.
     pub fn prologue_part_is_written(&mut self) {
-        self.prologue_done += 1;
-        (self.is_unfinished, self.has_unlisted) = (true, true);
+        if let Some(unwritten) = &mut self.prologue {
+            unwritten.done += 1;
+        }
+        self.listing = Listing::Partial;
     }
 
     /// All of it is written.
     pub fn prologue_is_written(&mut self) {
-        self.prologue_done = 0;
-        match self.prologue.take() {
-            Some(Prologue::Base(end_record)) => {
-                self.foreign_end_record = Some(end_record);
-                self.next += Base::SIZE as u64;
-                self.length = self.length.max(self.next);
-            }
-            Some(Prologue::Keep(_)) => {
-                let (kept, copy) = self.kept();
-                self.next = kept.range().end;
-                let records = copy + self.directory.records().len() as u64;
-                self.length = records + self.directory.end_records(copy).len() as u64;
-            }
-            _ => {}
+        if let Some(Unwritten { prologue, .. }) = self.prologue.take() {
+            Reach { next: self.next, length: self.length } = prologue.reach(self.reach(), &self.directory);
         }
-        (self.is_unfinished, self.has_unlisted) = (true, true);
+        self.listing = Listing::Partial;
     }
 
-    /// Makes way for what does not fit in front of a directory that is added to where it is: that is going to
-    /// be overwritten, for which there is a [prologue](Appender::prologue). Reads all of it, and says whether
-    /// that was done: not if it is not what we wrote.
+    /// Makes way for what does not fit in front of a directory that grows: that is going to be overwritten,
+    /// for which there is a [prologue](Appender::prologue). Reads all of it, and says whether that was done:
+    /// not if another program has changed it.
     ///
     /// # Errors
     /// If it cannot be read to its end.
     pub fn make_way(&mut self) -> Result<bool> {
-        if !self.read_old()? {
+        if !self.read_growing()? {
             return Ok(false);
         }
-        // Nobody relies on it as on one that was flushed.
-        self.limit = None;
-        let end_record = self.end_record.take();
-        self.prologue =
-            self.reopened.take().zip(end_record).map(|(seal, at)| Prologue::SealAndBlank(seal, at));
+        if let Tail::Room(Room { end_record: Some(end_record), kind: Kind::Grew { seal }, .. }) = self.tail {
+            // Nobody relies on it as on one that was flushed.
+            self.tail = Tail::Free;
+            self.prologue = Some(Prologue::BlankAndSeal { end_record, seal }.into());
+        }
         Ok(true)
     }
 
-    /// Reads a directory that is added to where it is, so that it can be written elsewhere; says whether it
-    /// is what its seal says.
-    fn read_old(&mut self) -> Result<bool> {
-        let Some(growing) = &self.growing else { return Ok(false) };
+    /// Reads a directory that grows, so that it can be written elsewhere; says whether it is what its seal
+    /// says.
+    fn read_growing(&mut self) -> Result<bool> {
+        let Tail::Growing { growing, end_record, .. } = &self.tail else { return Ok(false) };
         let old = growing.old()?;
         let is_sound = match self.directory.put_behind(&old, &[]) {
             Ok(()) => old.sound.is_some(),
@@ -427,12 +223,13 @@ impl Appender {
                 true
             }
         };
-        if !is_sound {
-            self.remarks = growing.remarks()?;
-        }
-        self.is_edited = !is_sound;
-        self.reopened = is_sound.then(|| growing.reopened());
-        self.growing = None;
+        let kind = if is_sound {
+            Kind::Grew { seal: growing.reopened() }
+        } else {
+            Kind::Edited { remarks: growing.remarks()? }
+        };
+        let limit = before_fence(growing.places().0);
+        self.tail = Tail::Room(Room { limit, end_record: Some(*end_record), kind });
         Ok(is_sound)
     }
 
@@ -442,13 +239,13 @@ impl Appender {
     /// As for [`Placement::new`].
     pub fn reserve(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
         let place = Placement::new(self.next, name, npy_header, size, self.alignment, self.complete_below())?;
-        if self.limit.is_some_and(|limit| place.end > limit) {
+        if self.tail.limit().is_some_and(|limit| place.end > limit) {
             return Ok(Reserved::NoRoom(place.end - self.next));
         }
         self.next = place.end;
-        self.reached = self.reached.max(place.end);
+        self.tail.extend_to(place.end);
         self.starts.push(place.header);
-        (self.is_unfinished, self.has_unlisted) = (true, true);
+        self.listing = Listing::Partial;
         Ok(Reserved::Place(place))
     }
 
@@ -496,11 +293,14 @@ impl Appender {
 
     /// Whether there is need for another directory than the one in the file.
     pub fn needs(&self, publish: Publish) -> bool {
-        match publish {
-            Publish::Close => self.is_unfinished,
+        match (publish, self.listing) {
+            (_, Listing::Closed) => false,
+            (Publish::Close, listing) => listing != Listing::Untouched,
             // Of a new file there is nothing to show; room in front of an end record would be no archive.
-            Publish::Flush(0) => self.has_unlisted && self.next > 0,
-            Publish::Flush(size) => self.limit.is_some_and(|limit| self.next.saturating_add(size) > limit),
+            (Publish::Flush(0), listing) => listing == Listing::Partial && self.next > 0,
+            (Publish::Flush(size), _) => {
+                self.tail.limit().is_some_and(|limit| self.next.saturating_add(size) > limit)
+            }
         }
     }
 
@@ -517,25 +317,19 @@ impl Appender {
                 return Ok(new);
             }
         }
-        self.read_old()?;
+        self.read_growing()?;
         // An empty archive is an end record and nothing else: that is how NumPy knows it.
         let is_empty = self.length == 0 && self.next == 0;
         let at = if is_empty { 0 } else { self.place_directory(publish) };
-        let is_sealed = !is_empty && (!self.is_edited || publish != Publish::Close);
+        let is_sealed = !is_empty && (!self.tail.is_edited() || publish != Publish::Close);
         let new = self.new_directory(at, is_sealed, publish);
-        if new.overwritten.is_some() || self.limit.is_none() {
-            // Members that are reserved while it is being written stay in front of it.
-            self.limit = Some(before_fence(new.at));
-        }
-        if new.overwritten.is_some() {
-            self.end_record = None;
-        }
+        self.tail.begin_directory(before_fence(new.at), &new.replaced);
         Ok(new)
     }
 
     /// The last directory, with what is new behind what there was.
     fn grow(&self) -> Result<Option<NewDirectory>> {
-        let Some(growing) = &self.growing else { return Ok(None) };
+        let Tail::Growing { growing, reached, .. } = &self.tail else { return Ok(None) };
         let (at, start) = growing.places();
         let (complete_below, members_end) = (self.complete_below(), self.next);
         let end_records = self.directory.end_records(start);
@@ -545,26 +339,18 @@ impl Appender {
             at,
             start: growing.end_of_records(),
             names: None,
-            remarks: Vec::new(),
             complete_below,
             members_end,
             records: Arc::clone(self.directory.records()),
             end_records,
             zip64: 0,
-            overwritten: Some(growing.end_record()),
+            replaced: Replaced { overwritten: Some(growing.end_record()), ..Replaced::default() },
             count: self.directory.count(),
             fields_from: self.directory.fields_from(),
             publish: Publish::Close,
-            meanwhile: None,
             growth: Some(growth),
-            before: fence::fences(
-                members_end,
-                (at, growing.is_fenced()),
-                start,
-                growing.fenced(self.reached),
-            ),
+            before: fence::fences(members_end, (at, growing.is_fenced()), start, growing.fenced(*reached)),
             filler: None,
-            superseded: None,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         // The file does not get shorter than what failed writes have made it.
@@ -579,7 +365,7 @@ impl Appender {
     /// How large the index of a directory is.
     fn index_size(&self, publish: Publish) -> u64 {
         match publish {
-            Publish::Close if self.is_edited => 0,
+            Publish::Close if self.tail.is_edited() => 0,
             Publish::Close => self.directory.index_size(),
             // While it grows, whoever opens it has to look for members that are not listed anyway.
             Publish::Flush(_) => 0,
@@ -601,12 +387,13 @@ impl Appender {
         let growth = ends(0).min(self.next / GROWTH_SHARE);
         let can_grow = publish == Publish::Close && head > Seal::SIZE as u64 && ends(0) >= GROWTH_FROM;
         let least = least + if can_grow { growth } else { 0 };
-        let mut at = self.length.saturating_sub(if self.is_edited { 0 } else { ends(0) }).max(least);
+        let is_edited = self.tail.is_edited();
+        let mut at = self.length.saturating_sub(if is_edited { 0 } else { ends(0) }).max(least);
         if let Publish::Flush(room) = publish {
             // In place of the one that was published before, if that leaves room enough; else behind it, so
             // that readers can use the one until the other is there.
-            let in_place = self.limit.is_some()
-                && !self.is_edited
+            let in_place = matches!(self.tail, Tail::Room(_))
+                && !is_edited
                 && at >= self.next.saturating_add(room).saturating_add(FENCE);
             if !in_place {
                 let share = (self.next / ROOM_SHARE).clamp(LEAST_ROOM, MOST_ROOM);
@@ -626,22 +413,18 @@ impl Appender {
             at,
             start,
             names: (index_size > 0).then(|| self.directory.take_stored()),
-            remarks: self.remarks.clone(),
             complete_below: self.complete_below(),
             members_end: self.next,
             records: Arc::clone(self.directory.records()),
             end_records: self.directory.end_records(start),
             zip64: 0,
-            // One that is wholly behind the old one leaves that to readers until it is there.
-            overwritten: self.end_record.filter(|_| at < self.length),
+            replaced: self.tail.replaced(at < self.length),
             count: self.directory.count(),
             fields_from: self.directory.fields_from(),
             publish,
-            meanwhile: self.reopened.filter(|_| at < self.length),
             growth: None,
             before: Vec::new(),
             filler: None,
-            superseded: self.foreign_end_record,
         };
         new.zip64 = (self.directory.end_record(new.end()) - new.behind()) as usize;
         if self.next == 0 && at > 0 {
@@ -649,7 +432,7 @@ impl Appender {
         } else if sealed && publish == Publish::Close {
             let is_fenced = stored_index::is_cut(index_size);
             new.before = fence::fences(self.next, (at, is_fenced), start, u64::MAX);
-        } else if self.is_edited && self.limit.is_some_and(|limit| self.next <= limit) {
+        } else if self.tail.is_edited() && self.tail.limit().is_some_and(|limit| self.next <= limit) {
             // The old directory stays where it is, with what is in front of it.
             new.before = vec![(fence::fence(0), self.next)];
         }
@@ -659,30 +442,31 @@ impl Appender {
     /// A directory is in the file.
     pub fn is_published(&mut self, new: &NewDirectory) {
         self.length = self.length.max(new.end());
-        self.end_record = Some(self.directory.end_record(new.end()));
-        self.reopened = None;
-        self.foreign_end_record = None;
-        self.remarks.clear();
-        let is_last = new.publish == Publish::Close;
-        self.limit = (!is_last).then_some(before_fence(new.at));
-        self.is_unfinished = !is_last;
-        self.has_unlisted = self.directory.count() != new.count || self.is_busy();
+        self.tail.finish_directory(before_fence(new.at), self.directory.end_record(new.end()));
+        self.listing = match new.publish {
+            _ if self.directory.count() != new.count || self.is_busy() => Listing::Partial,
+            Publish::Flush(_) => Listing::Flushed,
+            Publish::Close => Listing::Closed,
+        };
     }
 
     /// A directory could not be written to its end, in a file that has `length` bytes now. Whatever is there
     /// of it must go before anything else is written: other members would not be in it.
     pub fn publish_failed(&mut self, new: &NewDirectory, length: u64) {
-        (self.is_unfinished, self.has_unlisted) = (true, true);
+        self.listing = Listing::Partial;
         let end_record = self.directory.end_record(new.end());
         if end_record >= length {
             // Its signature comes last of all, but for the seal of one that grows.
             return;
         }
-        let seal = self.growing.as_ref().filter(|_| new.grows()).map(Growing::growing);
-        if seal.is_some() {
-            self.end_record = Some(end_record);
-        }
-        self.prologue = Some(Prologue::Undo(seal, end_record));
+        let seal = match &mut self.tail {
+            Tail::Growing { growing, end_record: last, .. } if new.grows() => {
+                *last = end_record;
+                Some(growing.growing())
+            }
+            _ => None,
+        };
+        self.prologue = Some(Prologue::Undo { seal, end_record }.into());
     }
 
     /// The directory of members of another program, whose own was lost, as that program would have written

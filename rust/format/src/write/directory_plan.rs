@@ -35,30 +35,38 @@ pub struct NewDirectory {
     pub(crate) start: u64,
     /// What its index is made of.
     pub(crate) names: Option<StoredIndexBuilder>,
-    /// Marks that are written before anything else, and where.
-    pub(crate) remarks: Vec<Patch>,
     pub(crate) complete_below: u64,
     pub(crate) members_end: u64,
     pub(crate) records: Arc<Vec<u8>>,
     pub(crate) end_records: Vec<u8>,
     /// How many of the bytes of the end records are those of zip64.
     pub(crate) zip64: usize,
-    /// The end record of one that it overwrites.
-    pub(crate) overwritten: Option<u64>,
+    /// What becomes of the one before.
+    pub(crate) replaced: Replaced,
     /// How many members it lists.
     pub(crate) count: u64,
     /// From which byte on the `.npy` headers in it can be believed.
     pub(crate) fields_from: u64,
     pub(crate) publish: Publish,
-    /// What stands in place of the seal of the old directory while this one is written, if it matters.
-    pub(crate) meanwhile: Option<Seal>,
     /// If it stays where it is, and `records` are only those that are new.
     pub(crate) growth: Option<Growth>,
     /// The fences that stand where members end, and their places.
     pub(crate) before: Vec<(Vec<u8>, u64)>,
     /// What stands in front of it if there is no member, and failed writes have made the file longer.
     pub(crate) filler: Option<Filler>,
-    /// The end record of a directory that is kept, which nobody but us may find any more.
+}
+
+/// What becomes of a directory when another one takes its place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Replaced {
+    /// Marks that are written before anything else.
+    pub(crate) remarks: Vec<Patch>,
+    /// Its end record, which goes before anything is overwritten.
+    pub(crate) overwritten: Option<u64>,
+    /// What stands in place of its seal while the other one is written, if it matters.
+    pub(crate) meanwhile: Option<Seal>,
+    /// The end record of another program's archive, which goes when the other directory is there. From then
+    /// on only a base leads to the directory of that archive.
     pub(crate) superseded: Option<u64>,
 }
 
@@ -88,7 +96,7 @@ impl NewDirectory {
 
     /// Whether it overwrites a directory that readers use, or a seal.
     pub fn overwrites(&self) -> bool {
-        self.overwritten.is_some() || self.meanwhile.is_some()
+        self.replaced.overwritten.is_some() || self.replaced.meanwhile.is_some()
     }
 
     /// The room that a closed writer leaves in front of it, unless that was there before.
@@ -141,14 +149,15 @@ impl NewDirectory {
     /// one, the new one, or none. This comes first, then what [`NewDirectory::changes`] gives, and then
     /// [`NewDirectory::last_writes`].
     pub fn first_writes(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        let meanwhile = self.meanwhile.as_ref().map(|seal| (seal.as_bytes(), seal.at()));
-        let blank = self.overwritten.map(|end_record| (&BLANK[..], end_record));
+        let Replaced { remarks, overwritten, meanwhile, superseded: _ } = &self.replaced;
+        let meanwhile = meanwhile.as_ref().map(|seal| (seal.as_bytes(), seal.at()));
+        let blank = overwritten.map(|end_record| (&BLANK[..], end_record));
         let records = [(&self.records[..], self.start)];
         // In front of a directory that stays, so that the next member can always follow the last one.
         let early = self.fence().filter(|_| !self.is_sealed());
         // The seal of one that does not grow any more changes only when nobody looks for members by it. One
         // that grows has said so since the first member was begun, and is found without its end record.
-        let remarks = self.remarks.iter().map(|mark| (&mark.bytes[..], mark.at));
+        let remarks = remarks.iter().map(|mark| (&mark.bytes[..], mark.at));
         remarks
             .chain(early)
             .chain(blank)
@@ -173,7 +182,7 @@ impl NewDirectory {
     /// Whether the old directory is not needed any more once what goes there is written, too: nobody finds
     /// it.
     pub fn is_done_with_old(&self, at: u64) -> bool {
-        let last = self.meanwhile.as_ref().map(Seal::at).or(self.overwritten);
+        let last = self.replaced.meanwhile.as_ref().map(Seal::at).or(self.replaced.overwritten);
         last.is_none_or(|last| last == at)
     }
 
@@ -196,7 +205,7 @@ impl NewDirectory {
         // which says that it grows, lets the old records be found without any.
         let (before, after) = if self.growth.is_some() { (None, Some(seal)) } else { (Some(seal), None) };
         let fence = self.fence().filter(|_| self.is_sealed());
-        let superseded = self.superseded.map(|end_record| (&BLANK[..], end_record));
+        let superseded = self.replaced.superseded.map(|end_record| (&BLANK[..], end_record));
         let head = std::iter::once((&head.index[..], index_at)).chain(before.into_iter().flatten());
         let head = fence.chain(head);
         let all = head.chain(end_records).chain(after.into_iter().flatten()).chain(superseded);

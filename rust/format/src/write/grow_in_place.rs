@@ -167,7 +167,7 @@ impl Growing {
         // Those behind were written since.
         survey.found.retain(|member| member.header < self.seal.members_end());
         let records = survey.found_records(window)?;
-        Ok((OldDirectory::of(window, survey.directory.as_ref(), None)?, records))
+        Ok((OldDirectory::of(window, survey.location(), None)?, records))
     }
 
     /// The directory with what was added, if it can have that where it is.

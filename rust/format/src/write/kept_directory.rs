@@ -2,9 +2,9 @@
 //!
 //! Members that another program wrote have no marks: only a directory tells of them. Members of mmnpz
 //! begin where the last one of them ends, so that all follow one another, which is where the directory of the
-//! other program stood. It is kept in a [filler](crate::filler) in front of them, a copy with its own end
-//! records and a [`Base`] that vouches for it: whatever becomes of the directories behind it, a recovery scan
-//! finds this one.
+//! other program stood. It is kept in a [filler](crate::additions::filler) in front of them, a copy with its
+//! own end records and a [`Base`] that vouches for it: whatever becomes of the directories behind it, a
+//! recovery scan finds this one.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::additions::base::Base;
 use crate::additions::filler::{self, NPY_HEADER};
 use crate::additions::seal::Seal;
 use crate::error::Missing;
-use crate::recover::survey::Origin;
+use crate::recover::survey::Witness;
 use crate::window::Window;
 use crate::write::directory_writer::DirectoryWriter;
 use crate::zip::central::Walk;
@@ -89,10 +89,10 @@ impl KeptDirectory {
 pub(crate) fn is_all(
     window: Window<'_>,
     directory: &DirectoryLocation,
-    (origin, end): (Origin, u64),
+    (witness, end): (&Witness, u64),
 ) -> Result<bool, Missing> {
     let start = directory.comment.end;
-    if origin == Origin::Base {
+    if *witness == Witness::Base {
         return Ok(end == start + Base::SIZE as u64);
     }
     let length = window.len().saturating_sub(start);

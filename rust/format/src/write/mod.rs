@@ -7,4 +7,7 @@ pub mod grow_in_place;
 mod kept_directory;
 pub mod patch;
 pub mod placement;
+mod prologue;
 mod remark;
+mod resume;
+mod tail;
