@@ -143,7 +143,8 @@ impl Snapshot {
         self.lookup.is_verified(self.window()).unwrap_or(false)
     }
 
-    /// Makes sure of that. This can take as long as reading the directory, or the file if it has none.
+    /// Verifies the snapshot: makes the lookup right about all members, and about names that it does not
+    /// find. This can take as long as reading the directory, or the file if it has none.
     ///
     /// # Errors
     /// If the members cannot be found any more, and [`Failure::Interrupted`].
