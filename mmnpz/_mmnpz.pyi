@@ -48,6 +48,7 @@ def _repair(
 
 def _verify(
     reader: Reader,
+    path: str,
     names: list[str] | None,
     threads: int | None,
     progress: Callable[[int, int], object] | None,

@@ -294,7 +294,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
         Nothing else does that: `data[name]` maps the bytes as they are, and `repair` looks for members that
         no directory lists. Threads read the file, not the map, so that a disk that cannot read a member is
-        reported, and does not end the process. They run without the interpreter.
+        reported, and does not end the process. They run without the interpreter. Only if the file was removed
+        or replaced since do they look at the map, which still has the old file.
 
         Parameters
         ----------
@@ -316,6 +317,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         ------
         KeyError
             If a name is not in the archive.
+        OSError
+            If the file cannot be opened again, or has become shorter.
         zipfile.BadZipFile
             With `strict`, if a member is damaged. Also if the directory cannot be read.
         ValueError
@@ -329,6 +332,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         Notes
         -----
         The checksum is the CRC-32 of the whole member, the ``.npy`` header included (APPNOTE 6.3.10, 4.4.7).
+        Members that the reader does not list are not checked: `zipfile.ZipFile.testzip` checks them, too.
 
         Examples
         --------
@@ -347,10 +351,12 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         """
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads!r}")
-        damaged = [
-            DamagedMember(*fields)
-            for fields in _verify(self, None if names is None else list(names), threads, progress, strict)
-        ]
+        if isinstance(names, (str, bytes)):
+            raise TypeError(f"names must be an iterable of names, got {names!r}")
+        path = os.fspath(dict(self._origin[0])["filename"])
+        chosen = None if names is None else list(names)
+        fields = _verify(self, path, chosen, threads and min(threads, 1 << 16), progress, bool(strict))
+        damaged = [DamagedMember(*each) for each in fields]
         if strict and damaged:
             from zipfile import BadZipFile  # imported here: `import mmnpz` should not load zipfile
 

@@ -238,6 +238,59 @@ def test_the_mask_of_a_masked_array_is_lost_with_a_warning(new_path: Callable[[]
     assert same(mmnpz.load(path)["a"], array.data)
 
 
+FIELDS = [("a", "<i4"), ("b", [("c", "<f8"), ("d", "<i2", (2,))])]
+
+
+def test_masks_with_fields(new_path: Callable[[], Path]) -> None:
+    path = new_path()
+    array: Any = np.ma.masked_array(np.zeros(3, FIELDS))
+    with mmnpz.NpzWriter(path) as writer:
+        writer.write("a", array)
+        array["b"]["c"][1] = np.ma.masked
+        with pytest.warns(UserWarning, match="the mask"):
+            writer.write("b", array)
+    assert same(mmnpz.load(path)["b"], array.data)
+
+
+@pytest.mark.thread_unsafe(reason="replaces warnings.showwarning")
+@pytest.mark.parametrize(
+    ("dtype", "change"),
+    [
+        (BFLOAT16, {"shape": (4, 3, 2)}),
+        (BFLOAT16, {"dtype": np.dtype("u1")}),
+        (np.dtype([("☃", "<i4")]), {"shape": (24,)}),
+        (np.dtype([("☃", "<i4")]), {"dtype": np.dtype("<i4")}),
+    ],
+)
+def test_arrays_that_change_while_a_warning_is_shown(
+    new_path: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, dtype: Any, change: dict[str, Any]
+) -> None:
+    array = np.zeros((2, 3, 4), dtype)
+    kept: list[Any] = []
+
+    def show(*_: object, **__: object) -> None:
+        for name, value in change.items():
+            setattr(array, name, value)
+        # What is freed is used again.
+        kept.extend(np.zeros((7, 7, 7)) for _ in range(50))
+
+    path = new_path()
+    with mmnpz.NpzWriter(path) as writer, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        monkeypatch.setattr(warnings, "showwarning", show)
+        error = None
+        try:
+            writer.write("a", array)
+        except ValueError as raised:
+            error = raised
+        assert error is None or "changed while it was written" in str(error)
+        assert len(writer.files) == (error is None)
+        assert kept
+    for name, view in mmnpz.load(path).items():
+        assert (name, view.shape) == ("a", array.shape)
+
+
 @pytest.mark.parametrize(
     "convert", [list, tuple, memoryview, bytes, float, np.float32, np.ma.masked_array, np.asmatrix]
 )

@@ -185,6 +185,33 @@ def test_a_file_that_was_replaced_or_removed(tmp_path: Path) -> None:
     assert names(data.verify()) == ["a9"]
 
 
+def test_a_relative_path_and_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.npz", [100, 1000])
+    monkeypatch.chdir(tmp_path)
+    data = mmnpz.load("a.npz")
+    monkeypatch.chdir("/")
+    assert data.verify() == []
+    os.truncate(tmp_path / "a.npz", 500)
+    with pytest.raises(OSError, match="cut short since it was opened"):
+        data.verify()
+
+
+@pytest.mark.thread_unsafe(reason="uses up all descriptors")
+def test_no_descriptor_left(tmp_path: Path) -> None:
+    import resource
+
+    write(tmp_path / "a.npz", [100])
+    data = mmnpz.load(tmp_path / "a.npz")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            data.verify()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert data.verify() == []
+
+
 def test_members_that_were_written_since(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     write(path, [1000] * 3)
@@ -204,8 +231,12 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
     assert data.verify([]) == []
     with pytest.raises(KeyError, match="missing"):
         data.verify(["a0", "missing"])
-    with pytest.raises(TypeError):
-        data.verify([3])
+    for wrong in ([3], "a0", b"a0"):
+        with pytest.raises(TypeError):
+            data.verify(wrong)
+    with pytest.raises(KeyError):
+        data.verify(["\ud800"])
+    assert names(data.verify(threads=1 << 70, strict=0)) == ["a1"]
     for threads in (0, -1):
         with pytest.raises(ValueError, match="threads"):
             data.verify(threads=threads)

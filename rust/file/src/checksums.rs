@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -128,12 +129,21 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Opens the file of a snapshot once more.
+    /// Opens the file of a snapshot once more, by its absolute path.
     ///
     /// # Errors
-    /// If it has become shorter: the directory is not there any more.
-    pub fn new(snapshot: &'a Snapshot) -> Result<Self, Failure> {
-        let opened = mapping::open_file(snapshot.path()).ok();
+    /// If the system cannot open it, although there is a file. If it has become shorter: the directory is not
+    /// there any more.
+    pub fn new(snapshot: &'a Snapshot, path: &Path) -> Result<Self, Failure> {
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+        let opened = match mapping::open_file(path) {
+            Ok(opened) => Some(opened),
+            Err(Failure::Irregular) => None,
+            Err(Failure::Io(error)) if matches!(error.kind(), NotFound | NotADirectory | IsADirectory) => {
+                None
+            }
+            Err(failure) => return Err(failure),
+        };
         let is_same = |identity: &Identity| identity.inode == snapshot.identity().inode;
         let file = opened.and_then(|(file, _, identity)| is_same(&identity).then_some(file));
         let source = Source { snapshot, file };

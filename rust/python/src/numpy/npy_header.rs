@@ -94,40 +94,62 @@ impl NpyHeader {
         // of the dtype.
         let dtype = unsafe { (*array.as_array_ptr()).descr } as usize;
         let of_dtype = self.descr.take().filter(|descr| descr.kept == Some(dtype));
-        // NumPy says C order where both orders hold.
-        let fortran_order = array.is_fortran_contiguous() && !array.is_c_contiguous();
-        let shape = array.shape().iter().map(|&dimension| dimension as u64);
-        if of_dtype.is_some()
-            && self.fortran_order == fortran_order
-            && shape.clone().eq(self.shape.iter().copied())
-        {
+        if of_dtype.is_some() && self.has_layout_of(array) {
             self.descr = of_dtype;
             return Ok(());
         }
-        let descr = of_dtype.map_or_else(|| description(&array.dtype()), Ok)?;
-        self.fortran_order = fortran_order;
+        // Python code runs in here, and can change the array: what else is read of it is read behind this.
+        let described = array.dtype();
+        let descr = of_dtype.map_or_else(|| description(&described), Ok)?;
+        self.fortran_order = is_fortran(array);
         self.shape.clear();
-        self.shape.extend(shape);
-        header::encode_to(&mut self.bytes, &descr.text, fortran_order, &self.shape, numpy_leaves_room(py)?)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        self.shape.extend(array.shape().iter().map(|&dimension| dimension as u64));
+        header::encode_to(
+            &mut self.bytes,
+            &descr.text,
+            self.fortran_order,
+            &self.shape,
+            numpy_leaves_room(py)?,
+        )
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let header = self.bytes.len();
-        self.array_field =
-            ArrayField::new(&Described { descr: &descr.text, fortran_order, shape: &self.shape, header });
+        self.array_field = ArrayField::new(&Described {
+            descr: &descr.text,
+            fortran_order: self.fortran_order,
+            shape: &self.shape,
+            header,
+        });
         let message = match self.bytes[6] {
-            1 => {
-                self.descr = Some(descr);
-                return Ok(());
-            }
-            2 => c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9"),
-            _ => c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17"),
+            1 => None,
+            2 => Some(c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9")),
+            _ => Some(c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17")),
         };
-        PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)
+        match message {
+            None => self.descr = Some(descr),
+            Some(message) => PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?,
+        }
+        if array.dtype().is(&described) && self.has_layout_of(array) {
+            return Ok(());
+        }
+        self.descr = None;
+        Err(PyValueError::new_err("the array was changed while it was written"))
+    }
+
+    /// Whether an array has the shape and the order of the one that this is the header of.
+    fn has_layout_of(&self, array: &Bound<'_, PyUntypedArray>) -> bool {
+        let shape = array.shape().iter().map(|&dimension| dimension as u64);
+        self.fortran_order == is_fortran(array) && shape.eq(self.shape.iter().copied())
     }
 
     /// Keeps the header for the next array of this thread.
     pub(crate) fn keep(self: Box<Self>) {
         let _ = LAST.try_with(|last| last.set(Some(self)));
     }
+}
+
+/// Whether an array is stored in Fortran order. NumPy says C order where both orders hold.
+fn is_fortran(array: &Bound<'_, PyUntypedArray>) -> bool {
+    array.is_fortran_contiguous() && !array.is_c_contiguous()
 }
 
 /// The description of a dtype, as it stands in a header.
@@ -216,12 +238,26 @@ fn warn_of_raw_bytes(dtype: &Bound<'_, PyArrayDescr>, descr: &Bound<'_, PyAny>) 
     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &CString::new(message)?, 1)
 }
 
+/// Whether a mask, which has the fields of its array, masks anything.
+fn is_any_masked(mask: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let names = mask.getattr("dtype")?.getattr("names")?;
+    if names.is_none() {
+        return mask.call_method0("any")?.is_truthy();
+    }
+    for name in names.try_iter()? {
+        if is_any_masked(&mask.get_item(name?)?)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Warns of a masked array, of which only the data is stored.
 fn warn_of_mask(array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
     static MASKED_ARRAY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = array.py();
     let masked = MASKED_ARRAY.import(py, "numpy.ma", "MaskedArray")?;
-    if array.is_instance(masked)? && array.getattr("mask")?.call_method0("any")?.is_truthy()? {
+    if array.is_instance(masked)? && is_any_masked(&array.getattr("mask")?)? {
         let message = c"the mask of a masked array is not stored; array.filled() chooses what is";
         PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
     }

@@ -1,12 +1,14 @@
 //! `verify`: the Python side of [`mmnpz_file::checksums`].
 
 use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use mmnpz_file::Failure;
 use mmnpz_file::checksums::{self, Damage, Listed, SOME, Source, Wrong};
@@ -35,18 +37,29 @@ struct Way {
 #[doc = docstring!("_verify")]
 pub(crate) fn _verify(
     reader: &Bound<'_, Reader>,
-    names: Option<Vec<String>>,
+    path: PathBuf,
+    names: Option<Vec<Bound<'_, PyString>>>,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
     is_first_enough: bool,
 ) -> PyResult<Vec<Damaged>> {
     let file = reader.get().file(reader.py())?;
-    damaged(reader.py(), &file, names, &Way { threads, progress, is_first_enough })
+    // A name with lone surrogates is in no archive.
+    let text = |name: &Bound<'_, PyString>| {
+        name.to_str().map(str::to_owned).map_err(|_| PyKeyError::new_err((name.clone().unbind(),)))
+    };
+    let names = names.map(|names| names.iter().map(text).collect::<PyResult<Vec<_>>>()).transpose()?;
+    damaged(reader.py(), (&file, &path), names, &Way { threads, progress, is_first_enough })
 }
 
 /// The damaged ones of the members that are named, or of all.
-fn damaged(py: Python<'_>, file: &OpenFile, names: Option<Vec<String>>, way: &Way) -> PyResult<Vec<Damaged>> {
-    let source = Source::new(&file.snapshot).map_err(|failure| file.err(py, failure))?;
+fn damaged(
+    py: Python<'_>,
+    (file, path): (&OpenFile, &Path),
+    names: Option<Vec<String>>,
+    way: &Way,
+) -> PyResult<Vec<Damaged>> {
+    let source = Source::new(&file.snapshot, path).map_err(|failure| file.err(py, failure))?;
     let total = if way.progress.is_some() { total(py, file, names.as_deref())? } else { 0 };
     let done = AtomicU64::new(0);
     let mut damaged = Vec::new();
