@@ -323,7 +323,7 @@ impl Appender {
         let at = if is_empty { 0 } else { self.place_directory(publish) };
         let is_sealed = !is_empty && (!self.tail.is_edited() || publish != Publish::Close);
         let new = self.new_directory(at, is_sealed, publish);
-        self.tail.begin_directory(before_fence(new.at), &new.replaced);
+        self.tail.begin_directory(before_fence(new.at), new.at < self.length);
         Ok(new)
     }
 
@@ -474,5 +474,53 @@ impl Appender {
     pub fn foreign_directory(&self) -> Patch {
         let end_records = self.directory.end_records(self.length);
         Patch::new(self.length, [&self.directory.records()[..], &end_records].concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reserve(appender: &mut Appender, size: u64) -> Reserved {
+        appender.reserve(&StoredName::new("m").unwrap(), 0, size).unwrap()
+    }
+
+    fn add(appender: &mut Appender, size: u64) {
+        let Reserved::Place(place) = reserve(appender, size) else { panic!("no room for {size} bytes") };
+        appender.finish(&place, &StoredName::new("m").unwrap(), 0, None);
+    }
+
+    /// Begins a directory; members that are reserved while it is written must end in front of it.
+    fn begin(appender: &mut Appender, length: u64) -> NewDirectory {
+        let new = appender.publish(Publish::Flush(0), length).unwrap();
+        let room = new.at - appender.next;
+        for size in room.saturating_sub(2000)..room + 2000 {
+            if let Reserved::Place(place) = reserve(&mut appender.clone(), size) {
+                assert!(place.end + FENCE <= new.at, "{size}: {} and {}", place.end, new.at);
+            }
+        }
+        new
+    }
+
+    #[test]
+    fn members_that_are_reserved_while_a_directory_is_written_stay_in_front_of_it() {
+        let mut appender = Appender::new(Alignment::new(1).unwrap());
+        add(&mut appender, 100);
+        let first = begin(&mut appender, 146);
+        appender.is_published(&first);
+        // The room is almost full, so that the next directory begins close to where members may end.
+        let next = appender.next;
+        add(&mut appender, before_fence(first.at) - next - 800);
+        let failed = begin(&mut appender, first.end());
+        assert!(failed.at < first.at && failed.overwrites());
+        appender.publish_failed(&failed, first.end());
+        appender.prologue_is_written();
+        // The directory that could not be written is overwritten by the next one, which is larger.
+        add(&mut appender, 10);
+        add(&mut appender, 10);
+        let last = begin(&mut appender, first.end());
+        assert!(last.at < failed.at && !last.overwrites());
+        appender.is_published(&last);
+        assert_eq!(appender.listing, Listing::Flushed);
     }
 }

@@ -133,15 +133,22 @@ impl Tail {
         replaced
     }
 
-    /// A directory is going to be written, in front of which members must end at `limit`: so must those that
-    /// are reserved meanwhile, unless readers use the old one until it is there.
-    pub(super) fn begin_directory(&mut self, limit: u64, replaced: &Replaced) {
+    /// A directory is going to be written, over the old one or wholly behind it, in front of which members
+    /// must end at `limit`. If it is written over the old one, members that are reserved meanwhile stay in
+    /// front of it.
+    pub(super) fn begin_directory(&mut self, limit: u64, is_overwritten: bool) {
         let kind = match self {
             Tail::Free => Kind::Own,
             Tail::Foreign { end_record } => Kind::First { superseded: *end_record },
             Tail::Room(room) => {
-                if replaced.overwritten.is_some() {
-                    (room.limit, room.end_record) = (limit, None);
+                if is_overwritten {
+                    room.limit = match room.end_record.take() {
+                        // That of the old one may have been in front of its index, which is not needed.
+                        Some(_) => limit,
+                        // The old one may be further in front, and needed all the same; or further behind, if
+                        // the writer failed to write it.
+                        None => limit.min(room.limit),
+                    };
                 }
                 return;
             }
