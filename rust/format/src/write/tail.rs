@@ -134,14 +134,21 @@ impl Tail {
     }
 
     /// A directory is going to be written, over the old one or wholly behind it, in front of which members
-    /// must end at `limit`. Those that are reserved meanwhile stay in front of both.
+    /// must end at `limit`. If it is written over the old one, members that are reserved meanwhile stay in
+    /// front of it.
     pub(super) fn begin_directory(&mut self, limit: u64, is_overwritten: bool) {
         let kind = match self {
             Tail::Free => Kind::Own,
             Tail::Foreign { end_record } => Kind::First { superseded: *end_record },
             Tail::Room(room) => {
                 if is_overwritten {
-                    (room.limit, room.end_record) = (limit.min(room.limit), None);
+                    room.limit = match room.end_record.take() {
+                        // That of the old one may have been in front of its index, which is not needed.
+                        Some(_) => limit,
+                        // The old one may be further in front, and needed all the same; or further behind, if
+                        // the writer failed to write it.
+                        None => limit.min(room.limit),
+                    };
                 }
                 return;
             }
