@@ -328,6 +328,7 @@ def test_a_callback_that_forks(tmp_path: Path) -> None:
             if not children[0]:
                 signal.alarm(60)
 
+    found: list[str] = []
     status = 1
     try:
         while not children:
