@@ -287,7 +287,7 @@ def verify_for_ever(data: mmnpz.NpzReader) -> NoReturn:
 def test_a_signal_handler_that_raises_ends_it(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     write(path, [1])
-    # A hole, which takes seconds to read.
+    # It takes longer to read than the alarm waits.
     with mmnpz.NpzWriter(path, "a") as writer:
         writer.write("large", np.broadcast_to(np.uint8(0), 1 << 28))
     data = mmnpz.load(path)
