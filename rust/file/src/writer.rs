@@ -77,7 +77,8 @@ struct State {
     gaps: Vec<Filler>,
     /// The threads that write a large member: these look at signals meanwhile.
     large: Vec<ThreadId>,
-    closed: bool,
+    /// How many threads close the writer, or have closed it. While there is any, no member is reserved.
+    closers: usize,
 }
 
 /// The answer to a thread that wants to write a member.
@@ -165,7 +166,7 @@ impl<S: Storage> ArchiveWriter<S> {
             storage,
             sync,
             forks: fork::generation(),
-            state: Mutex::new(State { appender, gaps: Vec::new(), large: Vec::new(), closed: false }),
+            state: Mutex::new(State { appender, gaps: Vec::new(), large: Vec::new(), closers: 0 }),
             finished: Condvar::new(),
             publishing: Mutex::new(is_on_disk),
         }
@@ -207,7 +208,7 @@ impl<S: Storage> ArchiveWriter<S> {
         member: &NewMember<'_>,
         is_repeated: bool,
     ) -> Result<Answer, Failure> {
-        if state.closed {
+        if state.closers > 0 {
             return Ok(Answer::Closed);
         }
         if is_repeated {
@@ -292,7 +293,7 @@ impl<S: Storage> ArchiveWriter<S> {
             state.gaps.extend(gap);
             self.fill_gaps(&mut state);
         }
-        if state.closed {
+        if state.closers > 0 {
             // Somebody waits in `close`. Telling nobody would cost a system call too.
             self.finished.notify_all();
         }
@@ -522,7 +523,7 @@ impl<S: Storage> ArchiveWriter<S> {
             // A signal handler that runs in the middle of `write`, which would wait for itself.
             return Err(Failure::Writing);
         }
-        state.closed = true;
+        state.closers += 1;
         while state.appender.is_busy() {
             state = self.finished.wait_timeout(state, PATIENCE).map_err(|_| Failure::Poisoned)?.0;
             if state.appender.is_busy() {
@@ -530,7 +531,8 @@ impl<S: Storage> ArchiveWriter<S> {
                 let interrupted = check(keep_going);
                 state = self.lock()?;
                 if interrupted.is_err() {
-                    state.closed = false;
+                    // Another thread may close it, or have closed it: then it stays so.
+                    state.closers -= 1;
                     return interrupted;
                 }
             }
@@ -539,7 +541,7 @@ impl<S: Storage> ArchiveWriter<S> {
         let finished = self.publish(Publish::Close, self.sync);
         if finished.is_err() {
             // There may be room later.
-            self.lock()?.closed = false;
+            self.lock()?.closers -= 1;
         }
         finished
     }

@@ -8,6 +8,8 @@
 
 // `cfg(test)`, so that clippy lets the helpers unwrap: what goes wrong in one of them fails the test.
 #[cfg(test)]
+mod closing;
+#[cfg(test)]
 mod excerpts;
 #[cfg(test)]
 mod histories;

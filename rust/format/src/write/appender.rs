@@ -228,7 +228,7 @@ impl Appender {
         } else {
             Kind::Edited { remarks: growing.remarks()? }
         };
-        let limit = before_fence(growing.places().0);
+        let limit = before_fence(growing.index());
         self.tail = Tail::Room(Room { limit, end_record: Some(*end_record), kind });
         Ok(is_sound)
     }
@@ -330,7 +330,7 @@ impl Appender {
     /// The last directory, with what is new behind what there was.
     fn grow(&self) -> Result<Option<NewDirectory>> {
         let Tail::Growing { growing, reached, .. } = &self.tail else { return Ok(None) };
-        let (at, start) = growing.places();
+        let (at, start) = (growing.index(), growing.records());
         let (complete_below, members_end) = (self.complete_below(), self.next);
         let end_records = self.directory.end_records(start);
         let growth = growing.grow(&self.directory, &end_records, complete_below, members_end)?;

@@ -72,9 +72,14 @@ impl Growing {
         self.directory.comment.start - EndRecord::SIZE as u64
     }
 
-    /// Where what vouches for it starts, and where it starts itself.
-    pub(crate) fn places(&self) -> (u64, u64) {
-        (self.seal.start(), self.directory.range.start)
+    /// Where the index in front of it starts, behind the room.
+    pub(crate) fn index(&self) -> u64 {
+        self.seal.start()
+    }
+
+    /// Where its records start.
+    pub(crate) fn records(&self) -> u64 {
+        self.directory.range.start
     }
 
     /// Whether its index begins with a fence.

@@ -89,7 +89,7 @@ impl Tail {
         match self {
             Tail::Free | Tail::Foreign { .. } => None,
             Tail::Room(room) => Some(room.limit),
-            Tail::Growing { growing, .. } => Some(before_fence(growing.places().0)),
+            Tail::Growing { growing, .. } => Some(before_fence(growing.index())),
         }
     }
 
