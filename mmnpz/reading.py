@@ -48,6 +48,15 @@ class DamagedMember(NamedTuple):
 _SHOWN = 5
 """The number of names that a reader's repr shows, as for an NpzFile of NumPy."""
 
+_LONGEST = 60
+"""The number of characters that a reader's repr shows of a name."""
+
+
+def _shown(name: str) -> str:
+    """Return a name for a line of text: without line breaks and control characters, and not too long."""
+    text = name if name.isprintable() else repr(name)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
 
 class _Absent:
     """An attribute of NumPy's NpzFile that a reader does not have, and why."""
@@ -181,6 +190,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         self,
         fn: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         mmap_mode: Literal["r"] = "r",
+        # Those of numpy.load, which have no effect here.
         allow_pickle: bool = False,  # noqa: ARG002
         fix_imports: bool = True,  # noqa: ARG002
         encoding: Literal["ASCII", "latin1", "bytes"] = "ASCII",
@@ -194,7 +204,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
         if encoding not in ("ASCII", "latin1", "bytes"):
             raise ValueError(f"encoding must be 'ASCII', 'latin1' or 'bytes', got {encoding!r}")
-        path = os.fsdecode(fn)
+        path = str(os.fsdecode(fn))  # of numpy.str_, too
         options: dict[str, Any] = {
             "path": path,
             # As numpy.memmap does it: `filename` is absolute, and a path object stays a path object.
@@ -217,11 +227,11 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         kind = type(self).__name__
         try:
             path, count = dict(self._origin[0])["path"], len(self)
-            first = [_name_at(self, position) for position in range(min(count, _SHOWN))]
+            first = [_shown(_name_at(self, position)) for position in range(min(count, _SHOWN))]
         except Exception as error:  # a closed reader, or a damaged directory
             return f"<{kind}: {error}>"
         names = ", ".join([*first, "…"] if count > len(first) else first)
-        return f"<{kind} {path!r} with {count:,} array{'' if count == 1 else 's'}: {names}>"
+        return f"<{kind} {path!r} with {count:,} array{'' if count == 1 else 's'}{names and f': {names}'}>"
 
     def _ipython_key_completions_(self) -> list[str]:
         """Return what IPython completes ``data["`` with."""

@@ -113,17 +113,27 @@ def test_repr(tmp_path: Path) -> None:
     assert repr(data.items()) == f"ItemsView({data!r})"
     assert repr(data.values()) == f"ValuesView({data!r})"
     assert repr(data.keys()) == f"KeysView({data!r})"
-    for count, names in [(0, ""), (5, "x0, x1, x2, x3, x4"), (1234, "x0, x1, x2, x3, x4, …")]:
+    for count, names in [(0, ""), (5, ": x0, x1, x2, x3, x4"), (1234, ": x0, x1, x2, x3, x4, …")]:
         with NpzWriter(path, "w") as writer:
             for number in range(count):
                 writer.write(f"x{number}", 0)
-        assert repr(Named(path)) == f"<Named {str(path)!r} with {count:,} arrays: {names}>"
+        assert repr(Named(path)) == f"<Named {str(path)!r} with {count:,} arrays{names}>"
     data.close()
     assert repr(data) == "<NpzReader: the reader is closed>"
 
 
 class Named(NpzReader):
     pass
+
+
+def test_repr_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with NpzWriter(path) as writer:
+        for name in ("line\nbreak", "\x1b[31mred", "ä", "x" * 1000):
+            writer.write(name, 0)
+    expected = rf"<NpzReader {str(path)!r} with 4 arrays: 'line\nbreak', '\x1b[31mred', ä, {'x' * 60}…>"
+    assert repr(mmnpz.load(path)) == expected
+    assert repr(mmnpz.load(np.str_(path))) == expected
 
 
 class Damaged(NpzReader):

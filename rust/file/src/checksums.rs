@@ -16,7 +16,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
@@ -272,6 +272,10 @@ pub fn check(
     damages
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Check<'_> {
     /// Checks all members.
     fn all(&self, threads: usize, go_on: &dyn Fn() -> bool) -> Result<Vec<Damage>, Failure> {
@@ -307,13 +311,7 @@ impl Check<'_> {
         }
         Ok(damages)
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Check<'_> {
     /// Has threads do work of `count` numbers, each of which takes `taken` of them at a time.
     fn share(
         &self,
@@ -353,7 +351,8 @@ impl Check<'_> {
             1 => alone(),
             threads => {
                 copy_pool::together(threads - 1, &help, alone)?;
-                // A signal handler has forked, and this is the child: what others had begun is not done here.
+                // If not, a signal handler has forked and this is the child: what other threads had begun is
+                // not done here.
                 if forks == fork::generation() { Ok(()) } else { Err(Failure::Forked) }
             }
         }

@@ -9,10 +9,12 @@
 //! - `batch`: many members at once.
 //! - `reading`, `writing`: the classes.
 #![deny(missing_docs)]
-// PyO3 hands arguments over by value and wants getters as methods.
-#![allow(clippy::needless_pass_by_value, clippy::trivially_copy_pass_by_ref)]
-// Docstrings are those of Python: with its brackets, quotes and sessions.
-#![allow(clippy::doc_link_with_quotes, clippy::doc_lazy_continuation)]
+#![expect(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
+#![expect(
+    clippy::doc_link_with_quotes,
+    clippy::doc_lazy_continuation,
+    reason = "docstrings are those of Python, with its brackets, quotes and sessions"
+)]
 
 use pyo3::pymodule;
 

@@ -95,7 +95,7 @@ impl Handle {
             if number == 0 {
                 // Only now is known how many members there are. Where all begins again, all views are made
                 // again.
-                preload = Some(Preload::new(py, &self.views, self.file.lookup().len()));
+                preload = Some(Preload::new(&self.views, self.file.lookup().len()));
             }
             if number % SOME == 0 {
                 let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));

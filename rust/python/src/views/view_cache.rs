@@ -248,9 +248,7 @@ pub(crate) struct Preload<'a> {
 
 impl<'a> Preload<'a> {
     /// Reserves memory for `count` views.
-    pub(crate) fn new(py: Python<'_>, cache: &'a ViewCache, count: usize) -> Self {
-        // An earlier attempt that had to begin again may have left views of a directory that was wrong.
-        cache.dict(py).clear();
+    pub(crate) fn new(cache: &'a ViewCache, count: usize) -> Self {
         let mut map = new_map();
         map.reserve(count);
         Preload { cache, map }
