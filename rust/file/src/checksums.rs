@@ -402,9 +402,6 @@ impl Check<'_> {
             self.compare(number, expected, crc.finalize());
             return Ok(None);
         }
-        if count < ahead {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
         Ok(Some(Rest { number, expected, crc, range: rest, first: 0 }))
     }
 
