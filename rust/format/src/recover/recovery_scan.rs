@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use memchr::memmem;
 
+use crate::additions::base::Base;
 use crate::additions::seal::Seal;
 use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::recover::listed::Listed;
@@ -182,11 +183,13 @@ impl Survey {
             seal.filter(|seal| !seal.is_last()).map_or(0..0, |seal| seal.complete_below()..seal.start());
         if seal.is_none() && directory.prefix_len != 0 && (effort == Effort::Full || could_be_ours(window)?) {
             // Something stands in front of this archive. If that is an archive of mmnpz, this one is inside
-            // of an array that was being written, unless it was put behind it.
+            // of an array that was being written, unless it was put behind it: then it ends the file.
             let outer = Scan::of_all(window, &mut *keep_going)?.survey;
             let end = outer.location().map(|directory| directory.comment.end);
             let is_behind = outer.found.is_empty()
-                && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.prefix_len);
+                && end.and_then(|end| i64::try_from(end).ok()) == Some(directory.prefix_len)
+                && directory.ends_file(window, Base::SIZE as u64)?
+                && leads_to_its_member(window, &directory)?;
             if !is_behind && (!outer.is_empty() || is_begun(window)?) {
                 return Ok(Some(outer));
             }

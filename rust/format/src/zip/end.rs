@@ -53,7 +53,7 @@ impl DirectoryLocation {
                 Err(error) if !error.is_about_file() => return Err(error),
                 // One disk of an archive of several disks must not be taken for a whole archive, whatever it
                 // holds.
-                Err(error) if error.kind == ErrorKind::MultiDisk && ends_file(window, at)? => {
+                Err(error) if error.kind == ErrorKind::MultiDisk && ends_file(window, at, 0)? => {
                     return Err(error);
                 }
                 Err(error) => first_error = first_error.or(Some(error)),
@@ -70,6 +70,11 @@ impl DirectoryLocation {
     /// comment.
     pub(crate) fn is_near_end(&self, window: Window<'_>) -> bool {
         window.len() - self.comment.start <= MAX_COMMENT as u64
+    }
+
+    /// Whether all of the comment is there, and at most `begun` bytes behind it, which an append left.
+    pub(crate) fn ends_file(&self, window: Window<'_>, begun: u64) -> Result<bool, Missing> {
+        ends_file(window, self.comment.start - EndRecord::SIZE as u64, begun)
     }
 
     pub(crate) fn from_end_record(window: Window<'_>, at: u64) -> Result<Self> {
@@ -186,11 +191,12 @@ pub(crate) fn end_record_behind(window: Window<'_>, at: u64) -> Result<Option<u6
     Ok(None)
 }
 
-/// Whether the end record at `at`, with its comment, ends the file: any other end record may be a part of a
-/// comment.
-fn ends_file(window: Window<'_>, at: u64) -> Result<bool, Missing> {
+/// Whether the end record at `at`, with its comment, ends the file, but for `begun` bytes: any other end record
+/// may be a part of a comment.
+fn ends_file(window: Window<'_>, at: u64, begun: u64) -> Result<bool, Missing> {
     Ok(EndRecord::find(window, at)?.is_some_and(|record| {
-        at + EndRecord::SIZE as u64 + u64::from(record.comment_len.get()) == window.len()
+        let end = at + EndRecord::SIZE as u64 + u64::from(record.comment_len.get());
+        window.len().checked_sub(end).is_some_and(|behind| behind <= begun)
     }))
 }
 
