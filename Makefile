@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 FUZZ_SECONDS ?= 20
+# torch is gigabytes: a connection that breaks is taken up again.
+export PIP_RESUME_RETRIES ?= 50
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml mmnpz/_mmnpz.pyi $(shell find rust/format/src rust/file rust/python -name '*.rs' -o -name Cargo.toml)
 
