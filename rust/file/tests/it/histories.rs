@@ -12,7 +12,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use crate::ranges;
-use crate::support::{GO_ON, write, writer};
+use crate::support::{GO_ON, write, write_described, writer};
 use mmnpz_file::repair::repair_storage;
 use mmnpz_file::simulated_disk::{History, PAGE, SECTOR, SimulatedDisk};
 use mmnpz_file::writer::ArchiveWriter;
@@ -244,7 +244,11 @@ impl<'a> Sim<'a> {
     /// Writes a member; says whether that was done.
     fn write(&mut self, name: &str, data: &[u8]) -> bool {
         let mut moved = None;
-        let written = write(&self.writer, name, data, || moved = moved.or(Some(self.disk.now())));
+        let before = || moved = moved.or(Some(self.disk.now()));
+        let written = match self.number % 4 {
+            3 => write_described(&self.writer, name, data, None, before),
+            _ => write(&self.writer, name, data, before),
+        };
         if let Some(at) = moved {
             self.unpublished_at(at);
         }
@@ -426,7 +430,9 @@ fn check(history: &History, mut promises: Promises, seed: u64) {
 /// Archives to begin with.
 fn beginnings() -> Vec<Vec<u8>> {
     let whole = inner();
-    let foreign = foreign();
+    // The entries are as long as those of the members that follow.
+    let name = |number: usize| format!("a name of 26 bytes, {number:02}.npy");
+    let foreign = foreign_with([&name(1), &name(2), "o3.npy"]);
     let behind = crate::support::archive([("behind".to_owned(), &b"behind"[..])].into_iter());
     vec![
         Vec::new(),
@@ -440,11 +446,13 @@ fn beginnings() -> Vec<Vec<u8>> {
 
 /// An archive that another program wrote: no marks, one member behind whose data its sizes come.
 pub(crate) fn foreign() -> Vec<u8> {
-    let data: [(&str, &[u8], bool); 3] = [
-        ("old.npy", b"old data", false),
-        ("streamed.npy", b"streamed data", true),
-        ("nested.npy", &inner(), false),
-    ];
+    foreign_with(["old.npy", "streamed.npy", "nested.npy"])
+}
+
+/// Such an archive, with these names.
+pub(crate) fn foreign_with([old, streamed, nested]: [&str; 3]) -> Vec<u8> {
+    let data: [(&str, &[u8], bool); 3] =
+        [(old, b"old data", false), (streamed, b"streamed data", true), (nested, &inner(), false)];
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for (name, data, is_streamed) in data {
         let (at, crc, size) = (bytes.len() as u32, crc32fast::hash(data), data.len() as u32);
@@ -539,6 +547,15 @@ fn a_seal_is_torn_only_where_nobody_needs_it() {
         &[Step::Small(209), Step::Flush, Step::Small(0), Step::Session, Step::Small(0)],
         1,
     );
+}
+
+#[test]
+fn a_directory_that_is_kept_is_vouched_for_when_it_is_whole() {
+    // Wherever it lies in its sectors.
+    for prefix in (0..SECTOR as usize).step_by(3) {
+        let beginning = [vec![1; prefix], foreign()].concat();
+        try_out(|| SimulatedDisk::new(beginning.clone()), (1, false), &[Step::Small(0)], 4);
+    }
 }
 
 /// The bytes of a file with another text of the same length.

@@ -1,11 +1,12 @@
 //! States that a kill or a power failure leaves seldom, made byte by byte. The random histories found them.
 
+use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::additions::mark::MemberState::Finished;
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
 
-use crate::histories::{foreign, read};
-use crate::support::{GO_ON, archive, write, writer};
+use crate::histories::{foreign, foreign_with, read};
+use crate::support::{GO_ON, archive, write, write_described, writer};
 use mmnpz_file::simulated_disk::{Event, SimulatedDisk};
 
 const END_RECORD: usize = 22;
@@ -129,4 +130,37 @@ fn a_directory_is_found_until_the_next_one_may_be_written_over_it() {
     let at = begun + history.events()[begun..].iter().position(blank).unwrap();
     assert_eq!(history.events()[at + 1], Event::Sync);
     open.close(GO_ON).unwrap();
+}
+
+#[test]
+fn an_end_record_of_the_directory_that_was_there_before() {
+    let array = Described { descr: "'|u1'", fortran_order: false, shape: &[200], header: 0 };
+    // The entry of a new member is as long as that of the first one, or of the first two: without that, the
+    // rest of the new directory can be read just so.
+    let long = "a name of 26 bytes, 00.npy";
+    let as_long = [&long.replace("00", "01"), &long.replace("00", "02"), long];
+    let beginnings = [(Vec::new(), true), (Vec::new(), false), (foreign_with(as_long), true)];
+    let short = (foreign_with(["o1.npy", "o2.npy", "o3.npy"]), false);
+    for (beginning, is_described) in beginnings.into_iter().chain([short]) {
+        let disk = SimulatedDisk::trusted(beginning);
+        let open = writer(&disk, 1, false).unwrap();
+        let write = |name: &str| {
+            let field = is_described.then(|| ArrayField::new(&array).unwrap());
+            write_described(&open, name, &[7; 200], field.as_ref(), || {}).unwrap();
+        };
+        ["m1", "m2"].into_iter().for_each(write);
+        open.flush(false).unwrap();
+        let before = disk.bytes();
+        for more in [&["m3"][..], &["m4", "m5"]] {
+            more.iter().copied().for_each(write);
+            open.flush(false).unwrap();
+            let mut bytes = disk.bytes();
+            assert_eq!(bytes.len(), before.len());
+            let end_record = bytes.len() - END_RECORD;
+            bytes[end_record..].copy_from_slice(&before[end_record..]);
+            let found = names(&bytes);
+            assert!(names(&before).iter().all(|name| found.contains(name)), "{is_described} {found:?}");
+        }
+        open.close(GO_ON).unwrap();
+    }
 }

@@ -28,14 +28,23 @@ pub(crate) fn write(
     writer: &ArchiveWriter<&SimulatedDisk>,
     name: &str,
     data: &[u8],
+    before: impl FnMut(),
+) -> Result<(), Failure> {
+    // No test reads this as an array. The entry of an array of bytes has this field.
+    let array = Described { descr: "'|u1'", fortran_order: false, shape: &[data.len() as u64], header: 0 };
+    write_described(writer, name, data, ArrayField::new(&array).as_ref(), before)
+}
+
+/// Writes a member whose entry has this field, or none, as where the dtype is too long for it.
+pub(crate) fn write_described(
+    writer: &ArchiveWriter<&SimulatedDisk>,
+    name: &str,
+    data: &[u8],
+    field: Option<&ArrayField>,
     mut before: impl FnMut(),
 ) -> Result<(), Failure> {
     let items = Items::from(data);
-    // No test reads this as an array. The entry of an array of bytes has this field.
-    let array = Described { descr: "'|u1'", fortran_order: false, shape: &[data.len() as u64], header: 0 };
-    let field = ArrayField::new(&array);
-    let mut member =
-        NewMember { name: StoredName::new(name)?, header: &[], array_field: field.as_ref(), items };
+    let mut member = NewMember { name: StoredName::new(name)?, header: &[], array_field: field, items };
     loop {
         match writer.reserve(&member, false)? {
             Answer::Place(place) => return writer.write(&place, &mut member, GO_ON),

@@ -6,12 +6,12 @@ use memchr::memmem;
 
 use crate::additions::filler::Filler;
 use crate::additions::local_member::LocalMember;
-use crate::additions::mark::MARK_EXTRA;
 use crate::error::{Missing, Result};
 use crate::window::Window;
 use crate::zip::central::CentralRecord;
+use crate::zip::encode::is_like_ours;
 use crate::zip::end::DirectoryLocation;
-use crate::zip::records::{Extent, LocalHeader, Record, extra_field, flags};
+use crate::zip::records::{CentralHeader, Extent, LocalHeader, Record, flags};
 
 /// The first member of mmnpz starts at most this far from the start of the file, even if an extra field
 /// cannot hold its padding.
@@ -22,6 +22,9 @@ const MOST_ZEROS: u64 = 1 << 30;
 
 /// They are read in steps of this many bytes, as there are none in most files.
 const FIRST_STEP: u64 = 1 << 16;
+
+/// How far from the end of a directory its last entry is looked for: few names are that long.
+const LAST_ENTRY: u64 = 1 << 10;
 
 /// How far from the end of the file a record of mmnpz is looked for to tell whether the file could be its.
 const LAST_RECORD: u64 = 1 << 21;
@@ -56,9 +59,11 @@ pub(crate) fn leads_to_its_member(
     Ok(has_name && (is_streamed || header.crc == record.header.crc))
 }
 
-/// Whether the file begins with a member of mmnpz that a directory without a seal does not list, or lists as
-/// another one: mmnpz lists members in the order in which they lie, and programs that leave a member out move
-/// the others.
+/// Whether a directory without a seal, but with entries of mmnpz, misses the first member of the file, or
+/// lists it as another one: mmnpz lists members in the order in which they lie, and programs that leave a
+/// member out move the others. A power failure can leave the end record of the directory before with the last
+/// entries of the new one, which can be read just so if the new entries are as long as those that are missing
+/// then.
 pub(crate) fn misses_first_member(
     window: Window<'_>,
     directory: &DirectoryLocation,
@@ -66,15 +71,35 @@ pub(crate) fn misses_first_member(
     if directory.prefix_len != 0 {
         return Ok(false);
     }
+    let Some((record, local)) = first_listed(window, directory)? else { return Ok(false) };
     // Of a file of another program no member is looked at: it may be on a slow disk.
-    let is_field = |record: &CentralRecord<'_>| extra_field(record.extra, MARK_EXTRA).is_some();
-    let first = first_listed(window, directory)?.filter(|(record, _)| is_field(record));
-    let Some((_, local)) = first else { return Ok(false) };
+    let ends_with_ours = || Ok(last_entry(window, directory)?.is_some_and(is_like_ours));
+    if !is_like_ours(record.header) && !ends_with_ours()? {
+        return Ok(false);
+    }
     let first = if local == 0 { Some(0) } else { first_header(window)?.filter(|&first| first <= local) };
     let Some(first) = first else { return Ok(false) };
     let here = window.until_hole(first);
-    let is_ours = LocalMember::marked(here, first)?.is_some() || Filler::is_at(here, first)?;
-    Ok(is_ours && (first < local || !leads_to_its_member(window, directory)?))
+    let is_ours = || Ok(LocalMember::marked(here, first)?.is_some() || Filler::is_at(here, first)?);
+    Ok(first < local || (is_ours()? && !leads_to_its_member(window, directory)?))
+}
+
+/// The last entry of a directory, unless it is so long that it begins far in front of the end.
+fn last_entry<'a>(
+    window: Window<'a>,
+    directory: &DirectoryLocation,
+) -> Result<Option<&'a CentralHeader>, Missing> {
+    let start = directory.range.end.saturating_sub(LAST_ENTRY).max(directory.range.start);
+    let end = window.get_inside(start..directory.range.end)?;
+    let first = (start - directory.range.start) as usize;
+    for found in memmem::rfind_iter(end, &CentralHeader::SIGNATURE.to_le_bytes()) {
+        if let Some((record, behind)) = directory.record(window, first + found)?
+            && directory.range.start + behind as u64 == directory.range.end
+        {
+            return Ok(Some(record.header));
+        }
+    }
+    Ok(None)
 }
 
 /// The first local header near the start of a file; or near where it is not zero any more, if a writer was

@@ -142,7 +142,9 @@ impl Keeping {
         let end_record_of_copy = directory.end_record(self.copy + copied.len() as u64);
         // Nobody may find it before all of its comment is there.
         copied[(end_record_of_copy - self.copy) as usize..][..BLANK.len()].copy_from_slice(&BLANK);
+        let kept = self.kept.range();
         let mut bytes = self.kept.bytes(directory);
+        let base = bytes.split_off(bytes.len() - Base::SIZE);
         let behind = bytes.split_off(BLANK.len());
         let copy = [
             // As long as the copy is there in part, no end record may be near the end.
@@ -151,9 +153,10 @@ impl Keeping {
             Patch::new(end_record_of_copy, EndRecord::SIGNATURE.to_le_bytes()),
         ];
         let kept = [
-            // Until all of it is there, no local header leads into it.
-            Patch::new(self.kept.range().start + BLANK.len() as u64, behind),
-            Patch::new(self.kept.range().start, bytes),
+            // Until all of it is there, nothing vouches for it, and no local header leads into it.
+            Patch::new(kept.start + BLANK.len() as u64, behind),
+            Patch::new(kept.end - Base::SIZE as u64, base),
+            Patch::new(kept.start, bytes),
         ];
         // Nobody may find an end record once what it leads to is gone.
         let old = first.into_iter().chain([end_record]).map(blank);

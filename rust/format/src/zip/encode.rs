@@ -57,6 +57,15 @@ pub(crate) fn plain_local(name: &[u8], size: u64, whole: u64, crc: u32) -> Vec<u
     out
 }
 
+/// Whether an entry has what each has that mmnpz writes, and few of other programs: it is stored, with this
+/// date and these attributes.
+pub(crate) fn is_like_ours(entry: &CentralHeader) -> bool {
+    entry.version_made_by.get() & 0xff00 == MADE_BY_UNIX
+        && entry.method.get() == STORED
+        && (entry.time.get(), entry.date.get()) == (0, DATE)
+        && entry.external_attributes.get() == ATTRIBUTES
+}
+
 /// Appends the central header of a stored member of `size` bytes whose local header is at byte `header` of
 /// the file; `name` is as stored, with the general-purpose flags.
 #[inline]

@@ -191,8 +191,8 @@ pub(crate) fn end_record_behind(window: Window<'_>, at: u64) -> Result<Option<u6
     Ok(None)
 }
 
-/// Whether the end record at `at`, with its comment, ends the file, but for `begun` bytes: any other end record
-/// may be a part of a comment.
+/// Whether the end record at `at`, with its comment, ends the file, but for `begun` bytes: any other end
+/// record may be a part of a comment.
 fn ends_file(window: Window<'_>, at: u64, begun: u64) -> Result<bool, Missing> {
     Ok(EndRecord::find(window, at)?.is_some_and(|record| {
         let end = at + EndRecord::SIZE as u64 + u64::from(record.comment_len.get());
