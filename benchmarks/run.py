@@ -70,16 +70,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--render", action="store_true", help="measure nothing; make the pages and plots of the kept figures"
     )
-    parser.add_argument("--dir", type=_absolute, help="where the data are put (/dev/shm, if it has room)")
+    parser.add_argument("--dir", type=absolute, help="where the data are put (/dev/shm, if it has room)")
     parser.add_argument(
-        "--disk", type=_absolute, help="a folder on a disk, for what is read cold (that for temporary files)"
+        "--disk", type=absolute, help="a folder on a disk, for what is read cold (that for temporary files)"
     )
     parser.add_argument(
-        "--venv", type=_absolute, default=HERE.parent / ".venv-bench", help="environment of mmnpz 1.0.0"
+        "--venv", type=absolute, default=HERE.parent / ".venv-bench", help="environment of mmnpz 1.0.0"
     )
     parser.add_argument(
         "--free-threaded",
-        type=_absolute,
+        type=absolute,
         metavar="PYTHON",
         help="a free-threaded Python with mmnpz, to measure the scenarios of threads with, too",
     )
@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def _absolute(path: str) -> Path:
+def absolute(path: str) -> Path:
     """Make a path absolute, because contenders run in another folder.
 
     Do not resolve symbolic links: the interpreter of an environment is one.
@@ -110,14 +110,15 @@ def data_folder(quick: bool) -> Path:
 
 @dataclass(frozen=True)
 class Pythons:
-    """The interpreters of the other environments: mmnpz 1.0.0, and free-threaded Python."""
+    """The interpreters of the other environments: mmnpz 1.0.0, free-threaded Python, and another build."""
 
-    v1: Path
+    v1: Path | None
     free_threaded: Path | None
+    build: Path | None = None
 
     def of(self, case: Case, contender: str) -> Path | None:
-        if contender == V1:
-            return self.v1
+        if contender == V1 or self.build:
+            return self.build or self.v1
         return self.free_threaded if case.free_threaded else None
 
 
