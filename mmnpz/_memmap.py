@@ -6,7 +6,7 @@ import numpy as np
 
 from mmnpz._mmnpz import Mapping, memmap
 
-__all__ = ["memmap"]
+__all__ = ["mapping_of", "memmap"]
 
 _DOC = """
 An array over a memory-mapped file: a `numpy.memmap` that is made and sliced like a plain array.
@@ -49,15 +49,16 @@ def _reduce_ex(self: Any, protocol: Any) -> Any:
     return self.view(np.ndarray).__reduce_ex__(protocol)
 
 
-def _mapping(self: Any) -> Mapping | None:
-    base = self.base
+def mapping_of(array: Any) -> Mapping | None:
+    """Return the map in which the items of an array lie, or None if they are in memory."""
+    base = array.base
     while isinstance(base, np.ndarray):
         base = base.base
     return base if isinstance(base, Mapping) else None
 
 
 def _offset(self: Any) -> int | None:
-    if _mapping(self) is None:
+    if mapping_of(self) is None:
         return None
     whole = self
     while isinstance(whole.base, np.ndarray):
@@ -76,9 +77,9 @@ for _name, _value in {
     "__reduce__": lambda self: _reduce_ex(self, 2),
     "__reduce_ex__": _reduce_ex,
     # numpy.memmap keeps these in each instance, and it takes a Python call to put them there.
-    "_mmap": property(_mapping),
-    "filename": property(lambda self: getattr(_mapping(self), "filename", None)),
-    "mode": property(lambda self: "r" if _mapping(self) else None),
+    "_mmap": property(mapping_of),
+    "filename": property(lambda self: getattr(mapping_of(self), "filename", None)),
+    "mode": property(lambda self: "r" if mapping_of(self) else None),
     "offset": property(_offset),
 }.items():
     setattr(memmap, _name, _value)

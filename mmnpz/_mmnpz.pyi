@@ -18,6 +18,7 @@ __all__ = [
     "_fetch",
     "_fetch_headers",
     "_is_mapped",
+    "_map_again",
     "_name_at",
     "_position",
     "_repair",
@@ -71,6 +72,18 @@ def _fetch(reader: Reader, arrays: list[Any]) -> None:
 def _fetch_headers(reader: Reader, names: list[str]) -> None:
     """Have the operating system read the headers of these members, if their views need the headers."""
 
+def _map_again(
+    path: str, filename: str, identity: tuple[int, int, int], map_type: type[NDArray[Any]]
+) -> NDArray[np.uint8]:
+    """
+    Map a file whose views come from another process, if it is as it was there.
+
+    Returns
+    -------
+    memmap
+        The map of the whole file, of `map_type`.
+    """
+
 @overload
 def _walk(reader: Reader, pairs: Literal[False]) -> Iterator[NDArray[Any]]: ...
 @overload
@@ -87,11 +100,17 @@ class Mapping:
     ----------
     filename : str or pathlib.Path
         The absolute path of the mapped file.
+    identity : tuple of int
+        What the file was when it was mapped.
     """
 
     @property
     def filename(self) -> str | Path:
         """The absolute path of the mapped file: a path object if the caller passed one, otherwise a str."""
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """What the file was when it was mapped: its size, when it was last changed, in ns, and its inode."""
 
 class memmap(np.memmap[Any, Any]):
     """An array over a memory-mapped file. `mmnpz._memmap` adds its methods and its documentation."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self
 
 import numpy as np
 
+from mmnpz import _neighbours
 from mmnpz._memmap import memmap
 from mmnpz._mmnpz import DirectReader, _name_at, _verify, _walk
 
@@ -216,6 +217,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             "max_header_size": min(max(0, max_header_size), sys.maxsize),
         }
         self._open(tuple(options.items()), **options)
+        _neighbours.register()
 
     @property
     def f(self) -> "_Attributes":
@@ -444,6 +446,7 @@ def _reopen(
     """Open the file of a pickled reader again, if it still has the identity it had then."""
     reader = reader_type.__new__(reader_type)
     reader._open(tuple(options.items()), **options, identity=identity)
+    _neighbours.register()
     return reader
 
 

@@ -406,6 +406,16 @@ def test_a_dtype_that_torch_has_not(tmp_path: Path, dtype: Any) -> None:
 # Files and readers
 
 
+def test_gather_says_how_to_pass_a_tensor(path: Path) -> None:
+    data = mmnpz.load(path)
+    name = data.files[0]
+    tensor = torch.zeros((1, *data[name].shape), dtype=torch.from_numpy(np.array(data[name])).dtype)
+    with pytest.raises(TypeError, match=r"out must be an array, .*: pass out\.numpy\(\)"):
+        data.gather([name], out=tensor)  # type: ignore[arg-type]
+    data.gather([name], out=tensor.numpy())
+    np.testing.assert_array_equal(tensor[0], data[name])
+
+
 def test_bad_names(path: Path) -> None:
     with pytest.raises(KeyError, match="'nothing'"):
         NpzDataset(path, ["a", "nothing"])

@@ -31,7 +31,7 @@ pub enum Failure {
     #[error("the writer cannot be closed by a signal handler that interrupts its own write")]
     Writing,
     /// The file has another [`Identity`](crate::mapping::Identity) than the caller expects.
-    #[error("the file is not the one that the reader was pickled with, or it was changed since")]
+    #[error("the file is not the one that was pickled, or it was changed since")]
     Changed,
     /// The caller's [`KeepGoing`] said no.
     #[error("interrupted")]

@@ -103,6 +103,19 @@ pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
     Ok(MappedFile { map, identity, holes })
 }
 
+/// Maps a file if it has this identity: the one that it had in another process, which knows what is in it.
+///
+/// # Errors
+/// If the system refuses, or the file has another identity.
+pub fn map_again(path: &Path, identity: Identity) -> Result<Map, Failure> {
+    let claim = Claim::new()?;
+    let (file, _, found) = open_file(path)?;
+    if found != identity {
+        return Err(Failure::Changed);
+    }
+    Ok(Map::new(map(&file)?, claim))
+}
+
 /// The most holes that are found: a file can have any number of them.
 const MOST_HOLES: usize = 1 << 12;
 

@@ -54,6 +54,8 @@ mod _mmnpz {
     #[pymodule_export]
     use super::reading::verify::_verify;
     #[pymodule_export]
+    use super::views::map_again::_map_again;
+    #[pymodule_export]
     use super::writing::repair::repair;
     #[pymodule_export]
     use super::writing::writer::Writer;

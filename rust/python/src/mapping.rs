@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use mmnpz_file::mapping::Map;
+use mmnpz_file::mapping::{Identity, Map};
 
 #[doc = docstring!("Mapping")]
 #[pyclass(frozen, module = "mmnpz._mmnpz")]
@@ -13,10 +13,21 @@ pub(crate) struct Mapping {
     #[doc = docstring!("Mapping.filename")]
     #[pyo3(get)]
     filename: Py<PyAny>,
+    identity: Identity,
+}
+
+#[pymethods]
+impl Mapping {
+    #[doc = docstring!("Mapping.identity")]
+    #[getter]
+    pub(crate) fn identity(&self) -> (u64, u128, u64) {
+        let Identity { size, modified, inode } = self.identity;
+        (size, modified, inode)
+    }
 }
 
 impl Mapping {
-    pub(crate) fn new(map: Arc<Map>, filename: Py<PyAny>) -> Self {
-        Mapping { map, filename }
+    pub(crate) fn new(map: Arc<Map>, filename: Py<PyAny>, identity: Identity) -> Self {
+        Mapping { map, filename, identity }
     }
 }

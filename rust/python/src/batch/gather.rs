@@ -134,7 +134,11 @@ impl<'a, 'py> Batch<'a, 'py> {
         };
         let path = self.lookup.path().to_string_lossy();
         let Some(layout) = array::layout(out) else {
-            let message = format!("{path}: out must be an array, got {}", out.get_type());
+            let mut message = format!("{path}: out must be an array, got {}", out.get_type());
+            // A tensor of PyTorch.
+            if out.hasattr("numpy")? {
+                message += ": pass out.numpy(), which has the same memory";
+            }
             return Err(PyTypeError::new_err(message));
         };
         if !self.excerpts.can_be(layout.shape) {

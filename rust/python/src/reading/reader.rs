@@ -132,7 +132,8 @@ impl Reader {
         let expected = identity.map(|(size, modified, inode)| Identity { size, modified, inode });
         let snapshot = detached_on(py, &path, || Snapshot::open(&path, expected, &keep_going))?;
         warn_of_unlisted(py, &snapshot)?;
-        let mapping = Bound::new(py, Mapping::new(Arc::clone(snapshot.map()), filename))?.unbind();
+        let mapping = Mapping::new(Arc::clone(snapshot.map()), filename, snapshot.identity());
+        let mapping = Bound::new(py, mapping)?.unbind();
         let types = Types { map: map_type.unbind(), view: view_type.unbind() };
         let file = OpenFile::new(snapshot, options, mapping, types, max_header_size);
         let handle = Handle::new(py, Arc::new(file), preload)?;
@@ -268,8 +269,7 @@ impl Reader {
     #[getter]
     fn _origin(&self, py: Python<'_>) -> PyResult<(Py<PyTuple>, (u64, u128, u64))> {
         let file = self.file(py)?;
-        let Identity { size, modified, inode } = file.snapshot.identity();
-        Ok((file.options.clone_ref(py), (size, modified, inode)))
+        Ok((file.options.clone_ref(py), file.mapping.get().identity()))
     }
 
     #[doc = docstring!("Reader._index_memory")]

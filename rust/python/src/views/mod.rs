@@ -1,5 +1,6 @@
 //! Open files, and the views that are handed out.
 
 pub(crate) mod handle;
+pub(crate) mod map_again;
 pub(crate) mod open_file;
 pub(crate) mod view_cache;
