@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import sysconfig
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ import pytest
 import mmnpz
 from mmnpz import _neighbours
 from mmnpz._memmap import mapping_of
+
+needs_dask = pytest.mark.skipif(
+    sysconfig.get_config_var("Py_GIL_DISABLED") == 1,
+    reason="Dask needs PyYAML, which has no wheel for this Python",
+)
+
+changes_the_file = pytest.mark.thread_unsafe(reason="it changes the file")
 
 BIG = 20_000
 """As many float64 take more bytes than a view that is sent by value."""
@@ -96,6 +104,7 @@ def test_joblib_sends_a_range_of_the_file(path: Path, kind: str) -> None:
     np.testing.assert_array_equal(found, view)
 
 
+@pytest.mark.thread_unsafe(reason="another thread would map the file, too")
 def test_what_is_sent_shares_one_map(path: Path) -> None:
     data = mmnpz.load(path)
     first, second = [pickle.loads(dumps(data[name])) for name in ("rows", "equal")]
@@ -103,6 +112,7 @@ def test_what_is_sent_shares_one_map(path: Path) -> None:
     assert mapping_of(first) is not mapping_of(data["rows"])
 
 
+@changes_the_file
 def test_a_file_without_a_directory_is_mapped_without_a_word(tmp_path: Path) -> None:
     # What is in it, the other process has found out.
     path = tmp_path / "killed.npz"
@@ -117,6 +127,7 @@ def test_a_file_without_a_directory_is_mapped_without_a_word(tmp_path: Path) -> 
         np.testing.assert_array_equal(pickle.loads(pickled), shown)
 
 
+@changes_the_file
 def test_joblib_sends_by_value_what_the_file_no_longer_has(path: Path) -> None:
     data = mmnpz.load(path)
     small, view = data["small"], data["rows"]
@@ -131,6 +142,7 @@ def test_joblib_sends_by_value_what_the_file_no_longer_has(path: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(dumps(view)), view)
 
 
+@changes_the_file
 def test_a_file_that_was_replaced_on_the_way_is_not_read(path: Path) -> None:
     pickled = dumps(mmnpz.load(path)["rows"])
     os.utime(path, ns=(1, 1))
@@ -160,6 +172,7 @@ def token(view: object) -> str:
     return name
 
 
+@needs_dask
 def test_dask_names_a_view_by_its_place_in_the_file(path: Path) -> None:
     data = mmnpz.load(path)
     rows = data["rows"]
@@ -171,6 +184,7 @@ def test_dask_names_a_view_by_its_place_in_the_file(path: Path) -> None:
     assert token(mmnpz.load(path)["rows"][1, 3:]) == token(rows[1, 3:])
 
 
+@needs_dask
 def test_dask_tells_dtypes_of_other_packages_apart(path: Path) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     eights = mmnpz.load(path)["zeros"].view(np.uint8)
@@ -192,6 +206,7 @@ def test_dask_tells_dtypes_of_other_packages_apart(path: Path) -> None:
     assert len({token(view) for view in different}) == len(different)
 
 
+@needs_dask
 def test_dask_reads_no_byte_of_a_view(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     view = mmnpz.load(path)["rows"]
     read: list[object] = []
@@ -203,12 +218,15 @@ def test_dask_reads_no_byte_of_a_view(path: Path, monkeypatch: pytest.MonkeyPatc
     assert not read
 
 
+@needs_dask
+@changes_the_file
 def test_dask_names_another_state_of_a_file_otherwise(path: Path) -> None:
     before = token(mmnpz.load(path)["rows"])
     os.utime(path, ns=(1, 1))
     assert token(mmnpz.load(path)["rows"]) != before
 
 
+@needs_dask
 def test_dask_names_what_is_in_memory_by_its_items(path: Path) -> None:
     data = mmnpz.load(path)
     copied = copy.deepcopy(data["rows"])
@@ -216,6 +234,7 @@ def test_dask_names_what_is_in_memory_by_its_items(path: Path) -> None:
     assert token(copied) != token(data["rows"])
 
 
+@needs_dask
 @pytest.mark.parametrize("order", ["import dask.base, mmnpz", "import mmnpz, dask.base"])
 def test_either_package_may_be_imported_first(path: Path, order: str) -> None:
     code = f"""
