@@ -5,6 +5,7 @@ import importlib
 import sys
 import tempfile
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from statistics import median
 
@@ -57,7 +58,9 @@ def rows(scenario: str, case: Case, rounds: int, builds: tuple[Pythons, Pythons]
 
 
 def _ratio(before: float, now: float) -> float:
-    return now / before if before else 1.0
+    if before == now:  # no bytes, for example
+        return 1.0
+    return now / before if before else inf
 
 
 def main() -> int:

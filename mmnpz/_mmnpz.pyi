@@ -73,7 +73,7 @@ def _fetch_headers(reader: Reader, names: list[str]) -> None:
     """Have the operating system read the headers of these members, if their views need the headers."""
 
 def _map_again(
-    path: str, filename: str, identity: tuple[int, int, int], map_type: type[NDArray[Any]]
+    filename: str, identity: tuple[int, int, int], map_type: type[NDArray[Any]]
 ) -> NDArray[np.uint8]:
     """
     Map a file whose views come from another process, if it is as it was there.

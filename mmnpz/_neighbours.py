@@ -79,6 +79,7 @@ def _reduce(view: Any) -> tuple[Any, ...]:
 
 
 def _is_unchanged(path: Any, identity: tuple[int, int, int]) -> bool:
+    # Where the core has no inodes, on Windows, it never is, and all views are sent by value.
     try:
         found = os.stat(path)
     except OSError:
@@ -100,6 +101,6 @@ def _received(
 ) -> Any:
     whole = _maps.get((path, identity))
     if whole is None:
-        _maps[path, identity] = whole = _map_again(path, path, identity, memmap)
+        _maps[path, identity] = whole = _map_again(path, identity, memmap)
     # The constructor of ndarray, as that of numpy.memmap opens a file.
     return np.ndarray.__new__(memmap, shape, dtype, whole, offset, strides)

@@ -172,6 +172,10 @@ def token(view: object) -> str:
     return name
 
 
+class Labelled(mmnpz.memmap):
+    """A view of another class, on which a function may do something else."""
+
+
 @needs_dask
 def test_dask_names_a_view_by_its_place_in_the_file(path: Path) -> None:
     data = mmnpz.load(path)
@@ -179,6 +183,7 @@ def test_dask_names_a_view_by_its_place_in_the_file(path: Path) -> None:
     different = [
         *(data[name] for name in data),
         *(rows[0], rows[1], rows[0, 1:], rows[0, ::2], rows[0, ::-1], rows.T, rows.view(np.int64)),
+        *(rows[0, :10], rows[0, :20:2], rows[0, :10].view(Labelled)),
     ]
     assert len({token(view) for view in different}) == len(different)
     assert token(mmnpz.load(path)["rows"][1, 3:]) == token(rows[1, 3:])

@@ -15,14 +15,14 @@ use crate::numpy::array;
 #[pyfunction]
 #[doc = docstring!("_map_again")]
 pub(crate) fn _map_again<'py>(
-    path: PathBuf,
-    filename: Py<PyAny>,
+    filename: Bound<'py, PyAny>,
     identity: (u64, u128, u64),
     map_type: &Bound<'py, PyType>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = map_type.py();
     let (size, modified, inode) = identity;
     let identity = Identity { size, modified, inode };
+    let path: PathBuf = filename.extract()?;
     let map = detached_on(py, &path, || mapping::map_again(&path, identity))?;
-    array::whole_map(&Bound::new(py, Mapping::new(Arc::new(map), filename, identity))?, map_type)
+    array::whole_map(&Bound::new(py, Mapping::new(Arc::new(map), filename.unbind(), identity))?, map_type)
 }
