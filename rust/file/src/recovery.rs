@@ -65,6 +65,9 @@ pub(crate) fn append_to(
     let effort = if storage.may_be_torn()? { Effort::AppendChecked } else { Effort::Append };
     let mut found = FoundFile::new(storage, effort, keep_going)?;
     found.sort_out(storage, &mut |_| keep_going())?;
+    if effort == Effort::AppendChecked {
+        erase_stale_end_records(storage, found.contents.window(), &found.survey)?;
+    }
     resume(storage, &found.contents, &found.survey, alignment)
 }
 
@@ -143,6 +146,20 @@ pub(crate) fn fill_stale_indexes(storage: &impl Storage, survey: &Survey) -> Res
         is_filled = true;
     }
     Ok(is_filled)
+}
+
+/// Takes the signatures of end records away that lead to a directory that does not count, see
+/// [`Survey::stale_end_records`]; says whether that was so.
+pub(crate) fn erase_stale_end_records(
+    storage: &impl Storage,
+    window: Window<'_>,
+    survey: &Survey,
+) -> Result<bool, Failure> {
+    let stale = survey.stale_end_records(window)?;
+    for &at in &stale {
+        storage.write_at(&[0; SIGNATURE], at)?;
+    }
+    Ok(!stale.is_empty())
 }
 
 /// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of

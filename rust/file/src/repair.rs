@@ -53,10 +53,12 @@ pub fn repair_storage(
 ) -> Result<Repaired, Failure> {
     let alignment = Alignment::new(1)?;
     let mut found = FoundFile::new(&storage, Effort::Full, keep_going)?;
+    let window = found.contents.window();
+    let is_erased = recovery::erase_stale_end_records(&storage, window, &found.survey)?;
     if found.survey.is_whole() {
         let count = found.survey.location().map_or(0, |directory| directory.count);
-        let is_mended = recovery::mend_start(&storage, found.contents.window(), &found.survey)?;
-        let changed = is_mended | recovery::fill_stale_indexes(&storage, &found.survey)?;
+        let is_mended = recovery::mend_start(&storage, window, &found.survey)?;
+        let changed = is_erased | is_mended | recovery::fill_stale_indexes(&storage, &found.survey)?;
         if changed {
             storage.sync()?;
         }

@@ -501,8 +501,13 @@ proptest! {
 
 /// Goes through a history, and tries what kills and power failures leave of it: of the latter, others for
 /// each seed.
-fn try_out(disk: impl Fn() -> SimulatedDisk, (align, sync): (u64, bool), steps: &[Step], seeds: u64) {
-    for seed in 0..seeds {
+fn try_out(
+    disk: impl Fn() -> SimulatedDisk,
+    (align, sync): (u64, bool),
+    steps: &[Step],
+    seeds: impl IntoIterator<Item = u64>,
+) {
+    for seed in seeds {
         let disk = disk();
         let mut sim = Sim::new(&disk, align, sync);
         for step in steps {
@@ -518,7 +523,7 @@ fn an_end_record_may_be_half_old_and_half_new() {
     // Both end in the same place, on both sides of a boundary of sectors.
     for size in 200..264 {
         let steps = [Small(size), FlushSync, Failed(78, 161), Flush, Small(0), Flush];
-        try_out(|| SimulatedDisk::trusted(Vec::new()), (1, false), &steps, 2);
+        try_out(|| SimulatedDisk::trusted(Vec::new()), (1, false), &steps, 0..2);
     }
 }
 
@@ -534,7 +539,20 @@ fn an_array_that_is_an_archive_hides_none_that_ends_where_it_begins() {
     assert_eq!(first(108).len() as u64, SECTOR);
     for (beginning, size) in in_sector.into_iter().chain(with_sector) {
         let steps = [Small(124), Small(size), Session];
-        try_out(|| SimulatedDisk::new(beginning.clone()), (1, false), &steps, 40);
+        try_out(|| SimulatedDisk::new(beginning.clone()), (1, false), &steps, 0..40);
+    }
+}
+
+#[test]
+fn an_entry_that_is_made_of_two_is_not_believed() {
+    use Step::{Failed, FlushSync, Session, Small};
+    // The directory grows where it is. Those of before and after have boundaries of entries in the same
+    // places, and boundaries of sectors in between: wherever, with one of these sizes.
+    let sizes = (179_000..179_000 + SECTOR as usize).step_by(16).chain([179_541]);
+    for size in sizes {
+        let steps = [Small(10), FlushSync, Small(size), Session, Small(0), Failed(0, 0), Failed(0, 0)];
+        let disk = || SimulatedDisk::new(beginnings()[2].clone());
+        try_out(disk, (512, false), &steps, [34_079_973_071_960_730, 1, 2, 3]);
     }
 }
 
@@ -545,7 +563,7 @@ fn a_seal_is_torn_only_where_nobody_needs_it() {
         || SimulatedDisk::trusted(Vec::new()),
         (64, false),
         &[Step::Small(209), Step::Flush, Step::Small(0), Step::Session, Step::Small(0)],
-        1,
+        0..1,
     );
 }
 
@@ -554,7 +572,7 @@ fn a_directory_that_is_kept_is_vouched_for_when_it_is_whole() {
     // Wherever it lies in its sectors.
     for prefix in (0..SECTOR as usize).step_by(3) {
         let beginning = [vec![1; prefix], foreign()].concat();
-        try_out(|| SimulatedDisk::new(beginning.clone()), (1, false), &[Step::Small(0)], 4);
+        try_out(|| SimulatedDisk::new(beginning.clone()), (1, false), &[Step::Small(0)], 0..4);
     }
 }
 

@@ -2,11 +2,16 @@
 
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::additions::mark::MemberState::Finished;
+use mmnpz_format::recover::recovery_scan::Effort;
+use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::write::placement::{Alignment, Placement};
+use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::StoredName;
+use mmnpz_format::zip::records::{CentralHeader, LocalHeader};
 
 use crate::histories::{foreign, foreign_with, read};
 use crate::support::{GO_ON, archive, write, write_described, writer};
+use mmnpz_file::repair::repair_storage;
 use mmnpz_file::simulated_disk::{Event, SimulatedDisk};
 
 const END_RECORD: usize = 22;
@@ -34,6 +39,10 @@ fn killed(members: &[(&str, usize)], is_flushed: bool) -> Vec<u8> {
 /// The end record is found only by going through the file: its seal leads to it.
 fn out_of_reach(bytes: Vec<u8>) -> Vec<u8> {
     [bytes, vec![1; 70_000]].concat()
+}
+
+fn position(bytes: &[u8], part: &[u8]) -> Option<usize> {
+    bytes.windows(part.len()).position(|window| window == part)
 }
 
 fn names(bytes: &[u8]) -> Vec<String> {
@@ -154,13 +163,97 @@ fn an_end_record_of_the_directory_that_was_there_before() {
         for more in [&["m3"][..], &["m4", "m5"]] {
             more.iter().copied().for_each(write);
             open.flush(false).unwrap();
-            let mut bytes = disk.bytes();
-            assert_eq!(bytes.len(), before.len());
-            let end_record = bytes.len() - END_RECORD;
-            bytes[end_record..].copy_from_slice(&before[end_record..]);
-            let found = names(&bytes);
-            assert!(names(&before).iter().all(|name| found.contains(name)), "{is_described} {found:?}");
+            let after = disk.bytes();
+            assert_eq!(after.len(), before.len());
+            // With the last bytes of what was there before: an entry can be made of two.
+            let kept = names(&before);
+            for torn in (0..after.len() - END_RECORD).filter(|&at| after[at] != before[at]) {
+                let bytes = [&after[..=torn], &before[torn + 1..]].concat();
+                let found = names(&bytes);
+                assert!(kept.iter().all(|name| found.contains(name)), "{is_described} {torn} {found:?}");
+            }
         }
         open.close(GO_ON).unwrap();
     }
+}
+
+#[test]
+fn a_directory_that_was_to_grow_and_is_torn_is_not_believed() {
+    let disk = SimulatedDisk::new(foreign());
+    let open = writer(&disk, 1, false).unwrap();
+    write(&open, "m1", &[1; 200], || {}).unwrap();
+    open.flush(false).unwrap();
+    write(&open, "m2", &vec![2; 180_000], || {}).unwrap();
+    open.close(GO_ON).unwrap();
+    let open = writer(&disk, 1, false).unwrap();
+    write(&open, "m3", &[3; 200], || {}).unwrap();
+    // Without an end record, its seal alone leads to it.
+    let mut grown = disk.bytes();
+    let end_record = grown.len() - END_RECORD;
+    grown[end_record..].fill(0);
+    let all = ["m1", "m2", "m3", "nested", "old", "streamed"];
+    assert_eq!(names(&grown), all);
+    let name = grown.windows(7).rposition(|window| window == b"old.npy").unwrap();
+    let entry = name - CentralHeader::SIZE;
+    // The checksum, the place of the local header, and the name.
+    for torn in (16..20).chain(42..49) {
+        let mut bytes = grown.clone();
+        bytes[entry + torn] ^= 1;
+        assert_eq!(names(&bytes), all, "{torn}");
+    }
+    // Another program has changed the name, here and in the local header.
+    for name in [name, LocalHeader::SIZE] {
+        grown[name..name + 3].copy_from_slice(b"new");
+    }
+    assert_eq!(names(&grown), ["m1", "m2", "m3", "nested", "new", "streamed"]);
+}
+
+/// What a power failure can leave of an archive of another program with one more member, and of an array that
+/// is an archive itself: the end record of the first directory, which has no seal any more, and no member.
+fn with_an_old_end_record(size: usize) -> Vec<u8> {
+    let disk = SimulatedDisk::new(foreign());
+    let open = writer(&disk, 1, false).unwrap();
+    write(&open, "m1", &[7; 200], || {}).unwrap();
+    open.flush(false).unwrap();
+    let mut bytes = disk.bytes();
+    let header = position(&bytes, b"m1.npy").unwrap() - LocalHeader::SIZE;
+    let directory = DirectoryLocation::locate((&bytes).into()).unwrap().range.start as usize;
+    bytes[header..directory].fill(0);
+    bytes.extend(archive([("inner".to_owned(), &vec![1; size][..])].into_iter()));
+    bytes
+}
+
+#[test]
+fn an_old_end_record_behind_newer_members_leads_nobody_astray() {
+    for size in (0..1000).step_by(10) {
+        let old = with_an_old_end_record(size);
+        assert_eq!(names(&old), ["nested", "old", "streamed"]);
+        let disk = SimulatedDisk::new(old);
+        let open = writer(&disk, 1, false).unwrap();
+        write(&open, "later", &[9; 200], || {}).unwrap();
+        let done = disk.now();
+        open.close(GO_ON).unwrap();
+        disk.history().kills(4096, 1, |at, bytes| {
+            let found = names(bytes);
+            assert!(found.contains(&"nested".to_owned()), "{at} {found:?}");
+            assert!(at < done || found.contains(&"later".to_owned()), "{at} {found:?}");
+        });
+    }
+}
+
+#[test]
+fn an_old_end_record_in_the_room_is_erased_by_whoever_writes_next() {
+    let mut bytes = killed(&[("a", 200)], true);
+    let seal = Survey::new(&bytes, Effort::Read, || true).unwrap().seal().unwrap();
+    let at = seal.start() as usize - 1000;
+    assert!(seal.members_end() < at as u64);
+    bytes[at..at + 4].copy_from_slice(b"PK\x05\x06");
+    let appended = SimulatedDisk::new(bytes.clone());
+    let open = writer(&appended, 1, false).unwrap();
+    write(&open, "b", &[], || {}).unwrap();
+    assert_eq!(appended.bytes()[at..at + 4], [0; 4]);
+    let repaired = SimulatedDisk::new(bytes);
+    let report = repair_storage(&repaired, "disk".into(), &|_, _| true, GO_ON).unwrap();
+    assert!(report.changed);
+    assert_eq!(repaired.bytes()[at..at + 4], [0; 4]);
 }

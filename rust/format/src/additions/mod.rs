@@ -17,7 +17,7 @@
 
 pub mod array_field;
 pub mod base;
-mod certificate;
+pub(crate) mod certificate;
 pub mod checksum;
 pub mod fence;
 pub mod filler;

@@ -7,7 +7,7 @@ use crate::error::Missing;
 use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
-use crate::zip::records::Extent;
+use crate::zip::records::{Extent, LocalHeader, Record};
 
 /// What tells a member from another one that was written to the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,36 @@ impl<'a> Listed<'a> {
         Ok(entry.crc == member.crc && entry.name == member.name(window)?)
     }
 
-    /// Whether all members of another directory are listed as that lists them.
-    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
-        other.0.iter().all(|(header, entry)| self.0.get(header) == Some(entry))
+    /// Whether all members of another directory from this byte of the file on are listed as that lists them.
+    pub(crate) fn has_all_of(&self, other: &Self, from: u64) -> bool {
+        other.0.iter().all(|(&header, entry)| header < from || self.0.get(&header) == Some(entry))
     }
+
+    /// Whether all members of another directory are listed as that lists them, but for names that were changed
+    /// in the local headers, too.
+    ///
+    /// # Errors
+    /// If local headers were not fetched.
+    pub(crate) fn has_all_of_but_names(&self, other: &Self, window: Window<'_>) -> Result<bool, Missing> {
+        for (&header, entry) in &other.0 {
+            match self.0.get(&header) {
+                Some(here) if here == entry => {}
+                Some(here) if here.crc == entry.crc && local_name(window, header)? == Some(here.name) => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// How many members there are, by their places.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The name in the local header at this byte of the file, if there is one.
+pub(crate) fn local_name(window: Window<'_>, header: u64) -> Result<Option<&[u8]>, Missing> {
+    let Some(local) = LocalHeader::find(window, header)? else { return Ok(None) };
+    let name = header + LocalHeader::SIZE as u64;
+    window.get(name..name + u64::from(local.name_len.get()))
 }

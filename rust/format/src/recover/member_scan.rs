@@ -324,7 +324,14 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         let Some((directory, behind)) = self.sealed(&seal)? else { return Ok(None) };
         let in_directory = Listed::of(self.window, Some(&directory))?;
-        if self.is_older_than_members(&seal, &in_directory)? {
+        let window = self.window;
+        let is_sound = seal.holds(window)?;
+        // A directory that grows need not be what its seal says, as a program can have changed a name in it.
+        // It can also be torn: then entries are made of two.
+        let is_torn = !is_sound
+            && (in_directory.len() as u64 != seal.members()
+                || !in_directory.has_all_of_but_names(self.listed()?, window)?);
+        if is_torn || self.is_older_than_members(&seal, &in_directory)? {
             return Ok(None);
         }
         let below = seal.complete_below();
@@ -347,7 +354,6 @@ impl<'a, 'f> Scan<'a, 'f> {
         }
         (self.first, self.end) = (seal.complete_below(), seal.members_end());
         self.low_water = self.low_water.max(seal.complete_below());
-        let is_sound = seal.holds(self.window)?;
         let state = if is_sound { DirectoryState::Sound } else { DirectoryState::Unknown };
         self.survey = Survey {
             source: hidden(directory, Witness::Seal(seal, state)),

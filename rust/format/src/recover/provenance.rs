@@ -4,9 +4,12 @@
 
 use memchr::memmem;
 
+use crate::additions::certificate::Certificate;
 use crate::additions::filler::Filler;
 use crate::additions::local_member::LocalMember;
+use crate::additions::seal::Seal;
 use crate::error::{Missing, Result};
+use crate::recover::listed::local_name;
 use crate::window::Window;
 use crate::zip::central::CentralRecord;
 use crate::zip::encode::is_like_ours;
@@ -53,8 +56,7 @@ pub(crate) fn leads_to_its_member(
         return Ok(directory.range.is_empty());
     };
     let Some(header) = LocalHeader::find(window, local)? else { return Ok(false) };
-    let name = local + LocalHeader::SIZE as u64;
-    let has_name = window.get(name..name + u64::from(header.name_len.get()))? == Some(record.name);
+    let has_name = local_name(window, local)? == Some(record.name);
     let is_streamed = header.flags.get() & flags::DATA_DESCRIPTOR != 0;
     Ok(has_name && (is_streamed || header.crc == record.header.crc))
 }
@@ -84,22 +86,36 @@ pub(crate) fn misses_first_member(
     Ok(first < local || (is_ours()? && !leads_to_its_member(window, directory)?))
 }
 
+/// Whether a directory without a seal is a part of another one, whose entries or whose seal lie in front of
+/// it. A power failure can leave the end record of the directory before, at whose place entries of the new one
+/// begin, too, if entries are equally long. The first of these can be made of two.
+pub(crate) fn is_behind_another(window: Window<'_>, directory: &DirectoryLocation) -> Result<bool, Missing> {
+    let start = directory.range.start;
+    let bytes = window.get_inside(start.saturating_sub(LAST_ENTRY)..start)?;
+    // Another program that appends to an archive of mmnpz leaves the seal where it is: it writes its member
+    // over the directory, and puts its own behind that.
+    let is_of_directory = |seal: usize| {
+        let behind = bytes.get(seal + Seal::SIZE..).unwrap_or_default();
+        !behind.starts_with(&LOCAL_HEADER)
+    };
+    Ok(entry_at_end(bytes).is_some() || memmem::find_iter(bytes, &Seal::SIGNATURE).any(is_of_directory))
+}
+
 /// The last entry of a directory, unless it is so long that it begins far in front of the end.
 fn last_entry<'a>(
     window: Window<'a>,
     directory: &DirectoryLocation,
 ) -> Result<Option<&'a CentralHeader>, Missing> {
     let start = directory.range.end.saturating_sub(LAST_ENTRY).max(directory.range.start);
-    let end = window.get_inside(start..directory.range.end)?;
-    let first = (start - directory.range.start) as usize;
-    for found in memmem::rfind_iter(end, &CentralHeader::SIGNATURE.to_le_bytes()) {
-        if let Some((record, behind)) = directory.record(window, first + found)?
-            && directory.range.start + behind as u64 == directory.range.end
-        {
-            return Ok(Some(record.header));
-        }
-    }
-    Ok(None)
+    Ok(entry_at_end(window.get_inside(start..directory.range.end)?))
+}
+
+/// The entry that ends where these bytes end.
+fn entry_at_end(bytes: &[u8]) -> Option<&CentralHeader> {
+    memmem::rfind_iter(bytes, &CentralHeader::SIGNATURE.to_le_bytes()).find_map(|at| {
+        let (record, end) = CentralRecord::read(bytes, at)?;
+        (end == bytes.len()).then_some(record.header)
+    })
 }
 
 /// The first local header near the start of a file; or near where it is not zero any more, if a writer was

@@ -14,7 +14,9 @@ use crate::additions::seal::Seal;
 use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::recover::listed::Listed;
 use crate::recover::member_scan::Scan;
-use crate::recover::provenance::{could_be_ours, is_begun, leads_to_its_member, misses_first_member};
+use crate::recover::provenance::{
+    could_be_ours, is_begun, is_behind_another, leads_to_its_member, misses_first_member,
+};
 use crate::recover::stale_index;
 use crate::recover::survey::{DirectoryState, FoundDirectory, Source, Survey, Visibility, Witness};
 use crate::window::Window;
@@ -149,7 +151,8 @@ impl Survey {
             Some(seal) => seal.ends(window)?,
             None => false,
         };
-        let mut is_suspect = seal.is_none() && misses_first_member(window, &directory)?;
+        let mut is_suspect = seal.is_none()
+            && (is_behind_another(window, &directory)? || misses_first_member(window, &directory)?);
         if let Some(sealed) = seal
             && !sealed.has_end_records(window)?
         {
@@ -171,8 +174,10 @@ impl Survey {
             let all = Scan::of_all(window, &mut *keep_going)?.survey;
             let known = Listed::of(window, all.location())?;
             let listed = Listed::of(window, Some(&directory))?;
-            let mut has_all = listed.has_all_of(&known);
-            for member in &all.found {
+            // What stands in front of the archive is looked at below.
+            let start = u64::try_from(directory.prefix_len).unwrap_or(0);
+            let mut has_all = listed.has_all_of(&known, start);
+            for member in all.found.iter().filter(|member| member.header >= start) {
                 has_all &= listed.has(member, window)?;
             }
             if !has_all {

@@ -2,16 +2,19 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
+
 use crate::additions::array_field::{self, ArrayField, Described};
 use crate::additions::filler::Filler;
 use crate::additions::local_member::LocalMember;
 use crate::additions::seal::Seal;
-use crate::error::Result;
+use crate::error::{Missing, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
 use crate::npy::literal;
 use crate::window::Window;
 use crate::zip::encode;
 use crate::zip::end::DirectoryLocation;
+use crate::zip::records::{EndRecord, Record};
 
 /// A member that was begun and not finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,6 +182,21 @@ impl Survey {
                 || gap_of(at).is_some_and(|gap| in_gap(gap, at))
         };
         self.unfinished.iter().filter(is_stale).map(|member| member.header)
+    }
+
+    /// Where there are end records behind the members, other than that of the directory, which readers would
+    /// find once that one is gone: a power failure can have kept from the disk what had taken them away.
+    ///
+    /// # Errors
+    /// If the end of the file was not fetched.
+    pub fn stale_end_records(&self, window: Window<'_>) -> Result<Vec<u64>, Missing> {
+        let tail = DirectoryLocation::tail(window.len());
+        let start = tail.start.max(self.end);
+        let directory = self.location().map_or(0..0, |location| location.range.start..location.comment.end);
+        let bytes = window.get_inside(start..tail.end)?;
+        let signature = EndRecord::SIGNATURE.to_le_bytes();
+        let found = memmem::find_iter(bytes, &signature);
+        Ok(found.map(|at| start + at as u64).filter(|at| !directory.contains(at)).collect())
     }
 
     /// Whether there is nothing.

@@ -37,14 +37,20 @@ impl DirectoryLocation {
         DirectoryLocation { range: 0..0, prefix_len: 0, comment: 0..0, count: 0 }
     }
 
+    /// Where the last end record can begin, in a file of this length.
+    pub(crate) fn tail(len: u64) -> Range<u64> {
+        len.saturating_sub((MAX_COMMENT + EndRecord::SIZE + BEGUN) as u64)..len
+    }
+
     /// Finds the directory from the end of the archive.
     ///
     /// # Errors
     /// If there is no end record, or none that points to a directory inside the file.
     pub fn locate(window: Window<'_>) -> Result<Self> {
-        let tail_start = window.len().saturating_sub((MAX_COMMENT + EndRecord::SIZE + BEGUN) as u64);
+        let tail = Self::tail(window.len());
+        let tail_start = tail.start;
         let mut first_error = None;
-        let mut tail = window.get_inside(tail_start..window.len())?;
+        let mut tail = window.get_inside(tail)?;
         // `zipfile` takes the last end record. If that is part of a comment, an earlier one counts.
         while let Some(found) = rfind(tail, EndRecord::SIGNATURE.to_le_bytes()) {
             let at = tail_start + found as u64;
