@@ -480,7 +480,7 @@ pub(crate) fn foreign_with([old, streamed, nested]: [&str; 3]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_that_was_written_is_lost(
         beginning in 0..5usize,
