@@ -149,17 +149,16 @@ pub(crate) fn fill_stale_indexes(storage: &impl Storage, survey: &Survey) -> Res
 }
 
 /// Takes the signatures of end records away that lead to a directory that does not count, see
-/// [`Survey::stale_end_records`]; says whether that was so.
+/// [`Survey::stale_end_records`].
 pub(crate) fn erase_stale_end_records(
     storage: &impl Storage,
     window: Window<'_>,
     survey: &Survey,
-) -> Result<bool, Failure> {
-    let stale = survey.stale_end_records(window)?;
-    for &at in &stale {
+) -> Result<(), Failure> {
+    for at in survey.stale_end_records(window)? {
         storage.write_at(&[0; SIGNATURE], at)?;
     }
-    Ok(!stale.is_empty())
+    Ok(())
 }
 
 /// NumPy knows an archive by its first bytes, which a power failure can have kept from the disk: no member of

@@ -54,12 +54,13 @@ pub fn repair_storage(
     let alignment = Alignment::new(1)?;
     let mut found = FoundFile::new(&storage, Effort::Full, keep_going)?;
     let window = found.contents.window();
-    let is_erased = recovery::erase_stale_end_records(&storage, window, &found.survey)?;
     if found.survey.is_whole() {
         let count = found.survey.location().map_or(0, |directory| directory.count);
         let is_mended = recovery::mend_start(&storage, window, &found.survey)?;
-        let changed = is_erased | is_mended | recovery::fill_stale_indexes(&storage, &found.survey)?;
+        let changed = is_mended | recovery::fill_stale_indexes(&storage, &found.survey)?;
         if changed {
+            // Else the next writer does this: it sees that the file was not written since.
+            recovery::erase_stale_end_records(&storage, window, &found.survey)?;
             storage.sync()?;
         }
         return Ok(Repaired { count, recovered: Vec::new(), dropped: Vec::new(), changed });
@@ -82,6 +83,7 @@ pub fn repair_storage(
         Some(name.strip_suffix(name::EXTENSION)?.to_owned())
     });
     let recovered = recovered.collect();
+    recovery::erase_stale_end_records(&storage, window, &found.survey)?;
     let appender = recovery::resume(&storage, &found.contents, &found.survey, alignment)?;
     let count = appender.count();
     if matches!(found.survey.source, Source::LocalHeaders) {

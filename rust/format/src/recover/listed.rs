@@ -57,8 +57,8 @@ impl<'a> Listed<'a> {
         other.0.iter().all(|(&header, entry)| header < from || self.0.get(&header) == Some(entry))
     }
 
-    /// Whether all members of another directory are listed as that lists them, but for names that were changed
-    /// in the local headers, too.
+    /// Whether all members of another directory are listed as that lists them, but for names that were
+    /// changed in the local headers, too.
     ///
     /// # Errors
     /// If local headers were not fetched.

@@ -87,18 +87,25 @@ pub(crate) fn misses_first_member(
 }
 
 /// Whether a directory without a seal is a part of another one, whose entries or whose seal lie in front of
-/// it. A power failure can leave the end record of the directory before, at whose place entries of the new one
-/// begin, too, if entries are equally long. The first of these can be made of two.
+/// it. A power failure can leave the end record of the directory before, at whose place entries of the new
+/// one begin, too, if entries are equally long. The first of these can be made of two.
 pub(crate) fn is_behind_another(window: Window<'_>, directory: &DirectoryLocation) -> Result<bool, Missing> {
-    let start = directory.range.start;
-    let bytes = window.get_inside(start.saturating_sub(LAST_ENTRY)..start)?;
-    // Another program that appends to an archive of mmnpz leaves the seal where it is: it writes its member
-    // over the directory, and puts its own behind that.
-    let is_of_directory = |seal: usize| {
-        let behind = bytes.get(seal + Seal::SIZE..).unwrap_or_default();
-        !behind.starts_with(&LOCAL_HEADER)
-    };
-    Ok(entry_at_end(bytes).is_some() || memmem::find_iter(bytes, &Seal::SIGNATURE).any(is_of_directory))
+    let end = directory.range.start;
+    for data in window.data_in(end.saturating_sub(LAST_ENTRY)..end) {
+        let bytes = window.get_inside(data.clone())?;
+        // Another program that appends to an archive of mmnpz leaves the seal where it is: it writes its
+        // member over the directory, and puts its own behind that.
+        let is_of_directory = |seal: usize| {
+            let behind = bytes.get(seal + Seal::SIZE..).unwrap_or_default();
+            !behind.starts_with(&LOCAL_HEADER)
+        };
+        if (data.end == end && entry_at_end(bytes).is_some())
+            || memmem::find_iter(bytes, &Seal::SIGNATURE).any(is_of_directory)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The last entry of a directory, unless it is so long that it begins far in front of the end.

@@ -193,10 +193,13 @@ impl Survey {
         let tail = DirectoryLocation::tail(window.len());
         let start = tail.start.max(self.end);
         let directory = self.location().map_or(0..0, |location| location.range.start..location.comment.end);
-        let bytes = window.get_inside(start..tail.end)?;
         let signature = EndRecord::SIGNATURE.to_le_bytes();
-        let found = memmem::find_iter(bytes, &signature);
-        Ok(found.map(|at| start + at as u64).filter(|at| !directory.contains(at)).collect())
+        let mut stale = Vec::new();
+        for data in window.data_in(start..tail.end) {
+            let found = memmem::find_iter(window.get_inside(data.clone())?, &signature);
+            stale.extend(found.map(|at| data.start + at as u64).filter(|at| !directory.contains(at)));
+        }
+        Ok(stale)
     }
 
     /// Whether there is nothing.
