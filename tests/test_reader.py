@@ -216,6 +216,66 @@ def test_unknown_names(archive: Path, key: Any) -> None:
         assert info.value.args == (key,)
 
 
+def notes(data: NpzReader, name: str) -> list[str]:
+    with pytest.raises(KeyError) as info:
+        data[name]
+    assert info.value.args == (name,)
+    assert str(info.value) == repr(name)
+    return getattr(info.value, "__notes__", [])
+
+
+def test_what_may_have_been_meant(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, labels=1, embed=2, embeddings=3, other=4)
+    data = mmnpz.load(path)
+    assert notes(data, "embd") == [f"{path}: of the names of 4 arrays, the nearest are 'embed', 'embeddings'"]
+    assert notes(data, "labels.npy") == [f"{path}: of the names of 4 arrays, the nearest is 'labels'"]
+    first = "'labels', 'embed', 'embeddings'"
+    assert notes(data, "x") == [f"{path}: of the names of 4 arrays, the first are {first}"]
+    # A program that asks often does not read them.
+    assert notes(data, "embd") == []
+    np.savez(path, only=1)
+    assert notes(mmnpz.load(path), "x") == [f"{path}: the only array is 'only'"]
+    np.savez(path)
+    assert notes(mmnpz.load(path), "x") == [f"{path}: there are no arrays"]
+
+
+def test_a_name_that_is_there_but_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=1)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("a", b"not an array")
+    assert notes(mmnpz.load(path), "a") == [f"{path}: 'a' is compressed: numpy.load reads it"]
+    assert notes(mmnpz.load(path), "b") == [f"{path}: there are no arrays"]
+
+
+def test_the_note_of_a_key_error_is_short_and_fast(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    odd = "line\nbreak " + "x" * 60_000
+    with NpzWriter(path, "w") as writer:
+        writer.write(odd, 1)
+        writer.write("other", 2)
+    # Names are compared in a time that does not go with the product of these lengths.
+    (note,) = notes(mmnpz.load(path), odd + "x")
+    assert "the first are 'line\\nbreak xxx" in note
+    assert "\n" not in note
+    assert len(note) < len(str(path)) + 200
+    with NpzWriter(path, "w") as writer:
+        for number in range(50_000):
+            writer.write(f"n{number}", 1)
+    (note,) = notes(mmnpz.load(path), "n12.npy")
+    assert note == f"{path}: of the names of 50000 arrays, the nearest are 'n12', 'n120', 'n121'"
+
+
+def test_the_note_outlives_the_reader(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, embed=1, other=2)
+    with pytest.raises(KeyError) as info, mmnpz.load(path) as data:
+        data["embd"]
+    os.truncate(path, 0)
+    assert "'embed'" in info.value.__notes__[0]
+
+
 def test_str_subclass_as_name(archive: Path) -> None:
     class Name(str):
         pass

@@ -16,6 +16,7 @@
 //! - [`fetch`]: having the system read many places of a map at once. [`excerpts`]: where a batch lies in a
 //!   map.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
+//! - [`nearest`]: the names that are most like one that is not there.
 //! - [`first_wins`]: a hash map in which the first value of a key stays: the views of members.
 //! - `copy_pool`, [`copy`]: threads that copy excerpts of a map.
 //! - [`checksums`]: threads that compare the bytes of members with their checksums.
@@ -33,6 +34,7 @@ pub mod items;
 mod lock;
 mod map_limit;
 pub mod mapping;
+pub mod nearest;
 pub mod paging;
 mod recovery;
 pub mod repair;

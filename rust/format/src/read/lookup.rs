@@ -26,7 +26,7 @@ use crate::recover::survey::{FoundDirectory, Source, Survey, Witness};
 use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
-use crate::zip::records::{EndRecord, Record};
+use crate::zip::records::{EndRecord, Record, STORED};
 
 /// If directory and index are no larger together, opening the file checks them as a whole: that takes
 /// microseconds.
@@ -34,6 +34,9 @@ const SMALL: u64 = 1 << 16;
 
 /// Records up to this size are copied to the stack.
 const ORDINARY_RECORD: usize = 256;
+
+/// How many entries are looked at to tell why an array is not there.
+const FIRST_ENTRIES: usize = 1000;
 
 /// How many bytes the processor reads at once.
 const CACHE_LINE: u64 = 64;
@@ -421,6 +424,20 @@ impl Lookup {
         };
         let records = window.get(self.directory.range.clone())?.unwrap_or_default();
         Ok(first.map(|at| Walk::from(records, at).zip(number..)))
+    }
+
+    /// Whether a name that was not found is that of a compressed member. Of a large directory, the first
+    /// entries are looked at.
+    ///
+    /// # Errors
+    /// If the directory was not fetched.
+    pub fn is_compressed(&self, window: Window<'_>, name: &str) -> Result<bool, Missing> {
+        if self.directory.count == self.len() as u64 {
+            return Ok(false);
+        }
+        let records = window.get(self.directory.range.clone())?.unwrap_or_default();
+        let mut first = Walk::new(records).take(FIRST_ENTRIES);
+        Ok(first.any(|record| is_named(&record, name.as_bytes()) && record.header.method.get() != STORED))
     }
 
     /// The member at a position in archive order, if the index in memory has it.

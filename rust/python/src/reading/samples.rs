@@ -1,7 +1,7 @@
 //! What `mmnpz.torch` needs of a reader besides views: positions in place of names, and having the system
 //! read all samples of a batch at once.
 
-use pyo3::exceptions::{PyIndexError, PyKeyError};
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
@@ -10,6 +10,7 @@ use mmnpz_file::mapping::Map;
 use crate::batch::members;
 use crate::numpy::array;
 use crate::reading::reader::Reader;
+use crate::views::unknown_name::unknown_name;
 
 #[pyfunction]
 #[doc = docstring!("_name_at")]
@@ -27,7 +28,7 @@ pub(crate) fn _name_at(reader: &Bound<'_, Reader>, position: usize) -> PyResult<
 pub(crate) fn _position(reader: &Bound<'_, Reader>, name: &Bound<'_, PyString>) -> PyResult<u32> {
     let file = reader.get().file(reader.py())?;
     let position = file.find_again(name)?.map(|member| file.lookup().position(member.id));
-    position.ok_or_else(|| PyKeyError::new_err((name.clone().unbind(),)))
+    position.ok_or_else(|| unknown_name(&file, name))
 }
 
 #[pyfunction]

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -17,6 +16,7 @@ use crate::detach::detached;
 use crate::error::{go_on_unless, keep_going};
 use crate::reading::reader::Reader;
 use crate::views::open_file::OpenFile;
+use crate::views::unknown_name::unknown_name;
 
 /// How often Python is asked whether to go on, and told how far this is.
 const EVERY: Duration = Duration::from_millis(20);
@@ -45,9 +45,8 @@ pub(crate) fn _verify(
 ) -> PyResult<Vec<Damaged>> {
     let file = reader.get().file(reader.py())?;
     // A name with lone surrogates is in no archive.
-    let text = |name: &Bound<'_, PyString>| {
-        name.to_str().map(str::to_owned).map_err(|_| PyKeyError::new_err((name.clone().unbind(),)))
-    };
+    let text =
+        |name: &Bound<'_, PyString>| name.to_str().map(str::to_owned).map_err(|_| unknown_name(&file, name));
     let names = names.map(|names| names.iter().map(text).collect::<PyResult<Vec<_>>>()).transpose()?;
     damaged(reader.py(), (&file, &path), names, &Way { threads, progress, is_first_enough })
 }
@@ -129,7 +128,8 @@ fn listed(py: Python<'_>, file: &OpenFile, from: usize) -> PyResult<Vec<Listed>>
 /// The next of the members that are named.
 fn named(py: Python<'_>, file: &OpenFile, names: &[String]) -> PyResult<Vec<Listed>> {
     let listed = |name: &String| {
-        let member = file.find(py, name, false)?.ok_or_else(|| PyKeyError::new_err((name.clone(),)))?;
+        let member =
+            file.find(py, name, false)?.ok_or_else(|| unknown_name(file, &PyString::new(py, name)))?;
         let listed = Listed::new(file.lookup(), file.window(), (member, name.clone()));
         listed.map_err(|failure| file.err(py, failure))
     };

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -10,6 +9,7 @@ use mmnpz_format::read::walked_index::Member;
 
 use crate::numpy::array;
 use crate::views::open_file::{OpenFile, SOME};
+use crate::views::unknown_name::unknown_name;
 use crate::views::view_cache::{Preload, ViewCache};
 
 /// An open file and the views into it that are kept. Any number of readers share a handle.
@@ -50,7 +50,7 @@ impl Handle {
         let (Some(key), Some(text), Some(member)) = (key, text, found) else {
             // As a dict does: an object that cannot be hashed is a TypeError.
             name.hash()?;
-            return Err(PyKeyError::new_err((name.clone().unbind(),)));
+            return Err(unknown_name(file, name));
         };
         let view = self.view(py, &member, text)?;
         if !keep {

@@ -1,6 +1,6 @@
 //! A file that is open for reading: its names as Python objects, and new views of its members.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyUserWarning;
@@ -46,6 +46,8 @@ pub(crate) struct OpenFile {
     max_header_size: usize,
     /// Whether the warning of a damaged directory was given.
     warned: AtomicBool,
+    /// How often a name was looked up that is not there.
+    pub(crate) misses: AtomicU32,
     /// The list of all names, and the fork generation in which it was made. Threads lock this for moments,
     /// and stay attached meanwhile.
     files: Mutex<Option<(u64, Py<PyList>)>>,
@@ -59,8 +61,16 @@ impl OpenFile {
         types: Types,
         max_header_size: usize,
     ) -> Self {
-        let (warned, files) = (AtomicBool::new(false), Mutex::default());
-        OpenFile { snapshot, options, mapping, types, max_header_size, warned, files }
+        OpenFile {
+            snapshot,
+            options,
+            mapping,
+            types,
+            max_header_size,
+            warned: AtomicBool::new(false),
+            misses: AtomicU32::new(0),
+            files: Mutex::default(),
+        }
     }
 
     pub(crate) fn window(&self) -> Window<'_> {

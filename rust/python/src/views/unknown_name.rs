@@ -1,0 +1,69 @@
+//! The `KeyError` of a name that is not there.
+
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::PyKeyError;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use mmnpz_file::nearest::nearest;
+
+use crate::detach::detached;
+use crate::views::open_file::OpenFile;
+
+/// How many errors of an open file have a note. A program that asks for many names to see whether they are
+/// there should not pay for a text that nobody reads.
+const NOTES: u32 = 3;
+
+/// How many names a note has.
+const SHOWN: usize = 3;
+
+/// How many characters of a name are shown.
+const LONGEST: usize = 60;
+
+/// The `KeyError` of a name that is not there. Its argument is the name, as that of a dict. To the first ones
+/// of a file, a note is added, which a traceback shows: it names the file, and what may have been meant.
+#[cold]
+pub(crate) fn unknown_name(file: &OpenFile, name: &Bound<'_, PyAny>) -> PyErr {
+    let py = name.py();
+    let error = PyKeyError::new_err((name.clone().unbind(),));
+    // The text is made now: the file may be closed when it is shown.
+    if file.misses.load(Ordering::Relaxed) < NOTES
+        && file.misses.fetch_add(1, Ordering::Relaxed) < NOTES
+        && let Some(text) = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok())
+        && let Some(note) = detached(py, || note(file, text))
+    {
+        // An error without a note is as good.
+        let _ = error.value(py).call_method1(pyo3::intern!(py, "add_note"), (note,));
+    }
+    error
+}
+
+/// The text, if the names can be read.
+fn note(file: &OpenFile, name: &str) -> Option<String> {
+    let (lookup, window) = (file.lookup(), file.window());
+    let path = file.snapshot.path().display();
+    if lookup.is_compressed(window, name).ok()? {
+        return Some(format!("{path}: {} is compressed: numpy.load reads it", shown(name)));
+    }
+    let names = || Some(lookup.members(window).ok()?.map_while(|member| Some(member.ok()?.1)));
+    let near = nearest(name, names()?, SHOWN);
+    let is_near = !near.is_empty();
+    let names: Vec<String> = if is_near { near } else { names()?.take(SHOWN).collect() };
+    let list = names.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
+    Some(match (lookup.len(), is_near, names.len()) {
+        (0, ..) => format!("{path}: there are no arrays"),
+        (1, ..) => format!("{path}: the only array is {list}"),
+        (count, true, 1) => format!("{path}: of the names of {count} arrays, the nearest is {list}"),
+        (count, true, _) => format!("{path}: of the names of {count} arrays, the nearest are {list}"),
+        (count, false, _) => format!("{path}: of the names of {count} arrays, the first are {list}"),
+    })
+}
+
+/// A name for a line of text.
+fn shown(name: &str) -> String {
+    let mut characters = name.chars();
+    let start: String = characters.by_ref().take(LONGEST).flat_map(char::escape_debug).collect();
+    let rest = if characters.next().is_some() { "…" } else { "" };
+    format!("'{start}{rest}'")
+}
