@@ -13,6 +13,7 @@ from mmnpz._memmap import memmap
 from mmnpz._mmnpz import __version__
 from mmnpz.reading import DamagedMember, NpzReader, load
 from mmnpz.repairing import DroppedMember, RepairReport, repair
+from mmnpz.saving import savez, savez_compressed
 from mmnpz.writing import NpzWriter
 
 __all__ = [
@@ -25,4 +26,6 @@ __all__ = [
     "load",
     "memmap",
     "repair",
+    "savez",
+    "savez_compressed",
 ]

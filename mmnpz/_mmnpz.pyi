@@ -21,6 +21,7 @@ __all__ = [
     "_map_again",
     "_name_at",
     "_position",
+    "_prepare_replacement",
     "_repair",
     "_verify",
     "_walk",
@@ -82,6 +83,18 @@ def _map_again(
     -------
     memmap
         The map of the whole file, of `map_type`.
+    """
+
+def _prepare_replacement(path: str | PathLike[str]) -> tuple[Path, Path]:
+    """
+    Create an empty file that can take the place of the one at `path`, with its owner and permissions.
+
+    Returns
+    -------
+    temporary : pathlib.Path
+        The path of the new file, in the same folder.
+    target : pathlib.Path
+        The path to which it is to be renamed: where symbolic links lead.
     """
 
 @overload

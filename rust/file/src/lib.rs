@@ -9,7 +9,7 @@
 //!   older than the running system.
 //! - `map_limit`, [`mapping`], [`paging`]: maps of files, and advice to the system about their use.
 //! - [`storage`]: the trait of files to which archives are written. `lock`, `writable_file`: a file to which
-//!   one process alone writes. `replace`: mode "w".
+//!   one process alone writes. [`replace`]: a new file in place of an old one.
 //! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that appends to it.
 //!   [`writer`]: an archive that is open for writing. [`repair`]: the directory of an archive that no writer
 //!   closed.
@@ -38,7 +38,7 @@ pub mod nearest;
 pub mod paging;
 mod recovery;
 pub mod repair;
-mod replace;
+pub mod replace;
 #[cfg(feature = "simulation")]
 pub mod simulated_disk;
 pub mod snapshot;

@@ -1,5 +1,5 @@
-//! Mode `"w"` on a file that exists: a new file takes its place, so that a reader that has the old file
-//! mapped keeps its bytes.
+//! A new file takes the place of one that exists, so that a reader that has the old file mapped keeps its
+//! bytes: at once in mode `"w"`, or when it is whole.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -64,6 +64,35 @@ pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Writable
     }
 }
 
+/// Creates an empty file that can take the place of the file at `path`, in the same folder, with its owner,
+/// its permissions and its attributes, as far as the system lets this process set them. Gives back the path
+/// of the new file, and the path to which it is to be renamed.
+///
+/// # Errors
+/// If the file at `path` may not be written, or a writer has it open; or if no file can be created there.
+pub fn prepare(path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
+    loop {
+        let target = followed(path);
+        match fs::metadata(&target) {
+            Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
+            Ok(_) => return Err(writable_file::irregular()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (temporary, _) = create_temporary(&target, writable_file::create_new)?;
+                return Ok((temporary, target));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let Some(old) =
+            writable_file::open_once(path)?.filter(|old| writable_file::is_at(&old.file, &target))
+        else {
+            continue;
+        };
+        let (temporary, new) = create_temporary(&target, writable_file::create_private)?;
+        keep(&old.file, &new.file, &old.file.metadata()?);
+        return Ok((temporary, target));
+    }
+}
+
 /// Where a path leads through symbolic links, as open(path, "w") follows them. Asks nothing of the folders
 /// above, which this process may not be allowed to read.
 fn followed(path: &Path) -> PathBuf {
@@ -86,7 +115,7 @@ fn cannot_be_replaced(error: &io::Error) -> bool {
 }
 
 fn put_in_place(target: &Path, old: &File, metadata: &Metadata) -> Result<WritableFile, Failure> {
-    let (temporary, new) = create_temporary(target)?;
+    let (temporary, new) = create_temporary(target, writable_file::create_private)?;
     keep(old, &new.file, metadata);
     if let Err(error) = fs::rename(&temporary, target) {
         let _ = fs::remove_file(&temporary);
@@ -96,12 +125,15 @@ fn put_in_place(target: &Path, old: &File, metadata: &Metadata) -> Result<Writab
 }
 
 /// Creates a new file in the same folder as `beside`, with a short name that no other file has.
-fn create_temporary(beside: &Path) -> Result<(PathBuf, WritableFile), Failure> {
+fn create_temporary(
+    beside: &Path,
+    create: impl Fn(&Path) -> Result<WritableFile, Failure>,
+) -> Result<(PathBuf, WritableFile), Failure> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = beside.with_file_name(format!(".mmnpz-{}-{number}.tmp", std::process::id()));
-        match writable_file::create_private(&path) {
+        match create(&path) {
             Ok(locked) => return Ok((path, locked)),
             // A killed process with the same id has left the file.
             Err(Failure::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}

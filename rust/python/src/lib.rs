@@ -58,6 +58,8 @@ mod _mmnpz {
     #[pymodule_export]
     use super::writing::repair::repair;
     #[pymodule_export]
+    use super::writing::replacement::_prepare_replacement;
+    #[pymodule_export]
     use super::writing::writer::Writer;
 
     #[pymodule_init]

@@ -1,4 +1,5 @@
-//! The class of writers, and `repair`.
+//! The class of writers, `repair`, and what `savez` needs.
 
 pub(crate) mod repair;
+pub(crate) mod replacement;
 pub(crate) mod writer;

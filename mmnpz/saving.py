@@ -1,0 +1,181 @@
+"""Save arrays in one call, as `numpy.savez` does, without harm to a file that is open."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import IO, Any
+
+import numpy as np
+
+from mmnpz._mmnpz import _prepare_replacement
+from mmnpz.writing import NpzWriter
+
+__all__ = ["savez", "savez_compressed"]
+
+
+def savez(
+    file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes],
+    *args: Any,
+    allow_pickle: bool = True,  # noqa: ARG001
+    **kwds: Any,
+) -> None:
+    """
+    Save arrays to an uncompressed ``.npz`` file, all of them or none.
+
+    A stand-in for `numpy.savez` that a reader of the same file survives: the arrays go to a new file, which
+    takes the place of the old one when it is whole. So the arrays may be views of the file itself, and if
+    anything goes wrong, the old file is still there.
+
+    Parameters
+    ----------
+    file : str, bytes, os.PathLike or file object
+        The file to write. Without the extension ``.npz``, that is appended. NumPy writes to a file object, to
+        which the above does not apply.
+    *args : array_like
+        Arrays that get the names ``arr_0``, ``arr_1``, and so on.
+    allow_pickle : bool, optional
+        For compatibility with `numpy.savez`: no array is pickled.
+    **kwds : array_like
+        Arrays with their names.
+
+    Raises
+    ------
+    ValueError
+        If an array of `args` would get a name that is in `kwds`, or an array has a dtype with Python objects,
+        or one that NumPy could not read back.
+    BlockingIOError
+        If a writer has the file open.
+    OSError
+        If the file cannot be written or replaced.
+
+    See Also
+    --------
+    NpzWriter : Writes arrays one by one, and appends to a file.
+    savez_compressed : The same with compression.
+
+    Notes
+    -----
+    `numpy.savez` cuts the file to zero bytes before it writes. If the arrays are views of that file, their
+    bytes are gone, and the process dies of SIGBUS.
+
+    The new file has the name ``.mmnpz-N-N.tmp`` until it is whole. A killed process leaves it behind.
+
+    Examples
+    --------
+    >>> import mmnpz
+    >>> mmnpz.savez("example.npz", a=[1, 2, 3])
+    >>> arrays = dict(mmnpz.load("example.npz"))
+    >>> arrays["b"] = arrays["a"] * 2
+    >>> mmnpz.savez("example.npz", **arrays)
+    >>> mmnpz.load("example.npz").files
+    ['a', 'b']
+    """
+    _save(file, _named(args, kwds), np.savez, _write)
+
+
+def savez_compressed(
+    file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes],
+    *args: Any,
+    allow_pickle: bool = True,  # noqa: ARG001
+    **kwds: Any,
+) -> None:
+    """
+    Save arrays to a compressed ``.npz`` file, all of them or none.
+
+    A stand-in for `numpy.savez_compressed`, which writes the file, as `savez` is one for `numpy.savez`. A
+    reader of mmnpz does not list compressed arrays.
+
+    Parameters
+    ----------
+    file : str, bytes, os.PathLike or file object
+        The file to write. Without the extension ``.npz``, that is appended.
+    *args : array_like
+        Arrays that get the names ``arr_0``, ``arr_1``, and so on.
+    allow_pickle : bool, optional
+        For compatibility with `numpy.savez_compressed`: no array is pickled.
+    **kwds : array_like
+        Arrays with their names.
+
+    Raises
+    ------
+    ValueError
+        If an array of `args` would get a name that is in `kwds`, or an array has a dtype with Python objects.
+    BlockingIOError
+        If a writer has the file open.
+    OSError
+        If the file cannot be written or replaced.
+
+    See Also
+    --------
+    savez : The same without compression.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mmnpz
+    >>> mmnpz.savez_compressed("small.npz", a=np.zeros(1000))
+    >>> np.load("small.npz")["a"].shape
+    (1000,)
+    """
+    _save(file, _named(args, kwds), np.savez_compressed, _compress)
+
+
+def _named(args: tuple[Any, ...], kwds: dict[str, Any]) -> dict[str, Any]:
+    """Return all arrays with their names, in the order of NumPy."""
+    arrays = dict(kwds)
+    for number, array in enumerate(args):
+        name = f"arr_{number}"
+        if name in kwds:
+            raise ValueError(f"the name {name!r} is that of an array without a name, and of a keyword")
+        arrays[name] = array
+    return {name: np.asanyarray(array) for name, array in arrays.items()}
+
+
+def _save(
+    file: Any,
+    arrays: dict[str, Any],
+    into: Callable[..., None],
+    write: Callable[[str, dict[str, Any]], None],
+) -> None:
+    if hasattr(file, "write"):
+        _refuse_objects(file, arrays)
+        into(file, **arrays)
+        return
+    path = os.fsdecode(file)
+    if not path.endswith(".npz"):
+        path += ".npz"
+    new, target = (os.fspath(each) for each in _prepare_replacement(path))
+    try:
+        write(new, arrays)
+        os.replace(new, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        _rename_in(error, new, path)
+        raise
+
+
+def _refuse_objects(file: Any, arrays: dict[str, Any]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            where = f'{file}: member "{name}"'
+            raise ValueError(f"{where}: object arrays cannot be saved, as mmnpz pickles nothing")
+
+
+def _write(path: str, arrays: dict[str, Any]) -> None:
+    with NpzWriter(path, "a") as writer:
+        for name, array in arrays.items():
+            writer.write(name, array)
+
+
+def _compress(path: str, arrays: dict[str, Any]) -> None:
+    _refuse_objects(path, arrays)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _rename_in(error: BaseException, new: str, path: str) -> None:
+    """Let an error name the file that the caller knows."""
+    error.args = tuple(arg.replace(new, path) if isinstance(arg, str) else arg for arg in error.args)
+    if isinstance(error, OSError) and error.filename is not None:
+        error.filename = path
