@@ -259,3 +259,33 @@ def test_cut_at_the_front_at_every_length(tmp_path: Path, kind: str) -> None:
             continue
         # The cut archive may have fewer members, but never data that the whole archive does not have.
         assert all(view.tobytes() in raw for view in views)
+
+
+CHANGED = "; the file was changed since it was opened: open it again"
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_an_error_says_that_the_file_was_changed(tmp_path: Path, indexed: bool) -> None:
+    path, other = tmp_path / "a.npz", tmp_path / "b.npz"
+    # Too many for one look at all of the directory when the file is opened.
+    arrays: dict[str, Any] = {f"a{number}": np.arange(10) for number in range(3000)}
+    (mmnpz.savez if indexed else np.savez)(path, **arrays)
+    data = mmnpz.load(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    os.utime(path, (1, 1))  # some file systems have coarse times
+    for read in (data.__getitem__, data.load, lambda name: data.gather([name]), lambda _: list(data.items())):
+        with pytest.raises(zipfile.BadZipFile) as info:
+            read("a7")
+        assert str(info.value).startswith(f"{path}: ")
+        assert str(info.value).endswith(CHANGED)
+    # A file that is wrong from the start, and one that another took the place of.
+    np.savez(path, a=1)
+    path.write_bytes(path.read_bytes().replace(b"\x93NUMPY", b"\x93numpy"))
+    data = mmnpz.load(path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="magic") as wrong:
+            data["a"]
+        assert CHANGED not in str(wrong.value)
+        np.savez(other, a=1)
+        os.replace(other, path)

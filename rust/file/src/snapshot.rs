@@ -103,6 +103,13 @@ impl Snapshot {
         self.identity
     }
 
+    /// Whether the file was written to since it was opened, as far as its size and its time tell. Not if
+    /// another file has its path now: this one is then as it was.
+    pub fn was_changed(&self) -> bool {
+        let now = mapping::open_file(&self.path).ok().map(|(.., identity)| identity);
+        now.is_some_and(|now| now.inode == self.identity.inode && now != self.identity)
+    }
+
     /// The map, which a caller can keep.
     pub fn map(&self) -> &Arc<Map> {
         &self.map

@@ -14,7 +14,12 @@ use mmnpz_format::error::{ErrorKind, Part};
 
 /// The exception for a failure, which names the file at `path`.
 pub(crate) fn exception(py: Python<'_>, path: &Path, failure: Failure) -> PyErr {
-    let message = format!("{}: {failure}", path.display());
+    exception_with(py, path, failure, "")
+}
+
+/// As [`exception`]; where something is wrong with the archive or a member, with `more` behind the message.
+pub(crate) fn exception_with(py: Python<'_>, path: &Path, failure: Failure, more: &str) -> PyErr {
+    let message = format!("{}: {failure}{more}", path.display());
     match failure {
         Failure::Interrupted => RAISED.take().unwrap_or_else(|| PyKeyboardInterrupt::new_err("interrupted")),
         Failure::Locked => {

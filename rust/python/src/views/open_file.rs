@@ -17,7 +17,7 @@ use mmnpz_format::read::lookup::Lookup;
 use mmnpz_format::read::walked_index::{Member, MemberId};
 
 use crate::detach::{detached, detached_on};
-use crate::error::{exception, go_on_unless, in_member, keep_going};
+use crate::error::{exception_with, go_on_unless, in_member, keep_going};
 use crate::mapping::Mapping;
 use crate::numpy::array;
 use crate::views::view_cache::may_be_locked;
@@ -81,8 +81,14 @@ impl OpenFile {
         self.snapshot.lookup()
     }
 
+    /// The exception for a failure. If something is wrong with the bytes of the file, and it was written to
+    /// since it was opened, it says so.
+    #[cold]
     pub(crate) fn err(&self, py: Python<'_>, failure: Failure) -> PyErr {
-        exception(py, self.snapshot.path(), failure)
+        let is_changed =
+            matches!(failure, Failure::Format(_)) && detached(py, || self.snapshot.was_changed());
+        let more = if is_changed { "; the file was changed since it was opened: open it again" } else { "" };
+        exception_with(py, self.snapshot.path(), failure, more)
     }
 
     /// The exception for a failure to read a member, which it names.
