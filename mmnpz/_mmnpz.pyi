@@ -162,12 +162,14 @@ class Reader:
         cache: bool,
         preload: bool,
         max_header_size: int,
+        skip: bool,
         identity: tuple[int, int, int] | None = None,
     ) -> None:
         """
         Open an archive, in place of the one that the reader has open.
 
-        `options` holds the arguments that follow it, for `_origin`. With `identity`, raise `ValueError` if
+        `options` holds the arguments that follow it, for `_origin`. With `skip`, leave out the members that
+        are no arrays. With `identity`, raise `ValueError` if
         the file has another size, time of modification or inode.
         """
 

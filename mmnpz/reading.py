@@ -116,6 +116,10 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         instances of `numpy.ndarray`.
     max_header_size : int, optional
         The longest ``.npy`` header that the reader accepts, in characters, as for `numpy.load`.
+    on_error : {"raise", "skip"}, optional
+        What becomes of a member that cannot be read as an array, such as an array of Python objects, or
+        ``__MACOSX/._a.npy``. By default, the access to it raises an error. With ``"skip"``, opening reads
+        the headers of all members, leaves such members out as if they were not there, and warns.
 
     Attributes
     ----------
@@ -143,6 +147,12 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     ValueError
         If `mmap_mode` is not ``"r"``, or `encoding` is not one of those of `numpy.load`. With `preload`, also
         if a member is bad: see `load`.
+
+    Warns
+    -----
+    UserWarning
+        If a writer was not closed, and members were found that no directory lists. With
+        ``on_error="skip"``, also if members are left out: it names the first of them.
 
     See Also
     --------
@@ -200,11 +210,14 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         preload: bool = False,
         subok: bool = True,
         max_header_size: int = 10000,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         if mmap_mode != "r":
             raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
         if encoding not in ("ASCII", "latin1", "bytes"):
             raise ValueError(f"encoding must be 'ASCII', 'latin1' or 'bytes', got {encoding!r}")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         path = str(os.fsdecode(fn))  # of numpy.str_, too
         options: dict[str, Any] = {
             "path": path,
@@ -215,6 +228,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             "cache": bool(cache or preload),
             "preload": bool(preload),
             "max_header_size": min(max(0, max_header_size), sys.maxsize),
+            "skip": on_error == "skip",
         }
         self._open(tuple(options.items()), **options)
         _neighbours.register()

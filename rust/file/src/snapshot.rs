@@ -132,6 +132,16 @@ impl Snapshot {
         &self.lookup
     }
 
+    /// Leaves members out, as if the file did not have them.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, and [`Failure::Interrupted`].
+    pub fn leave_out(&mut self, members: &[MemberId], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+        let Self { map, holes, lookup, .. } = self;
+        let window = Window::whole(map.bytes(), holes);
+        polled(keep_going, |keep_going| lookup.leave_out(window, members, keep_going))
+    }
+
     /// The members that the directory did not list when the file was opened: a writer left them, or was just
     /// writing them.
     pub fn unlisted(&self) -> Option<Unlisted> {

@@ -60,6 +60,24 @@ fn bad_zip_file(py: Python<'_>, message: String) -> PyErr {
     raised().map_or_else(|error| error, PyErr::from_value)
 }
 
+/// How many characters of a name a message shows.
+const LONGEST: usize = 60;
+
+/// A name for a line of text: without line breaks, and not too long.
+pub(crate) fn shown(name: &str) -> String {
+    let mut characters = name.chars();
+    let start: String = characters.by_ref().take(LONGEST).flat_map(char::escape_debug).collect();
+    let rest = if characters.next().is_some() { "…" } else { "" };
+    format!("'{start}{rest}'")
+}
+
+/// Whether an error says that a member cannot be read as an array.
+pub(crate) fn is_bad_member(py: Python<'_>, error: &PyErr) -> bool {
+    let is_bad_zip_file =
+        || Ok::<_, PyErr>(error.is_instance(py, &py.import("zipfile")?.getattr("BadZipFile")?));
+    error.is_instance_of::<PyValueError>(py) || is_bad_zip_file().unwrap_or(false)
+}
+
 thread_local! {
     /// The exception of a signal handler, or of a callback, in the middle of work that then stopped.
     static RAISED: Cell<Option<PyErr>> = const { Cell::new(None) };

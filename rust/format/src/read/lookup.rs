@@ -142,6 +142,27 @@ impl Lookup {
         Ok(lookup)
     }
 
+    /// Leaves members out, as if they were not there. Another index takes the place of the stored one.
+    ///
+    /// # Errors
+    /// As for [`WalkedIndex::build`].
+    pub fn leave_out(
+        &mut self,
+        window: Window<'_>,
+        members: &[MemberId],
+        keep_going: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let (mut index, base) = match self.walked.get() {
+            Some(walked) => (walked.index.clone(), walked.base),
+            None => (WalkedIndex::build(window, self.directory.clone(), keep_going)?, 0),
+        };
+        let ids: Vec<_> = members.iter().filter_map(|id| Some(MemberId(id.0.checked_sub(base)?))).collect();
+        index.leave_out(window, &ids)?;
+        self.walked = OnceBox::new();
+        self.take_over(index, 0);
+        Ok(())
+    }
+
     fn take_over(&self, index: WalkedIndex, base: u32) {
         // Another thread may have been faster. Its index is the same.
         let _ = self.walked.set(Box::new(Walked { index, base }));

@@ -53,7 +53,8 @@ const NO_RECORD: u64 = (1 << 40) - 1;
 /// The offset of a local header that is not inside the file.
 const NOWHERE: u64 = (1 << 48) - 1;
 
-/// The size of an entry that does not count: a later member, which is not listed, has its name.
+/// The size of an entry that does not count: a later member, which is not listed, has its name; or the member
+/// is left out.
 const GONE: u64 = u64::MAX;
 
 impl Entry {
@@ -156,7 +157,7 @@ impl WalkedIndex {
         }
         walk.finish().map_err(|error| at_directory(error, &index.directory))?;
         if gone {
-            index.drop_gone(records);
+            index.drop_gone(window, records);
         }
         index.entries.shrink_to_fit();
         Ok(index)
@@ -246,13 +247,28 @@ impl WalkedIndex {
         Ok(false)
     }
 
-    /// Removes the entries that a later, unlisted member replaced, and renumbers the others.
-    fn drop_gone(&mut self, records: &[u8]) {
+    /// Removes these members, and renumbers the others.
+    ///
+    /// # Errors
+    /// If the directory was not fetched.
+    pub fn leave_out(&mut self, window: Window<'_>, ids: &[MemberId]) -> Result<()> {
+        for id in ids {
+            if let Some(entry) = self.entries.get_mut(id.0 as usize) {
+                entry.size = GONE;
+            }
+        }
+        let records = self.directory.records(window)?;
+        self.drop_gone(window, records);
+        Ok(())
+    }
+
+    /// Removes the entries that do not count, and renumbers the others.
+    fn drop_gone(&mut self, window: Window<'_>, records: &[u8]) {
         self.entries.retain(|entry| entry.size != GONE);
         self.table.clear();
         let (entries, hasher) = (&self.entries, &self.hasher);
-        let rehash =
-            |&id: &u32| record_name(records, &entries[id as usize]).map_or(0, |name| hash_of(hasher, &name));
+        let name_of = |entry| record_name(records, entry).or_else(|| local_name(window, entry).ok()?);
+        let rehash = |&id: &u32| name_of(&entries[id as usize]).map_or(0, |name| hash_of(hasher, &name));
         for id in (0..).take(entries.len()) {
             self.table.insert_unique(rehash(&id), id, rehash);
         }

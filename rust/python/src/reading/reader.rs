@@ -114,7 +114,7 @@ impl Reader {
     }
 
     #[doc = docstring!("Reader._open")]
-    #[pyo3(signature = (options, path, filename, map_type, view_type, cache, preload, max_header_size, identity=None))]
+    #[pyo3(signature = (options, path, filename, map_type, view_type, cache, preload, max_header_size, skip, identity=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by NpzReader.__init__, with keywords")]
     fn _open(
         &self,
@@ -127,6 +127,7 @@ impl Reader {
         cache: bool,
         preload: bool,
         max_header_size: usize,
+        skip: bool,
         identity: Option<(u64, u128, u64)>,
     ) -> PyResult<()> {
         let expected = identity.map(|(size, modified, inode)| Identity { size, modified, inode });
@@ -135,7 +136,11 @@ impl Reader {
         let mapping = Mapping::new(Arc::clone(snapshot.map()), filename, snapshot.identity());
         let mapping = Bound::new(py, mapping)?.unbind();
         let types = Types { map: map_type.unbind(), view: view_type.unbind() };
-        let file = OpenFile::new(snapshot, options, mapping, types, max_header_size);
+        let mut file = OpenFile::new(snapshot, options, mapping, types, max_header_size);
+        if skip {
+            // Who made the pickle was warned.
+            file.leave_out_bad(py, identity.is_none())?;
+        }
         let handle = Handle::new(py, Arc::new(file), preload)?;
         drop(self.state.replace(py, State::open(py, handle, cache, preload)));
         Ok(())

@@ -17,13 +17,16 @@ use mmnpz_format::read::lookup::Lookup;
 use mmnpz_format::read::walked_index::{Member, MemberId};
 
 use crate::detach::{detached, detached_on};
-use crate::error::{exception_with, go_on_unless, in_member, keep_going};
+use crate::error::{exception_with, go_on_unless, in_member, is_bad_member, keep_going, shown};
 use crate::mapping::Mapping;
 use crate::numpy::array;
 use crate::views::view_cache::may_be_locked;
 
 /// Signal handlers may run every time this many members were read.
 const POLL_INTERVAL: usize = 4096;
+
+/// How many names a warning shows.
+const SHOWN: usize = 5;
 
 /// How many members are read at a time where views are made of one member after the other.
 pub(crate) const SOME: usize = 128;
@@ -165,6 +168,47 @@ impl OpenFile {
                 if go_on_unless(done) { Ok(()) } else { Err(Failure::Interrupted) }
             })
         })
+    }
+
+    /// Leaves out the members that are no arrays, before anybody has seen the file. With `must_warn`, a
+    /// warning names them.
+    pub(crate) fn leave_out_bad(&mut self, py: Python<'_>, must_warn: bool) -> PyResult<()> {
+        let mmap = array::whole_map(self.mapping.bind(py), self.types.map.bind(py))?;
+        let mut bad = Vec::new();
+        self.for_each(py, |number, member, name| {
+            if number == 0 {
+                bad.clear();
+            }
+            if number % SOME == 0 {
+                let next = (number..number + SOME).map_while(|at| self.lookup().known(at));
+                self.fetch_headers(py, next)?;
+            }
+            let name = name.to_str()?;
+            match self.view(&mmap, member, name) {
+                Ok(_) => Ok(()),
+                Err(error) if is_bad_member(py, &error) => {
+                    bad.push((member.id, shown(name)));
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            }
+        })?;
+        if bad.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = bad.iter().map(|(id, _)| *id).collect();
+        let left_out = self.snapshot.leave_out(&ids, &keep_going);
+        left_out.map_err(|failure| self.err(py, failure))?;
+        if must_warn {
+            let (count, s) = (bad.len(), if bad.len() == 1 { "" } else { "s" });
+            let more = if count > SHOWN { ", …" } else { "" };
+            let names: Vec<_> = bad.into_iter().map(|(_, name)| name).take(SHOWN).collect();
+            let names = names.join(", ");
+            let message =
+                format!("left out {count} member{s} from which no array can be read: {names}{more}");
+            warn(py, &self.snapshot, &message)?;
+        }
+        Ok(())
     }
 
     /// The names of all arrays: the same list each time.

@@ -9,6 +9,7 @@ use pyo3::types::PyString;
 use mmnpz_file::nearest::nearest;
 
 use crate::detach::detached;
+use crate::error::shown;
 use crate::views::open_file::OpenFile;
 
 /// How many errors of an open file have a note. A program that asks for many names to see whether they are
@@ -17,9 +18,6 @@ const NOTES: u32 = 3;
 
 /// How many names a note has.
 const SHOWN: usize = 3;
-
-/// How many characters of a name are shown.
-const LONGEST: usize = 60;
 
 /// The `KeyError` of a name that is not there. Its argument is the name, as that of a dict. To the first ones
 /// of a file, a note is added, which a traceback shows: it names the file, and what may have been meant.
@@ -58,12 +56,4 @@ fn note(file: &OpenFile, name: &str) -> Option<String> {
         (count, true, _) => format!("{path}: of the names of {count} arrays, the nearest are {list}"),
         (count, false, _) => format!("{path}: of the names of {count} arrays, the first are {list}"),
     })
-}
-
-/// A name for a line of text.
-fn shown(name: &str) -> String {
-    let mut characters = name.chars();
-    let start: String = characters.by_ref().take(LONGEST).flat_map(char::escape_debug).collect();
-    let rest = if characters.next().is_some() { "…" } else { "" };
-    format!("'{start}{rest}'")
 }
