@@ -145,16 +145,21 @@ impl Lookup {
     /// Leaves members out, as if they were not there. Another index takes the place of the stored one.
     ///
     /// # Errors
-    /// As for [`WalkedIndex::build`].
+    /// As for [`WalkedIndex::build`], and if a writer overwrote the directory meanwhile.
     pub fn leave_out(
         &mut self,
         window: Window<'_>,
         members: &[MemberId],
         keep_going: impl FnMut() -> bool,
     ) -> Result<()> {
-        let (mut index, base) = match self.walked.get() {
-            Some(walked) => (walked.index.clone(), walked.base),
-            None => (WalkedIndex::build(window, self.directory.clone(), keep_going)?, 0),
+        let (mut index, base) = if let Some(walked) = self.walked.get() {
+            (walked.index.clone(), walked.base)
+        } else {
+            let index = WalkedIndex::build(window, self.directory.clone(), keep_going)?;
+            if !self.is_there(window)? {
+                return Err(ErrorKind::NoEndRecord.into());
+            }
+            (index, 0)
         };
         let ids: Vec<_> = members.iter().filter_map(|id| Some(MemberId(id.0.checked_sub(base)?))).collect();
         index.leave_out(window, &ids)?;

@@ -174,31 +174,20 @@ impl OpenFile {
     /// warning names them.
     pub(crate) fn leave_out_bad(&mut self, py: Python<'_>, must_warn: bool) -> PyResult<()> {
         let mmap = array::whole_map(self.mapping.bind(py), self.types.map.bind(py))?;
-        let mut bad = Vec::new();
-        self.for_each(py, |number, member, name| {
-            if number == 0 {
-                bad.clear();
+        let bad = loop {
+            let bad = self.bad_members(&mmap)?;
+            if bad.is_empty() {
+                return Ok(());
             }
-            if number % SOME == 0 {
-                let next = (number..number + SOME).map_while(|at| self.lookup().known(at));
-                self.fetch_headers(py, next)?;
+            let ids: Vec<_> = bad.iter().map(|(id, _)| *id).collect();
+            let snapshot = &mut self.snapshot;
+            match detached(py, || snapshot.leave_out(&ids, &keep_going)) {
+                Ok(()) => break bad,
+                // A writer has overwritten the directory meanwhile, and members may have other numbers.
+                Err(Failure::Format(_)) if !self.snapshot.is_verified() => {}
+                Err(failure) => return Err(self.err(py, failure)),
             }
-            let name = name.to_str()?;
-            match self.view(&mmap, member, name) {
-                Ok(_) => Ok(()),
-                Err(error) if is_bad_member(py, &error) => {
-                    bad.push((member.id, shown(name)));
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            }
-        })?;
-        if bad.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<_> = bad.iter().map(|(id, _)| *id).collect();
-        let left_out = self.snapshot.leave_out(&ids, &keep_going);
-        left_out.map_err(|failure| self.err(py, failure))?;
+        };
         if must_warn {
             let (count, s) = (bad.len(), if bad.len() == 1 { "" } else { "s" });
             let more = if count > SHOWN { ", …" } else { "" };
@@ -209,6 +198,31 @@ impl OpenFile {
             warn(py, &self.snapshot, &message)?;
         }
         Ok(())
+    }
+
+    /// The members that are no arrays, with their names for a message.
+    fn bad_members(&self, mmap: &Bound<'_, PyAny>) -> PyResult<Vec<(MemberId, String)>> {
+        let py = mmap.py();
+        let mut bad = Vec::new();
+        self.for_each(py, |number, member, name| {
+            if number == 0 {
+                bad.clear();
+            }
+            if number % SOME == 0 {
+                let next = (number..number + SOME).map_while(|at| self.lookup().known(at));
+                self.fetch_headers(py, next)?;
+            }
+            let name = name.to_str()?;
+            match self.view(mmap, member, name) {
+                Ok(_) => Ok(()),
+                Err(error) if is_bad_member(py, &error) => {
+                    bad.push((member.id, shown(name)));
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            }
+        })?;
+        Ok(bad)
     }
 
     /// The names of all arrays: the same list each time.
