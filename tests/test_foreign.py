@@ -313,3 +313,21 @@ def test_a_part_of_a_split_archive_is_refused(
         with pytest.raises(zipfile.BadZipFile, match="several disks"):
             call()
     assert path.read_bytes() == raw
+
+
+@pytest.mark.parametrize("size", [3, 500])
+@pytest.mark.parametrize("save", [np.savez, mmnpz.savez])
+def test_zipfile_appends_behind_two_archives(tmp_path: Path, size: int, save: Any) -> None:
+    """What zip readers find last is what the file has, also where an archive of mmnpz is in front."""
+    path = tmp_path / "c.npz"
+    mmnpz.savez(tmp_path / "a.npz", a=np.arange(size))
+    save(tmp_path / "b.npz", b=np.arange(size))
+    path.write_bytes((tmp_path / "a.npz").read_bytes() + (tmp_path / "b.npz").read_bytes())
+    with zipfile.ZipFile(path, "a") as file, file.open("z.npy", "w") as member:
+        np.save(member, np.arange(size))
+    assert mmnpz.load(path).files == ["b", "z"]
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("new", 1)
+    assert list(np.load(path)) == mmnpz.load(path).files == ["b", "z", "new"]
+    mmnpz.repair(path)
+    assert list(np.load(path)) == mmnpz.load(path).files == ["b", "z", "new"]

@@ -128,12 +128,14 @@ pub(crate) fn resume(
         // The file stays as long as it is: a reader may just be looking at it.
         return Ok(Appender::new(alignment));
     }
+    // Read before anything is filled: the old directory can lie in a gap, where a member was begun.
+    let appender = Appender::resume(&contents.bytes, survey, alignment)?;
     for filler in survey.gaps.iter().cloned().filter_map(Filler::new) {
         storage::fill(storage, &filler)?;
     }
     fill_stale_indexes(storage, survey)?;
     mend_start(storage, contents.window(), survey)?;
-    Ok(Appender::resume(&contents.bytes, survey, alignment)?)
+    Ok(appender)
 }
 
 /// Lets members follow one another where another program has left a part of a directory of mmnpz between

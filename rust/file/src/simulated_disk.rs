@@ -4,7 +4,7 @@
 //! each block that was written since the last sync, the bytes of any moment since then.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::storage::{Contents, Storage};
 
@@ -29,7 +29,7 @@ pub struct SimulatedDisk {
     before: Vec<u8>,
     /// Whether there was no power failure since the file was last written.
     is_trusted: bool,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl SimulatedDisk {
     /// A file with these bytes, all of them on the disk.
     pub fn new(bytes: Vec<u8>) -> Self {
         let state = State { bytes: bytes.clone(), ..State::default() };
-        SimulatedDisk { before: bytes, is_trusted: false, state: Mutex::new(state) }
+        SimulatedDisk { before: bytes, is_trusted: false, state: Arc::new(Mutex::new(state)) }
     }
 
     /// A file with these bytes, which was written since the system was started: there was no power failure
@@ -54,7 +54,7 @@ impl SimulatedDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The bytes of the file.
@@ -107,7 +107,42 @@ impl Storage for &SimulatedDisk {
     }
 
     fn contents(&self) -> io::Result<Contents> {
-        Ok(Contents { bytes: Arc::new(self.bytes()), holes: Vec::new() })
+        Ok(Contents { bytes: Arc::new(Live::of(&self.state)), holes: Vec::new() })
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The bytes of the file, which show later writes as a map does, each time that they are asked for: each
+/// answer stays here as it was.
+struct Live {
+    state: Arc<Mutex<State>>,
+    /// How many events there were.
+    events: usize,
+    bytes: Vec<u8>,
+    later: OnceLock<Box<Live>>,
+}
+
+impl Live {
+    fn of(state: &Arc<Mutex<State>>) -> Self {
+        let now = lock(state);
+        let (events, bytes) = (now.events.len(), now.bytes.clone());
+        Live { state: Arc::clone(state), events, bytes, later: OnceLock::new() }
+    }
+}
+
+impl AsRef<[u8]> for Live {
+    fn as_ref(&self) -> &[u8] {
+        let mut last = self;
+        while let Some(later) = last.later.get() {
+            last = later;
+        }
+        if last.events < lock(&self.state).events.len() {
+            last = last.later.get_or_init(|| Box::new(Live::of(&self.state)));
+        }
+        &last.bytes
     }
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use crate::ranges;
-use crate::support::{GO_ON, write, write_described, writer};
+use crate::support::{GO_ON, new_member, reserve, write, write_described, writer};
 use mmnpz_file::repair::repair_storage;
 use mmnpz_file::simulated_disk::{History, PAGE, SECTOR, SimulatedDisk};
 use mmnpz_file::writer::ArchiveWriter;
@@ -33,13 +33,16 @@ const LARGE: usize = 1 << 20;
 
 /// What is done to an archive.
 #[derive(Debug, Clone)]
-enum Step {
+pub(crate) enum Step {
     /// A member.
     Small(usize),
     /// A large member; meanwhile another thread writes a small one, and flushes.
     Large(usize, Option<usize>),
     /// A member whose write fails after a number of bytes, and one behind it.
     Failed(usize, usize),
+    /// A member that others overtake: its place is reserved, other threads do these steps, and it is written
+    /// then; or the process is killed before anything of it is.
+    Overtaken(usize, Vec<Step>, bool),
     Flush,
     /// Flushes, and waits for the disk.
     FlushSync,
@@ -50,11 +53,21 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let beside = prop_oneof![
+        6 => (0..400usize).prop_map(Step::Small),
+        1 => (60_000..200_000usize).prop_map(Step::Small),
+        1 => (0..500usize, 0..600usize).prop_map(|(size, part)| Step::Failed(size, part)),
+        2 => Just(Step::Flush),
+        1 => Just(Step::FlushSync),
+    ];
+    let size = prop_oneof![3 => 0..400usize, 1 => 60_000..300_000usize];
+    let overtaken = (size, proptest::collection::vec(beside, 1..4), any::<bool>());
     let step = prop_oneof![
         12 => (0..400usize).prop_map(Step::Small),
         1 => (0..700usize, proptest::option::of(0..200usize)).prop_map(|(size, other)| Step::Large(size, other)),
         3 => (0..500usize, 0..600usize).prop_map(|(size, part)| Step::Failed(size, part)),
         2 => (60_000..200_000usize).prop_map(Step::Small),
+        4 => overtaken.prop_map(|(size, beside, is_killed)| Step::Overtaken(size, beside, is_killed)),
         6 => Just(Step::Flush),
         3 => Just(Step::FlushSync),
         3 => Just(Step::Session),
@@ -292,6 +305,22 @@ impl<'a> Sim<'a> {
         self.small(20);
     }
 
+    fn overtaken(&mut self, size: usize, beside: &[Step], is_killed: bool) {
+        let (name, data) = self.member(size);
+        self.unpublished();
+        let mut member = new_member(&name, &data, None).unwrap();
+        let place = reserve(&self.writer, &member, || {}).unwrap();
+        for step in beside {
+            self.run(step);
+        }
+        if is_killed {
+            self.run(&Step::Killed);
+        } else {
+            self.writer.write(&place, &mut member, GO_ON).unwrap();
+            self.done(&name, self.disk.now());
+        }
+    }
+
     fn flush(&mut self, sync: bool) {
         self.unpublished();
         let before = self.disk.writes();
@@ -313,6 +342,7 @@ impl<'a> Sim<'a> {
             Step::Small(size) => self.small(size),
             Step::Large(size, other) => self.large(size, other),
             Step::Failed(size, part) => self.failed(size, part),
+            Step::Overtaken(size, ref beside, is_killed) => self.overtaken(size, beside, is_killed),
             Step::Flush => self.flush(false),
             Step::FlushSync => self.flush(true),
             Step::Session => {
@@ -441,6 +471,7 @@ fn beginnings() -> Vec<Vec<u8>> {
         [b"junk".repeat(20), foreign].concat(),
         // Of this, zip readers read the second.
         [whole, behind].concat(),
+        crate::support::archive(std::iter::empty()),
     ]
 }
 
@@ -483,7 +514,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_that_was_written_is_lost(
-        beginning in 0..5usize,
+        beginning in 0..6usize,
         steps in steps(),
         align in prop_oneof![Just(1u64), Just(64), Just(512)],
         sync in proptest::bool::weighted(0.3),
@@ -501,7 +532,7 @@ proptest! {
 
 /// Goes through a history, and tries what kills and power failures leave of it: of the latter, others for
 /// each seed.
-fn try_out(
+pub(crate) fn try_out(
     disk: impl Fn() -> SimulatedDisk,
     (align, sync): (u64, bool),
     steps: &[Step],

@@ -18,6 +18,8 @@ mod left_behind;
 #[cfg(test)]
 mod lookup;
 #[cfg(test)]
+mod overtaken;
+#[cfg(test)]
 #[path = "../../../format/tests/it/ranges.rs"]
 mod ranges;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use mmnpz_file::simulated_disk::SimulatedDisk;
 use mmnpz_file::writer::{Answer, ArchiveWriter, NewMember};
 use mmnpz_file::{Failure, KeepGoing};
 use mmnpz_format::additions::array_field::{ArrayField, Described};
-use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
 
 /// Never asks to stop.
@@ -41,13 +41,31 @@ pub(crate) fn write_described(
     name: &str,
     data: &[u8],
     field: Option<&ArrayField>,
-    mut before: impl FnMut(),
+    before: impl FnMut(),
 ) -> Result<(), Failure> {
-    let items = Items::from(data);
-    let mut member = NewMember { name: StoredName::new(name)?, header: &[], array_field: field, items };
+    let mut member = new_member(name, data, field)?;
+    let place = reserve(writer, &member, before)?;
+    writer.write(&place, &mut member, GO_ON)
+}
+
+/// A member with these bytes, for [`reserve`].
+pub(crate) fn new_member<'a>(
+    name: &str,
+    data: &'a [u8],
+    array_field: Option<&'a ArrayField>,
+) -> Result<NewMember<'a>, Failure> {
+    Ok(NewMember { name: StoredName::new(name)?, header: &[], array_field, items: Items::from(data) })
+}
+
+/// Reserves the place of a member, of which nothing is written yet.
+pub(crate) fn reserve(
+    writer: &ArchiveWriter<&SimulatedDisk>,
+    member: &NewMember<'_>,
+    mut before: impl FnMut(),
+) -> Result<Placement, Failure> {
     loop {
-        match writer.reserve(&member, false)? {
-            Answer::Place(place) => return writer.write(&place, &mut member, GO_ON),
+        match writer.reserve(member, false)? {
+            Answer::Place(place) => return Ok(place),
             Answer::NoRoom(size) => {
                 before();
                 writer.make_room(size)?;
@@ -56,7 +74,7 @@ pub(crate) fn write_described(
                 before();
                 writer.prepare()?;
             }
-            answer @ (Answer::Duplicate | Answer::Closed) => panic!("{name:?}: {answer:?}"),
+            answer @ (Answer::Duplicate | Answer::Closed) => panic!("{answer:?}"),
         }
     }
 }

@@ -81,7 +81,7 @@ pub struct SealedIndex<'a> {
 pub struct Sealed<'a> {
     /// Every finished member whose local header lies below this offset is listed.
     pub complete_below: u64,
-    /// The byte behind the last member that is listed.
+    /// The byte behind the last member that is listed, or for which a place was reserved.
     pub members_end: u64,
     /// The records of the directory.
     pub directory: &'a [u8],
@@ -259,7 +259,7 @@ impl Seal {
         self.complete_below.get()
     }
 
-    /// The byte behind the last member that is listed.
+    /// The byte behind the last member that is listed, or for which a place was reserved.
     pub fn members_end(&self) -> u64 {
         self.members_end.get()
     }

@@ -21,6 +21,7 @@ use crate::bytes::touch;
 use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
 use crate::read::walked_index::{Member, MemberId, WalkedIndex};
+use crate::recover::listed;
 use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::{FoundDirectory, Source, Survey, Witness};
 use crate::window::Window;
@@ -371,7 +372,8 @@ impl Lookup {
         }
         let index = if self.is_there(window)? {
             // Edited in place, or torn by a power failure.
-            let index = match WalkedIndex::build(window, self.directory.clone(), &mut keep_going) {
+            let build = |()| WalkedIndex::build(window, self.directory.clone(), &mut keep_going);
+            let index = match listed::check(window, &self.directory).and_then(build) {
                 Err(error) if error.is_about_file() => {
                     let index = recover(window, error, &mut keep_going)?;
                     self.recovered.store(self.is_there(window)?, Ordering::Release);

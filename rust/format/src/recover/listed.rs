@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use crate::additions::local_member::LocalMember;
-use crate::error::Missing;
+use crate::error::{ErrorKind, Missing, Result};
 use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
-use crate::zip::records::{Extent, LocalHeader, Record};
+use crate::zip::records::{Extent, LocalHeader, Record, flags};
 
 /// What tells a member from another one that was written to the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +73,54 @@ impl<'a> Listed<'a> {
         Ok(true)
     }
 
+    /// Whether the directory, which is not what its seal says, is made of two. One that has the members in
+    /// another order can take the place of the one before, and a power failure leave a part of each: then two
+    /// entries lead to one place, or one has the checksum of one member and the place of another, or the
+    /// place of one and the name of another. A program that changes names leaves the rest as it is.
+    ///
+    /// # Errors
+    /// If local headers were not fetched.
+    pub(crate) fn is_made_of_two(
+        &self,
+        directory: &DirectoryLocation,
+        window: Window<'_>,
+    ) -> Result<bool, Missing> {
+        if self.len() as u64 != directory.count {
+            return Ok(true);
+        }
+        let mut names = HashMap::with_capacity(self.len());
+        for (&header, entry) in &self.0 {
+            // What has no header is damaged, but not by that.
+            let Some(local) = LocalHeader::find(window, header)? else { continue };
+            let is_streamed = local.flags.get() & flags::DATA_DESCRIPTOR != 0;
+            if !is_streamed && local.crc.get() != entry.crc {
+                return Ok(true);
+            }
+            if let Some(other) = names.insert(entry.name, header)
+                && (local_name(window, header)? != Some(entry.name)
+                    || local_name(window, other)? != Some(entry.name))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// How many members there are, by their places.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
+}
+
+/// Checks a directory that is not what its seal says.
+///
+/// # Errors
+/// If it is [made of two](Listed::is_made_of_two).
+pub(crate) fn check(window: Window<'_>, directory: &DirectoryLocation) -> Result<()> {
+    if Listed::of(window, Some(directory))?.is_made_of_two(directory, window)? {
+        return Err(ErrorKind::DirectoryTruncated.into());
+    }
+    Ok(())
 }
 
 /// The name in the local header at this byte of the file, if there is one.

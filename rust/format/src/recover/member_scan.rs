@@ -315,7 +315,10 @@ impl<'a, 'f> Scan<'a, 'f> {
         // One that was flushed earlier stays behind in the file until members overwrite it. Some are older
         // than a directory that was kept since.
         let is_newer = match self.survey.directory().map(|known| known.witness) {
-            Some(Witness::Seal(known, _)) => seal.members_end() > known.members_end(),
+            // Each directory ends the file, which never gets shorter: a later one is behind this one, or over
+            // it. What is listed tells nothing: a place that was never written is used again, and one
+            // directory can have what another had.
+            Some(Witness::Seal(known, _)) => seal.at() > known.at(),
             Some(Witness::Base) => seal.members_end() >= self.survey.end,
             Some(Witness::EndRecord) | None => true,
         };
@@ -443,7 +446,12 @@ impl<'a, 'f> Scan<'a, 'f> {
             // When it was begun, the members below were finished, whatever became of it.
             self.low_water = self.low_water.max(marked.low_water);
         }
-        if (!*lost || marked.is_some()) && !Filler::is_at(here, at)? {
+        if Filler::is_at(here, at)? {
+            // Of an archive without a member, a filler reaches up to the directory. The first member goes in
+            // its place, and others that overtook that one are among the bytes.
+            return Ok(None);
+        }
+        if !*lost || marked.is_some() {
             if LocalHeader::find(here, at)?.is_none() {
                 return Ok(None);
             }

@@ -1,7 +1,7 @@
 //! What is in a file: by its directory, and by a [scan](recovery_scan) of the local headers where none lists
 //! them.
 
-mod listed;
+pub(crate) mod listed;
 mod member_scan;
 mod provenance;
 pub mod recovery_scan;

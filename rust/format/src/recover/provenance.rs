@@ -29,6 +29,9 @@ const FIRST_STEP: u64 = 1 << 16;
 /// How far from the end of a directory its last entry is looked for: few names are that long.
 const LAST_ENTRY: u64 = 1 << 10;
 
+/// The longest data descriptor, which follows a member whose sizes were not known before.
+const LONGEST_DESCRIPTOR: u64 = 24;
+
 /// How far from the end of the file a record of mmnpz is looked for to tell whether the file could be its.
 const LAST_RECORD: u64 = 1 << 21;
 
@@ -41,9 +44,13 @@ fn first_listed<'a>(
     directory: &DirectoryLocation,
 ) -> Result<Option<(CentralRecord<'a>, u64)>, Missing> {
     let Some((record, _)) = directory.record(window, 0)? else { return Ok(None) };
-    let extent = Extent::read(record.header, record.extra).ok();
-    let local = extent.and_then(|extent| extent.local_offset.checked_add_signed(directory.prefix_len));
-    Ok(local.map(|local| (record, local)))
+    Ok(local_of(&record, directory).map(|local| (record, local)))
+}
+
+/// Where an entry of a directory has the local header.
+fn local_of(record: &CentralRecord<'_>, directory: &DirectoryLocation) -> Option<u64> {
+    let extent = Extent::read(record.header, record.extra).ok()?;
+    extent.local_offset.checked_add_signed(directory.prefix_len)
 }
 
 /// Whether the first entry of a directory leads to the member that it lists: not where the end record, which
@@ -75,7 +82,7 @@ pub(crate) fn misses_first_member(
     }
     let Some((record, local)) = first_listed(window, directory)? else { return Ok(false) };
     // Of a file of another program no member is looked at: it may be on a slow disk.
-    let ends_with_ours = || Ok(last_entry(window, directory)?.is_some_and(is_like_ours));
+    let ends_with_ours = || Ok(last_entry(window, directory)?.is_some_and(|last| is_like_ours(last.header)));
     if !is_like_ours(record.header) && !ends_with_ours()? {
         return Ok(false);
     }
@@ -108,20 +115,41 @@ pub(crate) fn is_behind_another(window: Window<'_>, directory: &DirectoryLocatio
     Ok(false)
 }
 
+/// Whether another program wrote a directory, all of it, behind the last member that it lists and wrote. In
+/// front of a directory of mmnpz is a seal.
+pub(crate) fn follows_its_last_member(
+    window: Window<'_>,
+    directory: &DirectoryLocation,
+) -> Result<bool, Missing> {
+    let Some(last) = last_entry(window, directory)?.filter(|last| !is_like_ours(last.header)) else {
+        return Ok(false);
+    };
+    let Some(local) = local_of(&last, directory) else { return Ok(false) };
+    let Some(header) = LocalHeader::find(window, local)? else { return Ok(false) };
+    let head =
+        LocalHeader::SIZE as u64 + u64::from(header.name_len.get()) + u64::from(header.extra_len.get());
+    let size = Extent::read(last.header, last.extra).map_or(0, |extent| extent.compressed);
+    let behind = local.saturating_add(head).saturating_add(size);
+    let is_streamed = header.flags.get() & flags::DATA_DESCRIPTOR != 0;
+    let descriptor = if is_streamed { LONGEST_DESCRIPTOR } else { 0 };
+    let has_name = local_name(window, local)? == Some(last.name);
+    Ok(has_name && (behind..=behind.saturating_add(descriptor)).contains(&directory.range.start))
+}
+
 /// The last entry of a directory, unless it is so long that it begins far in front of the end.
 fn last_entry<'a>(
     window: Window<'a>,
     directory: &DirectoryLocation,
-) -> Result<Option<&'a CentralHeader>, Missing> {
+) -> Result<Option<CentralRecord<'a>>, Missing> {
     let start = directory.range.end.saturating_sub(LAST_ENTRY).max(directory.range.start);
     Ok(entry_at_end(window.get_inside(start..directory.range.end)?))
 }
 
 /// The entry that ends where these bytes end.
-fn entry_at_end(bytes: &[u8]) -> Option<&CentralHeader> {
+fn entry_at_end(bytes: &[u8]) -> Option<CentralRecord<'_>> {
     memmem::rfind_iter(bytes, &CentralHeader::SIGNATURE.to_le_bytes()).find_map(|at| {
         let (record, end) = CentralRecord::read(bytes, at)?;
-        (end == bytes.len()).then_some(record.header)
+        (end == bytes.len()).then_some(record)
     })
 }
 

@@ -15,7 +15,8 @@ use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::recover::listed::Listed;
 use crate::recover::member_scan::Scan;
 use crate::recover::provenance::{
-    could_be_ours, is_begun, is_behind_another, leads_to_its_member, misses_first_member,
+    could_be_ours, follows_its_last_member, is_begun, is_behind_another, leads_to_its_member,
+    misses_first_member,
 };
 use crate::recover::stale_index;
 use crate::recover::survey::{DirectoryState, FoundDirectory, Source, Survey, Visibility, Witness};
@@ -151,18 +152,34 @@ impl Survey {
             Some(seal) => seal.ends(window)?,
             None => false,
         };
+        // An empty archive is no more than its end record. A writer killed before it wrote its first member,
+        // over that, can have written others.
+        let is_overtaken = directory.range == (0..0) && directory.comment.end < len;
         let mut is_suspect = seal.is_none()
-            && (is_behind_another(window, &directory)? || misses_first_member(window, &directory)?);
+            && (is_overtaken
+                || (is_behind_another(window, &directory)? || misses_first_member(window, &directory)?)
+                    && !follows_its_last_member(window, &directory)?);
         if let Some(sealed) = seal
             && !sealed.has_end_records(window)?
         {
-            // It leads to what the seal stands for if another program has given the archive a comment.
+            // It leads to what the seal stands for if another program has given the archive a comment. Where
+            // no member is listed, none shows what stands in front of the archive.
             let is_same = directory.range == (sealed.directory()..sealed.directory_end())
                 && directory.count == sealed.members()
+                && (directory.prefix_len == 0 || directory.count > 0)
                 && leads_to_its_member(window, &directory)?;
             if !is_same || (state != DirectoryState::Sound && !sealed.is_whole(window, &mut *keep_going)?) {
                 (seal, is_suspect) = (None, true);
             }
+        }
+        // Who reads by a stored index finds that out when something is not where the index says.
+        let is_read_by_index = effort == Effort::Read && ends;
+        if let Some(sealed) = seal.filter(|seal| !(is_read_by_index && seal.is_last()))
+            && state == DirectoryState::Unknown
+            && !sealed.holds(window)?
+            && Listed::of(window, Some(&directory))?.is_made_of_two(&directory, window)?
+        {
+            return Ok(None);
         }
         if is_suspect {
             // Another program has written it anew. Or it is made of an old and a new one, as a power failure

@@ -92,7 +92,7 @@ impl Start {
             Witness::Seal(_, DirectoryState::Sound) => {
                 self.prologue = visible.map(|end_record| Prologue::Blank { end_record });
             }
-            Witness::EndRecord if location.range == (0..0) => {
+            Witness::EndRecord if location.range == (0..0) && survey.found.is_empty() => {
                 // Nothing but an end record.
                 self.next = 0;
             }
