@@ -13,6 +13,7 @@ __all__ = [
     "DirectReader",
     "Mapping",
     "Reader",
+    "Replacement",
     "Writer",
     "__version__",
     "_fetch",
@@ -21,7 +22,6 @@ __all__ = [
     "_map_again",
     "_name_at",
     "_position",
-    "_prepare_replacement",
     "_repair",
     "_verify",
     "_walk",
@@ -85,17 +85,37 @@ def _map_again(
         The map of the whole file, of `map_type`.
     """
 
-def _prepare_replacement(path: str | PathLike[str]) -> tuple[Path, Path]:
+@final
+class Replacement:
     """
-    Create an empty file that can take the place of the one at `path`, with its owner and permissions.
+    An empty file that can take the place of the one at `path`, with its owner and permissions.
 
-    Returns
-    -------
-    temporary : pathlib.Path
-        The path of the new file, in the same folder.
-    target : pathlib.Path
-        The path to which it is to be renamed: where symbolic links lead.
+    Until `release`, no writer can open the file that is there.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file to be replaced. There need be none.
     """
+
+    def __new__(cls, path: str | PathLike[str]) -> Self: ...
+    @property
+    def temporary(self) -> Path:
+        """The path of the new file, in the same folder."""
+
+    @property
+    def target(self) -> Path:
+        """The path to which it is to be renamed: where symbolic links lead."""
+
+    @property
+    def excludes_others(self) -> bool:
+        """Whether a writer is noticed that has the file that is there: not without locks."""
+
+    def finish(self) -> None:
+        """Prepare the rename: if a file is there, wait until all of the new one is on the disk."""
+
+    def release(self) -> None:
+        """Let writers open the file again."""
 
 @overload
 def _walk(reader: Reader, pairs: Literal[False]) -> Iterator[NDArray[Any]]: ...
@@ -485,8 +505,12 @@ class Writer:
     """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
-    def _open(self, path: str | PathLike[str], mode: str, align: int, sync: bool) -> None:
-        """Open an archive. If the writer has one open, close that one first."""
+    def _open(self, path: str | PathLike[str], mode: str, align: int, sync: bool) -> bool:
+        """
+        Open an archive. If the writer has one open, close that one first.
+
+        Returns whether another writer of the file is noticed: not if the file system has no locks.
+        """
 
     def write(self, name: str, array: ArrayLike) -> None:
         """

@@ -7,8 +7,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from mmnpz._mmnpz import _prepare_replacement
-from mmnpz.writing import NpzWriter
+from mmnpz._mmnpz import Replacement
+from mmnpz.writing import NpzWriter, warn_without_lock
 
 __all__ = ["savez", "savez_compressed"]
 
@@ -44,7 +44,7 @@ def savez(
         If an array of `args` would get a name that is in `kwds`, or an array has a dtype with Python objects,
         or one that NumPy could not read back.
     BlockingIOError
-        If a writer has the file open.
+        If a writer has the file open, or another call saves to it.
     OSError
         If the file cannot be written or replaced.
 
@@ -58,7 +58,9 @@ def savez(
     `numpy.savez` cuts the file to zero bytes before it writes. If the arrays are views of that file, their
     bytes are gone, and the process dies of SIGBUS.
 
-    The new file has the name ``.mmnpz-N-N.tmp`` until it is whole. A killed process leaves it behind.
+    The new file has the name ``.mmnpz-N-N.tmp`` until it is whole. A killed process leaves it behind. No
+    writer can open the file meanwhile. Where a file is replaced, the new one is on the disk first: a power
+    failure leaves one of the two.
 
     Examples
     --------
@@ -101,7 +103,7 @@ def savez_compressed(
     ValueError
         If an array of `args` would get a name that is in `kwds`, or an array has a dtype with Python objects.
     BlockingIOError
-        If a writer has the file open.
+        If a writer has the file open, or another call saves to it.
     OSError
         If the file cannot be written or replaced.
 
@@ -128,7 +130,7 @@ def _named(args: tuple[Any, ...], kwds: dict[str, Any]) -> dict[str, Any]:
         if name in kwds:
             raise ValueError(f"the name {name!r} is that of an array without a name, and of a keyword")
         arrays[name] = array
-    return {name: np.asanyarray(array) for name, array in arrays.items()}
+    return arrays
 
 
 def _save(
@@ -138,44 +140,66 @@ def _save(
     write: Callable[[str, dict[str, Any]], None],
 ) -> None:
     if hasattr(file, "write"):
-        _refuse_objects(file, arrays)
-        into(file, **arrays)
+        into(file, **_without_objects(file, arrays))
         return
     path = os.fsdecode(file)
     if not path.endswith(".npz"):
         path += ".npz"
-    new, target = (os.fspath(each) for each in _prepare_replacement(path))
+    replacement = Replacement(path)
+    new = os.fspath(replacement.temporary)
     try:
+        if not replacement.excludes_others:
+            warn_without_lock(path, stacklevel=4)
         write(new, arrays)
-        os.replace(new, target)
+        replacement.finish()
+        os.replace(new, replacement.target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(new)
         _rename_in(error, new, path)
         raise
+    finally:
+        # Only now: a writer that opened the old file before the rename would write to a file without a name.
+        replacement.release()
 
 
-def _refuse_objects(file: Any, arrays: dict[str, Any]) -> None:
-    for name, array in arrays.items():
+def _without_objects(file: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays, if none has Python objects. What has a dtype becomes an array when it is saved."""
+    checked = {
+        name: array if isinstance(getattr(array, "dtype", None), np.dtype) else np.asanyarray(array)
+        for name, array in arrays.items()
+    }
+    for name, array in checked.items():
         if array.dtype.hasobject:
             where = f'{file}: member "{name}"'
             raise ValueError(f"{where}: object arrays cannot be saved, as mmnpz pickles nothing")
+    return checked
+
+
+class _TemporaryWriter(NpzWriter):
+    """A writer of a file of which nobody else knows."""
+
+    def __init__(self, path: str) -> None:
+        self._open(path, "a", 64, False)
 
 
 def _write(path: str, arrays: dict[str, Any]) -> None:
-    with NpzWriter(path, "a") as writer:
+    with _TemporaryWriter(path) as writer:
         for name, array in arrays.items():
             writer.write(name, array)
 
 
 def _compress(path: str, arrays: dict[str, Any]) -> None:
-    _refuse_objects(path, arrays)
+    checked = _without_objects(path, arrays)
     with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **checked)
 
 
 def _rename_in(error: BaseException, new: str, path: str) -> None:
-    """Let an error name the file that the caller knows."""
+    """Let an error and its notes name the file that the caller knows."""
     error.args = tuple(arg.replace(new, path) if isinstance(arg, str) else arg for arg in error.args)
-    if isinstance(error, OSError) and error.filename is not None:
+    notes = getattr(error, "__notes__", [])
+    notes[:] = [note.replace(new, path) for note in notes]
+    if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
         error.filename = path
+        error.filename2 = None

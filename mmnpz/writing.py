@@ -1,6 +1,7 @@
 """Write ``.npz`` files member by member."""
 
 import os
+import warnings
 from types import TracebackType
 from typing import Literal, NoReturn, Self
 
@@ -93,7 +94,8 @@ class NpzWriter(Writer):
             raise ValueError(f"mode must be 'x', 'w' or 'a', got {mode!r}")
         if not 1 <= align <= _LARGEST_ALIGNMENT:
             raise ValueError(f"align must be a power of two from 1 to {_LARGEST_ALIGNMENT}, got {align!r}")
-        self._open(os.fsdecode(fn), mode, align, bool(sync))
+        if not self._open(os.fsdecode(fn), mode, align, bool(sync)):
+            warn_without_lock(os.fsdecode(fn), stacklevel=3)
 
     def __enter__(self) -> Self:
         return self
@@ -117,3 +119,9 @@ class NpzWriter(Writer):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a writer cannot be pickled: a file has one writer")
+
+
+def warn_without_lock(path: str, stacklevel: int) -> None:
+    """Warn that another writer of a file would not be noticed."""
+    message = "the file system has no locks: a second writer, which would spoil the file, is not noticed"
+    warnings.warn(f"{path}: {message}", UserWarning, stacklevel)

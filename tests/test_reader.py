@@ -7,6 +7,7 @@ import inspect
 import os
 import pathlib
 import pickle
+import sys
 import weakref
 import zipfile
 from pathlib import Path
@@ -228,8 +229,8 @@ def test_what_may_have_been_meant(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, labels=1, embed=2, embeddings=3, other=4)
     data = mmnpz.load(path)
-    assert notes(data, "embd") == [f"{path}: of the names of 4 arrays, the nearest are 'embed', 'embeddings'"]
-    assert notes(data, "labels.npy") == [f"{path}: of the names of 4 arrays, the nearest is 'labels'"]
+    assert notes(data, "embd") == [f"{path}: among the names of 4 arrays are 'embed', 'embeddings'"]
+    assert notes(data, "labels.npy") == [f"{path}: there is 'labels', without the extension"]
     first = "'labels', 'embed', 'embeddings'"
     assert notes(data, "x") == [f"{path}: of the names of 4 arrays, the first are {first}"]
     # A program that asks often does not read them.
@@ -263,8 +264,21 @@ def test_the_note_of_a_key_error_is_short_and_fast(tmp_path: Path) -> None:
     with NpzWriter(path, "w") as writer:
         for number in range(50_000):
             writer.write(f"n{number}", 1)
-    (note,) = notes(mmnpz.load(path), "n12.npy")
-    assert note == f"{path}: of the names of 50000 arrays, the nearest are 'n12', 'n120', 'n121'"
+    (note,) = notes(mmnpz.load(path), "n12x")
+    assert note == f"{path}: among the names of 50000 arrays are 'n12', 'n120', 'n121'"
+    # Of all names, not only of those that are compared.
+    assert notes(mmnpz.load(path), "n49999.npy") == [f"{path}: there is 'n49999', without the extension"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cuts no mapped file short")
+def test_a_file_that_was_cut_short_is_not_read_for_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    arrays: dict[str, Any] = {f"a{number}": np.arange(100) for number in range(50)}
+    np.savez(path, **arrays)
+    data = mmnpz.load(path)
+    os.truncate(path, 0)
+    # A process that reads these bytes dies of SIGBUS.
+    assert notes(data, "missing") == [f"{path}: the file was changed since it was opened: open it again"]
 
 
 def test_the_note_outlives_the_reader(tmp_path: Path) -> None:

@@ -155,6 +155,94 @@ def test_a_kill_leaves_the_old_file(tmp_path: Path, save: Save) -> None:
     assert saved(path)["a"] == 2
 
 
+@SAVE
+def test_no_writer_opens_a_file_that_is_going_to_be_replaced(tmp_path: Path, save: Save) -> None:
+    path = tmp_path / "a.npz"
+    refused = []
+
+    class Late:
+        """An array that is made when it is saved."""
+
+        dtype = np.dtype("i8")
+
+        def __array__(self, *_: object, **__: object) -> Any:
+            for write in (lambda: mmnpz.NpzWriter(path, "a"), lambda: save(path, b=1)):
+                try:
+                    write()
+                except BlockingIOError as error:
+                    refused.append(error.filename)
+            return np.arange(3)
+
+    np.savez(path, old=1)
+    save(path, a=Late())
+    assert refused == [str(path)] * 2
+    assert saved(path)["a"].tolist() == [0, 1, 2]
+    with mmnpz.NpzWriter(path, "a") as writer:
+        writer.write("more", 1)
+
+
+@SAVE
+def test_a_file_that_a_writer_creates_meanwhile_is_not_replaced(tmp_path: Path, save: Save) -> None:
+    path = tmp_path / "a.npz"
+    writers = []
+
+    class Late:
+        dtype = np.dtype("i8")
+
+        def __array__(self, *_: object, **__: object) -> Any:
+            writers.append(mmnpz.NpzWriter(path))
+            return np.arange(3)
+
+    with pytest.raises(BlockingIOError) as info:
+        save(path, a=Late())
+    assert info.value.filename == str(path)
+    with writers[0] as writer:
+        writer.write("theirs", 1)
+    assert list(saved(path)) == ["theirs"]
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+@SAVE
+def test_arrays_are_made_one_at_a_time(tmp_path: Path, save: Save) -> None:
+    alive = set[int]()
+    most = 0
+
+    class Large(np.ndarray):
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    class Lazy:
+        dtype = np.dtype("u1")
+
+        def __array__(self, *_: object, **__: object) -> Any:
+            nonlocal most
+            array = np.zeros(1000, "u1").view(Large)
+            alive.add(id(array))
+            most = max(most, len(alive))
+            return array
+
+    save(tmp_path / "a", **{f"a{number}": Lazy() for number in range(20)})
+    assert most <= 2
+    assert len(saved(tmp_path / "a.npz")) == 20
+
+
+@SAVE
+def test_the_working_folder_may_change_meanwhile(
+    tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Moving:
+        dtype = np.dtype("i8")
+
+        def __array__(self, *_: object, **__: object) -> Any:
+            os.chdir("/")
+            return np.arange(3)
+
+    monkeypatch.chdir(tmp_path)
+    save("a.npz", a=Moving())
+    assert saved(tmp_path / "a.npz")["a"].tolist() == [0, 1, 2]
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
 def test_an_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, a=1)

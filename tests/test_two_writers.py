@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import mmnpz
+from tests.faults.recorder import compile_shim, why_not
 from tests.processes import run_python
 
 pytestmark = pytest.mark.thread_unsafe(reason="has processes of its own, and forks")
@@ -269,3 +270,29 @@ def test_opening_while_directories_are_overwritten(tmp_path: Path) -> None:
                 assert data[name].tolist() == [int(name)] * 30
         assert process.returncode == 0
     assert len(mmnpz.load(path).files) == 3000
+
+
+WITHOUT_LOCKS = """
+import sys, warnings
+import mmnpz
+for write in (
+    lambda: mmnpz.NpzWriter(sys.argv[1], "a").close(),
+    lambda: mmnpz.savez(sys.argv[1], a=1),
+    lambda: mmnpz.savez_compressed(sys.argv[1], a=1),
+):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write()
+    print(len(caught), caught[0].filename, caught[0].message)
+"""
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_without_locks_there_is_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    mmnpz.NpzWriter(path).close()
+    environment = {**os.environ, "LD_PRELOAD": str(compile_shim(tmp_path, "flaky")), "NO_LOCKS": "1"}
+    command = [sys.executable, "-c", WITHOUT_LOCKS, str(path)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    message = "the file system has no locks: a second writer, which would spoil the file, is not noticed"
+    assert done.stdout.splitlines() == [f"1 <string> {path}: {message}"] * 3

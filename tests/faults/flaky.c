@@ -1,13 +1,14 @@
 /* A disk that fails now and then: every FLAKY-th write puts half of its bytes into the file and returns EIO,
- * and a read of the byte at UNREADABLE, of whichever file, returns EIO.
+ * and a read of the byte at UNREADABLE, of whichever file, returns EIO. With NO_LOCKS, it has no locks.
  *
- * Preloaded into a process; FLAKY and UNREADABLE are environment variables.
+ * Preloaded into a process; FLAKY, UNREADABLE and NO_LOCKS are environment variables.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 ssize_t pwrite64(int descriptor, const void *data, size_t size, off64_t offset) {
@@ -27,5 +28,13 @@ ssize_t pread64(int descriptor, void *data, size_t size, off64_t offset) {
     const char *bad = getenv("UNREADABLE");
     if (!bad || atoll(bad) < offset || atoll(bad) >= offset + (off64_t)size) return real(descriptor, data, size, offset);
     errno = EIO;
+    return -1;
+}
+
+int flock(int descriptor, int operation) {
+    static int (*_Atomic real)(int, int);
+    if (!real) real = (int (*)(int, int))dlsym(RTLD_NEXT, "flock");
+    if (!getenv("NO_LOCKS")) return real(descriptor, operation);
+    errno = ENOLCK;
     return -1;
 }

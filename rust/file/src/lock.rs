@@ -13,6 +13,8 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_micros(500);
 
 /// Held as long as a file is open for writing.
 pub(crate) struct WriteLock {
+    /// Whether the file system has locks, so that another writer is noticed.
+    pub(crate) excludes: bool,
     #[cfg(unix)]
     place: &'static held::Place,
     #[cfg(unix)]
@@ -22,7 +24,8 @@ pub(crate) struct WriteLock {
 /// Takes the lock of the file at `path`, which must be `file`; None if another writer has it.
 ///
 /// The lock has its own descriptor, which a forked child closes at once. Otherwise a child that lives on
-/// would hold the lock of a writer that is dead. A file system without locks lets every writer through.
+/// would hold the lock of a writer that is dead. A file system without locks lets every writer through, and
+/// the lock says so.
 #[cfg(unix)]
 pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
     use std::fs::TryLockError;
@@ -33,7 +36,12 @@ pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
         return Ok(None);
     }
     let mut attempts = 0;
-    while let Err(TryLockError::WouldBlock) = other.try_lock() {
+    let excludes = loop {
+        match other.try_lock() {
+            Ok(()) => break true,
+            Err(TryLockError::Error(_)) => break false,
+            Err(TryLockError::WouldBlock) => {}
+        }
         // Readers of a file without a directory hold a lock for a moment, to see whether there is a writer. A
         // shared lock therefore fails only if a writer has the file.
         if let Err(TryLockError::WouldBlock) = other.try_lock_shared() {
@@ -45,15 +53,15 @@ pub(crate) fn take(path: &Path, file: &File) -> io::Result<Option<WriteLock>> {
             return Ok(None);
         }
         std::thread::sleep(PATIENCE);
-    }
+    };
     let (place, ticket) = held::keep(OwnedFd::from(other));
-    Ok(Some(WriteLock { place, ticket }))
+    Ok(Some(WriteLock { excludes, place, ticket }))
 }
 
 /// Windows: the file was opened so that no other process can open it for writing.
 #[cfg(not(unix))]
 pub(crate) fn take(_path: &Path, _file: &File) -> io::Result<Option<WriteLock>> {
-    Ok(Some(WriteLock {}))
+    Ok(Some(WriteLock { excludes: true }))
 }
 
 /// Whether some writer has the file open.

@@ -49,11 +49,7 @@ pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Writable
         // Opening the old file refuses a file that this process may not write, or that another writer has
         // open, and a folder, with the error of the system. It uses the path that the caller gave: the system
         // may not let this process follow the links of other users.
-        let Some(old) =
-            writable_file::open_once(path)?.filter(|old| writable_file::is_at(&old.file, &target))
-        else {
-            continue;
-        };
+        let Some(old) = opened_at(path, &target)? else { continue };
         match put_in_place(&target, &old.file, &old.file.metadata()?) {
             Err(Failure::Io(error)) if cannot_be_replaced(&error) => {
                 blank(&old.file, keep_going)?;
@@ -64,33 +60,72 @@ pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<Writable
     }
 }
 
-/// Creates an empty file that can take the place of the file at `path`, in the same folder, with its owner,
-/// its permissions and its attributes, as far as the system lets this process set them. Gives back the path
-/// of the new file, and the path to which it is to be renamed.
-///
-/// # Errors
-/// If the file at `path` may not be written, or a writer has it open; or if no file can be created there.
-pub fn prepare(path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
-    loop {
-        let target = followed(path);
-        match fs::metadata(&target) {
-            Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
-            Ok(_) => return Err(writable_file::irregular()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let (temporary, _) = create_temporary(&target, writable_file::create_new)?;
-                return Ok((temporary, target));
+/// A new file that is to take the place of another one when it is whole. While this lives, no writer can open
+/// the other one.
+pub struct Replacement {
+    /// Where the new file is, in the same folder. The caller renames or removes it.
+    pub new: PathBuf,
+    /// Where it is to be, behind all symbolic links.
+    pub target: PathBuf,
+    /// The file that is there, if there is one.
+    old: Option<WritableFile>,
+}
+
+impl Replacement {
+    /// Creates an empty file that can take the place of the file at `path`, with its owner, its permissions
+    /// and its attributes, as far as the system lets this process set them.
+    ///
+    /// # Errors
+    /// If the file at `path` may not be written, or a writer has it open; or if no file can be created there.
+    pub fn begin(path: &Path) -> Result<Self, Failure> {
+        // The working folder may be another one when the file is renamed.
+        let path = &std::path::absolute(path)?;
+        loop {
+            let target = followed(path);
+            match fs::metadata(&target) {
+                Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
+                Ok(_) => return Err(writable_file::irregular()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let (new, _) = create_temporary(&target, writable_file::create_new)?;
+                    return Ok(Replacement { new, target, old: None });
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
+            let Some(old) = opened_at(path, &target)? else { continue };
+            let (new, locked) = create_temporary(&target, writable_file::create_private)?;
+            keep(&old.file, &locked.file, &old.file.metadata()?);
+            return Ok(Replacement { new, target, old: Some(old) });
         }
-        let Some(old) =
-            writable_file::open_once(path)?.filter(|old| writable_file::is_at(&old.file, &target))
-        else {
-            continue;
-        };
-        let (temporary, new) = create_temporary(&target, writable_file::create_private)?;
-        keep(&old.file, &new.file, &old.file.metadata()?);
-        return Ok((temporary, target));
     }
+
+    /// Whether a writer is noticed that has the file that is there: not where the file system has no locks.
+    pub fn excludes_others(&self) -> bool {
+        self.old.as_ref().is_none_or(WritableFile::excludes_others)
+    }
+
+    /// What comes before the rename: all of the new file is on the disk, so that a power failure leaves the
+    /// old one or all of the new one, and no writer has a file that was created at its place meanwhile.
+    ///
+    /// # Errors
+    /// If the system cannot write, or a writer has such a file.
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        while self.old.is_none() && fs::metadata(&self.target).is_ok_and(|metadata| metadata.is_file()) {
+            self.old = opened_at(&self.target, &self.target)?;
+        }
+        if self.old.is_some() {
+            File::options().write(true).open(&self.new)?.sync_all()?;
+        }
+        if cfg!(windows) {
+            // Windows does not replace a file that is open.
+            self.old = None;
+        }
+        Ok(())
+    }
+}
+
+/// The file at `path`, locked. None if it is not at `target`.
+fn opened_at(path: &Path, target: &Path) -> Result<Option<WritableFile>, Failure> {
+    Ok(writable_file::open_once(path)?.filter(|old| writable_file::is_at(&old.file, target)))
 }
 
 /// Where a path leads through symbolic links, as open(path, "w") follows them. Asks nothing of the folders

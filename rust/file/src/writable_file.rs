@@ -17,10 +17,15 @@ pub struct WritableFile {
     pub(crate) file: File,
     /// Whether the file is new, or has none of its old bytes.
     pub(crate) is_new: bool,
-    _lock: WriteLock,
+    lock: WriteLock,
 }
 
 impl WritableFile {
+    /// Whether another writer is noticed: not where the file system has no locks.
+    pub(crate) fn excludes_others(&self) -> bool {
+        self.lock.excludes
+    }
+
     /// Marks the file as new, once it has none of its old bytes.
     pub(crate) fn made_new(self) -> Self {
         WritableFile { is_new: true, ..self }
@@ -45,8 +50,14 @@ pub(crate) fn create_new(path: &Path) -> Result<WritableFile, Failure> {
 
 fn create(path: &Path, options: &mut OpenOptions) -> Result<WritableFile, Failure> {
     let file = options.create_new(true).open(path)?;
-    let lock = lock::take(path, &file)?.ok_or(Failure::Locked)?;
-    Ok(WritableFile { file, is_new: true, _lock: lock })
+    match lock::take(path, &file).map_err(Failure::from).and_then(|lock| lock.ok_or(Failure::Locked)) {
+        Ok(lock) => Ok(WritableFile { file, is_new: true, lock }),
+        Err(failure) => {
+            // The creation mask of the process may not even let its owner open it.
+            let _ = fs::remove_file(path);
+            Err(failure)
+        }
+    }
 }
 
 /// Creates a new file that no other user may open. Fails if the file exists.
@@ -97,7 +108,7 @@ fn lock_opened(path: &Path, (file, is_new): (File, bool)) -> Result<Option<Writa
     if !is_at(&file, path) {
         return Ok(None);
     }
-    Ok(Some(WritableFile { file, is_new, _lock: lock.ok_or(Failure::Locked)? }))
+    Ok(Some(WritableFile { file, is_new, lock: lock.ok_or(Failure::Locked)? }))
 }
 
 /// Whether this is the file that has this path now.

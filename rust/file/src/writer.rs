@@ -137,6 +137,11 @@ impl ArchiveWriter {
         };
         Ok(Self::new(path, locked, appender, sync))
     }
+
+    /// Whether another writer of the file is noticed: not where the file system has no locks.
+    pub fn excludes_others(&self) -> bool {
+        self.storage.excludes_others()
+    }
 }
 
 impl<S: Storage> ArchiveWriter<S> {

@@ -58,7 +58,7 @@ mod _mmnpz {
     #[pymodule_export]
     use super::writing::repair::repair;
     #[pymodule_export]
-    use super::writing::replacement::_prepare_replacement;
+    use super::writing::replacement::Replacement;
     #[pymodule_export]
     use super::writing::writer::Writer;
 

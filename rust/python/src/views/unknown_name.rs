@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use mmnpz_file::nearest::nearest;
+use mmnpz_format::zip::name::EXTENSION;
 
 use crate::detach::detached;
 use crate::error::shown;
@@ -41,6 +42,15 @@ pub(crate) fn unknown_name(file: &OpenFile, name: &Bound<'_, PyAny>) -> PyErr {
 fn note(file: &OpenFile, name: &str) -> Option<String> {
     let (lookup, window) = (file.lookup(), file.window());
     let path = file.snapshot.path().display();
+    // A file that was cut short has no bytes behind the map. No text is worth a SIGBUS.
+    if file.snapshot.was_changed() {
+        return Some(format!("{path}: the file was changed since it was opened: open it again"));
+    }
+    if let Some(bare) = name.strip_suffix(EXTENSION)
+        && lookup.find_again(window, bare).ok()?.member().is_some()
+    {
+        return Some(format!("{path}: there is {}, without the extension", shown(bare)));
+    }
     if lookup.is_compressed(window, name).ok()? {
         return Some(format!("{path}: {} is compressed: numpy.load reads it", shown(name)));
     }
@@ -52,8 +62,7 @@ fn note(file: &OpenFile, name: &str) -> Option<String> {
     Some(match (lookup.len(), is_near, names.len()) {
         (0, ..) => format!("{path}: there are no arrays"),
         (1, ..) => format!("{path}: the only array is {list}"),
-        (count, true, 1) => format!("{path}: of the names of {count} arrays, the nearest is {list}"),
-        (count, true, _) => format!("{path}: of the names of {count} arrays, the nearest are {list}"),
+        (count, true, _) => format!("{path}: among the names of {count} arrays are {list}"),
         (count, false, _) => format!("{path}: of the names of {count} arrays, the first are {list}"),
     })
 }

@@ -51,7 +51,7 @@ impl Writer {
     }
 
     #[doc = docstring!("Writer._open")]
-    fn _open(&self, py: Python<'_>, path: PathBuf, mode: char, align: u64, sync: bool) -> PyResult<()> {
+    fn _open(&self, py: Python<'_>, path: PathBuf, mode: char, align: u64, sync: bool) -> PyResult<bool> {
         self.close(py)?;
         let alignment = Alignment::new(align).map_err(|error| exception(py, &path, error.into()))?;
         let mode = match mode {
@@ -61,8 +61,9 @@ impl Writer {
         };
         let open = || ArchiveWriter::open(path.clone(), mode, alignment, sync, &keep_going);
         let opened = detached_on(py, &path, open)?;
+        let excludes_others = opened.excludes_others();
         drop(self.archive.replace(py, Some(Arc::new(opened))));
-        Ok(())
+        Ok(excludes_others)
     }
 
     #[doc = docstring!("Writer.write")]
