@@ -23,6 +23,17 @@ SAVE = pytest.mark.parametrize("save", [mmnpz.savez, mmnpz.savez_compressed])
 Save = Callable[..., None]
 
 
+class Made:
+    """An array that is made when it is saved."""
+
+    def __init__(self, make: Callable[[], Any], dtype: str = "i8") -> None:
+        self.make = make
+        self.dtype = np.dtype(dtype)
+
+    def __array__(self, *_: object, **__: object) -> Any:
+        return self.make()
+
+
 def saved(path: Any) -> dict[str, Any]:
     with np.load(path) as data:
         return dict(data)
@@ -160,21 +171,16 @@ def test_no_writer_opens_a_file_that_is_going_to_be_replaced(tmp_path: Path, sav
     path = tmp_path / "a.npz"
     refused = []
 
-    class Late:
-        """An array that is made when it is saved."""
-
-        dtype = np.dtype("i8")
-
-        def __array__(self, *_: object, **__: object) -> Any:
-            for write in (lambda: mmnpz.NpzWriter(path, "a"), lambda: save(path, b=1)):
-                try:
-                    write()
-                except BlockingIOError as error:
-                    refused.append(error.filename)
-            return np.arange(3)
+    def make() -> Any:
+        for write in (lambda: mmnpz.NpzWriter(path, "a"), lambda: save(path, b=1)):
+            try:
+                write()
+            except BlockingIOError as error:
+                refused.append(error.filename)
+        return np.arange(3)
 
     np.savez(path, old=1)
-    save(path, a=Late())
+    save(path, a=Made(make))
     assert refused == [str(path)] * 2
     assert saved(path)["a"].tolist() == [0, 1, 2]
     with mmnpz.NpzWriter(path, "a") as writer:
@@ -186,15 +192,12 @@ def test_a_file_that_a_writer_creates_meanwhile_is_not_replaced(tmp_path: Path, 
     path = tmp_path / "a.npz"
     writers = []
 
-    class Late:
-        dtype = np.dtype("i8")
-
-        def __array__(self, *_: object, **__: object) -> Any:
-            writers.append(mmnpz.NpzWriter(path))
-            return np.arange(3)
+    def make() -> Any:
+        writers.append(mmnpz.NpzWriter(path))
+        return np.arange(3)
 
     with pytest.raises(BlockingIOError) as info:
-        save(path, a=Late())
+        save(path, a=Made(make))
     assert info.value.filename == str(path)
     with writers[0] as writer:
         writer.write("theirs", 1)
@@ -211,17 +214,14 @@ def test_arrays_are_made_one_at_a_time(tmp_path: Path, save: Save) -> None:
         def __del__(self) -> None:
             alive.discard(id(self))
 
-    class Lazy:
-        dtype = np.dtype("u1")
+    def make() -> Any:
+        nonlocal most
+        array = np.zeros(1000, "u1").view(Large)
+        alive.add(id(array))
+        most = max(most, len(alive))
+        return array
 
-        def __array__(self, *_: object, **__: object) -> Any:
-            nonlocal most
-            array = np.zeros(1000, "u1").view(Large)
-            alive.add(id(array))
-            most = max(most, len(alive))
-            return array
-
-    save(tmp_path / "a", **{f"a{number}": Lazy() for number in range(20)})
+    save(tmp_path / "a", **{f"a{number}": Made(make, "u1") for number in range(20)})
     assert most <= 2
     assert len(saved(tmp_path / "a.npz")) == 20
 
@@ -230,15 +230,12 @@ def test_arrays_are_made_one_at_a_time(tmp_path: Path, save: Save) -> None:
 def test_the_working_folder_may_change_meanwhile(
     tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Moving:
-        dtype = np.dtype("i8")
-
-        def __array__(self, *_: object, **__: object) -> Any:
-            os.chdir("/")
-            return np.arange(3)
+    def make() -> Any:
+        os.chdir("/")
+        return np.arange(3)
 
     monkeypatch.chdir(tmp_path)
-    save("a.npz", a=Moving())
+    save("a.npz", a=Made(make))
     assert saved(tmp_path / "a.npz")["a"].tolist() == [0, 1, 2]
     assert os.listdir(tmp_path) == ["a.npz"]
 

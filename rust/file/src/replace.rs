@@ -31,20 +31,15 @@ const MOST_LINKS: usize = 40;
 /// It is not made shorter: a process that has it mapped would die.
 pub(crate) fn replace(path: &Path, keep_going: KeepGoing<'_>) -> Result<WritableFile, Failure> {
     loop {
-        let target = followed(path);
-        match fs::metadata(&target) {
-            Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
-            Ok(_) => return Err(writable_file::irregular()),
+        let (target, is_there) = target_of(path)?;
+        if !is_there {
             // Opening a dangling link creates the file to which it leads. A deleted file can still be opened
             // through the process that has it open.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let found = writable_file::open_or_create(path)?;
-                if !found.is_new {
-                    blank(&found.file, keep_going)?;
-                }
-                return Ok(found.made_new());
+            let found = writable_file::open_or_create(path)?;
+            if !found.is_new {
+                blank(&found.file, keep_going)?;
             }
-            Err(error) => return Err(error.into()),
+            return Ok(found.made_new());
         }
         // Opening the old file refuses a file that this process may not write, or that another writer has
         // open, and a folder, with the error of the system. It uses the path that the caller gave: the system
@@ -81,19 +76,15 @@ impl Replacement {
         // The working folder may be another one when the file is renamed.
         let path = &std::path::absolute(path)?;
         loop {
-            let target = followed(path);
-            match fs::metadata(&target) {
-                Ok(metadata) if metadata.is_dir() || metadata.is_file() => {}
-                Ok(_) => return Err(writable_file::irregular()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let (new, _) = create_temporary(&target, writable_file::create_new)?;
-                    return Ok(Replacement { new, target, old: None });
-                }
-                Err(error) => return Err(error.into()),
+            let (target, is_there) = target_of(path)?;
+            if !is_there {
+                let (new, _) = create_temporary(&target, writable_file::create_new)?;
+                return Ok(Replacement { new, target, old: None });
             }
             let Some(old) = opened_at(path, &target)? else { continue };
+            let metadata = old.file.metadata()?;
             let (new, locked) = create_temporary(&target, writable_file::create_private)?;
-            keep(&old.file, &locked.file, &old.file.metadata()?);
+            keep(&old.file, &locked.file, &metadata);
             return Ok(Replacement { new, target, old: Some(old) });
         }
     }
@@ -120,6 +111,18 @@ impl Replacement {
             self.old = None;
         }
         Ok(())
+    }
+}
+
+/// Where a path leads through symbolic links, and whether there is a file, or a folder, which cannot be
+/// opened as one.
+fn target_of(path: &Path) -> Result<(PathBuf, bool), Failure> {
+    let target = followed(path);
+    match fs::metadata(&target) {
+        Ok(metadata) if metadata.is_dir() || metadata.is_file() => Ok((target, true)),
+        Ok(_) => Err(writable_file::irregular()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((target, false)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,13 +1,23 @@
 //! Members that are finished in another order than that of their places, as threads do it.
 
 use crate::histories::{Step, try_out};
+use crate::support::archive;
 use mmnpz_file::simulated_disk::SimulatedDisk;
+
+#[test]
+fn members_behind_the_end_record_of_an_empty_archive_are_found() {
+    use Step::{Overtaken, Small};
+    // The place of the first member is that of the end record.
+    let steps = [Overtaken(0, vec![Small(0)], true), Small(1)];
+    try_out(|| SimulatedDisk::trusted(archive(std::iter::empty())), (1, false), &steps, 0..1);
+}
 
 #[test]
 fn of_two_directories_the_one_behind_is_newer() {
     use Step::{Flush, Overtaken, Small};
     // The first directory is published when a place is reserved that is never written. So the members in
-    // front of the second one end earlier: it lists more, or the same.
+    // front of the second one end earlier: it lists more, or the same. Where that is killed, too, the first
+    // one lies in a gap, and is read before the gap is filled.
     let killed = |size: usize, beside: Vec<Step>| Overtaken(size, beside, true);
     for between in [vec![], vec![Small(0)], vec![Small(300), Flush, Small(0)]] {
         for size in [0, 100_000] {

@@ -15,7 +15,7 @@ pub(crate) struct Replacement {
     temporary: PathBuf,
     target: PathBuf,
     excludes_others: bool,
-    /// None when it is done. Only the call that made this uses it, so nobody waits for the lock.
+    /// None when it is done, and while it is being finished.
     held: Mutex<Option<replace::Replacement>>,
 }
 
@@ -49,18 +49,21 @@ impl Replacement {
 
     #[doc = docstring!("Replacement.finish")]
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        detached_on(py, &self.temporary, || {
-            self.held
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .as_mut()
-                .map_or(Ok(()), replace::Replacement::finish)
-        })
+        // Taken out, so that the lock is not held while this waits for the disk.
+        let Some(mut held) = self.take() else { return Ok(()) };
+        let done = detached_on(py, &self.temporary, || held.finish());
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        done
     }
 
     #[doc = docstring!("Replacement.release")]
     fn release(&self) {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(held);
+        drop(self.take());
+    }
+}
+
+impl Replacement {
+    fn take(&self) -> Option<replace::Replacement> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
