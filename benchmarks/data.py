@@ -4,7 +4,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from io import BytesIO
@@ -78,6 +78,18 @@ def write_like_savez(path: Path, members: int) -> None:
 OWN, SAVEZ = "ours", "numpy.savez"
 """The writers of archives that mmnpz and other contenders read: mmnpz itself, and `write_like_savez`."""
 
+DEFLATED, ZSTANDARD = "deflated", "zstandard"
+"""The writers of compressed archives: `numpy.savez_compressed`, and the same with Zstandard."""
+
+
+def write_compressed(method: str, path: Path, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    from backports.zstd.zipfile import ZIP_DEFLATED, ZIP_ZSTANDARD, ZipFile
+
+    with ZipFile(path, "x", {DEFLATED: ZIP_DEFLATED, ZSTANDARD: ZIP_ZSTANDARD}[method]) as file:
+        for name, array in arrays:
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array)
+
 
 # The contents of the members.
 
@@ -95,10 +107,17 @@ def rows_of_recording(number: int, start: int, stop: int) -> NDArray[np.float32]
     return (np.arange(start * COLUMNS, stop * COLUMNS, dtype=np.float32) + number).reshape(-1, COLUMNS)
 
 
-CONTENTS: dict[str, Callable[[int], NDArray[np.float32]]] = {
+def signal(number: int) -> NDArray[np.int16]:
+    """Return a random walk in 80 columns of 16 bits, as a recorder gives them."""
+    steps = np.random.default_rng(number).integers(-8, 9, (4 * rows_of(number), COLUMNS))
+    return steps.cumsum(0).astype(np.int16)
+
+
+CONTENTS: dict[str, Callable[[int], NDArray[Any]]] = {
     "small": small_array,
     "block": partial(small_array, items=BLOCK_ITEMS),
     "recording": recording,
+    "signal": signal,
 }
 
 
@@ -201,6 +220,9 @@ class Plan:
         def write(path: Path, members: int) -> None:
             make = CONTENTS[content]
             arrays = ((member_name(number), make(number)) for number in range(members))
+            if writer in (DEFLATED, ZSTANDARD):
+                write_compressed(writer, path, arrays)
+                return
             writers = {OWN: Ours(), SAVEZ: NumPy(), **PEERS}
             writers[writer].write(path, arrays)
 
@@ -229,7 +251,7 @@ class Plan:
 
     def forget(self) -> None:
         """Remove the archives that are too large to keep for other scenarios."""
-        for key in [key for key in self.built if key[1] == "recording"]:
+        for key in [key for key in self.built if key[1] in ("recording", "signal")]:
             remove(self.built.pop(key))
 
 

@@ -31,6 +31,7 @@ SCENARIOS = (
     "excerpts",
     "preload",
     "verify",
+    "compressed",
     "cached_lookup",
     "slice_view",
     "ufunc_view",

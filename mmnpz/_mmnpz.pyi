@@ -293,8 +293,9 @@ class Reader:
             A value, or a row, for the rows that an array does not have, and for those that an excerpt lacks
             to `length`. By default such excerpts are an error.
         threads : int, optional
-            How many threads copy, the calling one included: 1 by default, at most 64. All callers share the
-            helping threads, which wait for later batches. A caller that finds no free thread copies alone.
+            How many threads copy, and decompress arrays that are not kept, the calling one included: 1 by
+            default, at most 64. All callers share the helping threads, which wait for later batches. A caller
+            that finds no free thread copies alone.
 
         Returns
         -------

@@ -91,11 +91,12 @@ class _Attributes:
 
 class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     """
-    The arrays of an uncompressed ``.npz`` file, as views into a memory map of the file.
+    The arrays of an ``.npz`` file, as views into a memory map of the file.
 
     Opening maps the file and reads at most its central directory. The reader makes a read-only view when a
     program first looks up its name. The operating system reads the bytes of an array when a program first
-    uses them. A reader stands in for the result of `numpy.load`, and any number of threads may share it.
+    uses them. Of a compressed member, the reader makes an array in memory of its own, which is read-only,
+    too. A reader stands in for the result of `numpy.load`, and any number of threads may share it.
 
     Parameters
     ----------
@@ -110,7 +111,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         Whether the reader keeps its views, so that a name gives the same view in all threads, as long as the
         reader lives. If false, each lookup makes a new view.
     preload : bool, optional
-        Whether to make all views while opening. The reader then keeps them, even with ``cache=False``.
+        Whether to make all views while opening. The reader then keeps them, even with ``cache=False``. All
+        processors decompress compressed members.
     subok : bool, optional
         Whether views are instances of `mmnpz.memmap`, a subclass of `numpy.memmap`. If false, they are plain
         instances of `numpy.ndarray`.
@@ -157,12 +159,12 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     See Also
     --------
     NpzWriter : Writes such files.
-    numpy.load : Reads whole arrays, and compressed arrays too.
+    numpy.load : Reads whole arrays.
 
     Notes
     -----
-    A reader lists the stored members whose names end in ``.npy``. Of several members with one name, the last
-    counts. If that member is compressed, the reader does not list the name. A reader decodes names as
+    A reader lists the members whose names end in ``.npy``. Of several members with one name, the last
+    counts. It decompresses deflated members and those of Zstandard. A reader decodes names as
     `zipfile` does: as UTF-8 if the member has the UTF-8 flag, otherwise as code page 437 (APPNOTE 6.3.10,
     appendix D).
 

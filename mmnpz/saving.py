@@ -84,8 +84,7 @@ def savez_compressed(
     """
     Save arrays to a compressed ``.npz`` file, all of them or none.
 
-    A stand-in for `numpy.savez_compressed`, which writes the file, as `savez` is one for `numpy.savez`. A
-    reader of mmnpz does not list compressed arrays.
+    A stand-in for `numpy.savez_compressed`, which writes the file, as `savez` is one for `numpy.savez`.
 
     Parameters
     ----------

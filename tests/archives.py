@@ -75,6 +75,7 @@ class Entry:
     offset: int | None = None
     descriptor: bool = False
     zip64: bool = False
+    stored: bytes | None = None
 
 
 def _zip64_field(*numbers: int) -> bytes:
@@ -97,8 +98,8 @@ def build_zip(
             flags = 0x800 if isinstance(entry.name, str) and not name.isascii() else 0
         if entry.descriptor:
             flags |= 8
-        stored = entry.data
-        if entry.method == 8:
+        stored = entry.data if entry.stored is None else entry.stored
+        if entry.method == 8 and entry.stored is None:
             deflate = zlib.compressobj(wbits=-15)
             stored = deflate.compress(entry.data) + deflate.flush()
         crc = zlib.crc32(entry.data) if entry.crc is None else entry.crc

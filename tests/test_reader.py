@@ -241,15 +241,6 @@ def test_what_may_have_been_meant(tmp_path: Path) -> None:
     assert notes(mmnpz.load(path), "x") == [f"{path}: there are no arrays"]
 
 
-def test_a_name_that_is_there_but_compressed(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    np.savez_compressed(path, a=1)
-    with zipfile.ZipFile(path, "a") as file:
-        file.writestr("a", b"not an array")
-    assert notes(mmnpz.load(path), "a") == [f"{path}: 'a' is compressed: numpy.load reads it"]
-    assert notes(mmnpz.load(path), "b") == [f"{path}: there are no arrays"]
-
-
 def test_the_note_of_a_key_error_is_short_and_fast(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     odd = "line\nbreak " + "x" * 60_000

@@ -15,19 +15,20 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
 use mmnpz_format::read::lookup::Lookup;
-use mmnpz_format::read::walked_index::Member;
+use mmnpz_format::read::walked_index::{Compressed, Member};
 use mmnpz_format::window::{Fetched, Part};
 
-use crate::copy_pool;
+use crate::decompress::Summing;
 use crate::failure::Failure;
 use crate::fork;
 use crate::mapping::{self, Identity};
+use crate::share::{self, Share};
 use crate::snapshot::Snapshot;
 
 /// How many members are looked up, and then checked, at a time.
@@ -51,6 +52,8 @@ pub struct Listed {
     pub name: String,
     /// The checksum that the directory has. Without one, that of the local header counts.
     pub crc: Option<u32>,
+    /// How to decompress it, if it is compressed.
+    pub compressed: Option<Compressed>,
 }
 
 impl Listed {
@@ -64,7 +67,8 @@ impl Listed {
         (member, name): (Member, String),
     ) -> Result<Self, Failure> {
         let crc = lookup.checksum(window, &member, &name)?;
-        Ok(Listed { member, name, crc })
+        let compressed = lookup.compressed(&member);
+        Ok(Listed { member, name, crc, compressed })
     }
 }
 
@@ -319,56 +323,49 @@ impl Check<'_> {
         taken: usize,
         threads: usize,
         go_on: &dyn Fn() -> bool,
-        work: &(dyn Fn(usize, &mut [u8]) + Sync),
+        work: &(dyn Fn(usize, &mut Vec<u8>) + Sync),
     ) -> Result<(), Failure> {
-        let next = AtomicUsize::new(0);
-        let turn = |block: &mut [u8]| {
-            let start = next.fetch_add(taken, Ordering::Relaxed);
-            let numbers = start.min(count)..start.saturating_add(taken).min(count);
-            let is_end = numbers.is_empty() || self.stop.load(Ordering::Relaxed);
-            if !is_end {
-                numbers.for_each(|number| work(number, block));
-            }
-            !is_end
-        };
-        let forks = fork::generation();
-        let help = |_| {
-            let mut block = vec![0; BLOCK];
-            while turn(&mut block) {}
-        };
-        let alone = || {
-            let mut block = vec![0; BLOCK];
-            while turn(&mut block) {
-                if !go_on() {
-                    self.stop.store(true, Ordering::Relaxed);
-                    return Err(Failure::Interrupted);
-                }
-            }
-            Ok(())
-        };
-        match threads.min(count.div_ceil(taken)) {
-            0 => Ok(()),
-            1 => alone(),
-            threads => {
-                copy_pool::together(threads - 1, &help, alone)?;
-                // If not, a signal handler has forked and this is the child: what other threads had begun is
-                // not done here.
-                if forks == fork::generation() { Ok(()) } else { Err(Failure::Forked) }
-            }
-        }
+        share::share(&Share { count, taken, threads, stop: &self.stop }, go_on, &|| vec![0; BLOCK], work)
     }
 
     fn member(&self, number: usize, block: &mut [u8]) {
-        match self.begin(number, block) {
-            Ok(Some(rest)) => lock(&self.rests).push(rest),
-            Ok(None) => {}
-            Err(what) => self.damaged(number, what),
+        let done = match &self.members[number].compressed {
+            Some(compressed) => self.decompress(number, compressed, block),
+            None => self.begin(number, block).map(|rest| lock(&self.rests).extend(rest)),
+        };
+        if let Err(what) = done {
+            self.damaged(number, what);
         }
     }
 
-    /// Checks a member that one read gets all of; else returns what is left to be checked.
-    fn begin(&self, number: usize, block: &mut [u8]) -> Result<Option<Rest>, Wrong> {
-        let Listed { member, name, crc } = &self.members[number];
+    /// Checks a compressed member.
+    fn decompress(&self, number: usize, compressed: &Compressed, block: &mut [u8]) -> Result<(), Wrong> {
+        let (mut range, expected, count) = self.locate(number, block)?;
+        let at = self.members[number].member.extent().0;
+        let mut sum = Summing::new(compressed)?;
+        let read = range.end.min(at + count as u64).max(range.start);
+        sum.add(&block[(range.start - at) as usize..(read - at) as usize], read == range.end)?;
+        self.done.fetch_add(read - range.start, Ordering::Relaxed);
+        range.start = read;
+        while !range.is_empty() && !self.stop.load(Ordering::Relaxed) {
+            let count = (block.len() as u64).min(range.end - range.start) as usize;
+            if self.source.read(range.start, &mut block[..count])? < count {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            range.start += count as u64;
+            sum.add(&block[..count], range.is_empty())?;
+            self.done.fetch_add(count as u64, Ordering::Relaxed);
+        }
+        if range.is_empty() {
+            self.compare(number, expected, sum.end()?);
+        }
+        Ok(())
+    }
+
+    /// The place of a member's bytes, their checksum, and how many bytes from the local header on are in the
+    /// block now.
+    fn locate(&self, number: usize, block: &mut [u8]) -> Result<(Range<u64>, u32, usize), Wrong> {
+        let Listed { member, name, crc, .. } = &self.members[number];
         let (at, size) = member.extent();
         // In front of the data are some hundred bytes, in nearly all files.
         let ahead = usize::try_from(size).unwrap_or(BLOCK).saturating_add(1 << 10).min(BLOCK);
@@ -392,6 +389,13 @@ impl Check<'_> {
             ErrorKind::Missing(_) => Wrong::Unreadable(io::ErrorKind::UnexpectedEof.into()),
             _ => error.into(),
         })?;
+        Ok((range, expected, count))
+    }
+
+    /// Checks a member that one read gets all of; else returns what is left to be checked.
+    fn begin(&self, number: usize, block: &mut [u8]) -> Result<Option<Rest>, Wrong> {
+        let (range, expected, count) = self.locate(number, block)?;
+        let at = self.members[number].member.extent().0;
         // As far as it was read: behind a long extra field, that may be nothing.
         let rest = range.end.min(at + count as u64).max(range.start)..range.end;
         let data = &block[(range.start - at) as usize..(rest.start - at) as usize];

@@ -19,8 +19,8 @@ use crate::fork;
 /// The most helpers of a process.
 const MOST: usize = 63;
 
-/// How many bytes of stack a helper has: copying needs few.
-const STACK: usize = 1 << 16;
+/// How many bytes of stack a helper has: copying needs few, decompressing some ten thousand.
+const STACK: usize = 1 << 18;
 
 /// How long a helper looks for more work before it sleeps, and a caller for the end of a helper's work. To
 /// wake up takes about as long.

@@ -42,10 +42,16 @@ impl Map {
         place.offset.checked_add(place.bytes).is_some_and(|end| end <= self.bytes().len())
     }
 
-    /// Where an address is in the map. An address in front of the map gives 0.
+    /// Whether an address is in the map, or where the map ends.
+    #[inline]
+    pub fn contains(&self, address: *const u8) -> bool {
+        (self.start().addr()..=self.start().addr() + self.bytes().len()).contains(&address.addr())
+    }
+
+    /// Where an address is in the map. One that is not gives the end of the map, where nothing is.
     #[inline]
     pub fn offset_of(&self, address: *const u8) -> usize {
-        address.addr().saturating_sub(self.start().addr())
+        if self.contains(address) { address.addr() - self.start().addr() } else { self.bytes().len() }
     }
 
     /// The place of an array's items, if all of them lie in the map.

@@ -15,16 +15,18 @@
 //!   closed.
 //! - [`fetch`]: having the system read many places of a map at once. [`excerpts`]: where a batch lies in a
 //!   map.
+//! - `copy_pool`, `share`: threads that share work. [`copy`]: copying excerpts of a map.
+//! - [`decompress`]: from the bytes of compressed members to those of `.npy` files.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
 //! - [`nearest`]: the names that are most like one that is not there.
 //! - [`first_wins`]: a hash map in which the first value of a key stays: the views of members.
-//! - `copy_pool`, [`copy`]: threads that copy excerpts of a map.
-//! - [`checksums`]: threads that compare the bytes of members with their checksums.
+//! - [`checksums`]: comparing the bytes of members with their checksums.
 
 mod boot;
 pub mod checksums;
 pub mod copy;
 mod copy_pool;
+pub mod decompress;
 pub mod excerpts;
 pub mod failure;
 pub mod fetch;
@@ -39,6 +41,7 @@ pub mod paging;
 mod recovery;
 pub mod repair;
 pub mod replace;
+mod share;
 #[cfg(feature = "simulation")]
 pub mod simulated_disk;
 pub mod snapshot;

@@ -29,6 +29,7 @@ use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::{Survey, Visibility};
 use mmnpz_format::zip::end::DirectoryLocation;
 
+use crate::decompress::Packed;
 use crate::failure::{Failure, KeepGoing, polled};
 use crate::fetch::Place;
 use crate::lock;
@@ -259,6 +260,26 @@ impl Snapshot {
         verify()?;
         let member = self.lookup.find(window, name)?.member().unwrap_or(*member);
         Ok(self.lookup.locate(window, &member, name, max_header_size)?)
+    }
+
+    /// A compressed member, found as [`Snapshot::locate`] finds the array of one that is stored.
+    ///
+    /// # Errors
+    /// Those of [`Member::file`] and [`Packed::new`]; and those of `verify`.
+    pub fn packed(&self, member: &Member, name: &str, verify: Verify<'_>) -> Result<Packed<'_>, Failure> {
+        let window = self.window();
+        let packed = |member: &Member| -> Result<Packed<'_>, Error> {
+            let compressed = self.lookup.compressed(member).ok_or(ErrorKind::NamesDiffer)?;
+            let range = member.file(window, name)?;
+            Packed::new(window.get(range)?.unwrap_or_default(), compressed)
+        };
+        let found = packed(member);
+        if found.is_ok() || self.is_verified() {
+            return Ok(found?);
+        }
+        verify()?;
+        let member = self.lookup.find(window, name)?.member().unwrap_or(*member);
+        Ok(packed(&member)?)
     }
 
     /// Calls `read`, which needs all members or their order, while the snapshot is verified.

@@ -69,6 +69,8 @@ pub enum Part {
     Member,
     /// What the caller asked to be written cannot be put into a ZIP archive.
     Request,
+    /// Nothing is wrong with the archive, but it needs what this implementation does not have.
+    Unsupported,
     /// Nothing is wrong with the archive, but there is too little memory.
     Memory,
     /// Nothing is wrong; the caller asked to stop.
@@ -142,6 +144,28 @@ pub enum ErrorKind {
     /// Flag bits 0, 6 or 13.
     #[error("the member is encrypted")]
     Encrypted,
+    /// A compression method that this implementation does not have.
+    #[error("the member is compressed by {}, which mmnpz does not decompress", Method(*.0))]
+    Method(u16),
+    /// What the compressed bytes of a member say is not what they should say.
+    #[error("the member cannot be decompressed: {0}")]
+    Compression(&'static str),
+    /// Compressed bytes that cannot be those of so many.
+    #[error("the member is said to have {size} bytes, which {stored} compressed bytes cannot be")]
+    CompressedTooSmall {
+        /// The size that the archive gives.
+        size: u64,
+        /// How many compressed bytes there are.
+        stored: u64,
+    },
+    /// The bytes of a member are not those that were compressed.
+    #[error("the member has the CRC-32 {found:#010x}, and the archive says {expected:#010x}")]
+    Checksum {
+        /// That of the directory.
+        expected: u32,
+        /// That of the bytes.
+        found: u32,
+    },
     /// The member ends before its `.npy` header does.
     #[error("the .npy header is cut short: {needed} bytes needed, {found} there")]
     NpyTruncated {
@@ -214,6 +238,25 @@ pub enum ErrorKind {
     Missing(Range<u64>),
 }
 
+/// A compression method, by its number (APPNOTE 4.4.5).
+struct Method(u16);
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            1 => "Shrink",
+            6 => "Implode",
+            9 => "Deflate64",
+            12 => "bzip2",
+            14 => "LZMA",
+            95 => "xz",
+            98 => "PPMd",
+            method => return write!(f, "method {method}"),
+        };
+        write!(f, "{name} (method {})", self.0)
+    }
+}
+
 impl From<Missing> for ErrorKind {
     fn from(Missing(range): Missing) -> Self {
         ErrorKind::Missing(range)
@@ -245,7 +288,11 @@ impl ErrorKind {
             | K::NamesDiffer
             | K::Renamed
             | K::DataOutside { .. }
-            | K::Patched => Part::Archive,
+            | K::Patched
+            | K::Compression(_)
+            | K::CompressedTooSmall { .. }
+            | K::Checksum { .. } => Part::Archive,
+            K::Method(_) => Part::Unsupported,
             K::Encrypted
             | K::NpyTruncated { .. }
             | K::NpyMagic { .. }

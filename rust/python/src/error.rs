@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 
 use pyo3::exceptions::{
-    PyBlockingIOError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyValueError,
+    PyBlockingIOError, PyKeyboardInterrupt, PyMemoryError, PyNotImplementedError, PyOSError, PyRuntimeError,
+    PyValueError,
 };
 use pyo3::prelude::*;
 
@@ -35,6 +36,7 @@ pub(crate) fn exception_with(py: Python<'_>, path: &Path, failure: Failure, more
                 bad_zip_file(py, format!("{message}; open it with np.load(…, mmap_mode=\"r\")"))
             }
             Part::Archive | Part::Missing => bad_zip_file(py, message),
+            Part::Unsupported => PyNotImplementedError::new_err(message),
             Part::Memory => PyMemoryError::new_err(message),
             Part::Member | Part::Request => PyValueError::new_err(message),
         },
@@ -75,7 +77,9 @@ pub(crate) fn shown(name: &str) -> String {
 pub(crate) fn is_bad_member(py: Python<'_>, error: &PyErr) -> bool {
     let is_bad_zip_file =
         || Ok::<_, PyErr>(error.is_instance(py, &py.import("zipfile")?.getattr("BadZipFile")?));
-    error.is_instance_of::<PyValueError>(py) || is_bad_zip_file().unwrap_or(false)
+    error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyNotImplementedError>(py)
+        || is_bad_zip_file().unwrap_or(false)
 }
 
 thread_local! {

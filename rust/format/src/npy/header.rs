@@ -109,7 +109,9 @@ impl<'a> Header<'a> {
         Ok((header.map_err(ErrorKind::NpyHeader)?, end))
     }
 
-    fn into_owned(self) -> Header<'static> {
+    /// The header, with no part of the bytes that it was read from.
+    #[must_use]
+    pub fn into_owned(self) -> Header<'static> {
         Header { descr: self.descr.into_owned(), fortran_order: self.fortran_order, shape: self.shape }
     }
 

@@ -20,14 +20,14 @@ use crate::additions::stored_index::{self, Hit, Shape, StoredIndex};
 use crate::bytes::touch;
 use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
-use crate::read::walked_index::{Member, MemberId, WalkedIndex};
+use crate::read::walked_index::{Compressed, Member, MemberId, WalkedIndex};
 use crate::recover::listed;
 use crate::recover::recovery_scan::Effort;
 use crate::recover::survey::{FoundDirectory, Source, Survey, Witness};
 use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
-use crate::zip::records::{EndRecord, Record, STORED};
+use crate::zip::records::{EndRecord, Record};
 
 /// If directory and index are no larger together, opening the file checks them as a whole: that takes
 /// microseconds.
@@ -35,9 +35,6 @@ const SMALL: u64 = 1 << 16;
 
 /// Records up to this size are copied to the stack.
 const ORDINARY_RECORD: usize = 256;
-
-/// How many entries are looked at to tell why an array is not there.
-const FIRST_ENTRIES: usize = 1000;
 
 /// How many bytes the processor reads at once.
 const CACHE_LINE: u64 = 64;
@@ -454,18 +451,15 @@ impl Lookup {
         Ok(first.map(|at| Walk::from(records, at).zip(number..)))
     }
 
-    /// Whether a name that was not found is that of a compressed member. Of a large directory, the first
-    /// entries are looked at.
-    ///
-    /// # Errors
-    /// If the directory was not fetched.
-    pub fn is_compressed(&self, window: Window<'_>, name: &str) -> Result<bool, Missing> {
-        if self.directory.count == self.len() as u64 {
-            return Ok(false);
-        }
-        let records = window.get(self.directory.range.clone())?.unwrap_or_default();
-        let mut first = Walk::new(records).take(FIRST_ENTRIES);
-        Ok(first.any(|record| is_named(&record, name.as_bytes()) && record.header.method.get() != STORED))
+    /// Whether any member is compressed.
+    pub fn has_compressed(&self) -> bool {
+        self.walked.get().is_some_and(|walked| walked.index.has_compressed())
+    }
+
+    /// What tells how to decompress a member, if it is compressed.
+    pub fn compressed(&self, member: &Member) -> Option<Compressed> {
+        // A stored index lists no compressed member.
+        self.walked.get()?.index.compressed(member).copied()
     }
 
     /// The member at a position in archive order, if the index in memory has it.

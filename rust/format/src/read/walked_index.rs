@@ -4,11 +4,11 @@
 //! Of two members with one name, the last one counts, as for Python's `zipfile`, so that NumPy and mmnpz see
 //! the same members.
 //!
-//! The index holds only numbers: 24 bytes a member, and a table of hashes. Names stay in the archive. The
-//! numbers that a reader needs for a member, the place of its local header and its stored size, are copied
-//! when the index is built. So a program that overwrites the directory later, as every zip tool does when it
-//! appends, cannot lead a reader astray. A name that is no longer in the directory is looked for in the local
-//! header of the member.
+//! The index holds only numbers: 24 bytes a member, 24 more if it is compressed, and a table of hashes. Names
+//! stay in the archive. The numbers that a reader needs for a member, such as the place of its local header
+//! and its sizes, are copied when the index is built. So a program that overwrites the directory later, as
+//! every zip tool does when it appends, cannot lead a reader astray. A name that is no longer in the
+//! directory is looked for in the local header of the member.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -43,8 +43,40 @@ struct Entry {
     record_and_hash: u64,
     /// Offset of the local header << 16 | general-purpose flags.
     local_and_flags: u64,
-    /// Stored bytes that may be read.
+    /// Bytes in the file that may be read. Of a compressed member, [`COMPRESSED`] and its number among those.
     size: u64,
+}
+
+/// Marks the size of a compressed member. No file is so long.
+const COMPRESSED: u64 = 1 << 63;
+
+/// The number of a member that is not compressed, among those that are.
+const STORED_ONE: u32 = u32::MAX;
+
+/// What tells how to decompress a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compressed {
+    /// The compression method (APPNOTE 4.4.5).
+    pub method: u16,
+    /// How many bytes the member has when it is decompressed.
+    pub size: u64,
+    /// The CRC-32 of those bytes.
+    pub crc: u32,
+    /// How many bytes it has in the file.
+    pub stored: u64,
+}
+
+impl Compressed {
+    /// That of a record of the directory, unless its member is stored.
+    fn of(record: &CentralRecord<'_>) -> Result2<Option<Self>> {
+        let method = record.header.method.get();
+        if method == STORED {
+            return Ok(None);
+        }
+        let extent = Extent::read(record.header, record.extra)?;
+        let (size, stored) = (extent.uncompressed, extent.compressed);
+        Ok(Some(Compressed { method, size, crc: record.header.crc.get(), stored }))
+    }
 }
 
 /// The place in the directory of a member that the directory does not list.
@@ -53,8 +85,7 @@ const NO_RECORD: u64 = (1 << 40) - 1;
 /// The offset of a local header that is not inside the file.
 const NOWHERE: u64 = (1 << 48) - 1;
 
-/// The size of an entry that does not count: a later member, which is not listed, has its name; or the member
-/// is left out.
+/// The size of an entry that does not count, as its member is left out.
 const GONE: u64 = u64::MAX;
 
 impl Entry {
@@ -70,9 +101,14 @@ impl Entry {
         Ok(Entry {
             record_and_hash: (record.at as u64) << 24 | kept_bits(hash),
             local_and_flags: local << 16 | u64::from(record.header.flags.get()),
-            // GONE is beyond any file.
-            size: extent.compressed.min(extent.uncompressed).min(GONE - 1),
+            // No file is so long.
+            size: extent.compressed.min(extent.uncompressed).min(COMPRESSED - 1),
         })
+    }
+
+    /// The number of a compressed member among those.
+    fn compressed(&self) -> Option<usize> {
+        (self.size & COMPRESSED != 0).then_some((self.size & !COMPRESSED) as usize)
     }
 
     fn record(&self) -> usize {
@@ -107,6 +143,7 @@ pub struct MemberId(pub u32);
 pub struct WalkedIndex {
     directory: DirectoryLocation,
     entries: Vec<Entry>,
+    compressed: Vec<Compressed>,
     table: HashTable<u32>,
     hasher: RandomState,
 }
@@ -117,7 +154,7 @@ impl WalkedIndex {
         &self.directory
     }
 
-    /// Walks the central directory at `directory` and indexes the stored arrays.
+    /// Walks the central directory at `directory` and indexes the arrays.
     ///
     /// Asks `keep_going` every 65,536 members.
     ///
@@ -137,6 +174,7 @@ impl WalkedIndex {
         let mut index = WalkedIndex {
             directory,
             entries: Vec::new(),
+            compressed: Vec::new(),
             table: HashTable::new(),
             hasher: RandomState::default(),
         };
@@ -144,26 +182,22 @@ impl WalkedIndex {
         // there.
         let _ = index.entries.try_reserve_exact(count);
         let _ = index.table.try_reserve(count, |_| 0);
-        let mut gone = false;
         let mut walk = Walk::new(records);
         for (number, record) in walk.by_ref().enumerate() {
-            match index.add(window.len(), records, &record) {
-                Ok(took_a_name) => gone |= took_a_name,
-                Err(kind) => return Err(index.error_at(kind, &record)),
+            if let Err(kind) = index.add(window.len(), records, &record) {
+                return Err(index.error_at(kind, &record));
             }
             if number % POLL_INTERVAL == POLL_INTERVAL - 1 && !keep_going() {
                 return Err(ErrorKind::Interrupted.into());
             }
         }
         walk.finish().map_err(|error| at_directory(error, &index.directory))?;
-        if gone {
-            index.drop_gone(window, records);
-        }
         index.entries.shrink_to_fit();
+        index.compressed.shrink_to_fit();
         Ok(index)
     }
 
-    /// Indexes the stored arrays of a file, from its survey: those in its directory, and those that a
+    /// Indexes the arrays of a file, from its survey: those in its directory, and those that a
     /// recovery scan found.
     ///
     /// # Errors
@@ -215,14 +249,17 @@ impl WalkedIndex {
         Error::at(kind, self.directory.range.start + record.at as u64).in_member(&record.shown_name())
     }
 
-    /// Adds a record. Returns whether it has the name of an earlier member, and is not listed itself.
-    fn add(&mut self, file_len: u64, records: &[u8], record: &CentralRecord<'_>) -> Result2<bool> {
+    /// Adds a record.
+    fn add(&mut self, file_len: u64, records: &[u8], record: &CentralRecord<'_>) -> Result2<()> {
         let Some(name) = record.array_name().map_err(|_| ErrorKind::NameEncoding)? else {
-            return Ok(false);
+            return Ok(());
         };
-        let listed = record.header.method.get() == STORED;
         let hash = self.hash(&name);
-        let entry = Entry::of(file_len, record, self.directory.prefix_len, hash)?;
+        let mut entry = Entry::of(file_len, record, self.directory.prefix_len, hash)?;
+        if let Some(compressed) = Compressed::of(record)? {
+            entry.size = COMPRESSED | self.compressed.len() as u64;
+            self.compressed.push(compressed);
+        }
         let number = u32::try_from(self.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
         let (entries, hasher) = (&self.entries, &self.hasher);
         let same = |&id: &u32| {
@@ -232,19 +269,13 @@ impl WalkedIndex {
         let rehash =
             |&id: &u32| record_name(records, &entries[id as usize]).map_or(0, |name| hash_of(hasher, &name));
         match self.table.entry(hash, same, rehash) {
-            Slot::Occupied(slot) if listed => self.entries[*slot.get() as usize] = entry,
-            Slot::Occupied(slot) => {
-                let (id, _) = slot.remove();
-                self.entries[id as usize].size = GONE;
-                return Ok(true);
-            }
-            Slot::Vacant(slot) if listed => {
+            Slot::Occupied(slot) => self.entries[*slot.get() as usize] = entry,
+            Slot::Vacant(slot) => {
                 slot.insert(number);
                 self.entries.push(entry);
             }
-            Slot::Vacant(_) => {}
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Removes these members, and renumbers the others.
@@ -296,7 +327,8 @@ impl WalkedIndex {
 
     /// Bytes of memory that the index takes.
     pub fn memory(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.table.allocation_size()
+        let entries = self.entries.capacity() * size_of::<Entry>();
+        entries + self.compressed.capacity() * size_of::<Compressed>() + self.table.allocation_size()
     }
 
     /// Finds the array of this name. Touches the directory rather than the member.
@@ -398,7 +430,26 @@ impl WalkedIndex {
 
     /// The member with this number.
     pub fn get(&self, id: MemberId) -> Option<Member> {
-        Some(Member { id, entry: *self.entries.get(id.0 as usize)? })
+        self.entries.get(id.0 as usize).map(|entry| self.member_of(id, *entry))
+    }
+
+    fn member_of(&self, id: MemberId, mut entry: Entry) -> Member {
+        let number = entry.compressed();
+        if let Some(compressed) = number.and_then(|number| self.compressed.get(number)) {
+            entry.size = compressed.stored;
+        }
+        // There are no more compressed members than members.
+        Member { id, compressed: number.map_or(STORED_ONE, |number| number as u32), entry }
+    }
+
+    /// Whether any member is compressed.
+    pub(crate) fn has_compressed(&self) -> bool {
+        !self.compressed.is_empty()
+    }
+
+    /// What tells how to decompress a member, if it is compressed.
+    pub(crate) fn compressed(&self, member: &Member) -> Option<&Compressed> {
+        self.compressed.get(member.compressed as usize)
     }
 
     /// The stored bytes of the member `id`, see [`Member::file`].
@@ -406,7 +457,7 @@ impl WalkedIndex {
     /// # Errors
     /// Those of [`Member::file`].
     pub fn member(&self, window: Window<'_>, id: MemberId, name: &str) -> Result<Range<u64>> {
-        Member { id, entry: self.entries[id.0 as usize] }.file(window, name)
+        self.member_of(id, self.entries[id.0 as usize]).file(window, name)
     }
 
     /// The index without the directory: names are then looked for in the local headers only.
@@ -424,6 +475,8 @@ impl WalkedIndex {
 pub struct Member {
     /// The number of the member.
     pub id: MemberId,
+    /// Its number among the compressed members of the index.
+    compressed: u32,
     entry: Entry,
 }
 
@@ -436,7 +489,8 @@ impl Member {
         number: u32,
     ) -> Option<Self> {
         let entry = Entry::of(file_len, record, prefix_len, 0).ok()?;
-        (record.header.method.get() == STORED).then_some(Member { id: MemberId(number), entry })
+        let is_stored = record.header.method.get() == STORED;
+        is_stored.then_some(Member { id: MemberId(number), compressed: STORED_ONE, entry })
     }
 
     /// The member with another number.
@@ -449,7 +503,12 @@ impl Member {
         (self.entry.record() != NO_RECORD as usize).then_some(self.entry.record())
     }
 
-    /// Where its local header is, and how many stored bytes it has.
+    /// Whether its bytes in the file are compressed.
+    pub fn is_compressed(&self) -> bool {
+        self.compressed != STORED_ONE
+    }
+
+    /// Where its local header is, and how many bytes it has in the file.
     pub fn extent(&self) -> (u64, u64) {
         (self.entry.local(), self.entry.size)
     }
@@ -479,7 +538,8 @@ impl Member {
         Ok(LocalHeader::read(window, self.entry.local(), ErrorKind::LocalOutside)?.crc.get())
     }
 
-    /// The range of its stored bytes, which are one `.npy` file. Its name must be `name`.
+    /// The range of its bytes in the file, which are one `.npy` file, compressed or not. Its name must be
+    /// `name`.
     ///
     /// # Errors
     /// If its local header is not where the directory says, or does not have this name; if its bytes reach

@@ -23,6 +23,15 @@ pub mod flags {
 /// Compression method 0, section 4.4.5.
 pub const STORED: u16 = 0;
 
+/// The compression method "deflated" (APPNOTE 4.4.5).
+pub const DEFLATED: u16 = 8;
+
+/// The compression method "Zstandard" (APPNOTE 4.4.5).
+pub const ZSTANDARD: u16 = 93;
+
+/// What stands in place of the compression method where a member is encrypted as WinZip does it.
+pub const AES: u16 = 99;
+
 /// The id of the zip64 extra field, section 4.5.3.
 pub const ZIP64_EXTRA: u16 = 0x0001;
 

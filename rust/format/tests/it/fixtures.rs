@@ -78,6 +78,10 @@ fn arrays_have_the_bytes_and_headers_that_numpy_reads() {
         let index = open(&bytes).unwrap();
         for (name, array) in arrays {
             let context = format!("{name:?} in {file}");
+            if array["compressed"] == true {
+                // This crate decompresses nothing.
+                continue;
+            }
             let id =
                 index.find(Window::from(&bytes), name).unwrap().unwrap_or_else(|| panic!("no {context}"));
             let found = range(&index, &bytes, id, name);

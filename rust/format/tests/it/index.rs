@@ -71,18 +71,9 @@ fn names_are_found_whole_and_without_their_extension_only() {
 #[test]
 fn the_last_of_several_members_with_one_name_wins() {
     // S is a stored, C a compressed member "a"; "b" stands between the first two.
-    for (kinds, expected) in [
-        ("S", vec![("a", 0), ("b", 1)]),
-        ("C", vec![("b", 1)]),
-        ("SS", vec![("a", 2), ("b", 1)]),
-        ("CS", vec![("b", 1), ("a", 2)]),
-        ("SC", vec![("b", 1)]),
-        ("CC", vec![("b", 1)]),
-        ("SSS", vec![("a", 3), ("b", 1)]),
-        ("SSC", vec![("b", 1)]),
-        ("CSC", vec![("b", 1)]),
-        ("CCS", vec![("b", 1), ("a", 3)]),
-    ] {
+    for kinds in ["S", "C", "SS", "CS", "SC", "CC", "SSS", "SSC", "CSC", "CCS"] {
+        let last = if kinds.len() > 1 { kinds.len() } else { 0 };
+        let expected = [("a", last), ("b", 1)];
         let member = |(at, kind)| {
             let data = format!("{at}");
             match kind {
@@ -95,9 +86,9 @@ fn the_last_of_several_members_with_one_name_wins() {
         let built = Archive::of(members).build();
         assert_shows(&built, &expected);
         let index = open(&built.bytes).unwrap();
-        let there = expected.iter().any(|&(name, _)| name == "a");
-        assert_eq!(index.contains(Window::from(&built.bytes), "a").unwrap(), there, "{kinds}");
-        assert_eq!(index.find(Window::from(&built.bytes), "a").unwrap().is_some(), there, "{kinds}");
+        assert!(index.contains(Window::from(&built.bytes), "a").unwrap(), "{kinds}");
+        let found = index.find(Window::from(&built.bytes), "a").unwrap().unwrap();
+        assert_eq!(index.get(found).unwrap().is_compressed(), kinds.ends_with('C'), "{kinds}");
     }
 }
 
@@ -110,13 +101,13 @@ fn a_name_comes_back_after_its_compressed_member() {
 }
 
 #[test]
-fn removed_names_do_not_shift_the_others() {
+fn names_of_later_members_do_not_shift_the_others() {
     let names: Vec<String> = (0..100).map(|number| format!("{number}")).collect();
     let stored = names.iter().map(|name| Member::stored(format!("{name}.npy"), name.as_bytes()));
-    let removed = (0..100).step_by(3).map(|at| Member::deflated(format!("{}.npy", names[at]), b"gone"));
-    let built = Archive::of(stored.chain(removed)).build();
-    let expected: Vec<_> =
-        names.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(at, name)| (&**name, at)).collect();
+    let later = (0..100).step_by(3).map(|at| Member::deflated(format!("{}.npy", names[at]), b"later"));
+    let built = Archive::of(stored.chain(later)).build();
+    let place = |at: usize| if at.is_multiple_of(3) { 100 + at / 3 } else { at };
+    let expected: Vec<_> = names.iter().enumerate().map(|(at, name)| (&**name, place(at))).collect();
     assert_shows(&built, &expected);
 }
 
@@ -208,7 +199,7 @@ fn no_size_makes_a_member_vanish() {
     });
     let removed = [Member::stored("b.npy", b"x"), Member::deflated("b.npy", b"x")];
     let bytes = Archive::of([largest].into_iter().chain(removed)).build().bytes;
-    assert_eq!(names(&open(&bytes).unwrap(), &bytes), ["a"]);
+    assert_eq!(names(&open(&bytes).unwrap(), &bytes), ["a", "b"]);
 }
 
 #[test]
@@ -426,8 +417,9 @@ fn an_index_takes_no_more_memory_than_the_directory() {
         let memory = open(&built.bytes).unwrap().memory();
         assert!((count * 24..=directory + 64).contains(&memory), "{memory} for {directory}");
     }
-    // Members that are not listed use no memory in the end.
+    // What tells how to decompress a member takes as much again; members that are not listed take nothing.
     let members = (0..1000).map(|number| Member::deflated(format!("{number}.npy"), b""));
-    let built = Archive::of(members).build();
-    assert!(open(&built.bytes).unwrap().memory() < 1000 * 24);
+    let others = (0..1000).map(|number| Member::stored(format!("{number}.txt"), b""));
+    let built = Archive::of(members.chain(others)).build();
+    assert!((48_000..70_000).contains(&open(&built.bytes).unwrap().memory()));
 }

@@ -31,18 +31,14 @@ fn by_rawzip(bytes: &[u8]) -> Result<Seen, rawzip::Error> {
     Ok(seen)
 }
 
-/// The rules of the index in the fewest words: each member in turn replaces an earlier one of its name; a
-/// compressed member removes it.
+/// The rules of the index in the fewest words: each member in turn replaces an earlier one of its name.
 fn listed(seen: &Seen) -> Vec<(String, Range<u64>)> {
     let mut listed: Vec<(String, Range<u64>)> = Vec::new();
-    for (raw, method, data) in seen {
+    for (raw, _, data) in seen {
         let Some(name) = std::str::from_utf8(raw).unwrap().strip_suffix(".npy") else { continue };
-        let found = listed.iter().position(|(other, _)| other == name);
-        match (found, *method == CompressionMethod::STORE) {
-            (Some(at), true) => listed[at].1 = data.clone(),
-            (Some(at), false) => drop(listed.remove(at)),
-            (None, true) => listed.push((name.to_owned(), data.clone())),
-            (None, false) => {}
+        match listed.iter_mut().find(|(other, _)| other == name) {
+            Some((_, place)) => *place = data.clone(),
+            None => listed.push((name.to_owned(), data.clone())),
         }
     }
     listed

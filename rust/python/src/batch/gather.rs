@@ -4,6 +4,8 @@
 //! fit; then it is copied, without the interpreter. What is not plain bytes behind each other, or becomes
 //! another dtype, NumPy copies.
 
+use std::collections::HashMap;
+
 use numpy::PyArrayDescr;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -14,7 +16,7 @@ use mmnpz_file::excerpts::{Excerpts, Rows, show};
 
 use crate::batch::arguments::Keys;
 use crate::batch::lookup::{BatchLookup, Key};
-use crate::batch::members::{excerpt_err, fetch_headers, message, quoted, with_all, with_view};
+use crate::batch::members::{decompressed, excerpt_err, fetch_headers, message, quoted, with_all, with_view};
 use crate::detach::detached;
 use crate::error::{exception, keep_going};
 use crate::numpy::array::{self, Layout};
@@ -34,6 +36,8 @@ struct Batch<'a, 'py> {
     dtype: Option<Bound<'py, PyArrayDescr>>,
     /// Whether there are excerpts that NumPy has to copy.
     odd: bool,
+    /// The arrays of compressed members, by their numbers: each is decompressed once.
+    held: HashMap<usize, Bound<'py, PyAny>>,
 }
 
 impl<'a, 'py> Batch<'a, 'py> {
@@ -43,10 +47,23 @@ impl<'a, 'py> Batch<'a, 'py> {
         rows: Rows,
         wanted: Option<Bound<'py, PyArrayDescr>>,
         padded: bool,
+        threads: usize,
     ) -> PyResult<Self> {
         let excerpts = Excerpts::new(rows, padded, keys.len());
-        let mut batch = Batch { lookup, keys, excerpts, wanted, dtype: None, odd: false };
-        with_all(lookup, keys, |_, key, layout| batch.add(key, layout))?;
+        let mut batch =
+            Batch { lookup, keys, excerpts, wanted, dtype: None, odd: false, held: HashMap::new() };
+        if !lookup.handle.file.lookup().has_compressed() {
+            with_all(lookup, keys, |_, key, layout| batch.add(key, layout))?;
+            return Ok(batch);
+        }
+        batch.held = decompressed(lookup, keys, threads)?;
+        for (number, key) in keys.iter().enumerate() {
+            let held = batch.held.get(&number).cloned();
+            match held.as_ref().and_then(array::layout) {
+                Some(layout) => batch.add(key, &layout)?,
+                None => with_view(lookup, key, |_, layout| batch.add(key, layout))?,
+            }
+        }
         Ok(batch)
     }
 
@@ -73,7 +90,8 @@ impl<'a, 'py> Batch<'a, 'py> {
         }
         let map = self.lookup.map();
         let place = self.excerpts.add(rows, map.offset_of(layout.start)).map_err(misfit)?;
-        self.odd |= !(is_of_dtype && layout.in_order && map.has(place));
+        let is_mapped = map.contains(layout.start) && map.has(place);
+        self.odd |= !(is_of_dtype && layout.in_order && is_mapped);
         Ok(())
     }
 
@@ -203,14 +221,20 @@ impl<'a, 'py> Batch<'a, 'py> {
         let py = self.lookup.py;
         let slice = |start: usize, stop: usize| PySlice::new(py, start as isize, stop as isize, 1);
         let (is_whole, ranges) = (self.excerpts.are_whole(), self.excerpts.ranges());
-        let excerpts = self.keys.iter().zip(ranges).map(|(key, rows)| {
-            with_view(self.lookup, key, |view, _| {
+        let excerpts = self.keys.iter().zip(ranges).enumerate().map(|(number, (key, rows))| {
+            let excerpt = |view: &Bound<'py, PyAny>| {
                 if is_whole { Ok(view.clone()) } else { view.get_item(slice(rows.start, rows.end)) }
-            })
+            };
+            match self.held.get(&number) {
+                Some(view) => excerpt(view),
+                None => with_view(self.lookup, key, |view, _| excerpt(view)),
+            }
         });
         let excerpts = excerpts.collect::<PyResult<Vec<_>>>()?;
-        // All excerpts at once, not one after the other.
-        self.lookup.handle.file.fetch_cold(py, self.excerpts.places())?;
+        // All excerpts at once, not one after the other. Those of compressed members are in memory.
+        let (map, places) = (self.lookup.map(), self.excerpts.places());
+        let mapped: Vec<_> = places.iter().copied().filter(|&place| map.has(place)).collect();
+        self.lookup.handle.file.fetch_cold(py, &mapped)?;
         let copy = py.import("numpy")?.getattr("copyto")?;
         let casting = [("casting", "same_kind")].into_py_dict(py)?;
         let length = self.excerpts.length();
@@ -251,7 +275,7 @@ pub(crate) fn gather<'py>(
     }
     let wanted = making.dtype.map(array::dtype_given).transpose()?;
     fetch_headers(lookup, keys)?;
-    let batch = Batch::new(lookup, keys, rows, wanted, making.pad.is_some())?;
+    let batch = Batch::new(lookup, keys, rows, wanted, making.pad.is_some(), threads)?;
     let out = batch.out(making.out)?;
     batch.copy(&out, making.pad, threads)?;
     Ok(out)

@@ -8,7 +8,9 @@ use pyo3::Borrowed;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use mmnpz_file::fetch::Place;
 use mmnpz_file::mapping::Map;
+use mmnpz_format::read::walked_index::Member;
 
 use crate::views::handle::Handle;
 
@@ -115,15 +117,38 @@ impl<'py> BatchLookup<'py> {
 
     /// Where the headers of a member start, as far as that is known without a look at them.
     pub(crate) fn headers_at(&self, key: Key<'_, 'py>) -> Option<u64> {
+        Some(self.member(key)?.extent().0)
+    }
+
+    /// A member and its name, if it is compressed.
+    pub(crate) fn compressed(&self, key: Key<'_, 'py>) -> PyResult<Option<(Member, Bound<'py, PyString>)>> {
+        let Some(member) = self.member(key).filter(Member::is_compressed) else { return Ok(None) };
+        let name = match key {
+            Key::Name(name) => PyString::new(self.py, name.cast::<PyString>()?.to_str()?),
+            Key::Position(position) => PyString::new(self.py, &self.name_at(position)?),
+        };
+        Ok(Some((member, name)))
+    }
+
+    /// The place of all bytes of a member, from its local header on, if it is compressed.
+    pub(crate) fn compressed_at(&self, key: Key<'_, 'py>) -> Option<Place> {
+        let member = self.member(key).filter(Member::is_compressed)?;
+        let (at, size) = member.extent();
+        let Place { offset, bytes } = self.map().headers_at(at)?;
+        let left = self.map().bytes().len() - offset;
+        Some(Place { offset, bytes: usize::try_from(size).unwrap_or(left).saturating_add(bytes).min(left) })
+    }
+
+    /// A member, as far as it is known without a look at its headers.
+    fn member(&self, key: Key<'_, 'py>) -> Option<Member> {
         let file = &self.handle.file;
-        let member = match key {
+        match key {
             Key::Name(name) => {
                 let name = name.cast::<PyString>().ok()?;
-                file.snapshot.seen(name.to_str().ok()?)?
+                file.snapshot.seen(name.to_str().ok()?)
             }
-            Key::Position(position) => file.lookup().at(file.window(), position).ok()?.0,
-        };
-        Some(member.extent().0)
+            Key::Position(position) => Some(file.lookup().at(file.window(), position).ok()?.0),
+        }
     }
 
     /// A new view of a member or, with `keep`, the one that is kept from now on.

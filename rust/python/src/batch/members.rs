@@ -1,5 +1,6 @@
 //! Going through the views of the members that are asked for, and naming one in an error.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 
 use pyo3::exceptions::{PyIndexError, PyKeyError, PyTypeError, PyValueError};
@@ -86,6 +87,29 @@ pub(crate) fn with_all<'py>(
             with_kept(lookup, key, view, |_, layout| read(number, key, layout))?;
         }
     }
+}
+
+/// The arrays of those members that are compressed, by their numbers among the keys. Each is decompressed
+/// once.
+pub(crate) fn decompressed<'py>(
+    lookup: &BatchLookup<'py>,
+    keys: &Keys<'py>,
+    threads: usize,
+) -> PyResult<HashMap<usize, Bound<'py, PyAny>>> {
+    let mut numbers = Vec::new();
+    let mut members = Vec::new();
+    let mut places = HashMap::new();
+    for (number, key) in keys.iter().enumerate() {
+        if let Some((member, name)) = lookup.compressed(key)? {
+            let place = *places.entry(member.id).or_insert(members.len());
+            if place == members.len() {
+                members.push((member, name));
+            }
+            numbers.push((number, place));
+        }
+    }
+    let arrays = lookup.handle.decompressed(lookup.py, &members, threads, lookup.cache)?;
+    Ok(numbers.into_iter().map(|(number, place)| (number, arrays[place].clone())).collect())
 }
 
 /// Has the system read the headers of members that views cannot be made without, if they are not in memory.

@@ -24,9 +24,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 
 use crate::mapping::Mapping;
-use mmnpz_file::fetch::Place;
 use mmnpz_file::items::Extent;
-use mmnpz_file::mapping::Map;
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
 use mmnpz_format::read::lookup::LocatedArray;
@@ -185,9 +183,17 @@ pub(crate) fn whole_map<'py>(
     unsafe { new_view(array_type, dtype, dimensions, false, bytes.as_ptr(), mapping.as_any()) }
 }
 
-/// An array over a part of the map, with `mmap` (the array over the whole map) as its base.
+/// Makes sure that the items of an array fit the `stored` bytes behind its header, and says how many bytes
+/// they are.
+pub(crate) fn data_len(header: &Header<'_>, stored: u64, dtype: &DType) -> PyResult<u64> {
+    let length = header.data_len(dtype.itemsize, stored);
+    length.map_err(|error: mmnpz_format::Error| PyValueError::new_err(error.to_string()))
+}
+
+/// An array over a part of `memory`, which the array `mmap` has for as long as it lives: the map, or the
+/// bytes of a member that was decompressed.
 pub(crate) fn map_array<'py>(
-    mapped: &Map,
+    memory: &[u8],
     mmap: &Bound<'py, PyAny>,
     array_type: &Bound<'py, PyType>,
     LocatedArray { header, offset, stored }: &LocatedArray<'_>,
@@ -196,8 +202,7 @@ pub(crate) fn map_array<'py>(
     let py = mmap.py();
     // Less than the length of the map, which is a usize.
     let offset = *offset as usize;
-    let value_error = |error: mmnpz_format::Error| PyValueError::new_err(error.to_string());
-    let length = header.data_len(dtype.itemsize, *stored).map_err(value_error)?;
+    let length = data_len(header, *stored, dtype)?;
     let empty = header.shape.0.contains(&0);
     if let Some(items) = dtype.subarray.filter(|&items| items != 1 && !empty) {
         let message = format!("the shape and a dtype with {items} elements in each item do not fit");
@@ -206,7 +211,8 @@ pub(crate) fn map_array<'py>(
     if dtype.empty_string {
         return empty_strings(mmap, array_type, header, dtype, offset);
     }
-    if !usize::try_from(length).is_ok_and(|bytes| mapped.has(Place { offset, bytes })) {
+    let is_inside = |bytes: usize| offset.checked_add(bytes).is_some_and(|end| end <= memory.len());
+    if !usize::try_from(length).is_ok_and(is_inside) {
         return Err(PyValueError::new_err("the array reaches past the end of the file"));
     }
     let shape = &header.shape.0;
@@ -221,10 +227,10 @@ pub(crate) fn map_array<'py>(
     for (to, &from) in dimensions.iter_mut().zip(shape) {
         *to = dimension(from)?;
     }
-    let start = mapped.start().wrapping_add(offset);
+    let start = memory.as_ptr().wrapping_add(offset);
     // SAFETY: `length` is the product of the dimensions and the item size (zero if a dimension is zero), and
-    // the check above says that this many bytes lie in the map from `offset` on. The dtype holds no
-    // references. `mmap` keeps its base, the mapping, alive.
+    // the check above says that this many bytes lie in the memory from `offset` on. The dtype holds no
+    // references. `mmap` keeps the memory alive: its base, the mapping, or itself.
     unsafe {
         new_view(array_type, dtype.dtype.bind(py).clone(), dimensions, header.fortran_order, start, mmap)
     }

@@ -1,6 +1,7 @@
 //! An open file with its view cache.
 
 use std::sync::Arc;
+use std::thread;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -8,6 +9,7 @@ use pyo3::types::{PyDict, PyString};
 use mmnpz_format::read::walked_index::Member;
 
 use crate::numpy::array;
+use crate::views::decompressed;
 use crate::views::open_file::{OpenFile, SOME};
 use crate::views::unknown_name::unknown_name;
 use crate::views::view_cache::{Preload, ViewCache};
@@ -31,7 +33,7 @@ impl Handle {
     }
 
     fn view<'py>(&self, py: Python<'py>, member: &Member, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        self.file.view(self.views.mmap.bind(py), member, name)
+        decompressed::view(&self.file, self.views.mmap.bind(py), member, name)
     }
 
     /// The view of a name that had none yet: a new view or, with `keep`, the one that the cache then has.
@@ -75,6 +77,34 @@ impl Handle {
         if keep { self.views.publish(member.id, name, view) } else { Ok(view) }
     }
 
+    /// The arrays of compressed members, of which none is there twice: those that are kept, and new ones,
+    /// which up to `threads` threads decompress. They are kept from now on with `keep`.
+    pub(crate) fn decompressed<'py>(
+        &self,
+        py: Python<'py>,
+        members: &[(Member, Bound<'py, PyString>)],
+        threads: usize,
+        keep: bool,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let kept = |member: &Member| if keep { self.views.get(py, member.id) } else { None };
+        let mut arrays: Vec<_> = members.iter().map(|(member, _)| kept(member)).collect();
+        let missing = members.iter().zip(&arrays).filter(|(_, array)| array.is_none());
+        let missing = missing.map(|((member, name), _)| Ok((*member, name.to_str()?)));
+        let missing = missing.collect::<PyResult<Vec<_>>>()?;
+        let mut made = decompressed::arrays(py, &self.file, &missing, threads)?.into_iter();
+        for (array, (member, name)) in arrays.iter_mut().zip(members) {
+            if array.is_none() {
+                let new = made.next();
+                *array = if keep {
+                    new.map(|new| self.views.publish(member.id, name, new)).transpose()?
+                } else {
+                    new
+                };
+            }
+        }
+        Ok(arrays.into_iter().flatten().collect())
+    }
+
     /// The view of the member at a position in archive order, which had none yet; as for `first_access`.
     #[cold]
     pub(crate) fn first_access_at<'py>(
@@ -91,21 +121,49 @@ impl Handle {
     /// Makes and keeps all views.
     fn preload(&self, py: Python<'_>) -> PyResult<()> {
         let mut preload = None;
+        let mut compressed = Vec::new();
         self.file.for_each(py, |number, member, name| {
             if number == 0 {
                 // Only now is known how many members there are. Where all begins again, all views are made
                 // again.
                 preload = Some(Preload::new(&self.views, self.file.lookup().len()));
+                compressed.clear();
             }
+            let Some(preload) = &mut preload else { return Ok(()) };
             if number % SOME == 0 {
                 let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
                 self.file.fetch_headers(py, next)?;
             }
-            let view = self.view(py, member, name.to_str()?)?;
-            preload.as_mut().map_or(Ok(()), |preload| preload.add(member.id, name, view))
+            if !member.is_compressed() {
+                return preload.add(member.id, name, self.view(py, member, name.to_str()?)?);
+            }
+            compressed.push((*member, name.clone()));
+            if compressed.len() < SOME {
+                Ok(())
+            } else {
+                self.preload_compressed(py, preload, &mut compressed)
+            }
         })?;
-        if let Some(preload) = preload {
+        if let Some(mut preload) = preload {
+            self.preload_compressed(py, &mut preload, &mut compressed)?;
             preload.finish();
+        }
+        Ok(())
+    }
+
+    /// Makes and keeps the arrays of compressed members, with all processors.
+    fn preload_compressed<'py>(
+        &self,
+        py: Python<'py>,
+        preload: &mut Preload<'_>,
+        members: &mut Vec<(Member, Bound<'py, PyString>)>,
+    ) -> PyResult<()> {
+        let named = members.iter().map(|(member, name)| Ok((*member, name.to_str()?)));
+        let named = named.collect::<PyResult<Vec<_>>>()?;
+        let threads = thread::available_parallelism().map_or(1, Into::into);
+        let arrays = decompressed::arrays(py, &self.file, &named, threads)?;
+        for ((member, name), array) in members.drain(..).zip(arrays) {
+            preload.add(member.id, &name, array)?;
         }
         Ok(())
     }

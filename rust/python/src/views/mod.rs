@@ -1,5 +1,7 @@
 //! Open files, and the views that are handed out.
 
+pub(crate) mod bad_members;
+pub(crate) mod decompressed;
 pub(crate) mod handle;
 pub(crate) mod map_again;
 pub(crate) mod open_file;

@@ -17,16 +17,13 @@ use mmnpz_format::read::lookup::Lookup;
 use mmnpz_format::read::walked_index::{Member, MemberId};
 
 use crate::detach::{detached, detached_on};
-use crate::error::{exception_with, go_on_unless, in_member, is_bad_member, keep_going, shown};
+use crate::error::{exception_with, go_on_unless, in_member, keep_going};
 use crate::mapping::Mapping;
 use crate::numpy::array;
 use crate::views::view_cache::may_be_locked;
 
 /// Signal handlers may run every time this many members were read.
 const POLL_INTERVAL: usize = 4096;
-
-/// How many names a warning shows.
-const SHOWN: usize = 5;
 
 /// How many members are read at a time where views are made of one member after the other.
 pub(crate) const SOME: usize = 128;
@@ -46,7 +43,7 @@ pub(crate) struct OpenFile {
     pub(crate) options: Py<PyTuple>,
     pub(crate) mapping: Py<Mapping>,
     pub(crate) types: Types,
-    max_header_size: usize,
+    pub(crate) max_header_size: usize,
     /// Whether the warning of a damaged directory was given.
     warned: AtomicBool,
     /// How often a name was looked up that is not there.
@@ -102,7 +99,7 @@ impl OpenFile {
         }
     }
 
-    /// A new view of a member, with `mmap` as its base.
+    /// A new view of a member that is not compressed, with `mmap` as its base.
     pub(crate) fn view<'py>(
         &self,
         mmap: &Bound<'py, PyAny>,
@@ -113,7 +110,7 @@ impl OpenFile {
         let located = self.snapshot.locate(member, name, self.max_header_size, &|| self.verify(py));
         let located = located.map_err(|failure| self.member_err(py, failure, name))?;
         let view = array::with_dtype(py, &located.header.descr, |dtype| {
-            array::map_array(self.snapshot.map(), mmap, self.types.view.bind(py), &located, dtype)
+            array::map_array(self.snapshot.bytes(), mmap, self.types.view.bind(py), &located, dtype)
         });
         view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
     }
@@ -155,10 +152,10 @@ impl OpenFile {
 
     /// Calls `each` for all members, in archive order. If a writer overwrites the directory meanwhile, this
     /// starts anew.
-    pub(crate) fn for_each(
+    pub(crate) fn for_each<'py>(
         &self,
-        py: Python<'_>,
-        mut each: impl FnMut(usize, &Member, &Bound<'_, PyString>) -> PyResult<()>,
+        py: Python<'py>,
+        mut each: impl FnMut(usize, &Member, &Bound<'py, PyString>) -> PyResult<()>,
     ) -> PyResult<()> {
         self.verified(py, |lookup, window| {
             lookup.members(window)?.enumerate().try_for_each(|(number, named)| {
@@ -168,61 +165,6 @@ impl OpenFile {
                 if go_on_unless(done) { Ok(()) } else { Err(Failure::Interrupted) }
             })
         })
-    }
-
-    /// Leaves out the members that are no arrays, before anybody has seen the file. With `must_warn`, a
-    /// warning names them.
-    pub(crate) fn leave_out_bad(&mut self, py: Python<'_>, must_warn: bool) -> PyResult<()> {
-        let mmap = array::whole_map(self.mapping.bind(py), self.types.map.bind(py))?;
-        let bad = loop {
-            let bad = self.bad_members(&mmap)?;
-            if bad.is_empty() {
-                return Ok(());
-            }
-            let ids: Vec<_> = bad.iter().map(|(id, _)| *id).collect();
-            let snapshot = &mut self.snapshot;
-            match detached(py, || snapshot.leave_out(&ids, &keep_going)) {
-                Ok(()) => break bad,
-                // A writer has overwritten the directory meanwhile, and members may have other numbers.
-                Err(Failure::Format(_)) if !self.snapshot.is_verified() => {}
-                Err(failure) => return Err(self.err(py, failure)),
-            }
-        };
-        if must_warn {
-            let (count, s) = (bad.len(), if bad.len() == 1 { "" } else { "s" });
-            let more = if count > SHOWN { ", …" } else { "" };
-            let names: Vec<_> = bad.into_iter().map(|(_, name)| name).take(SHOWN).collect();
-            let names = names.join(", ");
-            let message =
-                format!("left out {count} member{s} from which no array can be read: {names}{more}");
-            warn(py, &self.snapshot, &message)?;
-        }
-        Ok(())
-    }
-
-    /// The members that are no arrays, with their names for a message.
-    fn bad_members(&self, mmap: &Bound<'_, PyAny>) -> PyResult<Vec<(MemberId, String)>> {
-        let py = mmap.py();
-        let mut bad = Vec::new();
-        self.for_each(py, |number, member, name| {
-            if number == 0 {
-                bad.clear();
-            }
-            if number % SOME == 0 {
-                let next = (number..number + SOME).map_while(|at| self.lookup().known(at));
-                self.fetch_headers(py, next)?;
-            }
-            let name = name.to_str()?;
-            match self.view(mmap, member, name) {
-                Ok(_) => Ok(()),
-                Err(error) if is_bad_member(py, &error) => {
-                    bad.push((member.id, shown(name)));
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            }
-        })?;
-        Ok(bad)
     }
 
     /// The names of all arrays: the same list each time.
@@ -346,7 +288,8 @@ fn warn_of_found(py: Python<'_>, snapshot: &Snapshot, what: &str, count: usize) 
     warn(py, snapshot, &format!("{what}; {count} arrays were found without it; {advice}"))
 }
 
-fn warn(py: Python<'_>, snapshot: &Snapshot, message: &str) -> PyResult<()> {
+/// Warns about a file.
+pub(crate) fn warn(py: Python<'_>, snapshot: &Snapshot, message: &str) -> PyResult<()> {
     // A path cannot have a NUL in it.
     let message = std::ffi::CString::new(format!("{}: {message}", snapshot.path().display()))?;
     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)

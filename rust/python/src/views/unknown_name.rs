@@ -51,9 +51,6 @@ fn note(file: &OpenFile, name: &str) -> Option<String> {
     {
         return Some(format!("{path}: there is {}, without the extension", shown(bare)));
     }
-    if lookup.is_compressed(window, name).ok()? {
-        return Some(format!("{path}: {} is compressed: numpy.load reads it", shown(name)));
-    }
     let names = || Some(lookup.members(window).ok()?.map_while(|member| Some(member.ok()?.1)));
     let near = nearest(name, names()?, SHOWN);
     let is_near = !near.is_empty();
