@@ -168,6 +168,10 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     `zipfile` does: as UTF-8 if the member has the UTF-8 flag, otherwise as code page 437 (APPNOTE 6.3.10,
     appendix D).
 
+    Other members are found by their names, as in `numpy.load`: ``data["readme.txt"]`` is an array if the
+    member has one, and `bytes` if not. A member of just this name counts more than an array that is listed by
+    it. ``data["a.npy"]`` is ``data["a"]``, unless another array is listed by this name.
+
     If another program cuts the file short while it is mapped, the next access to the missing part ends this
     process with SIGBUS. `NpzWriter` never cuts a mapped file short.
 
@@ -360,7 +364,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         Notes
         -----
         The checksum is the CRC-32 of the whole member, the ``.npy`` header included (APPNOTE 6.3.10, 4.4.7).
-        Members that the reader does not list are not checked: `zipfile.ZipFile.testzip` checks them, too.
+        Members that the reader does not list are checked only if they are named; `zipfile.ZipFile.testzip`
+        checks them, too.
 
         Examples
         --------

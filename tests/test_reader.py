@@ -230,9 +230,9 @@ def test_what_may_have_been_meant(tmp_path: Path) -> None:
     np.savez(path, labels=1, embed=2, embeddings=3, other=4)
     data = mmnpz.load(path)
     assert notes(data, "embd") == [f"{path}: among the names of 4 arrays are 'embed', 'embeddings'"]
-    assert notes(data, "labels.npy") == [f"{path}: there is 'labels', without the extension"]
     first = "'labels', 'embed', 'embeddings'"
     assert notes(data, "x") == [f"{path}: of the names of 4 arrays, the first are {first}"]
+    assert notes(data, "labls") != []
     # A program that asks often does not read them.
     assert notes(data, "embd") == []
     np.savez(path, only=1)
@@ -257,8 +257,6 @@ def test_the_note_of_a_key_error_is_short_and_fast(tmp_path: Path) -> None:
             writer.write(f"n{number}", 1)
     (note,) = notes(mmnpz.load(path), "n12x")
     assert note == f"{path}: among the names of 50000 arrays are 'n12', 'n120', 'n121'"
-    # Of all names, not only of those that are compared.
-    assert notes(mmnpz.load(path), "n49999.npy") == [f"{path}: there is 'n49999', without the extension"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cuts no mapped file short")

@@ -20,8 +20,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
+use mmnpz_format::read::entry::Compressed;
 use mmnpz_format::read::lookup::Lookup;
-use mmnpz_format::read::walked_index::{Compressed, Member};
+use mmnpz_format::read::walked_index::Member;
 use mmnpz_format::window::{Fetched, Part};
 
 use crate::decompress::Summing;
@@ -122,6 +123,15 @@ impl From<io::Error> for Wrong {
     fn from(error: io::Error) -> Self {
         Wrong::Unreadable(error)
     }
+}
+
+/// Makes sure that bytes have this checksum.
+///
+/// # Errors
+/// If they have another one.
+pub fn compare(bytes: &[u8], expected: u32) -> Result<(), Error> {
+    let found = crc32fast::hash(bytes);
+    if found == expected { Ok(()) } else { Err(ErrorKind::Checksum { expected, found }.into()) }
 }
 
 /// Where bytes are read from.

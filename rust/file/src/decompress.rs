@@ -17,7 +17,7 @@ use zstd_safe::{DCtx, InBuffer, OutBuffer};
 use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
 use mmnpz_format::npy::header::Header;
-use mmnpz_format::read::walked_index::Compressed;
+use mmnpz_format::read::entry::Compressed;
 use mmnpz_format::window::{Fetched, Part};
 use mmnpz_format::zip::records::{AES, DEFLATED, ZSTANDARD};
 
@@ -118,6 +118,33 @@ impl<'a> Packed<'a> {
                 read => return read.map(|(header, data)| (header.into_owned(), data)),
             }
         }
+    }
+
+    /// Whether the member starts with these bytes.
+    ///
+    /// # Errors
+    /// If the bytes are damaged.
+    pub fn starts_with(&self, start: &[u8]) -> Result<bool, Error> {
+        let mut found = vec![0; start.len()];
+        let count = Pieces::new(self.bytes, self.compressed.method)?.fill(&mut found)?;
+        Ok(found[..count] == *start)
+    }
+
+    /// Makes sure that the member has as many bytes as the archive says, before that takes memory.
+    ///
+    /// # Errors
+    /// If it has not, and [`Failure::Interrupted`].
+    pub fn check_size(&self, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+        if self.compressed.size <= AT_ONCE as u64 {
+            return Ok(());
+        }
+        let mut sum = Summing::new(&self.compressed)?;
+        let last = self.bytes.len().div_ceil(SUMMED).saturating_sub(1);
+        for (number, piece) in self.bytes.chunks(SUMMED).enumerate() {
+            check(keep_going)?;
+            sum.add(piece, number == last)?;
+        }
+        Ok(self.compare(sum.end()?)?)
     }
 
     /// Decompresses all of the member, which has as many bytes as `out`, and compares the checksum.

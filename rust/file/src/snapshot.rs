@@ -210,6 +210,25 @@ impl Snapshot {
         }
     }
 
+    /// The member that is not listed as an array and has just this name.
+    ///
+    /// # Errors
+    /// Those of `verify`.
+    pub fn find_other(&self, name: &str, verify: Verify<'_>) -> Result<Option<Member>, Failure> {
+        self.verified(verify, |lookup, window| Ok(lookup.find_other(window, name)?))
+    }
+
+    /// The bytes of a member that is not compressed, whose name is `name`, and their checksum.
+    ///
+    /// # Errors
+    /// Those of [`Member::file`].
+    pub fn bytes_of(&self, member: &Member, name: &str) -> Result<(&[u8], u32), Failure> {
+        let window = self.window();
+        let bytes = window.get(member.file(window, name)?)?.unwrap_or_default();
+        let crc = self.lookup.checksum(window, member, name)?;
+        Ok((bytes, crc.map_or_else(|| member.local_checksum(window), Ok)?))
+    }
+
     /// The member of a name, by the bytes of the moment. None also if only a verified snapshot could tell
     /// that there is one.
     #[inline]

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 use mmnpz_file::decompress::Packed;
 use mmnpz_format::npy::header::MAX_HEADER_SIZE;
-use mmnpz_format::read::walked_index::Compressed;
+use mmnpz_format::read::entry::Compressed;
 use mmnpz_format::zip::records::{DEFLATED, ZSTANDARD};
 
 #[derive(Debug, Arbitrary)]

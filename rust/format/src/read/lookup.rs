@@ -20,10 +20,11 @@ use crate::additions::stored_index::{self, Hit, Shape, StoredIndex};
 use crate::bytes::touch;
 use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::header::{Header, MAX_HEADER_SIZE};
-use crate::read::walked_index::{Compressed, Member, MemberId, WalkedIndex};
+use crate::read::entry::Compressed;
+use crate::read::searched_index::{recover, search, successor};
+use crate::read::walked_index::{Member, MemberId, WalkedIndex};
 use crate::recover::listed;
-use crate::recover::recovery_scan::Effort;
-use crate::recover::survey::{FoundDirectory, Source, Survey, Witness};
+use crate::recover::survey::Survey;
 use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
@@ -191,13 +192,6 @@ impl Lookup {
         self.len() == 0
     }
 
-    /// All numbers of members are less than this, also those of an index that takes the place of the stored
-    /// one.
-    pub fn limit(&self) -> usize {
-        // First the numbers of the stored index, and behind them those of the index that takes its place.
-        self.stored.as_ref().map_or_else(|| self.len(), |stored| 2 * stored.seal.members() as usize)
-    }
-
     /// How many bytes of memory the index takes.
     pub fn memory(&self) -> usize {
         self.walked.get().map_or(0, |walked| walked.index.memory())
@@ -261,6 +255,33 @@ impl Lookup {
             Ok(member.is_some())
         })?;
         Ok(member)
+    }
+
+    /// Finds the member that is not listed and has just this name. The lookup must be verified.
+    ///
+    /// # Errors
+    /// As for [`Lookup::find`].
+    pub fn find_other(&self, window: Window<'_>, name: &str) -> Result<Option<Member>, Missing> {
+        // A stored index is there only if all members are arrays.
+        let Some(walked) = self.walked.get() else { return Ok(None) };
+        Ok(walked.index.find_other(window, name)?.and_then(|id| walked.get(id)))
+    }
+
+    /// The names of the members that are not listed. The lookup must be verified.
+    ///
+    /// # Errors
+    /// As for [`Lookup::find`].
+    pub fn names_of_others<'a>(
+        &'a self,
+        window: Window<'a>,
+    ) -> Result<impl Iterator<Item = String> + 'a, Missing> {
+        let names = self.walked.get().map(|walked| walked.index.names_of_others(window)).transpose()?;
+        Ok(names.into_iter().flatten())
+    }
+
+    /// How many members are not listed. The lookup must be verified.
+    pub fn count_of_others(&self) -> usize {
+        self.walked.get().map_or(0, |walked| walked.index.count_of_others())
     }
 
     /// Whether the stored index is in use.
@@ -551,7 +572,9 @@ impl Lookup {
         let directory = self.walked.get().map_or(&self.directory, |walked| walked.index.directory());
         let raw = directory.raw_record(window, at)?;
         let record = raw.and_then(|raw| CentralRecord::read(raw, 0)).map(|(record, _)| record);
-        Ok(record.filter(|record| is_named(record, name.as_bytes())).map(|record| record.header.crc.get()))
+        Ok(record
+            .filter(|record| member.is_named(record, name.as_bytes()))
+            .map(|record| record.header.crc.get()))
     }
 
     /// Whether the directory has array fields, so that readers do not need the headers of the members.
@@ -621,70 +644,4 @@ fn stored(window: Window<'_>, survey: &Survey) -> Result<Option<Stored>, Missing
     let can_be_used = is_whole && members < u64::from(u32::MAX) / 2 && seal.ends(window)?;
     let index = StoredIndex::of(&seal, window).filter(|_| can_be_used);
     Ok(index.map(|index| Stored { seal, shape: index.shape() }))
-}
-
-/// Makes an error about the file None. Any other error stays an error.
-fn none_if_wrong<T>(result: Result<T>) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_about_file() => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The index of an archive after an append, if the new directory begins with the records of the old one.
-fn successor(
-    newer: Window<'_>,
-    seal: &Seal,
-    keep_going: &mut dyn FnMut() -> bool,
-) -> Result<Option<WalkedIndex>> {
-    let survey = none_if_wrong(Survey::new(newer, Effort::Read, &mut *keep_going))?;
-    let Some(mut directory) = survey.and_then(|survey| survey.location().cloned()) else { return Ok(None) };
-    if !cut(newer, &mut directory, seal)? {
-        return Ok(None);
-    }
-    let range = directory.range.clone();
-    let Some(index) = none_if_wrong(WalkedIndex::build(newer, directory, keep_going))? else {
-        return Ok(None);
-    };
-    // The next append may have begun to overwrite the directory meanwhile.
-    let holds = newer.get(range)?.is_some_and(|records| seal.is_of(records));
-    Ok(holds.then(|| index.without_directory()))
-}
-
-/// The index of an archive whose directory cannot be read to its end, by a recovery scan. `error` tells what
-/// is wrong with the directory.
-fn recover(window: Window<'_>, error: Error, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
-    let survey = Survey::without_directory(window, error, Effort::Read, &mut *keep_going)?;
-    WalkedIndex::of_survey(window, &survey, keep_going).map(WalkedIndex::without_directory)
-}
-
-/// The index of an archive without its directory, by a recovery scan.
-fn search(window: Window<'_>, seal: &Seal, keep_going: &mut dyn FnMut() -> bool) -> Result<WalkedIndex> {
-    let error = ErrorKind::NoEndRecord.into();
-    let mut survey = Survey::without_directory(window, error, Effort::Read, &mut *keep_going)?;
-    survey.found.retain(|member| member.header < seal.members_end());
-    // The directory of another program stays where it is. A writer can overwrite a directory of mmnpz as soon
-    // as it was read.
-    let (is_same, range) = match &mut survey.source {
-        Source::Directory(FoundDirectory { location, witness: Witness::Seal(..), .. }) => {
-            (cut(window, location, seal)?, Some(location.range.clone()))
-        }
-        _ => (true, None),
-    };
-    let index = WalkedIndex::of_survey(window, &survey, keep_going)?;
-    let holds = match range {
-        Some(range) => window.get(range)?.is_some_and(|records| seal.is_of(records)),
-        None => true,
-    };
-    if is_same && holds { Ok(index.without_directory()) } else { Err(ErrorKind::NoEndRecord.into()) }
-}
-
-/// Cuts a directory to the size of the directory of `seal`, and returns whether it then is that directory.
-fn cut(window: Window<'_>, directory: &mut DirectoryLocation, seal: &Seal) -> Result<bool, Missing> {
-    let size = seal.directory_end() - seal.directory();
-    let Range { start, end } = directory.range;
-    directory.range = start..start.saturating_add(size).min(end);
-    directory.count = seal.members();
-    Ok(window.get(directory.range.clone())?.is_some_and(|records| seal.is_of(records)))
 }

@@ -4,6 +4,10 @@
 //! Of two members with one name, the last one counts, as for Python's `zipfile`, so that NumPy and mmnpz see
 //! the same members.
 //!
+//! Arrays are the members whose names end in `.npy`. The other members are found by their whole names, and
+//! are not listed. If one of them has the name under which an array is listed, that name leads to it, as
+//! NumPy has it, and the array is found by its whole name.
+//!
 //! The index holds only numbers: 24 bytes a member, 24 more if it is compressed, and a table of hashes. Names
 //! stay in the archive. The numbers that a reader needs for a member, such as the place of its local header
 //! and its sizes, are copied when the index is built. So a program that overwrites the directory later, as
@@ -12,21 +16,19 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as Slot;
 
 use crate::bytes::touch;
 use crate::error::{Error, ErrorKind, Missing, Result};
+use crate::read::entry::{Compressed, Entries, Entry, NO_RECORD, NOWHERE, Result2, STORED_ONE, hash_of};
 use crate::recover::survey::Survey;
 use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
-use crate::zip::records::{CentralHeader, Extent, LocalHeader, Record, STORED, flags};
+use crate::zip::records::{CentralHeader, LocalHeader, Record, STORED, flags};
 
 /// The index asks for memory for up to this many members because the end record counts them. For more
 /// members, it asks when it finds them.
@@ -35,106 +37,7 @@ const TRUSTED_COUNT: usize = 1 << 22;
 /// The index asks the caller whether to go on every time it has read this many members.
 const POLL_INTERVAL: usize = 1 << 16;
 
-/// What the index keeps of a member. The two packed numbers leave 40 bits for a place in the directory (a
-/// terabyte) and 48 bits for a place in the file.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    /// Place in the directory << 24 | 24 bits of the name's hash.
-    record_and_hash: u64,
-    /// Offset of the local header << 16 | general-purpose flags.
-    local_and_flags: u64,
-    /// Bytes in the file that may be read. Of a compressed member, [`COMPRESSED`] and its number among those.
-    size: u64,
-}
-
-/// Marks the size of a compressed member. No file is so long.
-const COMPRESSED: u64 = 1 << 63;
-
-/// The number of a member that is not compressed, among those that are.
-const STORED_ONE: u32 = u32::MAX;
-
-/// What tells how to decompress a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Compressed {
-    /// The compression method (APPNOTE 4.4.5).
-    pub method: u16,
-    /// How many bytes the member has when it is decompressed.
-    pub size: u64,
-    /// The CRC-32 of those bytes.
-    pub crc: u32,
-    /// How many bytes it has in the file.
-    pub stored: u64,
-}
-
-impl Compressed {
-    /// That of a record of the directory, unless its member is stored.
-    fn of(record: &CentralRecord<'_>) -> Result2<Option<Self>> {
-        let method = record.header.method.get();
-        if method == STORED {
-            return Ok(None);
-        }
-        let extent = Extent::read(record.header, record.extra)?;
-        let (size, stored) = (extent.uncompressed, extent.compressed);
-        Ok(Some(Compressed { method, size, crc: record.header.crc.get(), stored }))
-    }
-}
-
-/// The place in the directory of a member that the directory does not list.
-const NO_RECORD: u64 = (1 << 40) - 1;
-
-/// The offset of a local header that is not inside the file.
-const NOWHERE: u64 = (1 << 48) - 1;
-
-/// The size of an entry that does not count, as its member is left out.
-const GONE: u64 = u64::MAX;
-
-impl Entry {
-    /// The entry of a record of the directory.
-    fn of(file_len: u64, record: &CentralRecord<'_>, prefix_len: i64, hash: u64) -> Result2<Self> {
-        let extent = Extent::read(record.header, record.extra)?;
-        let local = i64::try_from(extent.local_offset)
-            .ok()
-            .and_then(|offset| offset.checked_add(prefix_len))
-            .and_then(|offset| u64::try_from(offset).ok())
-            .filter(|&offset| offset < NOWHERE && offset < file_len)
-            .unwrap_or(NOWHERE);
-        Ok(Entry {
-            record_and_hash: (record.at as u64) << 24 | kept_bits(hash),
-            local_and_flags: local << 16 | u64::from(record.header.flags.get()),
-            // No file is so long.
-            size: extent.compressed.min(extent.uncompressed).min(COMPRESSED - 1),
-        })
-    }
-
-    /// The number of a compressed member among those.
-    fn compressed(&self) -> Option<usize> {
-        (self.size & COMPRESSED != 0).then_some((self.size & !COMPRESSED) as usize)
-    }
-
-    fn record(&self) -> usize {
-        // The place was a usize when it was packed.
-        (self.record_and_hash >> 24) as usize
-    }
-
-    fn local(&self) -> u64 {
-        self.local_and_flags >> 16
-    }
-
-    fn flags(&self) -> u16 {
-        (self.local_and_flags & 0xffff) as u16
-    }
-
-    fn has_hash(&self, hash: u64) -> bool {
-        self.record_and_hash & 0xff_ffff == kept_bits(hash)
-    }
-}
-
-/// The bits of a hash that an entry keeps. The table chooses the place by other bits.
-fn kept_bits(hash: u64) -> u64 {
-    (hash >> 32) & 0xff_ffff
-}
-
-/// The number of a member: its position in archive order.
+/// The number of a member. That of an array is its position in archive order; those of other members follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(pub u32);
 
@@ -142,9 +45,10 @@ pub struct MemberId(pub u32);
 #[derive(Debug, Clone)]
 pub struct WalkedIndex {
     directory: DirectoryLocation,
-    entries: Vec<Entry>,
+    arrays: Entries,
+    /// The other members.
+    others: Entries,
     compressed: Vec<Compressed>,
-    table: HashTable<u32>,
     hasher: RandomState,
 }
 
@@ -173,15 +77,13 @@ impl WalkedIndex {
         let count = usize::try_from(directory.count).unwrap_or(most).min(most).min(TRUSTED_COUNT);
         let mut index = WalkedIndex {
             directory,
-            entries: Vec::new(),
+            arrays: Entries::default(),
+            others: Entries::default(),
             compressed: Vec::new(),
-            table: HashTable::new(),
             hasher: RandomState::default(),
         };
-        // If there is no memory for the count that the archive claims, both grow with the members that are
-        // there.
-        let _ = index.entries.try_reserve_exact(count);
-        let _ = index.table.try_reserve(count, |_| 0);
+        // There may be no memory for the count that the archive claims.
+        index.arrays.reserve(count);
         let mut walk = Walk::new(records);
         for (number, record) in walk.by_ref().enumerate() {
             if let Err(kind) = index.add(window.len(), records, &record) {
@@ -192,7 +94,9 @@ impl WalkedIndex {
             }
         }
         walk.finish().map_err(|error| at_directory(error, &index.directory))?;
-        index.entries.shrink_to_fit();
+        index.let_whole_names_win(window, records)?;
+        index.arrays.shrink_to_fit();
+        index.others.shrink_to_fit();
         index.compressed.shrink_to_fit();
         Ok(index)
     }
@@ -208,35 +112,19 @@ impl WalkedIndex {
         for member in &survey.found {
             let Ok(Some(name)) = name::array_name(member.name(window)?, member.flags) else { continue };
             let hash = index.hash(&name);
-            let entry = Entry {
-                record_and_hash: NO_RECORD << 24 | kept_bits(hash),
-                local_and_flags: member.header.min(NOWHERE) << 16 | u64::from(member.flags),
-                size: member.end - member.file,
-            };
-            let number = u32::try_from(index.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
+            let size = member.end - member.file;
+            let entry = Entry::new(NO_RECORD, hash, member.header, member.flags, size);
             let records = index.directory.records(window)?;
-            let (entries, hasher) = (&index.entries, &index.hasher);
             let missing = Cell::new(None);
-            let name_of = |id: u32| {
-                let entry = &entries[id as usize];
-                record_name(records, entry).or_else(|| {
-                    local_name(window, entry).unwrap_or_else(|range| {
+            let key_of = |entry: &Entry| {
+                entry.key_in_record(records).or_else(|| {
+                    entry.key_in_local(window).unwrap_or_else(|range| {
                         missing.set(Some(range));
                         None
                     })
                 })
             };
-            let same = |&id: &u32| {
-                entries[id as usize].has_hash(hash) && name_of(id).is_some_and(|other| other == name)
-            };
-            let rehash = |&id: &u32| name_of(id).map_or(0, |name| hash_of(hasher, &name));
-            match index.table.entry(hash, same, rehash) {
-                Slot::Occupied(slot) => index.entries[*slot.get() as usize] = entry,
-                Slot::Vacant(slot) => {
-                    slot.insert(number);
-                    index.entries.push(entry);
-                }
-            }
+            index.arrays.put(&index.hasher, &name, entry, key_of)?;
             if let Some(missing) = missing.take() {
                 return Err(missing.into());
             }
@@ -251,30 +139,49 @@ impl WalkedIndex {
 
     /// Adds a record.
     fn add(&mut self, file_len: u64, records: &[u8], record: &CentralRecord<'_>) -> Result2<()> {
-        let Some(name) = record.array_name().map_err(|_| ErrorKind::NameEncoding)? else {
+        let name = record.array_name().map_err(|_| ErrorKind::NameEncoding)?;
+        let Some(name) = name else {
+            self.add_other(file_len, records, record);
             return Ok(());
         };
         let hash = self.hash(&name);
         let mut entry = Entry::of(file_len, record, self.directory.prefix_len, hash)?;
         if let Some(compressed) = Compressed::of(record)? {
-            entry.size = COMPRESSED | self.compressed.len() as u64;
+            entry.set_compressed(self.compressed.len());
             self.compressed.push(compressed);
         }
-        let number = u32::try_from(self.entries.len()).map_err(|_| ErrorKind::TooManyMembers)?;
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        let same = |&id: &u32| {
-            let entry = &entries[id as usize];
-            entry.has_hash(hash) && record_name(records, entry).is_some_and(|other| other == name)
-        };
-        let rehash =
-            |&id: &u32| record_name(records, &entries[id as usize]).map_or(0, |name| hash_of(hasher, &name));
-        match self.table.entry(hash, same, rehash) {
-            Slot::Occupied(slot) => self.entries[*slot.get() as usize] = entry,
-            Slot::Vacant(slot) => {
-                slot.insert(number);
-                self.entries.push(entry);
-            }
+        self.arrays.put(&self.hasher, &name, entry, |entry| entry.key_in_record(records))
+    }
+
+    /// Adds the record of a member that is no array. What is wrong with it does not matter for the arrays.
+    #[cold]
+    fn add_other(&mut self, file_len: u64, records: &[u8], record: &CentralRecord<'_>) {
+        let Some(key) = name::key(record.name, record.header.flags.get(), true) else { return };
+        let entry = Entry::of(file_len, record, self.directory.prefix_len, self.hash(&key));
+        let (Ok(mut entry), Ok(compressed)) = (entry, Compressed::of(record)) else { return };
+        if let Some(compressed) = compressed {
+            entry.set_compressed(self.compressed.len());
+            self.compressed.push(compressed);
         }
+        entry.set_whole_name();
+        let _ = self.others.put(&self.hasher, &key, entry, |entry| entry.key_in_record(records));
+    }
+
+    /// Has a name under which an array is listed lead to another member that has just this name.
+    fn let_whole_names_win(&mut self, window: Window<'_>, records: &[u8]) -> Result<()> {
+        for number in 0..self.others.list.len() {
+            let Some(key) = self.others.list[number].key_in_record(records) else { continue };
+            let is_it = |entry: &Entry| self.in_directory(window, entry, &key);
+            let Some(array) = self.arrays.find(self.hash(&key), is_it)? else { continue };
+            let whole = [&key, name::EXTENSION.as_bytes()].concat();
+            let mut shadowed =
+                std::mem::replace(&mut self.arrays.list[array as usize], self.others.list[number]);
+            shadowed.set_whole_name();
+            shadowed.set_hash(self.hash(&whole));
+            self.others.list[number].set_gone();
+            self.others.put(&self.hasher, &whole, shadowed, |entry| entry.key_in_record(records))?;
+        }
+        self.others.drop_gone(&self.hasher, |entry| entry.key_in_record(records));
         Ok(())
     }
 
@@ -284,25 +191,15 @@ impl WalkedIndex {
     /// If the directory was not fetched.
     pub fn leave_out(&mut self, window: Window<'_>, ids: &[MemberId]) -> Result<()> {
         for id in ids {
-            if let Some(entry) = self.entries.get_mut(id.0 as usize) {
-                entry.size = GONE;
+            if let Some(entry) = self.arrays.list.get_mut(id.0 as usize) {
+                entry.set_gone();
             }
         }
         let records = self.directory.records(window)?;
-        self.drop_gone(window, records);
+        let key_of =
+            |entry: &Entry| entry.key_in_record(records).or_else(|| entry.key_in_local(window).ok()?);
+        self.arrays.drop_gone(&self.hasher, key_of);
         Ok(())
-    }
-
-    /// Removes the entries that do not count, and renumbers the others.
-    fn drop_gone(&mut self, window: Window<'_>, records: &[u8]) {
-        self.entries.retain(|entry| entry.size != GONE);
-        self.table.clear();
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        let name_of = |entry| record_name(records, entry).or_else(|| local_name(window, entry).ok()?);
-        let rehash = |&id: &u32| name_of(&entries[id as usize]).map_or(0, |name| hash_of(hasher, &name));
-        for id in (0..).take(entries.len()) {
-            self.table.insert_unique(rehash(&id), id, rehash);
-        }
     }
 
     fn hash(&self, name: &[u8]) -> u64 {
@@ -311,24 +208,58 @@ impl WalkedIndex {
 
     /// The number of arrays.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.arrays.list.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.arrays.list.is_empty()
     }
 
     /// All members, in archive order.
     pub fn ids(&self) -> impl Iterator<Item = MemberId> + use<> {
         // Less than 2**32, which was checked when the index was built.
-        (0..self.entries.len() as u32).map(MemberId)
+        (0..self.arrays.list.len() as u32).map(MemberId)
     }
 
     /// Bytes of memory that the index takes.
     pub fn memory(&self) -> usize {
-        let entries = self.entries.capacity() * size_of::<Entry>();
-        entries + self.compressed.capacity() * size_of::<Compressed>() + self.table.allocation_size()
+        let compressed = self.compressed.capacity() * size_of::<Compressed>();
+        self.arrays.memory() + self.others.memory() + compressed
+    }
+
+    /// The number of members that are no arrays by their names.
+    pub(crate) fn count_of_others(&self) -> usize {
+        self.others.list.len()
+    }
+
+    /// The names of those members that the directory still has.
+    ///
+    /// # Errors
+    /// If the directory was not fetched.
+    pub(crate) fn names_of_others<'a>(
+        &'a self,
+        window: Window<'a>,
+    ) -> Result<impl Iterator<Item = String> + 'a, Missing> {
+        let records = self.records(window)?;
+        let text = |name: Cow<'_, [u8]>| String::from_utf8_lossy(&name).into_owned();
+        Ok(self.others.list.iter().filter_map(move |entry| entry.key_in_record(records).map(text)))
+    }
+
+    /// Finds the member that is not listed and has just this name.
+    ///
+    /// # Errors
+    /// As for [`WalkedIndex::find_again`].
+    pub(crate) fn find_other(&self, window: Window<'_>, name: &str) -> Result<Option<MemberId>, Missing> {
+        if self.others.list.is_empty() {
+            return Ok(None);
+        }
+        let name = name.as_bytes();
+        let is_it =
+            |entry: &Entry| Ok(self.in_directory(window, entry, name)? || entry.is_in_local(window, name)?);
+        let found = self.others.find(self.hash(name), is_it)?;
+        // Less than 2**32 together, as the records have that many bytes.
+        Ok(found.map(|number| MemberId(self.arrays.list.len() as u32 + number)))
     }
 
     /// Finds the array of this name. Touches the directory rather than the member.
@@ -338,7 +269,7 @@ impl WalkedIndex {
     pub fn find_again(&self, window: Window<'_>, name: &str) -> Result<Option<MemberId>, Missing> {
         let name = name.as_bytes();
         self.find_by(name, |entry| {
-            Ok(self.in_directory(window, entry, name)? || in_local(window, entry, name)?)
+            Ok(self.in_directory(window, entry, name)? || entry.is_in_local(window, name)?)
         })
     }
 
@@ -359,7 +290,7 @@ impl WalkedIndex {
         let name = name.as_bytes();
         self.find_by(name, |entry| {
             fetch_headers(window, entry.local());
-            Ok(in_local(window, entry, name)? || self.in_directory(window, entry, name)?)
+            Ok(entry.is_in_local(window, name)? || self.in_directory(window, entry, name)?)
         })
     }
 
@@ -369,19 +300,7 @@ impl WalkedIndex {
         name: &[u8],
         is_it: impl Fn(&Entry) -> Result<bool, Missing>,
     ) -> Result<Option<MemberId>, Missing> {
-        let hash = self.hash(name);
-        let mut missing = None;
-        let same = |&id: &u32| {
-            let entry = &self.entries[id as usize];
-            entry.has_hash(hash)
-                && is_it(entry).unwrap_or_else(|range| {
-                    // Stops here: the other entries are looked at once this range was fetched.
-                    missing = Some(range);
-                    true
-                })
-        };
-        let found = self.table.find(hash, same).copied().map(MemberId);
-        missing.map_or(Ok(found), Err)
+        Ok(self.arrays.find(self.hash(name), is_it)?.map(MemberId))
     }
 
     /// Where the local header of the member is that had this name, if another program has renamed it since.
@@ -394,14 +313,14 @@ impl WalkedIndex {
             other.is_some_and(|other| entry.has_hash(self.hash(&other)))
         };
         let is_other = |entry: &Entry| {
-            Ok(!is_own(entry, record_name(records, entry)) && !is_own(entry, local_name(window, entry)?))
+            Ok(!is_own(entry, entry.key_in_record(records)) && !is_own(entry, entry.key_in_local(window)?))
         };
         let found = self.find_by(name.as_bytes(), is_other)?;
-        Ok(found.map(|id| self.entries[id.0 as usize].local()))
+        Ok(found.map(|id| self.arrays.list[id.0 as usize].local()))
     }
 
     fn in_directory(&self, window: Window<'_>, entry: &Entry, name: &[u8]) -> Result<bool, Missing> {
-        Ok(record_name(self.records(window)?, entry).is_some_and(|other| other == name))
+        Ok(entry.key_in_record(self.records(window)?).is_some_and(|other| *other == *name))
     }
 
     /// The records of the directory. None if the file has become shorter.
@@ -417,29 +336,31 @@ impl WalkedIndex {
     /// # Errors
     /// [`ErrorKind::NamesDiffer`] if neither has the name any more, and [`ErrorKind::Missing`].
     pub fn name(&self, window: Window<'_>, id: MemberId) -> Result<String> {
-        let entry = &self.entries[id.0 as usize];
+        let entry = self.entry(id).ok_or(ErrorKind::NamesDiffer)?;
         let copied = |name: Option<Cow<'_, [u8]>>| {
             let name = name?.into_owned();
             entry.has_hash(self.hash(&name)).then_some(name).and_then(|name| String::from_utf8(name).ok())
         };
-        if let Some(name) = copied(record_name(self.directory.records(window)?, entry)) {
+        if let Some(name) = copied(entry.key_in_record(self.directory.records(window)?)) {
             return Ok(name);
         }
-        copied(local_name(window, entry)?).ok_or_else(|| Error::at(ErrorKind::NamesDiffer, entry.local()))
+        copied(entry.key_in_local(window)?).ok_or_else(|| Error::at(ErrorKind::NamesDiffer, entry.local()))
+    }
+
+    fn entry(&self, id: MemberId) -> Option<&Entry> {
+        let number = id.0 as usize;
+        let others = number.checked_sub(self.arrays.list.len());
+        others.map_or_else(|| self.arrays.list.get(number), |number| self.others.list.get(number))
     }
 
     /// The member with this number.
     pub fn get(&self, id: MemberId) -> Option<Member> {
-        self.entries.get(id.0 as usize).map(|entry| self.member_of(id, *entry))
-    }
-
-    fn member_of(&self, id: MemberId, mut entry: Entry) -> Member {
+        let entry = *self.entry(id)?;
         let number = entry.compressed();
-        if let Some(compressed) = number.and_then(|number| self.compressed.get(number)) {
-            entry.size = compressed.stored;
-        }
+        let compressed = number.and_then(|number| self.compressed.get(number));
+        let size = compressed.map_or(entry.size(), |compressed| compressed.stored);
         // There are no more compressed members than members.
-        Member { id, compressed: number.map_or(STORED_ONE, |number| number as u32), entry }
+        Some(Member { id, compressed: number.map_or(STORED_ONE, |number| number as u32), size, entry })
     }
 
     /// Whether any member is compressed.
@@ -457,13 +378,13 @@ impl WalkedIndex {
     /// # Errors
     /// Those of [`Member::file`].
     pub fn member(&self, window: Window<'_>, id: MemberId, name: &str) -> Result<Range<u64>> {
-        self.member_of(id, self.entries[id.0 as usize]).file(window, name)
+        self.get(id).ok_or(ErrorKind::NamesDiffer)?.file(window, name)
     }
 
     /// The index without the directory: names are then looked for in the local headers only.
     pub(crate) fn without_directory(mut self) -> Self {
         self.directory = DirectoryLocation::none();
-        for entry in &mut self.entries {
+        for entry in self.arrays.list.iter_mut().chain(&mut self.others.list) {
             entry.record_and_hash |= NO_RECORD << 24;
         }
         self
@@ -477,6 +398,8 @@ pub struct Member {
     pub id: MemberId,
     /// Its number among the compressed members of the index.
     compressed: u32,
+    /// How many bytes it has in the file.
+    size: u64,
     entry: Entry,
 }
 
@@ -490,7 +413,8 @@ impl Member {
     ) -> Option<Self> {
         let entry = Entry::of(file_len, record, prefix_len, 0).ok()?;
         let is_stored = record.header.method.get() == STORED;
-        is_stored.then_some(Member { id: MemberId(number), compressed: STORED_ONE, entry })
+        let (id, size) = (MemberId(number), entry.size());
+        is_stored.then_some(Member { id, compressed: STORED_ONE, size, entry })
     }
 
     /// The member with another number.
@@ -503,6 +427,17 @@ impl Member {
         (self.entry.record() != NO_RECORD as usize).then_some(self.entry.record())
     }
 
+    /// Whether this record of the directory has the member's key `name`.
+    pub(crate) fn is_named(&self, record: &CentralRecord<'_>, name: &[u8]) -> bool {
+        let key = name::key(record.name, record.header.flags.get(), self.has_whole_name());
+        key.is_some_and(|other| *other == *name)
+    }
+
+    /// Whether it is found by its whole name, not by that of an array. It need not be one.
+    pub fn has_whole_name(&self) -> bool {
+        self.entry.has_whole_name()
+    }
+
     /// Whether its bytes in the file are compressed.
     pub fn is_compressed(&self) -> bool {
         self.compressed != STORED_ONE
@@ -510,7 +445,7 @@ impl Member {
 
     /// Where its local header is, and how many bytes it has in the file.
     pub fn extent(&self) -> (u64, u64) {
-        (self.entry.local(), self.entry.size)
+        (self.entry.local(), self.size)
     }
 
     /// Checks that the member can be read at all.
@@ -548,49 +483,18 @@ impl Member {
         self.check()?;
         let entry = &self.entry;
         let header = LocalHeader::read(window, entry.local(), ErrorKind::LocalOutside)?;
-        if !in_local(window, entry, name.as_bytes())? {
+        if !entry.is_in_local(window, name.as_bytes())? {
             return Err(Error::at(ErrorKind::NamesDiffer, entry.local()));
         }
         let head =
             LocalHeader::SIZE as u64 + u64::from(header.name_len.get()) + u64::from(header.extra_len.get());
         let start = entry.local() + head;
-        let end = start.checked_add(entry.size).filter(|&end| end <= window.len());
+        let end = start.checked_add(self.size).filter(|&end| end <= window.len());
         match end {
             Some(end) => Ok(start..end),
-            None => Err(Error::at(ErrorKind::DataOutside { size: entry.size }, start)),
+            None => Err(Error::at(ErrorKind::DataOutside { size: self.size }, start)),
         }
     }
-}
-
-type Result2<T> = std::result::Result<T, ErrorKind>;
-
-fn hash_of(hasher: &RandomState, name: &[u8]) -> u64 {
-    let mut state = hasher.build_hasher();
-    state.write(name);
-    state.finish()
-}
-
-/// The name in the record of an entry, as the directory is now.
-fn record_name<'a>(records: &'a [u8], entry: &Entry) -> Option<Cow<'a, [u8]>> {
-    CentralRecord::read(records, entry.record())?.0.array_name().ok()?
-}
-
-/// The stored name and the flags in the local header of an entry, as the file is now.
-fn local_raw_name<'a>(window: Window<'a>, entry: &Entry) -> Result<Option<(&'a [u8], u16)>, Missing> {
-    let Some(header) = LocalHeader::find(window, entry.local())? else { return Ok(None) };
-    let start = entry.local() + LocalHeader::SIZE as u64;
-    let raw = window.get(start..start + u64::from(header.name_len.get()))?;
-    Ok(raw.map(|raw| (raw, header.flags.get())))
-}
-
-fn local_name<'a>(window: Window<'a>, entry: &Entry) -> Result<Option<Cow<'a, [u8]>>, Missing> {
-    let raw = local_raw_name(window, entry)?;
-    Ok(raw.and_then(|(raw, flag_bits)| name::array_name(raw, flag_bits).ok()?))
-}
-
-fn in_local(window: Window<'_>, entry: &Entry, name: &[u8]) -> Result<bool, Missing> {
-    let raw = local_raw_name(window, entry)?;
-    Ok(raw.is_some_and(|(raw, flag_bits)| name::is_array_name(raw, flag_bits, name)))
 }
 
 /// Brings the local header and the `.npy` header of a member into the cache of the processor, in one wait

@@ -59,6 +59,21 @@ pub fn array_name(raw: &[u8], flag_bits: u16) -> Result<Option<Cow<'_, [u8]>>, N
     decoded_array_name(raw, flag_bits)
 }
 
+/// The name under which a member is found: that of an array or, with `is_whole`, the whole name. None if it
+/// has no such name.
+#[inline]
+pub(crate) fn key(raw: &[u8], flag_bits: u16, is_whole: bool) -> Option<Cow<'_, [u8]>> {
+    if is_whole { whole_key(raw, flag_bits) } else { array_name(raw, flag_bits).ok()? }
+}
+
+#[cold]
+fn whole_key(raw: &[u8], flag_bits: u16) -> Option<Cow<'_, [u8]>> {
+    Some(match decode(raw, flag_bits).ok()? {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    })
+}
+
 #[cold]
 fn decoded_array_name(raw: &[u8], flag_bits: u16) -> Result<Option<Cow<'_, [u8]>>, NotUtf8> {
     Ok(match decode(raw, flag_bits)? {

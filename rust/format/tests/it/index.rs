@@ -417,9 +417,9 @@ fn an_index_takes_no_more_memory_than_the_directory() {
         let memory = open(&built.bytes).unwrap().memory();
         assert!((count * 24..=directory + 64).contains(&memory), "{memory} for {directory}");
     }
-    // What tells how to decompress a member takes as much again; members that are not listed take nothing.
+    // What tells how to decompress a member takes as much again.
     let members = (0..1000).map(|number| Member::deflated(format!("{number}.npy"), b""));
     let others = (0..1000).map(|number| Member::stored(format!("{number}.txt"), b""));
     let built = Archive::of(members.chain(others)).build();
-    assert!((48_000..70_000).contains(&open(&built.bytes).unwrap().memory()));
+    assert!((72_000..120_000).contains(&open(&built.bytes).unwrap().memory()));
 }

@@ -122,7 +122,8 @@ impl<'py> BatchLookup<'py> {
 
     /// A member and its name, if it is compressed.
     pub(crate) fn compressed(&self, key: Key<'_, 'py>) -> PyResult<Option<(Member, Bound<'py, PyString>)>> {
-        let Some(member) = self.member(key).filter(Member::is_compressed) else { return Ok(None) };
+        let is_packed = |member: &Member| member.is_compressed() && !member.has_whole_name();
+        let Some(member) = self.member(key).filter(is_packed) else { return Ok(None) };
         let name = match key {
             Key::Name(name) => PyString::new(self.py, name.cast::<PyString>()?.to_str()?),
             Key::Position(position) => PyString::new(self.py, &self.name_at(position)?),

@@ -49,7 +49,8 @@ fn with_kept<'py, R>(
         return read(&kept, &layout);
     }
     let view = named(lookup.access(key, false), key)?;
-    let layout = array::layout(&view).ok_or_else(|| PyTypeError::new_err("a view is not an array"))?;
+    let not_array = || PyTypeError::new_err(message(lookup, key, "it is no array"));
+    let layout = array::layout(&view).ok_or_else(not_array)?;
     read(&view, &layout)
 }
 

@@ -21,7 +21,7 @@ use crate::error::keep_going;
 use crate::mapping::Mapping;
 use crate::swap_cell::SwapCell;
 use crate::views::handle::Handle;
-use crate::views::open_file::{OpenFile, Types, warn_of_unlisted};
+use crate::views::open_file::{OpenFile, Types, warn_of_no_arrays, warn_of_unlisted};
 use crate::views::view_cache::DICT_FIRST;
 
 /// The state of a reader, replaced when a program opens or closes it.
@@ -133,6 +133,9 @@ impl Reader {
         let expected = identity.map(|(size, modified, inode)| Identity { size, modified, inode });
         let snapshot = detached_on(py, &path, || Snapshot::open(&path, expected, &keep_going))?;
         warn_of_unlisted(py, &snapshot)?;
+        if identity.is_none() {
+            warn_of_no_arrays(py, &snapshot)?;
+        }
         let mapping = Mapping::new(Arc::clone(snapshot.map()), filename, snapshot.identity());
         let mapping = Bound::new(py, mapping)?.unbind();
         let types = Types { map: map_type.unbind(), view: view_type.unbind() };
@@ -221,7 +224,9 @@ impl Reader {
             name.hash()?;
             return Ok(false);
         };
-        Ok(file.find_again(name)?.is_some())
+        // No archive has a name with lone surrogates.
+        let Ok(text) = name.to_str() else { return Ok(false) };
+        Ok(file.find(name.py(), text, true)?.is_some())
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

@@ -26,8 +26,11 @@ pub(crate) fn _name_at(reader: &Bound<'_, Reader>, position: usize) -> PyResult<
 #[pyfunction]
 #[doc = docstring!("_position")]
 pub(crate) fn _position(reader: &Bound<'_, Reader>, name: &Bound<'_, PyString>) -> PyResult<u32> {
-    let file = reader.get().file(reader.py())?;
-    let position = file.find_again(name)?.map(|member| file.lookup().position(member.id));
+    let py = reader.py();
+    let file = reader.get().file(py)?;
+    // No archive has a name with lone surrogates.
+    let member = name.to_str().map_or(Ok(None), |name| file.find_array(py, name, true))?;
+    let position = member.map(|member| file.lookup().position(member.id));
     position.ok_or_else(|| unknown_name(&file, name))
 }
 

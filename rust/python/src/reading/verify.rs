@@ -128,9 +128,9 @@ fn listed(py: Python<'_>, file: &OpenFile, from: usize) -> PyResult<Vec<Listed>>
 /// The next of the members that are named.
 fn named(py: Python<'_>, file: &OpenFile, names: &[String]) -> PyResult<Vec<Listed>> {
     let listed = |name: &String| {
-        let member =
-            file.find(py, name, false)?.ok_or_else(|| unknown_name(file, &PyString::new(py, name)))?;
-        let listed = Listed::new(file.lookup(), file.window(), (member, name.clone()));
+        let found = file.find(py, name, false)?;
+        let (member, name) = found.ok_or_else(|| unknown_name(file, &PyString::new(py, name)))?;
+        let listed = Listed::new(file.lookup(), file.window(), (member, name.to_owned()));
         listed.map_err(|failure| file.err(py, failure))
     };
     names.iter().take(SOME).map(listed).collect()

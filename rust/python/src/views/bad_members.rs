@@ -8,11 +8,8 @@ use mmnpz_format::read::walked_index::MemberId;
 use crate::detach::detached;
 use crate::error::{is_bad_member, keep_going, shown};
 use crate::numpy::array;
-use crate::views::decompressed;
-use crate::views::open_file::{OpenFile, SOME, warn};
-
-/// How many names a warning shows.
-const SHOWN: usize = 5;
+use crate::views::open_file::{OpenFile, SHOWN, SOME, warn};
+use crate::views::value::value;
 
 impl OpenFile {
     /// Leaves out the members that are no arrays, before anybody has seen the file. With `must_warn`, a
@@ -58,7 +55,7 @@ impl OpenFile {
                 self.fetch_headers(py, next)?;
             }
             let name = name.to_str()?;
-            match decompressed::view(self, mmap, member, name) {
+            match value(self, mmap, member, name) {
                 Ok(_) => Ok(()),
                 Err(error) if is_bad_member(py, &error) => {
                     bad.push((member.id, shown(name)));

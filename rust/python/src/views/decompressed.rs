@@ -22,20 +22,6 @@ const DETACH_FROM: usize = 1 << 14;
 /// The data start at a multiple of this.
 const ALIGN: usize = 64;
 
-/// A new view of a member, with `mmap` as its base. Of a compressed one, an array of its own.
-pub(crate) fn view<'py>(
-    file: &OpenFile,
-    mmap: &Bound<'py, PyAny>,
-    member: &Member,
-    name: &str,
-) -> PyResult<Bound<'py, PyAny>> {
-    if !member.is_compressed() {
-        return file.view(mmap, member, name);
-    }
-    let made = arrays(mmap.py(), file, &[(*member, name)], 1)?;
-    made.into_iter().next().ok_or_else(|| PyMemoryError::new_err("no array"))
-}
-
 /// The arrays of compressed members with their names: new, and read-only. Up to `threads` threads decompress
 /// them, the calling one included.
 pub(crate) fn arrays<'py>(

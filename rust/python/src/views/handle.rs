@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyString};
 
 use mmnpz_format::read::walked_index::Member;
 
@@ -12,6 +12,7 @@ use crate::numpy::array;
 use crate::views::decompressed;
 use crate::views::open_file::{OpenFile, SOME};
 use crate::views::unknown_name::unknown_name;
+use crate::views::value::value;
 use crate::views::view_cache::{Preload, ViewCache};
 
 /// An open file and the views into it that are kept. Any number of readers share a handle.
@@ -33,33 +34,52 @@ impl Handle {
     }
 
     fn view<'py>(&self, py: Python<'py>, member: &Member, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        decompressed::view(&self.file, self.views.mmap.bind(py), member, name)
+        value(&self.file, self.views.mmap.bind(py), member, name)
     }
 
     /// The view of a name that had none yet: a new view or, with `keep`, the one that the cache then has.
     #[cold]
     pub(crate) fn first_access<'py>(
         &self,
-        name: &Bound<'py, PyAny>,
+        asked: &Bound<'py, PyAny>,
         keep: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = name.py();
+        let py = asked.py();
         let file = &self.file;
-        let key = name.cast::<PyString>().ok();
+        let key = asked.cast::<PyString>().ok();
         // A name with lone surrogates is in no archive.
         let text = key.and_then(|key| key.to_str().ok());
         let found = text.map_or(Ok(None), |text| file.find(py, text, false))?;
-        let (Some(key), Some(text), Some(member)) = (key, text, found) else {
+        let (Some(key), Some(text), Some((member, name))) = (key, text, found) else {
             // As a dict does: an object that cannot be hashed is a TypeError.
-            name.hash()?;
-            return Err(unknown_name(file, name));
+            asked.hash()?;
+            return Err(unknown_name(file, asked));
         };
+        if member.has_whole_name() || name.len() < text.len() {
+            return self.access_other(py, &member, name, keep);
+        }
         let view = self.view(py, &member, text)?;
         if !keep {
             return Ok(view);
         }
         let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
         self.views.publish(member.id, &key, view)
+    }
+
+    /// What a member gives that is found by another name than that of an array. Bytes are not kept.
+    fn access_other<'py>(
+        &self,
+        py: Python<'py>,
+        member: &Member,
+        name: &str,
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if keep && let Some(view) = self.views.get(py, member.id) {
+            return Ok(view);
+        }
+        let value = self.view(py, member, name)?;
+        let keep = keep && !value.is_instance_of::<PyBytes>();
+        if keep { self.views.publish(member.id, &PyString::new(py, name), value) } else { Ok(value) }
     }
 
     /// The view of a member whose name the caller knows.
@@ -134,7 +154,7 @@ impl Handle {
                 let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
                 self.file.fetch_headers(py, next)?;
             }
-            if !member.is_compressed() {
+            if !member.is_compressed() || member.has_whole_name() {
                 return preload.add(member.id, name, self.view(py, member, name.to_str()?)?);
             }
             compressed.push((*member, name.clone()));

@@ -6,4 +6,5 @@ pub(crate) mod handle;
 pub(crate) mod map_again;
 pub(crate) mod open_file;
 pub(crate) mod unknown_name;
+pub(crate) mod value;
 pub(crate) mod view_cache;

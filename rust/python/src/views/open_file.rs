@@ -15,15 +15,19 @@ use mmnpz_format::Window;
 use mmnpz_format::error::Error;
 use mmnpz_format::read::lookup::Lookup;
 use mmnpz_format::read::walked_index::{Member, MemberId};
+use mmnpz_format::zip::name::EXTENSION;
 
 use crate::detach::{detached, detached_on};
-use crate::error::{exception_with, go_on_unless, in_member, keep_going};
+use crate::error::{exception_with, go_on_unless, in_member, keep_going, shown};
 use crate::mapping::Mapping;
 use crate::numpy::array;
 use crate::views::view_cache::may_be_locked;
 
 /// Signal handlers may run every time this many members were read.
 const POLL_INTERVAL: usize = 4096;
+
+/// How many names a warning shows.
+pub(crate) const SHOWN: usize = 5;
 
 /// How many members are read at a time where views are made of one member after the other.
 pub(crate) const SOME: usize = 128;
@@ -115,16 +119,29 @@ impl OpenFile {
         view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
     }
 
-    /// The member of a name; see [`Snapshot::find`].
-    pub(crate) fn find(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
+    /// The array of a name; see [`Snapshot::find`].
+    pub(crate) fn find_array(&self, py: Python<'_>, name: &str, again: bool) -> PyResult<Option<Member>> {
         let found = self.snapshot.find(name, again, &|| self.verify(py));
         found.map_err(|failure| self.member_err(py, failure, name))
     }
 
-    /// As [`OpenFile::find`], for a caller that does not then read the member. No archive has a name with
-    /// lone surrogates.
-    pub(crate) fn find_again(&self, name: &Bound<'_, PyString>) -> PyResult<Option<Member>> {
-        name.to_str().map_or(Ok(None), |text| self.find(name.py(), text, true))
+    /// What NumPy finds by a name, and the name by which it is found: an array; a member that is not listed;
+    /// or an array by the whole name of its member.
+    pub(crate) fn find<'n>(
+        &self,
+        py: Python<'_>,
+        name: &'n str,
+        again: bool,
+    ) -> PyResult<Option<(Member, &'n str)>> {
+        if let Some(member) = self.find_array(py, name, again)? {
+            return Ok(Some((member, name)));
+        }
+        let other = self.snapshot.find_other(name, &|| self.verify(py));
+        if let Some(member) = other.map_err(|failure| self.member_err(py, failure, name))? {
+            return Ok(Some((member, name)));
+        }
+        let Some(bare) = name.strip_suffix(EXTENSION) else { return Ok(None) };
+        Ok(self.find_array(py, bare, again)?.map(|member| (member, bare)))
     }
 
     /// Verifies the snapshot, and warns if that finds a damaged directory.
@@ -280,6 +297,23 @@ pub(crate) fn warn_of_unlisted(py: Python<'_>, snapshot: &Snapshot) -> PyResult<
             warn_of_found(py, snapshot, what, count)
         }
     }
+}
+
+/// Warns of an archive that has members, and no arrays among them.
+pub(crate) fn warn_of_no_arrays(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
+    let (lookup, window) = (snapshot.lookup(), snapshot.window());
+    if !lookup.is_empty() || lookup.count_of_others() == 0 {
+        return Ok(());
+    }
+    let names = lookup
+        .names_of_others(window)
+        .map_or_else(|_| Vec::new(), |names| names.take(SHOWN).map(|name| shown(&name)).collect::<Vec<_>>());
+    let (count, list) = (lookup.count_of_others(), names.join(", "));
+    let (s, more) = (if count == 1 { "" } else { "s" }, if count > names.len() { ", …" } else { "" });
+    let message = format!(
+        "no arrays are listed, as no name ends with .npy; the archive has {count} member{s}: {list}{more}"
+    );
+    warn(py, snapshot, &message)
 }
 
 /// Warns that members were found without a directory.

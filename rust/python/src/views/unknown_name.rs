@@ -7,7 +7,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use mmnpz_file::nearest::nearest;
-use mmnpz_format::zip::name::EXTENSION;
 
 use crate::detach::detached;
 use crate::error::shown;
@@ -45,11 +44,6 @@ fn note(file: &OpenFile, name: &str) -> Option<String> {
     // A file that was cut short has no bytes behind the map. No text is worth a SIGBUS.
     if file.snapshot.was_changed() {
         return Some(format!("{path}: the file was changed since it was opened: open it again"));
-    }
-    if let Some(bare) = name.strip_suffix(EXTENSION)
-        && lookup.find_again(window, bare).ok()?.member().is_some()
-    {
-        return Some(format!("{path}: there is {}, without the extension", shown(bare)));
     }
     let names = || Some(lookup.members(window).ok()?.map_while(|member| Some(member.ok()?.1)));
     let near = nearest(name, names()?, SHOWN);
