@@ -32,6 +32,7 @@ SCENARIOS = (
     "preload",
     "verify",
     "compressed",
+    "layout",
     "cached_lookup",
     "slice_view",
     "ufunc_view",

@@ -11,6 +11,7 @@ memmap([2, 3, 4])
 
 from mmnpz._memmap import memmap
 from mmnpz._mmnpz import __version__
+from mmnpz.layout import Layout, MemberInfo
 from mmnpz.reading import DamagedMember, NpzReader, load
 from mmnpz.repairing import DroppedMember, RepairReport, repair
 from mmnpz.saving import savez, savez_compressed
@@ -19,6 +20,8 @@ from mmnpz.writing import NpzWriter
 __all__ = [
     "DamagedMember",
     "DroppedMember",
+    "Layout",
+    "MemberInfo",
     "NpzReader",
     "NpzWriter",
     "RepairReport",

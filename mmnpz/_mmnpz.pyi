@@ -18,7 +18,9 @@ __all__ = [
     "__version__",
     "_fetch",
     "_fetch_headers",
+    "_info",
     "_is_mapped",
+    "_layout",
     "_map_again",
     "_name_at",
     "_position",
@@ -57,6 +59,14 @@ def _verify(
     is_first_enough: bool,
 ) -> list[tuple[str, int, str, int | None, int | None]]:
     """Return the fields of a `mmnpz.DamagedMember` for each damaged member."""
+
+def _info(
+    reader: Reader, name: str, touches_members: bool
+) -> tuple[str, np.dtype[Any], tuple[int, ...], bool, int, int | None, int, int, int] | None:
+    """Return the fields of a `mmnpz.MemberInfo`, or None if they are in a member that must not be touched."""
+
+def _layout(reader: Reader) -> tuple[list[np.dtype[Any]], Any, Any, Any, Any, Any, Any, Any, Any]:
+    """Return the dtypes of all arrays, and the columns of a `mmnpz.Layout` behind its names."""
 
 def _name_at(reader: Reader, position: int) -> str:
     """Return the name of the array at a position in archive order, without making a list of all names."""

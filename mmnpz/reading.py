@@ -10,7 +10,8 @@ import numpy as np
 
 from mmnpz import _neighbours
 from mmnpz._memmap import memmap
-from mmnpz._mmnpz import DirectReader, _name_at, _verify, _walk
+from mmnpz._mmnpz import DirectReader, _info, _layout, _name_at, _verify, _walk
+from mmnpz.layout import Layout, MemberInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,10 +54,26 @@ _LONGEST = 60
 """The number of characters that a reader's repr shows of a name."""
 
 
+_ROWS = 10
+"""The number of arrays that a reader's HTML table shows."""
+
+
 def _shown(name: str) -> str:
     """Return a name for a line of text: without line breaks and control characters, and not too long."""
     text = name if name.isprintable() else repr(name)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _cells(reader: "NpzReader", name: str) -> tuple[str, str, str]:
+    """Return shape, dtype and size of an array as text, as far as the directory tells."""
+    try:
+        fields = _info(reader, name, False)
+    except Exception:  # a damaged member
+        fields = None
+    if fields is None:
+        return "?", "?", "?"
+    info = MemberInfo(*fields)
+    return str(info.shape), str(info.dtype), f"{info.nbytes:,}"
 
 
 class _Absent:
@@ -255,6 +272,26 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         names = ", ".join([*first, "…"] if count > len(first) else first)
         return f"<{kind} {path!r} with {count:,} array{'' if count == 1 else 's'}{names and f': {names}'}>"
 
+    def _repr_html_(self) -> str:
+        """Show the first arrays as a table. No member is read: what only its headers tell is "?"."""
+        from html import escape
+
+        try:
+            names = [_name_at(self, position) for position in range(min(len(self), _ROWS))]
+            rows = [(name, *_cells(self, name)) for name in names]
+            more = len(self) - len(rows)
+        except Exception:  # repr says what is wrong
+            rows, more = [], 0
+        lines = [
+            "".join(f"<td>{escape(cell)}</td>" for cell in (_shown(name), *cells)) for name, *cells in rows
+        ]
+        if more:
+            lines.append(f'<td colspan="4">… and {more:,} more</td>')
+        head = "".join(f"<th>{title}</th>" for title in ("name", "shape", "dtype", "bytes"))
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if lines else ""
+        return f"<div><code>{escape(repr(self))}</code>{table}</div>"
+
     def _ipython_key_completions_(self) -> list[str]:
         """Return what IPython completes ``data["`` with."""
         return self.files
@@ -313,6 +350,85 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         """
         return _Items(self)
 
+    def info(self, name: str) -> MemberInfo:
+        """
+        Tell what is known of an array, without a view of it.
+
+        In a file that mmnpz wrote, nothing but the directory is read. Elsewhere, the headers of the member.
+
+        Parameters
+        ----------
+        name : str
+            The name of an array.
+
+        Returns
+        -------
+        MemberInfo
+            The dtype, the shape, and where the array is in the file.
+
+        Raises
+        ------
+        KeyError
+            If there is no such array.
+        ValueError, zipfile.BadZipFile, NotImplementedError
+            If the array cannot be read, see `load`, or the reader is closed.
+
+        See Also
+        --------
+        layout : The same of all arrays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mmnpz
+        >>> np.savez("example.npz", a=np.zeros((3, 4), "<f4"))
+        >>> info = mmnpz.load("example.npz").info("a")
+        >>> info.shape, info.dtype, info.nbytes
+        ((3, 4), dtype('float32'), 48)
+        >>> np.memmap("example.npz", info.dtype, "r", info.offset, info.shape)[0]
+        memmap([0., 0., 0., 0.], dtype=float32)
+        """
+        fields = _info(self, name, True)
+        assert fields is not None
+        return MemberInfo(*fields)
+
+    def layout(self) -> Layout:
+        """
+        Tell what is known of all arrays, as columns of numbers.
+
+        One pass over the directory, without a Python object for each array: for sorting and bucketing by
+        length, and for programs that read the file themselves. In a file that another program wrote, the
+        headers of the members are read, too.
+
+        Returns
+        -------
+        Layout
+            A column for each fact, in archive order.
+
+        Raises
+        ------
+        ValueError, zipfile.BadZipFile
+            If the reader is closed, or the directory cannot be read.
+
+        See Also
+        --------
+        info : The facts of one array.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mmnpz
+        >>> np.savez("example.npz", a=np.zeros((30, 4)), b=np.zeros((5, 4)), c=np.zeros((20, 4)))
+        >>> layout = mmnpz.load("example.npz").layout()
+        >>> layout.length.tolist()
+        [30, 5, 20]
+        >>> layout.names[np.argsort(layout.length)].tolist()
+        ['b', 'c', 'a']
+        """
+        # A handle of its own: the names are made when they are asked for, and this reader may be closed then.
+        handle = self.__copy__()
+        return Layout(handle, *_layout(handle))
+
     def verify(
         self,
         names: Iterable[str] | None = None,
@@ -324,10 +440,10 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         """
         Compare the bytes of arrays with their checksums, and return those that are damaged.
 
-        Nothing else does that: `data[name]` maps the bytes as they are, and `repair` looks for members that
-        no directory lists. Threads read the file, not the map, so that a disk that cannot read a member is
-        reported, and does not end the process. They run without the interpreter. Only if the file was removed
-        or replaced since do they look at the map, which still has the old file.
+        Nothing else does that for stored arrays: `data[name]` maps their bytes as they are, and `repair`
+        looks for members that no directory lists. Threads read the file, not the map, so that a disk that
+        cannot read a member is reported, and does not end the process. They run without the interpreter. Only
+        if the file was removed or replaced since do they look at the map, which still has the old file.
 
         Parameters
         ----------

@@ -18,12 +18,14 @@
 //! - `copy_pool`, `share`: threads that share work. [`copy`]: copying excerpts of a map.
 //! - [`decompress`]: from the bytes of compressed members to those of `.npy` files.
 //! - [`snapshot`]: one state of a file, and the protocol by which it is read.
+//! - [`columns`]: what is known of all members, as lists of numbers.
 //! - [`nearest`]: the names that are most like one that is not there.
 //! - [`first_wins`]: a hash map in which the first value of a key stays: the views of members.
 //! - [`checksums`]: comparing the bytes of members with their checksums.
 
 mod boot;
 pub mod checksums;
+pub mod columns;
 pub mod copy;
 mod copy_pool;
 pub mod decompress;

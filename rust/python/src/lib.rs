@@ -48,6 +48,8 @@ mod _mmnpz {
     #[pymodule_export]
     use super::reading::iterate::_walk;
     #[pymodule_export]
+    use super::reading::layout::{_info, _layout};
+    #[pymodule_export]
     use super::reading::reader::Reader;
     #[pymodule_export]
     use super::reading::samples::{_fetch, _fetch_headers, _is_mapped, _name_at, _position};

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::additions::checksum;
+use crate::npy::axes::Axes;
 use crate::npy::header::{Header, Shape};
 use crate::npy::literal::{self, Literal};
 use crate::zip::central::CentralRecord;
@@ -45,23 +46,23 @@ pub struct Described<'a> {
 
 /// The extra field behind the checksum, in the format of `postcard`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Content<'a> {
+struct Content<'a, S> {
     /// The distance from the local header to the array.
     data: u32,
     #[serde(borrow)]
-    array: Array<'a>,
+    array: Array<'a, S>,
 }
 
-/// The part that all arrays with the same header share.
+/// The part that all arrays with the same header share. A reader chooses what it makes of the shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Array<'a> {
+struct Array<'a, S> {
     /// The length of the `.npy` header, which ends where the array starts.
     header: u32,
     fortran_order: bool,
     /// A dtype string without quotes, or the Python source of any other description, which starts with a
     /// bracket or a quote.
     descr: &'a str,
-    shape: Cow<'a, [u64]>,
+    shape: S,
 }
 
 /// The array field of all arrays with the same header, without what differs. Programs write many such arrays.
@@ -140,20 +141,49 @@ fn check_of(record: &[u8], field: usize) -> u32 {
 /// What the array field of a record says, if the record is as mmnpz wrote it. The bytes must not change
 /// meanwhile: `record` is over a copy, or the caller checks the bytes again afterwards.
 pub(crate) fn read(record: &CentralRecord<'_>, whole: &[u8]) -> Option<FieldContent> {
+    let Content::<Vec<u64>> { data, array } = content(record, whole)?;
+    let descr = parse_descr(array.descr)?;
+    let header = Header { descr, fortran_order: array.fortran_order, shape: Shape(array.shape) };
+    Some(FieldContent { header, data: data.into(), npy_header: array.header.into() })
+}
+
+/// What an array field says, in short.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShortContent<'a> {
+    /// The description as [`parse_descr`] takes it.
+    pub(crate) descr: &'a str,
+    /// Of the shape.
+    pub(crate) axes: Axes,
+    /// The distance from the local header to the array.
+    pub(crate) data: u64,
+    /// The length of the `.npy` header, which ends where the array starts.
+    pub(crate) npy_header: u64,
+}
+
+/// As [`read`], in short.
+pub(crate) fn read_short<'a>(record: &CentralRecord<'a>, whole: &'a [u8]) -> Option<ShortContent<'a>> {
+    let Content::<Axes> { data, array } = content(record, whole)?;
+    let (descr, axes) = (array.descr, array.shape);
+    Some(ShortContent { descr, axes, data: data.into(), npy_header: array.header.into() })
+}
+
+/// The description of a dtype, as the field has it.
+pub(crate) fn parse_descr(descr: &str) -> Option<Literal<'static>> {
+    Some(if descr.starts_with(['[', '(', '\'', '"']) {
+        literal::from_str::<Literal<'_>>(descr, false).ok()?.into_owned()
+    } else {
+        Literal::Str(descr.to_owned().into())
+    })
+}
+
+fn content<'a, S: Deserialize<'a>>(record: &CentralRecord<'a>, whole: &'a [u8]) -> Option<Content<'a, S>> {
     let value = extra_field(record.extra, EXTRA)?;
     let (check, rest) = value.split_first_chunk::<CHECK>()?;
     // The array field is the last part of the record, which has no comment.
     let field = whole.len().checked_sub(HEAD + value.len())?;
     let is_last = whole.get(field + HEAD..)? == value && record.header.comment_len.get() == 0;
     (is_last && u32::from_le_bytes(*check) == check_of(whole, field)).then_some(())?;
-    let Content { data, array } = postcard::from_bytes(rest).ok()?;
-    let descr = if array.descr.starts_with(['[', '(', '\'', '"']) {
-        literal::from_str::<Literal<'_>>(array.descr, false).ok()?.into_owned()
-    } else {
-        Literal::Str(array.descr.to_owned().into())
-    };
-    let header = Header { descr, fortran_order: array.fortran_order, shape: Shape(array.shape.into_owned()) };
-    Some(FieldContent { header, data: data.into(), npy_header: array.header.into() })
+    postcard::from_bytes(rest).ok()
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::zip::records::{EndRecord, Record};
 const SMALL: u64 = 1 << 16;
 
 /// Records up to this size are copied to the stack.
-const ORDINARY_RECORD: usize = 256;
+pub(super) const ORDINARY_RECORD: usize = 256;
 
 /// How many bytes the processor reads at once.
 const CACHE_LINE: u64 = 64;
@@ -86,8 +86,8 @@ struct Stored {
 
 /// An index in memory, which a walk made.
 #[derive(Debug)]
-struct Walked {
-    index: WalkedIndex,
+pub(super) struct Walked {
+    pub(super) index: WalkedIndex,
     /// What to add to the numbers of this index, so that no number means one member in the stored index and
     /// another one here.
     base: u32,
@@ -96,18 +96,18 @@ struct Walked {
 /// The members of an archive.
 #[derive(Debug)]
 pub struct Lookup {
-    directory: DirectoryLocation,
+    pub(super) directory: DirectoryLocation,
     /// The stored index, if the file has one that can be used.
     stored: Option<Stored>,
     /// From which byte of the directory on the array fields can be believed, if any can.
-    fields_from: Option<u64>,
+    pub(super) fields_from: Option<u64>,
     /// The checksums of the stored index and of the directory matched the seal.
     checked: AtomicBool,
     /// A lookup found that the index or the directory was changed since. This overrides `checked`.
     edited: AtomicBool,
     /// The directory cannot be read, and the members were found without it.
     recovered: AtomicBool,
-    walked: OnceBox<Walked>,
+    pub(super) walked: OnceBox<Walked>,
 }
 
 impl Lookup {
@@ -458,7 +458,7 @@ impl Lookup {
     }
 
     /// The records of the directory from a position on, with their numbers.
-    fn walk_from<'a>(
+    pub(super) fn walk_from<'a>(
         &self,
         window: Window<'a>,
         position: usize,
@@ -488,7 +488,12 @@ impl Lookup {
         self.walked.get()?.get(MemberId(u32::try_from(position).ok()?))
     }
 
-    fn listed(&self, file_len: u64, record: &CentralRecord<'_>, number: u32) -> Result<(Member, String)> {
+    pub(super) fn listed(
+        &self,
+        file_len: u64,
+        record: &CentralRecord<'_>,
+        number: u32,
+    ) -> Result<(Member, String)> {
         let changed = || Error::at(ErrorKind::NamesDiffer, self.directory.range.start + record.at as u64);
         let name = record.array_name().ok().flatten().ok_or_else(changed)?;
         let name = String::from_utf8(name.into_owned()).map_err(|_| changed())?;
@@ -557,10 +562,7 @@ impl Lookup {
         {
             return Ok(located);
         }
-        let Range { start, end } = member.file(window, name)?;
-        let (header, data) = Header::read(window, start..end, max_header_size)?;
-        let offset = start + data as u64;
-        Ok(LocatedArray { header, offset, stored: end - offset })
+        by_header(window, member, name, max_header_size)
     }
 
     /// The CRC-32 that the directory has of a member whose name is `name`; none if no directory lists it.
@@ -580,6 +582,11 @@ impl Lookup {
     /// Whether the directory has array fields, so that readers do not need the headers of the members.
     pub fn has_headers(&self) -> bool {
         self.fields_from.is_some()
+    }
+
+    /// Whether the directory tells where the array of a member is, whose name is `name`.
+    pub fn is_described(&self, window: Window<'_>, member: &Member, name: &str) -> bool {
+        self.array_field(window, member, name).is_ok_and(|located| located.is_some())
     }
 
     fn array_field(
@@ -619,8 +626,21 @@ impl Lookup {
     }
 }
 
+/// The array of a member by its headers.
+pub(super) fn by_header<'a>(
+    window: Window<'a>,
+    member: &Member,
+    name: &str,
+    max_header_size: usize,
+) -> Result<LocatedArray<'a>> {
+    let Range { start, end } = member.file(window, name)?;
+    let (header, data) = Header::read(window, start..end, max_header_size)?;
+    let offset = start + data as u64;
+    Ok(LocatedArray { header, offset, stored: end - offset })
+}
+
 impl Walked {
-    fn get(&self, id: MemberId) -> Option<Member> {
+    pub(super) fn get(&self, id: MemberId) -> Option<Member> {
         let member = self.index.get(id)?;
         Some(member.numbered(MemberId(id.0 + self.base)))
     }

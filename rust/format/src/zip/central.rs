@@ -35,6 +35,12 @@ impl<'a> CentralRecord<'a> {
         (header.signature.get() == CentralHeader::SIGNATURE).then_some((record, directory.len() - rest.len()))
     }
 
+    /// How many bytes the record has.
+    pub(crate) fn len(&self) -> usize {
+        let comment = usize::from(self.header.comment_len.get());
+        CentralHeader::SIZE + self.name.len() + self.extra.len() + comment
+    }
+
     /// Checks what every reader of a record relies on: the name and, of an array, the numbers.
     pub(crate) fn check(&self) -> std::result::Result<(), ErrorKind> {
         if self.array_name().map_err(|_| ErrorKind::NameEncoding)?.is_some() {

@@ -44,7 +44,7 @@ fn listed(seen: &Seen) -> Vec<(String, Range<u64>)> {
     // A member of just this name counts more than an array that is listed by it.
     for (raw, _, data) in seen {
         let name = std::str::from_utf8(raw).unwrap();
-        if !name.ends_with(".npy")
+        if name.strip_suffix(".npy").is_none()
             && let Some((_, place)) = listed.iter_mut().find(|(other, _)| other == name)
         {
             *place = data.clone();

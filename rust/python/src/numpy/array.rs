@@ -24,6 +24,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 
 use crate::mapping::Mapping;
+use mmnpz_file::columns::MAX_AXES;
 use mmnpz_file::items::Extent;
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
@@ -42,6 +43,18 @@ pub(crate) struct DType {
     empty_string: bool,
     /// For a sub-array dtype: how many base items one item is.
     subarray: Option<u64>,
+}
+
+impl DType {
+    /// The object, and the size of an item in bytes; for a sub-array dtype, those of its base.
+    pub(crate) fn object<'py>(&self, py: Python<'py>) -> (Bound<'py, PyAny>, u64) {
+        (self.dtype.bind(py).clone().into_any(), self.itemsize)
+    }
+
+    /// Whether arrays that are not empty can have this dtype.
+    pub(crate) fn is_of_items(&self) -> bool {
+        self.subarray.is_none_or(|items| items == 1)
+    }
 }
 
 /// A dtype that is kept for as long as the process lives, with its description.
@@ -187,7 +200,17 @@ pub(crate) fn whole_map<'py>(
 /// they are.
 pub(crate) fn data_len(header: &Header<'_>, stored: u64, dtype: &DType) -> PyResult<u64> {
     let length = header.data_len(dtype.itemsize, stored);
-    length.map_err(|error: mmnpz_format::Error| PyValueError::new_err(error.to_string()))
+    let length = length.map_err(|error: mmnpz_format::Error| PyValueError::new_err(error.to_string()))?;
+    let shape = &header.shape.0;
+    if let Some(items) = dtype.subarray.filter(|&items| items != 1 && !shape.contains(&0)) {
+        let message = format!("the shape and a dtype with {items} elements in each item do not fit");
+        return Err(PyValueError::new_err(message));
+    }
+    if shape.len() > MAX_AXES {
+        let message = format!("the array has {} axes, and NumPy's have at most {MAX_AXES}", shape.len());
+        return Err(PyValueError::new_err(message));
+    }
+    Ok(length)
 }
 
 /// An array over a part of `memory`, which the array `mmap` has for as long as it lives: the map, or the
@@ -203,11 +226,6 @@ pub(crate) fn map_array<'py>(
     // Less than the length of the map, which is a usize.
     let offset = *offset as usize;
     let length = data_len(header, *stored, dtype)?;
-    let empty = header.shape.0.contains(&0);
-    if let Some(items) = dtype.subarray.filter(|&items| items != 1 && !empty) {
-        let message = format!("the shape and a dtype with {items} elements in each item do not fit");
-        return Err(PyValueError::new_err(message));
-    }
     if dtype.empty_string {
         return empty_strings(mmap, array_type, header, dtype, offset);
     }

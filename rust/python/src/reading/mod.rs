@@ -2,6 +2,7 @@
 
 pub(crate) mod getitem_slot;
 pub(crate) mod iterate;
+pub(crate) mod layout;
 pub(crate) mod reader;
 pub(crate) mod samples;
 pub(crate) mod verify;

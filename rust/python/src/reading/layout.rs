@@ -1,0 +1,111 @@
+//! `info` and `layout`: what an archive tells of its arrays, without a view of each.
+
+use numpy::{Element, PyArray1};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
+
+use mmnpz_file::columns::{Columns, Facts};
+use mmnpz_format::npy::header::Header;
+use mmnpz_format::npy::literal::Literal;
+
+use crate::detach::detached;
+use crate::error::{in_member, is_bad_member, keep_going};
+use crate::numpy::array::{self, DType};
+use crate::reading::reader::Reader;
+use crate::views::unknown_name::unknown_name;
+
+#[pyfunction]
+#[doc = docstring!("_info")]
+pub(crate) fn _info<'py>(
+    reader: &Bound<'py, Reader>,
+    name: &Bound<'py, PyAny>,
+    touches_members: bool,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let py = reader.py();
+    let file = reader.get().file(py)?;
+    let text = name.cast::<PyString>().ok().and_then(|name| name.to_str().ok());
+    let Some(text) = text else {
+        name.hash()?;
+        return Err(unknown_name(&file, name));
+    };
+    let found = file.find(py, text, true)?;
+    let (member, text) = found.ok_or_else(|| unknown_name(&file, name))?;
+    if !touches_members && !file.lookup().is_described(file.window(), &member, text) {
+        return Ok(None);
+    }
+    let facts = Facts::of(&file.snapshot, &member, text, file.max_header_size, &|| file.verify(py));
+    let Facts { header, offset, room, compress_type, compress_size, crc } =
+        facts.map_err(|failure| file.member_err(py, failure, text))?;
+    let (dtype, nbytes) = dtype_and_size(py, &header, room)
+        .map_err(|error| in_member(py, file.snapshot.path(), text, error))?;
+    let shape = PyTuple::new(py, &header.shape.0)?;
+    let order = header.fortran_order;
+    let fields = (text, dtype, shape, order, nbytes, offset, compress_type, compress_size, crc);
+    Ok(Some(fields.into_pyobject(py)?))
+}
+
+/// The dtype of an array, and how many bytes its items take.
+fn dtype_and_size<'py>(
+    py: Python<'py>,
+    header: &Header<'_>,
+    room: u64,
+) -> PyResult<(Bound<'py, PyAny>, u64)> {
+    array::with_dtype(py, &header.descr, |dtype| {
+        let size = array::data_len(header, room, dtype)?;
+        Ok((dtype.object(py).0, size))
+    })
+}
+
+#[pyfunction]
+#[doc = docstring!("_layout")]
+pub(crate) fn _layout<'py>(reader: &Bound<'py, Reader>) -> PyResult<Bound<'py, PyTuple>> {
+    let py = reader.py();
+    let file = reader.get().file(py)?;
+    file.verify_or_err(py)?;
+    let made = detached(py, || {
+        let verify = || Python::attach(|py| file.verify(py));
+        Columns::new(&file.snapshot, file.max_header_size, &verify, &keep_going)
+    });
+    let mut columns = made.map_err(|failure| file.err(py, failure))?;
+    let dtypes = PyList::empty(py);
+    let mut codes = Vec::with_capacity(columns.descrs.len());
+    for descr in &columns.descrs {
+        let known = known_dtype(py, descr)?;
+        let code = i32::try_from(dtypes.len()).ok();
+        codes.push(code.zip(known.as_ref().map(|(_, size)| *size)));
+        if let Some((dtype, _)) = known {
+            dtypes.append(dtype)?;
+        }
+    }
+    detached(py, || columns.set_dtypes(&codes));
+    let Columns { dtype, ndim, length, items, offset, compress_type, compress_size, crc, .. } = columns;
+    let columns = [
+        dtypes.into_any(),
+        column(py, dtype),
+        column(py, ndim),
+        column(py, length),
+        column(py, items),
+        column(py, offset),
+        column(py, compress_type),
+        column(py, compress_size),
+        column(py, crc),
+    ];
+    PyTuple::new(py, columns)
+}
+
+/// A dtype and its item size. None if no array can have it, as for objects.
+fn known_dtype<'py>(py: Python<'py>, descr: &Literal<'_>) -> PyResult<Option<(Bound<'py, PyAny>, u64)>> {
+    let known =
+        array::with_dtype(py, descr, |dtype: &DType| Ok(dtype.is_of_items().then(|| dtype.object(py))));
+    match known {
+        Ok(known) => Ok(known),
+        Err(error) if is_bad_member(py, &error) => Ok(None),
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn column<T: Element>(py: Python<'_>, column: Vec<T>) -> Bound<'_, PyAny> {
+    PyArray1::from_vec(py, column).into_any()
+}
