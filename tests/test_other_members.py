@@ -187,11 +187,13 @@ def test_any_names_and_contents(new_path: Callable[[], Path], members: list[tupl
         warnings.simplefilter("ignore", UserWarning)
         data = mmnpz.load(path)
     with np.load(path) as theirs:
+        # Of NumPy before 1.25, `name in theirs` reads the member.
+        there = {*theirs.files, *theirs.zip.namelist()}
         contents = [(name, raw) for name, raw, _ in members]
         asked = {*theirs.files, *(name for name, *_ in members), "a", "b.npy"}
         for name in sorted(asked):
-            assert (name in data) == (name in theirs)
-            if name not in theirs:
+            assert (name in data) == (name in there)
+            if name not in there:
                 continue
             try:
                 expected = theirs[name]

@@ -14,7 +14,7 @@ from tests.archives import npy, same
 
 def shipped() -> list[Path]:
     found: list[Path] = []
-    for package in ("numpy", "scipy", "matplotlib", "sklearn"):
+    for package in ("numpy", "scipy", "matplotlib", "sklearn", "skimage", "statsmodels"):
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or []:
             found += sorted(Path(folder).rglob("*.npz"))
