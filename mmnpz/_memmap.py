@@ -16,7 +16,8 @@ own C functions. All else is as `numpy.memmap` has it: reductions give scalars, 
 give plain arrays, and slices are memory maps.
 
 It is not made by calling it, but by `mmnpz.load`. Its pickle holds its own items, not the map, and loads
-as a plain array.
+as a plain array. Of a view that a reader keeps, `shape`, `dtype` and `strides` cannot be set, as all who
+look the array up have the same view: `reshape` and `view` make others.
 
 Attributes
 ----------

@@ -708,20 +708,3 @@ def test_foreign_objects_in_the_dict_of_views_are_ignored(recordings: Path) -> N
     expected = np.stack([recording(number, ROWS[number])[1:3] for number in (1, 2, 3)])
     assert equal(data.gather(names, 1, length=2), expected)
     assert equal(data.gather(names, 1, length=2, dtype="f8"), expected.astype("f8"))
-
-
-def set_shape(view: Any, shape: tuple[int, ...]) -> None:
-    with warnings.catch_warnings():
-        # NumPy 2.5 deprecates setting the shape.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        view.shape = shape
-
-
-@pytest.mark.thread_unsafe(reason="warnings are filtered for the whole process")
-def test_a_view_that_was_reshaped_is_read_as_it_is(recordings: Path) -> None:
-    data = mmnpz.load(recordings)
-    set_shape(data["r0"], (ROWS[0] * 3, 2))
-    assert equal(data.gather(["r0"], [1], length=2), data["r0"][None, 1:3])
-    set_shape(data["r1"], (-1,))
-    with pytest.raises(ValueError, match='member "r1": row shape'):
-        data.gather(["r0", "r1"], length=2)

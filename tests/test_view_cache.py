@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,3 +213,59 @@ def test_a_child_frees_the_views_of_its_parent(path: Path) -> None:
             assert str(path) not in Path("/proc/self/maps").read_text()
 
     wait_for(fork(lambda: free(2)))
+
+
+# What is kept is what all others get.
+
+CHANGES: dict[str, Any] = {"shape": (3, 1), "dtype": np.dtype("i4"), "strides": (0,)}
+
+
+def change(view: Any, attribute: str) -> None:
+    with warnings.catch_warnings():
+        # NumPy deprecates setting these.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        setattr(view, attribute, CHANGES[attribute])
+
+
+@pytest.mark.parametrize("attribute", CHANGES)
+@pytest.mark.parametrize("options", [{}, {"preload": True}])
+def test_what_others_share_keeps_its_shape_and_its_dtype(
+    path: Path, attribute: str, options: dict[str, Any]
+) -> None:
+    data = mmnpz.load(path, **options)
+    expected = np.full(3, 7)
+    for view in (data["7"], data.get("7"), data.arrays["7"], dict(data)["7"], data["7.npy"]):
+        with pytest.raises(AttributeError, match=r"keeps this view.*reshape.*cache=False"):
+            change(view, attribute)
+    assert np.array_equal(data["7"], expected)
+    assert data.gather(["7"]).tolist() == [[7] * 3]
+    data.gather(["8"])
+    with pytest.raises(AttributeError):
+        change(data["8"], attribute)
+    whole: Any = data.mmap
+    with pytest.raises(AttributeError):
+        change(whole, attribute)
+
+
+@pytest.mark.parametrize("attribute", CHANGES)
+def test_what_is_ones_own_can_be_changed(path: Path, attribute: str) -> None:
+    data = mmnpz.load(path)
+    alone = mmnpz.load(path, cache=False)
+    kept = data["7"]
+    for view in (alone["7"], alone.get("7"), data.load("7"), kept[:], kept.view(), kept.copy(), kept[::2]):
+        if len(view) == 3:
+            change(view, attribute)
+    for _, view in alone.items():
+        change(view, attribute)
+    assert np.array_equal(data["7"], np.full(3, 7))
+    view = alone["7"]
+    change(view, "shape")
+    assert view.shape == (3, 1)
+    assert alone["7"].shape == (3,)
+    assert alone.gather(["7"]).shape == (1, 3)
+
+
+def test_other_attributes_can_be_set(path: Path) -> None:
+    view: Any = mmnpz.load(path)["7"]
+    view.note = "seventh"
+    assert vars(view) == {"note": "seventh"}

@@ -15,6 +15,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::type_object::PyTypeInfo;
+use pyo3::types::PyString;
 
 use crate::mapping::Mapping;
 use crate::numpy::{array_wrap, slot_type};
@@ -93,6 +94,32 @@ unsafe extern "C" fn item(array: *mut ffi::PyObject, index: ffi::Py_ssize_t) -> 
     unsafe { settle(types, array, (types.item)(array, index)) }
 }
 
+/// The attributes by which a program changes an array itself.
+const OF_THE_ARRAY: [&str; 3] = ["shape", "dtype", "strides"];
+
+/// Marks a new view as the caller's own, who may set its shape and its dtype. Those of a view that the reader
+/// keeps cannot be set: all others who look the array up would have them, too.
+///
+/// The mark is that the garbage collector tracks the view, as it does slices and copies.
+pub(crate) fn make_own(view: &Bound<'_, PyAny>) {
+    // SAFETY: attached, and a live object. Of what a member gives, only arrays of this type have the flag.
+    unsafe {
+        if ffi::PyType_GetFlags(view.get_type_ptr()) & ffi::Py_TPFLAGS_HAVE_GC != 0 {
+            track(view.as_ptr());
+        }
+    }
+}
+
+/// Whether an attribute is one of those by which a program changes an array itself.
+///
+/// # Safety
+/// Must be called with the interpreter attached; `name` must be a live object.
+unsafe fn is_of_the_array(name: *mut ffi::PyObject) -> bool {
+    // SAFETY: by contract.
+    let name = unsafe { Borrowed::from_ptr(Python::assume_attached(), name) };
+    name.cast::<PyString>().is_ok_and(|name| name.to_str().is_ok_and(|name| OF_THE_ARRAY.contains(&name)))
+}
+
 /// Has the garbage collector track an array. Views are made untracked, as they cannot be part of a cycle.
 /// Each function that gives access to the attributes of a view calls this first.
 ///
@@ -117,6 +144,13 @@ unsafe extern "C" fn set_attribute(
 ) -> c_int {
     // SAFETY: Python passes a live instance of the type, a name, and a value or NULL.
     unsafe {
+        if ffi::PyObject_GC_IsTracked(array) == 0 && is_of_the_array(name) {
+            let message =
+                c"the reader keeps this view, and gives it to all who look it up: use reshape() or \
+                            view(), or open the file with cache=False";
+            ffi::PyErr_SetString(ffi::PyExc_AttributeError, message.as_ptr());
+            return -1;
+        }
         track(array);
         ffi::PyObject_GenericSetAttr(array, name, value)
     }

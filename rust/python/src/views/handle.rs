@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 
 use mmnpz_format::read::walked_index::Member;
 
-use crate::numpy::array;
+use crate::numpy::{array, memmap};
 use crate::views::decompressed;
 use crate::views::open_file::{OpenFile, SOME};
 use crate::views::unknown_name::unknown_name;
@@ -59,11 +59,24 @@ impl Handle {
             return self.access_other(py, &member, name, keep);
         }
         let view = self.view(py, &member, text)?;
-        if !keep {
-            return Ok(view);
+        let key = || {
+            if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) }
+        };
+        self.kept_or_own(&member, view, keep.then(key))
+    }
+
+    /// A new view: the one that the cache has from now on, if there is a key for it, or else the caller's own.
+    fn kept_or_own<'py>(
+        &self,
+        member: &Member,
+        view: Bound<'py, PyAny>,
+        key: Option<Bound<'py, PyString>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(key) = key {
+            return self.views.publish(member.id, &key, view);
         }
-        let key = if key.is_exact_instance_of::<PyString>() { key.clone() } else { PyString::new(py, text) };
-        self.views.publish(member.id, &key, view)
+        memmap::make_own(&view);
+        Ok(view)
     }
 
     /// What a member gives that is found by another name than that of an array. Bytes are not kept.
@@ -79,7 +92,7 @@ impl Handle {
         }
         let value = self.view(py, member, name)?;
         let keep = keep && !value.is_instance_of::<PyBytes>();
-        if keep { self.views.publish(member.id, &PyString::new(py, name), value) } else { Ok(value) }
+        self.kept_or_own(member, value, keep.then(|| PyString::new(py, name)))
     }
 
     /// The view of a member whose name the caller knows.
@@ -94,7 +107,7 @@ impl Handle {
             return Ok(view);
         }
         let view = self.view(py, member, name.to_str()?)?;
-        if keep { self.views.publish(member.id, name, view) } else { Ok(view) }
+        self.kept_or_own(member, view, keep.then(|| name.clone()))
     }
 
     /// The arrays of compressed members, of which none is there twice: those that are kept, and new ones,
@@ -114,12 +127,8 @@ impl Handle {
         let mut made = decompressed::arrays(py, &self.file, &missing, threads)?.into_iter();
         for (array, (member, name)) in arrays.iter_mut().zip(members) {
             if array.is_none() {
-                let new = made.next();
-                *array = if keep {
-                    new.map(|new| self.views.publish(member.id, name, new)).transpose()?
-                } else {
-                    new
-                };
+                let new = made.next().map(|new| self.kept_or_own(member, new, keep.then(|| name.clone())));
+                *array = new.transpose()?;
             }
         }
         Ok(arrays.into_iter().flatten().collect())
@@ -135,7 +144,7 @@ impl Handle {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (member, name) = self.file.at(py, position)?;
         let view = self.view(py, &member, &name)?;
-        if keep { self.views.publish(member.id, &PyString::new(py, &name), view) } else { Ok(view) }
+        self.kept_or_own(&member, view, keep.then(|| PyString::new(py, &name)))
     }
 
     /// Makes and keeps all views.
