@@ -56,7 +56,8 @@ class Layout:
     """
     What `NpzReader.layout` tells of all arrays, as columns in archive order.
 
-    Of a member from which no array can be read, `dtype`, `ndim`, `length`, `nbytes` and `offset` are -1.
+    Of a member whose headers tell of no array that fits into it, `dtype`, `ndim`, `length`, `nbytes` and
+    `offset` are -1.
 
     Attributes
     ----------

@@ -138,7 +138,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     on_error : {"raise", "skip"}, optional
         What becomes of a member that cannot be read as an array, such as an array of Python objects, or
         ``__MACOSX/._a.npy``. By default, the access to it raises an error. With ``"skip"``, opening reads
-        the headers of all members, leaves such members out as if they were not there, and warns.
+        the headers of all members, and decompresses those that are compressed, leaves such members out as if
+        they were not there, and warns.
 
     Attributes
     ----------

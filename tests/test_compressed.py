@@ -173,6 +173,67 @@ def test_a_bomb_takes_no_memory(tmp_path: Path, method: int) -> None:
 
 
 @METHODS
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_what_follows_an_array_takes_no_memory(tmp_path: Path, method: int, size: int) -> None:
+    raw = npy(np.arange(size)) + bytes(90 << 20)
+    path = put(tmp_path / "a.npz", forged(method, raw))
+    array: Any = mmnpz.load(path)["a"]
+    assert same(array, np.arange(size))
+    assert array.base.nbytes < array.nbytes + 1000
+    bad = Entry("a.npy", raw, method=method, stored=compressed(raw, method), crc=1)
+    with pytest.raises(zipfile.BadZipFile, match="CRC-32"):
+        mmnpz.load(put(tmp_path / "b.npz", build_zip(bad)))["a"]
+
+
+def test_nobody_can_make_what_is_kept_writable(tmp_path: Path) -> None:
+    array = mmnpz.load(put(tmp_path / "a.npz", archive(DEFLATED, a=np.arange(3))))["a"]
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 9_000_000])
+def test_odd_frames_of_zstandard(tmp_path: Path, size: int) -> None:
+    array = np.arange(size)
+    raw = npy(array)
+    whole = zstd.compress(raw)
+    skipped = struct.pack("<2L", 0x184D2A50, 4) + b"skip"
+
+    def streamed(window: int) -> bytes:
+        parameter = zstd.CompressionParameter
+        options: dict[int, int] = {parameter.window_log: window, parameter.content_size_flag: 0}
+        stream = zstd.ZstdCompressor(options=options)
+        return stream.compress(raw) + stream.flush()
+
+    good = {
+        "nothing odd": whole,
+        "a frame to be skipped in front": skipped + whole,
+        "a frame to be skipped behind": whole + skipped,
+        "bytes behind": whole + b"junk",
+        "zeros behind": whole + bytes(20),
+        "an empty frame behind": whole + zstd.compress(b""),
+        "two frames, bytes behind": zstd.compress(raw[:100]) + zstd.compress(raw[100:]) + b"junk",
+        "a large window": streamed(28),
+        "the largest window": streamed(31),
+    }
+    for what, stored in good.items():
+        data = mmnpz.load(put(tmp_path / f"{what}.npz", forged(ZSTANDARD, raw, stored)))
+        assert same(data["a"], array), what
+        assert data.verify() == [], what
+        assert data.layout().length.tolist() == [size, 3]
+    words = zstd.train_dict([b"abc%d" % number * 50 for number in range(1000)], 2000)
+    stored = zstd.compress(raw, zstd_dict=words)
+    data = mmnpz.load(put(tmp_path / "dictionary.npz", forged(ZSTANDARD, raw, stored)))
+    with pytest.raises(zipfile.BadZipFile, match=r'member "a": .* need a dictionary'):
+        data["a"]
+    for what, stored in {"cut": whole[:-3], "twice": whole * 2 + b"x"}.items():
+        size_of = len(raw) + (what == "twice")
+        path = put(tmp_path / f"{what}.npz", forged(ZSTANDARD, raw, stored, file_size=size_of))
+        with pytest.raises(zipfile.BadZipFile, match='member "a"'):
+            mmnpz.load(path)["a"]
+        assert [damage.name for damage in mmnpz.load(path).verify()] == ["a"]
+
+
+@METHODS
 def test_bytes_behind_the_array_and_behind_the_data(tmp_path: Path, method: int) -> None:
     raw = npy(np.arange(5000)) + b"behind" * 1000
     assert same(mmnpz.load(put(tmp_path / "a.npz", forged(method, raw)))["a"], np.arange(5000))
@@ -262,6 +323,9 @@ def test_each_member_of_a_batch_is_decompressed_once(tmp_path: Path, method: int
     with pytest.raises(zipfile.BadZipFile, match='member "x3"'):
         mmnpz.load(path)["x3"]
     assert same(data.gather(names[::-1], threads=threads), np.stack(list(arrays.values())[::-1]))
+    aliases = [f"{name}.npy" for name in names]
+    data.prefetch(aliases)
+    assert same(data.gather(aliases, threads=threads), np.stack(list(arrays.values())))
     assert all(data[name] is array for name, array in zip(names, kept, strict=True))
 
 
@@ -276,7 +340,7 @@ def test_preload_with_all_processors(tmp_path: Path, method: int, count: int) ->
         for number, (name, array) in enumerate(arrays.items())
     ]
     data = mmnpz.load(put(tmp_path / "a.npz", build_zip(*entries)), preload=True)
-    assert sorted(data.arrays) == sorted(arrays)
+    assert list(data.arrays) == list(arrays) == data.files
     assert all(same(data[name], array) for name, array in arrays.items())
     assert all(data.arrays[name] is data[name] for name in arrays)
     bad = count - 1
@@ -386,6 +450,49 @@ def test_a_long_decompression_can_be_interrupted(tmp_path: Path, method: int, co
         data.gather(data.files, threads=count)
     # The handler did not have to wait until all was done.
     assert data.arrays == {}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
+@pytest.mark.thread_unsafe(reason="sends signals")
+@METHODS
+@pytest.mark.parametrize("threads", [1, 2])
+def test_verify_of_large_members_can_be_interrupted(tmp_path: Path, method: int, threads: int) -> None:
+    raw = npy(np.tile(np.random.default_rng(0).integers(0, 255, 20_000, np.uint8), 10_000))
+    stored = compressed(raw, method)
+    entries = [Entry(f"x{number}.npy", raw, method=method, stored=stored) for number in range(3)]
+    data = mmnpz.load(put(tmp_path / "a.npz", build_zip(*entries)))
+    del raw
+    told: list[int] = []
+    with alarm(stop, 0.02), pytest.raises(StoppedError):
+        data.verify(threads=threads, progress=lambda done, _: told.append(done))
+    # In the middle, not at the end.
+    assert not told or told[-1] < 2 * len(stored)
+    assert data.verify(threads=threads) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
+@pytest.mark.thread_unsafe(reason="sends signals")
+def test_blocks_without_a_byte_can_be_interrupted(tmp_path: Path) -> None:
+    """A small array behind a hundred megabytes of empty blocks."""
+    raw = npy(np.arange(3))
+    stored = bytes([0, 0, 0, 0xFF, 0xFF]) * (20 << 20) + compressed(raw, DEFLATED)
+    data = mmnpz.load(put(tmp_path / "a.npz", forged(DEFLATED, raw, stored)))
+    with alarm(stop, 0.02), pytest.raises(StoppedError):
+        data["a"]
+    assert data.arrays == {}
+    assert same(data["a"], np.arange(3))
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_deflate_without_an_end(tmp_path: Path, size: int) -> None:
+    """As programs write that flush, and do not finish: all bytes are there."""
+    raw = npy(np.arange(size))
+    deflate = zlib.compressobj(wbits=-15)
+    stored = deflate.compress(raw) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    path = put(tmp_path / "a.npz", forged(DEFLATED, raw, stored))
+    data = mmnpz.load(path)
+    assert same(data["a"], np.load(path)["a"])
+    assert data.verify() == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

@@ -181,7 +181,11 @@ def test_members_that_cannot_be_read(tmp_path: Path) -> None:
 def test_items_without_bytes(tmp_path: Path) -> None:
     many = npy_with_header("{'descr': '|V0', 'fortran_order': False, 'shape': (9223372036854775807,), }")
     empty = npy_with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (0, 1152921504606846975), }")
+    sub = npy_with_header("{'descr': '2i4', 'fortran_order': False, 'shape': (0,), }")
     path = put(tmp_path / "a.npz", build_zip(Entry("many.npy", many), Entry("empty.npy", empty)))
+    data = mmnpz.load(put(tmp_path / "sub.npz", build_zip(Entry("sub.npy", sub))))
+    assert data.layout().ndim[0] == 1
+    assert data["sub"].nbytes == data.info("sub").nbytes == data.layout().nbytes[0] == 0
     data = mmnpz.load(path)
     assert data["many"].nbytes == data["empty"].nbytes == 0
     assert data.layout().nbytes.tolist() == [0, 0]

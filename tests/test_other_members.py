@@ -133,6 +133,53 @@ def test_a_warning_that_no_arrays_are_listed(tmp_path: Path) -> None:
         mmnpz.load(put(tmp_path / "both.npz", build_zip(entry("t", TEXT), entry("a.npy", npy(np.arange(3))))))
 
 
+def test_bytes_under_a_listed_name_are_not_kept(tmp_path: Path) -> None:
+    path = put(
+        tmp_path / "a.npz",
+        build_zip(entry("a", TEXT), entry("a.npy", npy(np.arange(3))), entry("b.npy", npy(np.arange(4)))),
+    )
+    for data in (mmnpz.load(path), mmnpz.load(path, preload=True)):
+        assert dict(data)["a"] == TEXT
+        assert data["a"] == TEXT
+        assert list(data.arrays) == ["b"]
+
+
+def test_a_killed_append_does_not_change_what_a_name_means(tmp_path: Path) -> None:
+    """Neither before nor after a repair."""
+    path = put(tmp_path / "a.npz", build_zip(entry("a.npy", npy(np.arange(5)), True), entry("a", TEXT)))
+    writer = mmnpz.NpzWriter(path, "a")
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        writer.write("a", np.array([77]))
+    left = put(tmp_path / "left.npz", path.read_bytes())
+    writer.close()
+    for killed in (False, True):
+        if killed:
+            with pytest.warns(UserWarning, match="no complete directory"):
+                data = mmnpz.load(left)
+        else:
+            data = mmnpz.load(path)
+        assert data["a"] == TEXT
+        assert data["a.npy"].tolist() == [77]
+    mmnpz.repair(left)
+    assert mmnpz.load(left)["a"] == TEXT
+    assert mmnpz.load(left)["a.npy"].tolist() == [77]
+
+
+def test_checksums_of_a_streamed_archive_that_is_appended_to(tmp_path: Path) -> None:
+    """They are behind the members, once the directory is overwritten that an open reader knows."""
+    entries = [Entry("t", TEXT, descriptor=True), Entry("a.npy", npy(np.arange(5)), descriptor=True)]
+    path = put(tmp_path / "a.npz", build_zip(*entries))
+    data = mmnpz.load(path)
+    crc = zlib.crc32(npy(np.arange(5)))
+    for _ in range(3):
+        assert data["t"] == TEXT
+        assert data.verify() == data.verify(["t"]) == []
+        assert data.info("a").crc == data.layout().crc[0] == crc
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write(f"new {path.stat().st_size}", np.arange(3))
+    assert mmnpz.load(path).verify() == []
+
+
 def test_they_stay_when_arrays_are_appended(mixed: Path) -> None:
     with mmnpz.NpzWriter(mixed, "a") as writer:
         assert writer.files == ["a", "c"]

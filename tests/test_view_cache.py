@@ -252,7 +252,8 @@ def test_what_is_ones_own_can_be_changed(path: Path, attribute: str) -> None:
     data = mmnpz.load(path)
     alone = mmnpz.load(path, cache=False)
     kept = data["7"]
-    for view in (alone["7"], alone.get("7"), data.load("7"), kept[:], kept.view(), kept.copy(), kept[::2]):
+    own: Any = alone.get("7")
+    for view in (alone["7"], own, data.load("7"), kept[:], kept.view(), kept.copy(), kept[::2]):
         if len(view) == 3:
             change(view, attribute)
     for _, view in alone.items():

@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
@@ -246,6 +247,7 @@ struct Check<'a> {
     damages: Mutex<Vec<Damage>>,
     rests: Mutex<Vec<Rest>>,
     stop: AtomicBool,
+    is_interrupted: AtomicBool,
 }
 
 /// Checks members with as many threads as `threads` says, this one included, and returns those that are
@@ -260,7 +262,7 @@ pub fn check(
     threads: usize,
     is_first_enough: bool,
     done: &AtomicU64,
-    go_on: &dyn Fn() -> bool,
+    go_on: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Damage>, Failure> {
     let (forks, before) = (fork::generation(), done.load(Ordering::Relaxed));
     let new = || Check {
@@ -271,6 +273,7 @@ pub fn check(
         damages: Mutex::default(),
         rests: Mutex::default(),
         stop: AtomicBool::new(false),
+        is_interrupted: AtomicBool::new(false),
     };
     // In a child that a signal handler forks off, other threads are lost in the middle of what they did.
     let check = ManuallyDrop::new(new());
@@ -292,8 +295,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Check<'_> {
     /// Checks all members.
-    fn all(&self, threads: usize, go_on: &dyn Fn() -> bool) -> Result<Vec<Damage>, Failure> {
-        self.share(self.members.len(), TAKEN, threads, go_on, &|number, block| self.member(number, block))?;
+    fn all(&self, threads: usize, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Damage>, Failure> {
+        let caller = thread::current().id();
+        let is_long =
+            |listed: &Listed| listed.compressed.is_some() && listed.member.extent().1 > BLOCK as u64;
+        let taken = if self.members.iter().any(is_long) { 1 } else { TAKEN };
+        self.share(self.members.len(), taken, threads, go_on, &|number, block| {
+            // A compressed member is not cut into pieces, and the calling thread alone asks.
+            let go_on = || {
+                if thread::current().id() == caller && !go_on() {
+                    self.is_interrupted.store(true, Ordering::Relaxed);
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                !self.stop.load(Ordering::Relaxed)
+            };
+            self.member(number, block, &go_on);
+        })?;
         let mut rests = std::mem::take(&mut *lock(&self.rests));
         let mut pieces = 0;
         for rest in &mut rests {
@@ -335,12 +352,13 @@ impl Check<'_> {
         go_on: &dyn Fn() -> bool,
         work: &(dyn Fn(usize, &mut Vec<u8>) + Sync),
     ) -> Result<(), Failure> {
-        share::share(&Share { count, taken, threads, stop: &self.stop }, go_on, &|| vec![0; BLOCK], work)
+        let go_on = || !self.is_interrupted.load(Ordering::Relaxed) && go_on();
+        share::share(&Share { count, taken, threads, stop: &self.stop }, &go_on, &|| vec![0; BLOCK], work)
     }
 
-    fn member(&self, number: usize, block: &mut [u8]) {
+    fn member(&self, number: usize, block: &mut [u8], go_on: &dyn Fn() -> bool) {
         let done = match &self.members[number].compressed {
-            Some(compressed) => self.decompress(number, compressed, block),
+            Some(compressed) => self.decompress(number, compressed, block, go_on),
             None => self.begin(number, block).map(|rest| lock(&self.rests).extend(rest)),
         };
         if let Err(what) = done {
@@ -349,26 +367,35 @@ impl Check<'_> {
     }
 
     /// Checks a compressed member.
-    fn decompress(&self, number: usize, compressed: &Compressed, block: &mut [u8]) -> Result<(), Wrong> {
+    fn decompress(
+        &self,
+        number: usize,
+        compressed: &Compressed,
+        block: &mut [u8],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(), Wrong> {
         let (mut range, expected, count) = self.locate(number, block)?;
         let at = self.members[number].member.extent().0;
         let mut sum = Summing::new(compressed)?;
         let read = range.end.min(at + count as u64).max(range.start);
-        sum.add(&block[(range.start - at) as usize..(read - at) as usize], read == range.end)?;
+        let first = &block[(range.start - at) as usize..(read - at) as usize];
+        if !sum.add(first, read == range.end, go_on)? {
+            return Ok(());
+        }
         self.done.fetch_add(read - range.start, Ordering::Relaxed);
         range.start = read;
-        while !range.is_empty() && !self.stop.load(Ordering::Relaxed) {
+        while !range.is_empty() {
             let count = (block.len() as u64).min(range.end - range.start) as usize;
             if self.source.read(range.start, &mut block[..count])? < count {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             range.start += count as u64;
-            sum.add(&block[..count], range.is_empty())?;
+            if !sum.add(&block[..count], range.is_empty(), go_on)? {
+                return Ok(());
+            }
             self.done.fetch_add(count as u64, Ordering::Relaxed);
         }
-        if range.is_empty() {
-            self.compare(number, expected, sum.end()?);
-        }
+        self.compare(number, expected, sum.end()?);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use mmnpz_format::npy::axes::Axes;
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
-use mmnpz_format::read::described::{Described, DescribedArray, ListedArray};
+use mmnpz_format::read::facts::{ArrayFacts, ListedArray, MemberFacts};
 use mmnpz_format::read::lookup::LocatedArray;
 use mmnpz_format::read::walked_index::Member;
 
@@ -74,7 +74,7 @@ impl Columns {
             let mut columns = Columns::default();
             columns.reserve(lookup.len());
             let mut codes = Codes::default();
-            lookup.describe(window, max_header_size, |described| {
+            lookup.facts(window, max_header_size, |facts| {
                 let number = columns.crc.len();
                 if number % TOGETHER == 0 && !lookup.has_headers() {
                     let next = (number..number + TOGETHER).map_while(|at| lookup.known(at));
@@ -86,7 +86,7 @@ impl Columns {
                 if number % POLL == 0 {
                     check(keep_going)?;
                 }
-                columns.add(snapshot, described, max_header_size, &mut codes);
+                columns.add(snapshot, facts, max_header_size, &mut codes);
                 Ok::<_, Failure>(())
             })?;
             Ok(columns)
@@ -108,30 +108,30 @@ impl Columns {
     fn add(
         &mut self,
         snapshot: &Snapshot,
-        described: Described<'_>,
+        facts: MemberFacts<'_>,
         max_header_size: usize,
         codes: &mut Codes,
     ) {
-        let Described { member, crc, array } = described;
+        let MemberFacts { member, crc, array } = facts;
         let method = snapshot.lookup().compressed(&member).map_or(0, |compressed| compressed.method);
         self.compress_type.push(method);
         self.compress_size.push(member.extent().1.cast_signed());
         self.crc.push(crc);
         match array {
-            DescribedArray::Listed(array) => {
+            ArrayFacts::Listed(array) => {
                 let code = codes.of_text(&array, &mut self.descrs);
                 self.add_array(code, array.axes, array.offset.cast_signed(), array.stored);
             }
-            DescribedArray::Located(Ok(LocatedArray { header, offset, stored })) => {
+            ArrayFacts::Located(Ok(LocatedArray { header, offset, stored })) => {
                 let axes = Axes::of(&header.shape.0);
                 let code = codes.of(header.descr, &mut self.descrs);
                 self.add_array(code, axes, offset.cast_signed(), stored);
             }
-            DescribedArray::Located(Err(_)) => self.add_array(UNKNOWN_DTYPE, Axes::NONE, UNKNOWN, 0),
-            DescribedArray::Compressed(name) => {
+            ArrayFacts::Located(Err(_)) => self.add_array(UNKNOWN_DTYPE, Axes::NONE, UNKNOWN, 0),
+            ArrayFacts::Compressed(name) => {
                 let packed = snapshot.packed(&member, &name, &|| Ok(()));
                 let found = packed.and_then(|mut packed| {
-                    let (header, data) = packed.header(max_header_size)?;
+                    let (header, data) = packed.header(max_header_size, &|| true)?;
                     Ok((header, packed.size() - data as u64))
                 });
                 match found {
@@ -161,17 +161,17 @@ impl Columns {
         self.offset.push(if is_known { offset } else { UNKNOWN });
     }
 
-    /// Gives each description the number and the item size of its dtype, and makes the numbers of items
-    /// numbers of bytes. An array whose description has no dtype, or that does not fit into its member,
-    /// cannot be read, and nothing is known of it.
-    pub fn set_dtypes(&mut self, dtypes: &[Option<(i32, u64)>]) {
+    /// Gives each description the number and the item size of its dtype, with whether arrays that are not
+    /// empty can have it, and makes the numbers of items numbers of bytes. An array whose description has no
+    /// dtype, or that does not fit into its member, cannot be read, and nothing is known of it.
+    pub fn set_dtypes(&mut self, dtypes: &[Option<(i32, u64, bool)>]) {
         for number in 0..self.dtype.len() {
             let code = usize::try_from(self.dtype[number]).ok();
             let dtype = code.and_then(|code| dtypes.get(code).copied().flatten());
             let (product, room) = (self.items[number], self.room[number]);
-            let bytes = |(code, size): (i32, u64)| {
+            let bytes = |(code, size, is_of_items): (i32, u64, bool)| {
                 let bytes = i64::try_from(size).ok()?.checked_mul(product)?;
-                (bytes <= room).then_some((code, bytes.max(0)))
+                (bytes <= room && (is_of_items || product < 0)).then_some((code, bytes.max(0)))
             };
             let known = dtype.and_then(bytes);
             (self.dtype[number], self.items[number]) = known.unwrap_or((UNKNOWN_DTYPE, UNKNOWN));
@@ -218,7 +218,7 @@ impl Codes {
 
 /// What an archive tells of one member.
 #[derive(Debug)]
-pub struct Facts {
+pub struct Info {
     /// What its header says.
     pub header: Header<'static>,
     /// Where its items start in the file, if they are not compressed.
@@ -233,8 +233,8 @@ pub struct Facts {
     pub crc: u32,
 }
 
-impl Facts {
-    /// The facts of a member whose name is `name`.
+impl Info {
+    /// What an archive tells of a member whose name is `name`.
     ///
     /// # Errors
     /// If its header cannot be read; and those of `verify`.
@@ -247,7 +247,7 @@ impl Facts {
     ) -> Result<Self, Failure> {
         let (header, offset, room) = if member.is_compressed() {
             let mut packed = snapshot.packed(member, name, verify)?;
-            let (header, data) = packed.header(max_header_size)?;
+            let (header, data) = packed.header(max_header_size, &|| true)?;
             (header, None, packed.size() - data as u64)
         } else {
             let located = snapshot.locate(member, name, max_header_size, verify)?;
@@ -255,7 +255,7 @@ impl Facts {
         };
         let (lookup, window) = (snapshot.lookup(), snapshot.window());
         let crc = lookup.checksum(window, member, name)?;
-        Ok(Facts {
+        Ok(Info {
             header,
             offset,
             room,

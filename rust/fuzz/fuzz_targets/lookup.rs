@@ -13,7 +13,9 @@ use mmnpz_file::writer::{Answer, ArchiveWriter, NewMember};
 use mmnpz_file::{Failure, KeepGoing};
 use mmnpz_format::Window;
 use mmnpz_format::additions::array_field::{ArrayField, Described};
+use mmnpz_format::error::Missing;
 use mmnpz_format::npy::header::{MAX_HEADER_SIZE, encode};
+use mmnpz_format::read::facts::ArrayFacts;
 use mmnpz_format::read::lookup::{Found, Lookup};
 use mmnpz_format::read::walked_index::WalkedIndex;
 use mmnpz_format::recover::recovery_scan::Effort;
@@ -133,6 +135,21 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
             Some(Found::Renamed(_)) => panic!("nobody renamed {name:?}"),
             Some(Found::Unsure) | None => {}
         }
+    }
+    if lookup.is_verified(bytes.into()).unwrap() {
+        let mut count = 0;
+        let done = lookup.facts(bytes.into(), MAX_HEADER_SIZE, |facts| {
+            count += 1;
+            let (offset, stored) = match facts.array {
+                ArrayFacts::Listed(array) => (array.offset, array.stored),
+                ArrayFacts::Located(Ok(array)) => (array.offset, array.stored),
+                ArrayFacts::Located(Err(_)) | ArrayFacts::Compressed(_) => return Ok::<_, Missing>(()),
+            };
+            assert!(offset + stored <= bytes.len() as u64);
+            Ok(())
+        });
+        done.unwrap();
+        assert_eq!(count, lookup.len());
     }
 }
 

@@ -191,6 +191,8 @@ impl Plan {
 pub struct Listed {
     /// The name.
     pub name: String,
+    /// Whether that is the whole name of the member.
+    pub is_whole: bool,
     /// The place of the local header in the file; it may be outside.
     pub local: i128,
     /// Its bytes in the file.
@@ -200,27 +202,39 @@ pub struct Listed {
 /// The arrays of these records, in order. The last array of a name takes the place of the first.
 /// `None` if a record cannot be read.
 pub fn listed(records: &[u8], prefix_len: i64) -> Option<Vec<Listed>> {
-    let mut listed: Vec<Listed> = Vec::new();
+    let (mut arrays, mut others): (Vec<Listed>, Vec<Listed>) = (Vec::new(), Vec::new());
     let mut walk = Walk::new(records);
     for record in walk.by_ref() {
-        let name = name::decode(record.name, record.header.flags.get()).ok()?;
-        let Some(name) = name.strip_suffix(".npy") else { continue };
-        let extent = Extent::read(record.header, record.extra).ok()?;
+        let whole = name::decode(record.name, record.header.flags.get()).ok()?;
+        let name = whole.strip_suffix(".npy");
+        let extent = Extent::read(record.header, record.extra);
+        if name.is_none() && extent.is_err() {
+            continue;
+        }
+        let extent = extent.ok()?;
         let member = Listed {
-            name: name.to_owned(),
+            name: name.unwrap_or(&whole).to_owned(),
+            is_whole: name.is_none(),
             local: i128::from(extent.local_offset) + i128::from(prefix_len),
             size: match record.header.method.get() {
                 STORED => extent.compressed.min(extent.uncompressed),
                 _ => extent.compressed,
             },
         };
-        match listed.iter_mut().find(|other| other.name == name) {
+        let list = if name.is_some() { &mut arrays } else { &mut others };
+        match list.iter_mut().find(|other| other.name == member.name) {
             Some(other) => *other = member,
-            None => listed.push(member),
+            None => list.push(member),
         }
     }
     walk.finish().ok()?;
-    Some(listed)
+    // A member of just the name by which an array is listed counts more.
+    for other in others {
+        if let Some(array) = arrays.iter_mut().find(|array| array.name == other.name) {
+            *array = other;
+        }
+    }
+    Some(arrays)
 }
 
 /// The bytes of a range of the file.
@@ -259,7 +273,8 @@ pub fn check(bytes: &[u8]) -> Option<WalkedIndex> {
         let raw = &bytes[local + 30..][..length.into()];
         let flags = u16::from_le_bytes([bytes[local + 6], bytes[local + 7]]);
         let text = name::decode(raw, flags).expect("a name that was found");
-        assert_eq!(text.strip_suffix(".npy"), Some(&**name));
+        let found = if listed.is_whole { Some(&*text) } else { text.strip_suffix(".npy") };
+        assert_eq!(found, Some(&**name));
     }
     for name in ["a", "folder/b", "ü", "├╝", "", "a.npy", "never"] {
         let there = expected.iter().any(|listed| listed.name == name);

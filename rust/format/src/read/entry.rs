@@ -166,6 +166,11 @@ impl Entry {
         Ok(raw.and_then(|raw| name::key(raw, header.flags.get(), self.has_whole_name())))
     }
 
+    /// The key, as far as it was fetched.
+    pub(crate) fn key<'a>(&self, window: Window<'a>, records: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        self.key_in_record(records).or_else(|| self.key_in_local(window).ok()?)
+    }
+
     /// Whether its local header has this key.
     pub(crate) fn is_in_local(&self, window: Window<'_>, key: &[u8]) -> Result<bool, Missing> {
         Ok(self.key_in_local(window)?.is_some_and(|other| *other == *key))

@@ -565,11 +565,26 @@ impl Lookup {
         by_header(window, member, name, max_header_size)
     }
 
-    /// The CRC-32 that the directory has of a member whose name is `name`; none if no directory lists it.
+    /// The CRC-32 that the directory has of a member whose name is `name`, or else its data descriptor; none
+    /// if the local header has it.
     ///
     /// # Errors
     /// If its record was not fetched.
-    pub fn checksum(&self, window: Window<'_>, member: &Member, name: &str) -> Result<Option<u32>, Missing> {
+    pub fn checksum(&self, window: Window<'_>, member: &Member, name: &str) -> Result<Option<u32>> {
+        if let Some(compressed) = self.compressed(member) {
+            return Ok(Some(compressed.crc));
+        }
+        let listed = self.listed_checksum(window, member, name)?;
+        // The directory may have been overwritten since.
+        listed.map_or_else(|| member.descriptor_checksum(window, name), |crc| Ok(Some(crc)))
+    }
+
+    fn listed_checksum(
+        &self,
+        window: Window<'_>,
+        member: &Member,
+        name: &str,
+    ) -> Result<Option<u32>, Missing> {
         let Some(at) = member.record() else { return Ok(None) };
         let directory = self.walked.get().map_or(&self.directory, |walked| walked.index.directory());
         let raw = directory.raw_record(window, at)?;
@@ -585,7 +600,7 @@ impl Lookup {
     }
 
     /// Whether the directory tells where the array of a member is, whose name is `name`.
-    pub fn is_described(&self, window: Window<'_>, member: &Member, name: &str) -> bool {
+    pub fn has_array_field(&self, window: Window<'_>, member: &Member, name: &str) -> bool {
         self.array_field(window, member, name).is_ok_and(|located| located.is_some())
     }
 

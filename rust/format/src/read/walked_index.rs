@@ -28,7 +28,7 @@ use crate::window::Window;
 use crate::zip::central::{CentralRecord, Walk};
 use crate::zip::end::DirectoryLocation;
 use crate::zip::name;
-use crate::zip::records::{CentralHeader, LocalHeader, Record, STORED, flags};
+use crate::zip::records::{CentralHeader, DATA_DESCRIPTOR, LocalHeader, Record, STORED, flags};
 
 /// The index asks for memory for up to this many members because the end record counts them. For more
 /// members, it asks when it finds them.
@@ -67,6 +67,22 @@ impl WalkedIndex {
     pub fn build(
         window: Window<'_>,
         directory: DirectoryLocation,
+        keep_going: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        Self::walk(window, directory, keep_going)?.finished(window)
+    }
+
+    fn finished(mut self, window: Window<'_>) -> Result<Self> {
+        self.let_whole_names_win(window)?;
+        self.arrays.shrink_to_fit();
+        self.others.shrink_to_fit();
+        self.compressed.shrink_to_fit();
+        Ok(self)
+    }
+
+    fn walk(
+        window: Window<'_>,
+        directory: DirectoryLocation,
         mut keep_going: impl FnMut() -> bool,
     ) -> Result<Self> {
         let records = directory.records(window)?;
@@ -94,10 +110,6 @@ impl WalkedIndex {
             }
         }
         walk.finish().map_err(|error| at_directory(error, &index.directory))?;
-        index.let_whole_names_win(window, records)?;
-        index.arrays.shrink_to_fit();
-        index.others.shrink_to_fit();
-        index.compressed.shrink_to_fit();
         Ok(index)
     }
 
@@ -108,7 +120,7 @@ impl WalkedIndex {
     /// As for [`WalkedIndex::build`].
     pub fn of_survey(window: Window<'_>, survey: &Survey, keep_going: impl FnMut() -> bool) -> Result<Self> {
         let directory = survey.location().cloned().unwrap_or_else(DirectoryLocation::none);
-        let mut index = Self::build(window, directory, keep_going)?;
+        let mut index = Self::walk(window, directory, keep_going)?;
         for member in &survey.found {
             let Ok(Some(name)) = name::array_name(member.name(window)?, member.flags) else { continue };
             let hash = index.hash(&name);
@@ -129,7 +141,7 @@ impl WalkedIndex {
                 return Err(missing.into());
             }
         }
-        Ok(index)
+        index.finished(window)
     }
 
     #[cold]
@@ -168,10 +180,13 @@ impl WalkedIndex {
     }
 
     /// Has a name under which an array is listed lead to another member that has just this name.
-    fn let_whole_names_win(&mut self, window: Window<'_>, records: &[u8]) -> Result<()> {
+    fn let_whole_names_win(&mut self, window: Window<'_>) -> Result<()> {
+        let records = self.directory.records(window)?;
         for number in 0..self.others.list.len() {
             let Some(key) = self.others.list[number].key_in_record(records) else { continue };
-            let is_it = |entry: &Entry| self.in_directory(window, entry, &key);
+            let is_it = |entry: &Entry| {
+                Ok(self.in_directory(window, entry, &key)? || entry.is_in_local(window, &key)?)
+            };
             let Some(array) = self.arrays.find(self.hash(&key), is_it)? else { continue };
             let whole = [&key, name::EXTENSION.as_bytes()].concat();
             let mut shadowed =
@@ -179,9 +194,10 @@ impl WalkedIndex {
             shadowed.set_whole_name();
             shadowed.set_hash(self.hash(&whole));
             self.others.list[number].set_gone();
-            self.others.put(&self.hasher, &whole, shadowed, |entry| entry.key_in_record(records))?;
+            let key_of = |entry: &Entry| entry.key(window, records);
+            self.others.put(&self.hasher, &whole, shadowed, key_of)?;
         }
-        self.others.drop_gone(&self.hasher, |entry| entry.key_in_record(records));
+        self.others.drop_gone(&self.hasher, |entry| entry.key(window, records));
         Ok(())
     }
 
@@ -471,6 +487,24 @@ impl Member {
     /// If there is no such header where the directory has it, and [`ErrorKind::Missing`].
     pub fn local_checksum(&self, window: Window<'_>) -> Result<u32> {
         Ok(LocalHeader::read(window, self.entry.local(), ErrorKind::LocalOutside)?.crc.get())
+    }
+
+    /// The CRC-32 that its data descriptor has, if it has one (APPNOTE 4.3.9).
+    ///
+    /// # Errors
+    /// As for [`Member::file`].
+    pub(crate) fn descriptor_checksum(&self, window: Window<'_>, name: &str) -> Result<Option<u32>> {
+        if self.entry.flags() & flags::DATA_DESCRIPTOR == 0 {
+            return Ok(None);
+        }
+        let end = self.file(window, name)?.end;
+        let number = |at: u64| -> Result<Option<u32>> {
+            let bytes = window.get(at..at.saturating_add(4))?.and_then(<[u8]>::first_chunk);
+            Ok(bytes.copied().map(u32::from_le_bytes))
+        };
+        // Its signature is optional.
+        let first = number(end)?;
+        if first == Some(DATA_DESCRIPTOR) { number(end + 4) } else { Ok(first) }
     }
 
     /// The range of its bytes in the file, which are one `.npy` file, compressed or not. Its name must be

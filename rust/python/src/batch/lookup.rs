@@ -120,24 +120,31 @@ impl<'py> BatchLookup<'py> {
         Some(self.member(key)?.extent().0)
     }
 
-    /// A member and its name, if it is compressed.
+    /// A compressed member and its name. None for any other.
     pub(crate) fn compressed(&self, key: Key<'_, 'py>) -> PyResult<Option<(Member, Bound<'py, PyString>)>> {
-        let is_packed = |member: &Member| member.is_compressed() && !member.has_whole_name();
-        let Some(member) = self.member(key).filter(is_packed) else { return Ok(None) };
-        let name = match key {
-            Key::Name(name) => PyString::new(self.py, name.cast::<PyString>()?.to_str()?),
-            Key::Position(position) => PyString::new(self.py, &self.name_at(position)?),
+        let found = match key {
+            Key::Name(name) => {
+                let text = name.cast::<PyString>().ok();
+                let Some(text) = text.as_ref().and_then(|text| text.to_str().ok()) else { return Ok(None) };
+                let found = self.handle.file.find(self.py, text, true)?;
+                found.map(|(member, name)| (member, PyString::new(self.py, name)))
+            }
+            Key::Position(position) => {
+                let (member, name) = self.handle.file.at(self.py, position)?;
+                Some((member, PyString::new(self.py, &name)))
+            }
         };
-        Ok(Some((member, name)))
+        Ok(found.filter(|(member, _)| member.is_compressed()))
     }
 
     /// The place of all bytes of a member, from its local header on, if it is compressed.
-    pub(crate) fn compressed_at(&self, key: Key<'_, 'py>) -> Option<Place> {
-        let member = self.member(key).filter(Member::is_compressed)?;
+    pub(crate) fn compressed_at(&self, key: Key<'_, 'py>) -> PyResult<Option<Place>> {
+        let Some((member, _)) = self.compressed(key)? else { return Ok(None) };
         let (at, size) = member.extent();
-        let Place { offset, bytes } = self.map().headers_at(at)?;
+        let Some(Place { offset, bytes }) = self.map().headers_at(at) else { return Ok(None) };
         let left = self.map().bytes().len() - offset;
-        Some(Place { offset, bytes: usize::try_from(size).unwrap_or(left).saturating_add(bytes).min(left) })
+        let bytes = usize::try_from(size).unwrap_or(left).saturating_add(bytes).min(left);
+        Ok(Some(Place { offset, bytes }))
     }
 
     /// A member, as far as it is known without a look at its headers.

@@ -1,6 +1,7 @@
 //! Going through the views of the members that are asked for, and naming one in an error.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Display;
 
 use pyo3::exceptions::{PyIndexError, PyKeyError, PyTypeError, PyValueError};
@@ -100,17 +101,30 @@ pub(crate) fn decompressed<'py>(
     let mut numbers = Vec::new();
     let mut members = Vec::new();
     let mut places = HashMap::new();
+    let mut others = HashMap::new();
     for (number, key) in keys.iter().enumerate() {
-        if let Some((member, name)) = lookup.compressed(key)? {
-            let place = *places.entry(member.id).or_insert(members.len());
-            if place == members.len() {
-                members.push((member, name));
-            }
-            numbers.push((number, place));
+        let Some((member, name)) = lookup.compressed(key)? else { continue };
+        if member.has_whole_name() {
+            // It need not be an array.
+            let value = match others.entry(member.id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(lookup.handle.view_of(&member, &name, lookup.cache)?),
+            };
+            numbers.push((number, Err(value.clone())));
+            continue;
         }
+        let place = *places.entry(member.id).or_insert(members.len());
+        if place == members.len() {
+            members.push((member, name));
+        }
+        numbers.push((number, Ok(place)));
     }
     let arrays = lookup.handle.decompressed(lookup.py, &members, threads, lookup.cache)?;
-    Ok(numbers.into_iter().map(|(number, place)| (number, arrays[place].clone())).collect())
+    let array = |place| match place {
+        Ok(place) => Bound::clone(&arrays[place]),
+        Err(value) => value,
+    };
+    Ok(numbers.into_iter().map(|(number, place): (_, Result<usize, _>)| (number, array(place))).collect())
 }
 
 /// Has the system read the headers of members that views cannot be made without, if they are not in memory.

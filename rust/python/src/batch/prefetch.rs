@@ -17,7 +17,7 @@ pub(crate) fn prefetch(lookup: &BatchLookup<'_>, keys: &Keys<'_>, rows: &Rows) -
     if lookup.handle.file.lookup().has_compressed() {
         // Of a compressed member, all bytes are needed for any row; its array is not made here.
         for (number, key) in keys.iter().enumerate() {
-            match lookup.compressed_at(key) {
+            match lookup.compressed_at(key)? {
                 Some(place) => places.push(place),
                 None => with_view(lookup, key, |_, layout| {
                     places.push(place_of(lookup, number, key, rows, layout)?);

@@ -411,6 +411,14 @@ pub(crate) fn empty<'py>(dtype: &Bound<'py, PyArrayDescr>, shape: &[usize]) -> P
     }
 }
 
+/// Makes an array read-only that nobody else has.
+pub(crate) fn make_read_only(array: &Bound<'_, PyAny>) {
+    if layout(array).is_some() {
+        // SAFETY: an array, as it has a layout, of which no other code reads the flags meanwhile.
+        unsafe { (*array.as_ptr().cast::<PyArrayObject>()).flags &= !NPY_ARRAY_WRITEABLE };
+    }
+}
+
 /// An array of `S0` or `U0`: only `ndarray.__new__` makes those.
 fn empty_strings<'py>(
     mmap: &Bound<'py, PyAny>,

@@ -5,7 +5,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 
-use mmnpz_file::columns::{Columns, Facts};
+use mmnpz_file::columns::{Columns, Info};
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
 
@@ -31,11 +31,11 @@ pub(crate) fn _info<'py>(
     };
     let found = file.find(py, text, true)?;
     let (member, text) = found.ok_or_else(|| unknown_name(&file, name))?;
-    if !touches_members && !file.lookup().is_described(file.window(), &member, text) {
+    if !touches_members && !file.lookup().has_array_field(file.window(), &member, text) {
         return Ok(None);
     }
-    let facts = Facts::of(&file.snapshot, &member, text, file.max_header_size, &|| file.verify(py));
-    let Facts { header, offset, room, compress_type, compress_size, crc } =
+    let facts = Info::of(&file.snapshot, &member, text, file.max_header_size, &|| file.verify(py));
+    let Info { header, offset, room, compress_type, compress_size, crc } =
         facts.map_err(|failure| file.member_err(py, failure, text))?;
     let (dtype, nbytes) = dtype_and_size(py, &header, room)
         .map_err(|error| in_member(py, file.snapshot.path(), text, error))?;
@@ -73,8 +73,9 @@ pub(crate) fn _layout<'py>(reader: &Bound<'py, Reader>) -> PyResult<Bound<'py, P
     for descr in &columns.descrs {
         let known = known_dtype(py, descr)?;
         let code = i32::try_from(dtypes.len()).ok();
-        codes.push(code.zip(known.as_ref().map(|(_, size)| *size)));
-        if let Some((dtype, _)) = known {
+        codes
+            .push(code.zip(known.as_ref()).map(|(code, (_, size, is_of_items))| (code, *size, *is_of_items)));
+        if let Some((dtype, ..)) = known {
             dtypes.append(dtype)?;
         }
     }
@@ -94,14 +95,18 @@ pub(crate) fn _layout<'py>(reader: &Bound<'py, Reader>) -> PyResult<Bound<'py, P
     PyTuple::new(py, columns)
 }
 
-/// A dtype and its item size. None if no array can have it, as for objects.
-fn known_dtype<'py>(py: Python<'py>, descr: &Literal<'_>) -> PyResult<Option<(Bound<'py, PyAny>, u64)>> {
-    let known =
-        array::with_dtype(py, descr, |dtype: &DType| Ok(dtype.is_of_items().then(|| dtype.object(py))));
+/// A dtype, its item size, and whether arrays with items can have it. None if no array can, as for objects.
+fn known_dtype<'py>(
+    py: Python<'py>,
+    descr: &Literal<'_>,
+) -> PyResult<Option<(Bound<'py, PyAny>, u64, bool)>> {
+    let known = array::with_dtype(py, descr, |dtype: &DType| {
+        let (object, size) = dtype.object(py);
+        Ok((object, size, dtype.is_of_items()))
+    });
     match known {
-        Ok(known) => Ok(known),
-        Err(error) if is_bad_member(py, &error) => Ok(None),
-        Err(error) if error.is_instance_of::<PyTypeError>(py) => Ok(None),
+        Ok(known) => Ok(Some(known)),
+        Err(error) if is_bad_member(py, &error) || error.is_instance_of::<PyTypeError>(py) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -1,8 +1,8 @@
 //! `verify`: the Python side of [`mmnpz_file::checksums`].
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,12 +99,16 @@ fn check(
     done: &AtomicU64,
     total: u64,
 ) -> Result<Vec<Damage>, Failure> {
-    let last: Cell<Option<Instant>> = Cell::new(None);
+    // Only the calling thread asks, and no thread waits for it.
+    let last: Mutex<Option<Instant>> = Mutex::new(None);
     let go_on = || {
-        if last.get().is_some_and(|last| last.elapsed() < EVERY) {
-            return true;
+        {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < EVERY) {
+                return true;
+            }
+            *last = Some(Instant::now());
         }
-        last.set(Some(Instant::now()));
         let Some(progress) = &way.progress else { return keep_going() };
         let arguments = (done.load(Ordering::Relaxed).min(total), total);
         keep_going() && go_on_unless(Python::attach(|py| progress.call1(py, arguments).map(drop)))

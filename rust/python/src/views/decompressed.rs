@@ -3,8 +3,9 @@
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
-use mmnpz_file::decompress::{Packed, Unpacking, decompress_all};
+use mmnpz_file::decompress::{Packed, for_all};
 use mmnpz_file::fetch::{self, Place};
+use mmnpz_file::{Failure, KeepGoing};
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::read::lookup::LocatedArray;
 use mmnpz_format::read::walked_index::Member;
@@ -32,104 +33,135 @@ pub(crate) fn arrays<'py>(
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let failed = |number: usize, failure| file.member_err(py, failure, members[number].1);
     let described = |number: usize, error| in_member(py, file.snapshot.path(), members[number].1, error);
-    let mut packed = Vec::with_capacity(members.len());
+    let mut all = Vec::with_capacity(members.len());
     for (number, (member, name)) in members.iter().enumerate() {
         let found = file.snapshot.packed(member, name, &|| file.verify(py));
-        packed.push(found.map_err(|failure| failed(number, failure))?);
+        all.push(Seen { packed: found.map_err(|failure| failed(number, failure))?, header: None });
     }
+    read_headers(py, file, &mut all, threads).map_err(|failure| file.err(py, failure))?;
     let mut parts = Vec::with_capacity(members.len());
-    for (number, header) in headers(py, file, &mut packed)?.into_iter().enumerate() {
-        let (header, data) = header.map_err(|error| failed(number, error.into()))?;
-        let part = Part::new(py, header, data, packed[number].size());
-        parts.push(part.map_err(|error| described(number, error))?);
+    for (number, Seen { packed, header }) in all.into_iter().enumerate() {
+        let Some(header) = header else { continue };
+        let (header, data) = header.map_err(|failure| failed(number, failure))?;
+        parts.push(Part::new(py, packed, header, data).map_err(|error| described(number, error))?);
     }
-    let all = packed.iter().zip(&mut parts);
-    let mut all: Vec<_> =
-        all.map(|(packed, part)| Unpacking { packed, out: part.out(), failure: None }).collect();
-    if all.iter().map(|one| one.out.len()).sum::<usize>() < DETACH_FROM {
-        decompress_all(&mut all, 1, &keep_going)
+    let mut all: Vec<_> = parts.iter_mut().map(Part::unpacking).collect();
+    let work = |(packed, out, done): &mut Unpacking<'_>, keep_going: KeepGoing<'_>| {
+        *done = packed.decompress(out, keep_going);
+    };
+    if all.iter().map(|(_, out, _)| out.len()).sum::<usize>() < DETACH_FROM {
+        for_all(&mut all, 1, &keep_going, &work)
     } else {
-        detached(py, || decompress_all(&mut all, threads, &keep_going))
+        detached(py, || for_all(&mut all, threads, &keep_going, &work))
     }
-    .map_err(|failure| failed(0, failure))?;
-    let failures: Vec<_> = all.into_iter().map(|one| one.failure).collect();
-    let finished = parts.into_iter().zip(failures).enumerate().map(|(number, (part, failure))| {
-        failure.map_or(Ok(()), |failure| Err(failed(number, failure)))?;
+    .map_err(|failure| file.err(py, failure))?;
+    let done: Vec<_> = all.into_iter().map(|(.., done)| done).collect();
+    let finished = parts.into_iter().zip(done).enumerate().map(|(number, (part, done))| {
+        done.map_err(|failure| failed(number, failure))?;
         part.finish(py).map_err(|error| described(number, error))
     });
     finished.collect()
 }
 
-type Found = mmnpz_format::error::Result<(Header<'static>, usize)>;
+/// A member, and its header with where the data start behind it, once that was read.
+struct Seen<'a> {
+    packed: Packed<'a>,
+    header: Option<Result<(Header<'static>, usize), Failure>>,
+}
 
-/// The headers of members, and where the data start behind them. All their bytes are on the way then.
-fn headers(py: Python<'_>, file: &OpenFile, packed: &mut [Packed<'_>]) -> PyResult<Vec<Found>> {
+/// A member, the memory for it, and what is wrong with it, once it was decompressed.
+type Unpacking<'a> = (&'a Packed<'a>, &'a mut [u8], Result<(), Failure>);
+
+/// Reads the headers of members. All their bytes are on the way then.
+fn read_headers(
+    py: Python<'_>,
+    file: &OpenFile,
+    all: &mut [Seen<'_>],
+    threads: usize,
+) -> Result<(), Failure> {
     let map = file.snapshot.map();
     let place = |bytes: &[u8]| Place { offset: map.offset_of(bytes.as_ptr()), bytes: bytes.len() };
-    let places: Vec<_> = packed.iter().map(|one| place(one.bytes())).collect();
+    let places: Vec<_> = all.iter().map(|seen| place(seen.packed.bytes())).collect();
+    let is_cold = fetch::are_cold(map, &places);
+    // Small members are decompressed as a whole for that, and any input can have few bytes in it.
+    let weight =
+        |seen: &Seen<'_>| seen.packed.size().min(DETACH_FROM as u64) + seen.packed.bytes().len() as u64;
+    let size = all.iter().map(weight).sum::<u64>();
     let max_header_size = file.max_header_size;
-    let mut read = || packed.iter_mut().map(|one| one.header(max_header_size)).collect();
-    if !fetch::are_cold(map, &places) {
-        return Ok(read());
+    let work = |seen: &mut Seen<'_>, keep_going: KeepGoing<'_>| {
+        seen.header = Some(seen.packed.header(max_header_size, keep_going));
+    };
+    if !is_cold && size <= 2 * DETACH_FROM as u64 {
+        return for_all(all, 1, &keep_going, &work);
     }
-    file.fetch(py, &places)?;
-    Ok(detached(py, read))
+    detached(py, || {
+        if is_cold {
+            fetch::fetch(map, &places, &keep_going)?;
+        }
+        for_all(all, threads, &keep_going, &work)
+    })
 }
 
 /// An array whose bytes are not yet there.
-struct Part<'py> {
+struct Part<'a, 'py> {
+    packed: Packed<'a>,
     header: Header<'static>,
-    /// An array of bytes: `before` that are not used, then those of the member.
+    /// An array of bytes: `before` that are not used, then those of the member up to the end of the array.
     memory: Bound<'py, PyAny>,
     before: usize,
     /// Where the data start in the member.
     data: usize,
+    /// How many bytes the data are.
+    length: usize,
 }
 
-impl<'py> Part<'py> {
-    /// Takes memory, if the header justifies it.
-    fn new(py: Python<'py>, header: Header<'static>, data: usize, size: u64) -> PyResult<Self> {
-        array::with_dtype(py, &header.descr, |dtype| {
-            array::data_len(&header, size - data as u64, dtype).map(drop)
-        })?;
-        let too_large = |_| PyMemoryError::new_err("the array is too large");
-        let size = usize::try_from(size).map_err(too_large)?;
-        let memory = array::empty(&numpy::dtype::<u8>(py), &[size.saturating_add(ALIGN)])?;
+impl<'a, 'py> Part<'a, 'py> {
+    /// Takes memory for what the header says, if the member has as many bytes.
+    fn new(py: Python<'py>, packed: Packed<'a>, header: Header<'static>, data: usize) -> PyResult<Self> {
+        let room = packed.size() - data as u64;
+        let length = array::with_dtype(py, &header.descr, |dtype| array::data_len(&header, room, dtype))?;
+        let too_large = || PyMemoryError::new_err("the array is too large");
+        let length = usize::try_from(length).map_err(|_| too_large())?;
+        let size = data.checked_add(length).and_then(|size| size.checked_add(ALIGN)).ok_or_else(too_large)?;
+        let memory = array::empty(&numpy::dtype::<u8>(py), &[size])?;
         let start = array::layout(&memory).map_or(0, |layout| layout.start.addr());
         let before = (start + data).wrapping_neg() % ALIGN;
-        let mut part = Part { header, memory, before, data };
-        part.bytes()[..before].fill(0);
+        let mut part = Part { packed, header, memory, before, data, length };
+        let end = before + data + length;
+        let (_, bytes) = part.bytes();
+        bytes[..before].fill(0);
+        bytes[end..].fill(0);
         Ok(part)
     }
 
-    /// All bytes that are used.
-    fn bytes(&mut self) -> &mut [u8] {
-        let Some(layout) = array::layout(&self.memory) else { return &mut [] };
+    /// The member, and all bytes of the memory.
+    fn bytes(&mut self) -> (&Packed<'a>, &mut [u8]) {
+        let Some(layout) = array::layout(&self.memory) else { return (&self.packed, &mut []) };
         // SAFETY: an array of this many bytes, which `new` made, and which nobody else has as long as `self`
         // is there. Nobody reads bytes of it that were not written.
-        unsafe { std::slice::from_raw_parts_mut(layout.start, layout.shape[0].cast_unsigned()) }
+        let bytes = unsafe { std::slice::from_raw_parts_mut(layout.start, layout.shape[0].cast_unsigned()) };
+        (&self.packed, bytes)
     }
 
-    /// The bytes of the member.
-    fn out(&mut self) -> &mut [u8] {
-        let before = self.before;
-        let memory = self.bytes();
-        let size = memory.len().saturating_sub(ALIGN);
-        &mut memory[before..before + size]
+    fn unpacking(&mut self) -> Unpacking<'_> {
+        let place = self.before..self.before + self.data + self.length;
+        let (packed, bytes) = self.bytes();
+        (packed, &mut bytes[place], Ok(()))
     }
 
     /// The array, once its bytes are there.
     fn finish(mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stored = self.out().len() - self.data;
         let located = LocatedArray {
             header: self.header.clone(),
             offset: (self.before + self.data) as u64,
-            stored: stored as u64,
+            stored: self.length as u64,
         };
         let memory = self.memory.clone();
+        // Or a view of it could be made writable, and all who look the array up have the same view.
+        array::make_read_only(&memory);
         let view_type = py.get_type::<PyUntypedArray>();
         array::with_dtype(py, &located.header.descr, |dtype| {
-            array::map_array(self.bytes(), &memory, &view_type, &located, dtype)
+            array::map_array(self.bytes().1, &memory, &view_type, &located, dtype)
         })
     }
 }

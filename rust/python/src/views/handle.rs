@@ -56,7 +56,7 @@ impl Handle {
             return Err(unknown_name(file, asked));
         };
         if member.has_whole_name() || name.len() < text.len() {
-            return self.access_other(py, &member, name, keep);
+            return self.view_of(&member, &PyString::new(py, name), keep);
         }
         let view = self.view(py, &member, text)?;
         let key = || {
@@ -65,34 +65,20 @@ impl Handle {
         self.kept_or_own(&member, view, keep.then(key))
     }
 
-    /// A new view: the one that the cache has from now on, if there is a key for it, or else the caller's own.
+    /// A new view: the one that the cache has from now on, if there is a key for it; else the caller's own.
     fn kept_or_own<'py>(
         &self,
         member: &Member,
         view: Bound<'py, PyAny>,
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(key) = key {
+        if let Some(key) = key
+            && !is_bytes(member, &view)
+        {
             return self.views.publish(member.id, &key, view);
         }
         memmap::make_own(&view);
         Ok(view)
-    }
-
-    /// What a member gives that is found by another name than that of an array. Bytes are not kept.
-    fn access_other<'py>(
-        &self,
-        py: Python<'py>,
-        member: &Member,
-        name: &str,
-        keep: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        if keep && let Some(view) = self.views.get(py, member.id) {
-            return Ok(view);
-        }
-        let value = self.view(py, member, name)?;
-        let keep = keep && !value.is_instance_of::<PyBytes>();
-        self.kept_or_own(member, value, keep.then(|| PyString::new(py, name)))
     }
 
     /// The view of a member whose name the caller knows.
@@ -150,49 +136,52 @@ impl Handle {
     /// Makes and keeps all views.
     fn preload(&self, py: Python<'_>) -> PyResult<()> {
         let mut preload = None;
-        let mut compressed = Vec::new();
+        // Where there are compressed members, the views that wait for the arrays of those in front of them.
+        let mut waiting: Vec<Waiting<'_>> = Vec::new();
         self.file.for_each(py, |number, member, name| {
             if number == 0 {
                 // Only now is known how many members there are. Where all begins again, all views are made
                 // again.
                 preload = Some(Preload::new(&self.views, self.file.lookup().len()));
-                compressed.clear();
+                waiting.clear();
             }
             let Some(preload) = &mut preload else { return Ok(()) };
             if number % SOME == 0 {
                 let next = (number..number + SOME).map_while(|at| self.file.lookup().known(at));
                 self.file.fetch_headers(py, next)?;
             }
-            if !member.is_compressed() || member.has_whole_name() {
-                return preload.add(member.id, name, self.view(py, member, name.to_str()?)?);
+            let is_packed = member.is_compressed() && !member.has_whole_name();
+            let view = if is_packed { None } else { Some(self.view(py, member, name.to_str()?)?) };
+            match view {
+                Some(view) if is_bytes(member, &view) => return Ok(()),
+                Some(view) if waiting.is_empty() => return preload.add(member.id, name, view),
+                view => waiting.push(Waiting { member: *member, name: name.clone(), view }),
             }
-            compressed.push((*member, name.clone()));
-            if compressed.len() < SOME {
-                Ok(())
-            } else {
-                self.preload_compressed(py, preload, &mut compressed)
-            }
+            if waiting.len() < SOME { Ok(()) } else { self.preload_waiting(py, preload, &mut waiting) }
         })?;
         if let Some(mut preload) = preload {
-            self.preload_compressed(py, &mut preload, &mut compressed)?;
+            self.preload_waiting(py, &mut preload, &mut waiting)?;
             preload.finish();
         }
         Ok(())
     }
 
-    /// Makes and keeps the arrays of compressed members, with all processors.
-    fn preload_compressed<'py>(
+    /// Makes the arrays of the compressed members that wait, with all processors, and keeps all that wait.
+    fn preload_waiting<'py>(
         &self,
         py: Python<'py>,
         preload: &mut Preload<'_>,
-        members: &mut Vec<(Member, Bound<'py, PyString>)>,
+        waiting: &mut Vec<Waiting<'py>>,
     ) -> PyResult<()> {
-        let named = members.iter().map(|(member, name)| Ok((*member, name.to_str()?)));
-        let named = named.collect::<PyResult<Vec<_>>>()?;
+        let packed = waiting.iter().filter(|one| one.view.is_none());
+        let packed = packed.map(|one| Ok((one.member, one.name.to_str()?)));
+        let packed = packed.collect::<PyResult<Vec<_>>>()?;
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        let arrays = decompressed::arrays(py, &self.file, &named, threads)?;
-        for ((member, name), array) in members.drain(..).zip(arrays) {
-            preload.add(member.id, &name, array)?;
+        let mut arrays = decompressed::arrays(py, &self.file, &packed, threads)?.into_iter();
+        for Waiting { member, name, view } in waiting.drain(..) {
+            if let Some(view) = view.or_else(|| arrays.next()) {
+                preload.add(member.id, &name, view)?;
+            }
         }
         Ok(())
     }
@@ -201,4 +190,16 @@ impl Handle {
     pub(crate) fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.views.arrays(py, |member| Ok(PyString::new(py, &self.file.name(py, member)?).into_any()))
     }
+}
+
+/// A member whose view is to be kept: the view, unless it is compressed.
+struct Waiting<'py> {
+    member: Member,
+    name: Bound<'py, PyString>,
+    view: Option<Bound<'py, PyAny>>,
+}
+
+/// Whether what a member gives are bytes, which are not kept.
+fn is_bytes(member: &Member, value: &Bound<'_, PyAny>) -> bool {
+    member.has_whole_name() && value.is_instance_of::<PyBytes>()
 }

@@ -49,7 +49,7 @@ fn bytes<'py>(
     if member.is_compressed() {
         let packed = file.snapshot.packed(member, name, &|| file.verify(py)).map_err(failed)?;
         fetch(packed.bytes())?;
-        if packed.starts_with(&MAGIC).map_err(|error| failed(error.into()))? {
+        if detached(py, || packed.starts_with(&MAGIC, &keep_going)).map_err(failed)? {
             return Ok(None);
         }
         detached(py, || packed.check_size(&keep_going)).map_err(failed)?;

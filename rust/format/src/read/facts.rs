@@ -12,18 +12,18 @@ use crate::zip::central::CentralRecord;
 
 /// A member, and what is known of it.
 #[derive(Debug)]
-pub struct Described<'a> {
+pub struct MemberFacts<'a> {
     /// Where it is.
     pub member: Member,
     /// The CRC-32 that the archive has of it.
     pub crc: u32,
     /// Its array.
-    pub array: DescribedArray<'a>,
+    pub array: ArrayFacts<'a>,
 }
 
 /// What is known of the array of a member.
 #[derive(Debug)]
-pub enum DescribedArray<'a> {
+pub enum ArrayFacts<'a> {
     /// What the directory says of it.
     Listed(ListedArray<'a>),
     /// What its headers say, or what is wrong with them.
@@ -62,18 +62,18 @@ impl Lookup {
     /// # Errors
     /// If the directory was not fetched, and those of `each`. What is wrong with one member takes the place
     /// of its array.
-    pub fn describe<E: From<Missing>>(
+    pub fn facts<E: From<Missing>>(
         &self,
         window: Window<'_>,
         max_header_size: usize,
-        mut each: impl FnMut(Described<'_>) -> std::result::Result<(), E>,
+        mut each: impl FnMut(MemberFacts<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         if let Some(walked) = self.walked.get() {
             return walked.index.ids().filter_map(|id| Some((id, walked.get(id)?))).try_for_each(
                 |(id, member)| {
                     let name = walked.index.name(window, id);
                     each(match name {
-                        Ok(name) => self.describe_one(window, member, name, max_header_size),
+                        Ok(name) => self.facts_of(window, member, name, max_header_size),
                         Err(error) => wrong(member, error),
                     })
                 },
@@ -96,10 +96,10 @@ impl Lookup {
             let has_field = fields_from.is_some_and(|from| record.at as u64 >= from);
             match raw.filter(|_| has_field).and_then(|raw| self.listed_array(window.len(), raw)) {
                 Some((crc, array)) => {
-                    each(Described { member, crc, array: DescribedArray::Listed(array) })?;
+                    each(MemberFacts { member, crc, array: ArrayFacts::Listed(array) })?;
                 }
                 None => each(match self.listed(window.len(), &record, number) {
-                    Ok((member, name)) => self.describe_one(window, member, name, max_header_size),
+                    Ok((member, name)) => self.facts_of(window, member, name, max_header_size),
                     Err(error) => wrong(member, error),
                 })?,
             }
@@ -107,25 +107,25 @@ impl Lookup {
         Ok(())
     }
 
-    fn describe_one<'a>(
+    fn facts_of<'a>(
         &self,
         window: Window<'a>,
         member: Member,
         name: String,
         max_header_size: usize,
-    ) -> Described<'a> {
-        let crc = self.checksum(window, &member, &name).map_err(Error::from);
+    ) -> MemberFacts<'a> {
+        let crc = self.checksum(window, &member, &name);
         let crc = crc.and_then(|crc| crc.map_or_else(|| member.local_checksum(window), Ok));
         let crc = match crc {
             Ok(crc) => crc,
             Err(error) => return wrong(member, error),
         };
         let array = if member.is_compressed() {
-            DescribedArray::Compressed(name)
+            ArrayFacts::Compressed(name)
         } else {
-            DescribedArray::Located(by_header(window, &member, &name, max_header_size))
+            ArrayFacts::Located(by_header(window, &member, &name, max_header_size))
         };
-        Described { member, crc, array }
+        MemberFacts { member, crc, array }
     }
 
     /// The CRC-32 and the array of a record, if it is as mmnpz wrote it.
@@ -142,6 +142,6 @@ impl Lookup {
     }
 }
 
-fn wrong(member: Member, error: Error) -> Described<'static> {
-    Described { member, crc: 0, array: DescribedArray::Located(Err(error)) }
+fn wrong(member: Member, error: Error) -> MemberFacts<'static> {
+    MemberFacts { member, crc: 0, array: ArrayFacts::Located(Err(error)) }
 }
