@@ -17,7 +17,8 @@ give plain arrays, and slices are memory maps.
 
 It is not made by calling it, but by `mmnpz.load`. Its pickle holds its own items, not the map, and loads
 as a plain array. Of a view that a reader keeps, `shape`, `dtype` and `strides` cannot be set, as all who
-look the array up have the same view: `reshape` and `view` make others.
+look the array up have the same view: `reshape` and `view` make others. A view to which a program has given
+attributes is no longer told from its own.
 
 Attributes
 ----------

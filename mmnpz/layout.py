@@ -1,6 +1,5 @@
 """What an archive tells of its arrays, without a view of each."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,13 +50,12 @@ class MemberInfo(NamedTuple):
     crc: int
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Layout:
     """
     What `NpzReader.layout` tells of all arrays, as columns in archive order.
 
-    Of a member whose headers tell of no array that fits into it, `dtype`, `ndim`, `length`, `nbytes` and
-    `offset` are -1.
+    It is not made by calling it. Of a member whose headers tell of no array that fits into it, `dtype`,
+    `ndim`, `length`, `nbytes` and `offset` are -1.
 
     Attributes
     ----------
@@ -81,16 +79,29 @@ class Layout:
         The CRC-32 that the archive has of the member.
     """
 
-    _reader: "Reader"
-    dtypes: list[np.dtype[Any]]
-    dtype: "NDArray[np.int32]"
-    ndim: "NDArray[np.int32]"
-    length: "NDArray[np.int64]"
-    nbytes: "NDArray[np.int64]"
-    offset: "NDArray[np.int64]"
-    compress_type: "NDArray[np.uint16]"
-    compress_size: "NDArray[np.int64]"
-    crc: "NDArray[np.uint32]"
+    def __init__(
+        self,
+        reader: "Reader",
+        dtypes: list[np.dtype[Any]],
+        dtype: "NDArray[np.int32]",
+        ndim: "NDArray[np.int32]",
+        length: "NDArray[np.int64]",
+        nbytes: "NDArray[np.int64]",
+        offset: "NDArray[np.int64]",
+        compress_type: "NDArray[np.uint16]",
+        compress_size: "NDArray[np.int64]",
+        crc: "NDArray[np.uint32]",
+    ) -> None:
+        self._reader = reader
+        self.dtypes = dtypes
+        self.dtype = dtype
+        self.ndim = ndim
+        self.length = length
+        self.nbytes = nbytes
+        self.offset = offset
+        self.compress_type = compress_type
+        self.compress_size = compress_size
+        self.crc = crc
 
     @cached_property
     def names(self) -> "NDArray[np.object_]":

@@ -32,8 +32,9 @@ class DamagedMember(NamedTuple):
     offset : int
         The offset of the member's local header in the file, in bytes.
     reason : str
-        What is wrong: its bytes have another checksum, its headers do not fit the directory, or the system
-        cannot read it.
+        What is wrong: its bytes have another checksum, its headers do not fit the directory, it cannot be
+        decompressed, or the system cannot read it. A member that is encrypted, or compressed by another
+        method than deflate or Zstandard, cannot be checked, and is among them for that.
     expected : int or None
         The CRC-32 that the archive has of the member, if its bytes have another one.
     found : int or None
@@ -167,12 +168,15 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     ValueError
         If `mmap_mode` is not ``"r"``, or `encoding` is not one of those of `numpy.load`. With `preload`, also
         if a member is bad: see `load`.
+    NotImplementedError
+        With `preload`, if a member is compressed by another method than deflate or Zstandard.
 
     Warns
     -----
     UserWarning
-        If a writer was not closed, and members were found that no directory lists. With
-        ``on_error="skip"``, also if members are left out: it names the first of them.
+        If a writer was not closed, and members were found that no directory lists. If the archive has
+        members, and none of them is listed as an array. With ``on_error="skip"``, also if members are left
+        out: it names the first of them.
 
     See Also
     --------
@@ -308,7 +312,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
         Raises
         ------
-        ValueError, zipfile.BadZipFile
+        ValueError, zipfile.BadZipFile, NotImplementedError
             During iteration, as for `items`.
 
         Examples
@@ -337,7 +341,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
         Raises
         ------
-        ValueError, zipfile.BadZipFile
+        ValueError, zipfile.BadZipFile, NotImplementedError
             During iteration: if the reader is closed, or if a member is bad, see `load`. After the error of a
             bad member, the iterator goes on with the next member.
 

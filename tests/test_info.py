@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 import mmnpz
 from tests.archives import Entry, build_zip, npy, npy_with_header, put
-from tests.test_compressed import ARRAYS, archive
+from tests.test_compressed import ARRAYS, StoppedError, alarm, archive, compressed, forged, stop
 
 
 def check(path: Path, names: list[str] | None = None, **options: Any) -> None:
@@ -191,6 +192,55 @@ def test_items_without_bytes(tmp_path: Path) -> None:
     assert data.layout().nbytes.tolist() == [0, 0]
     assert data.layout().length.tolist() == [2**63 - 1, 0]
     assert data.info("many").nbytes == data.info("empty").nbytes == 0
+
+
+def test_a_dtype_has_one_code(tmp_path: Path) -> None:
+    def member(descr: str) -> bytes:
+        return npy_with_header(f"{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,), }}", bytes(16))
+
+    entries = [
+        Entry(f"{number}.npy", member(descr)) for number, descr in enumerate(["<f4", "f4", "=f4", ">f4"])
+    ]
+    layout = mmnpz.load(put(tmp_path / "a.npz", build_zip(*entries))).layout()
+    assert layout.dtypes == [np.dtype("<f4"), np.dtype(">f4")]
+    assert layout.dtype.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("way", ["edited", "skipped"])
+def test_the_directory_tells_also_if_its_index_is_not_used(tmp_path: Path, way: str) -> None:
+    """As for views and `info`, the headers of the members are not looked at."""
+    path = tmp_path / "a.npz"
+    with mmnpz.NpzWriter(path) as writer:
+        for number in range(2000):
+            writer.write(f"n{number}", np.zeros(3))
+    raw = bytearray(path.read_bytes())
+    if way == "edited":
+        # The time of the last member, in the directory.
+        raw[raw.rindex(b"PK\1\2") + 12] ^= 1
+    data = mmnpz.load(put(path, bytes(raw)), on_error="skip" if way == "skipped" else "raise")
+    at = raw.index(b"\x93NUMPY")
+    raw[at : at + 60] = bytes(60)
+    with path.open("rb+") as file:
+        file.seek(at)
+        file.write(bytes(60))
+    assert data.info("n0").shape == data["n0"].shape == (3,)
+    assert data.layout().length.tolist() == [3] * 2000
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
+@pytest.mark.thread_unsafe(reason="sends signals")
+@pytest.mark.parametrize("ask", ["info", "layout"])
+def test_headers_behind_blocks_without_a_byte_can_be_interrupted(tmp_path: Path, ask: str) -> None:
+    raw = npy(np.arange(3))
+    stored = bytes([0, 0, 0, 0xFF, 0xFF]) * (20 << 20) + compressed(raw, 8)
+    data = mmnpz.load(put(tmp_path / "a.npz", forged(8, raw, stored)))
+    calls: dict[str, Any] = {"info": lambda: data.info("a"), "layout": data.layout}
+    done = []
+    with alarm(stop, 0.02), pytest.raises(StoppedError):
+        done.append(calls[ask]())
+    assert done == []
+    assert data.info("a").shape == (3,)
+    assert data.layout().length.tolist() == [3, 3]
 
 
 def test_info_takes_the_names_that_lookups_take(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def mixed(tmp_path: Path) -> Path:
         entry("folder/", b""),
         entry("empty", b""),
         entry("short", b"\x93NUM", True),
+        Entry("packed folder/", b"", method=8, stored=b""),
     )
     return put(tmp_path / "a.npz", build_zip(*entries))
 

@@ -27,7 +27,7 @@ use mmnpz_format::read::walked_index::Member;
 use mmnpz_format::window::{Fetched, Part};
 
 use crate::decompress::Summing;
-use crate::failure::Failure;
+use crate::failure::{Failure, KeepGoing, check as check_going};
 use crate::fork;
 use crate::mapping::{self, Identity};
 use crate::share::{self, Share};
@@ -126,12 +126,18 @@ impl From<io::Error> for Wrong {
     }
 }
 
-/// Makes sure that bytes have this checksum.
+/// Copies bytes, and makes sure that the copy has this checksum.
 ///
 /// # Errors
-/// If they have another one.
-pub fn compare(bytes: &[u8], expected: u32) -> Result<(), Error> {
-    let found = crc32fast::hash(bytes);
+/// If it has another one, and [`Failure::Interrupted`].
+pub fn copy(from: &[u8], to: &mut [u8], expected: u32, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+    let mut crc = crc32fast::Hasher::new();
+    for (from, to) in from.chunks(PIECE as usize).zip(to.chunks_mut(PIECE as usize)) {
+        check_going(keep_going)?;
+        to.copy_from_slice(from);
+        crc.update(to);
+    }
+    let found = crc.finalize();
     if found == expected { Ok(()) } else { Err(ErrorKind::Checksum { expected, found }.into()) }
 }
 

@@ -33,7 +33,8 @@ const UNKNOWN: i64 = -1;
 /// What stands for a description that is not known.
 const UNKNOWN_DTYPE: i32 = -1;
 
-/// The columns, in archive order. Of a member whose array cannot be read, only the last three are known.
+/// The columns, in archive order. Of a member whose headers tell of no array, only the last three are known,
+/// and the CRC-32 is 0 if it is not known either.
 #[derive(Debug, Default)]
 pub struct Columns {
     /// The descriptions of the dtypes, in the order in which they come first.
@@ -76,7 +77,7 @@ impl Columns {
             let mut codes = Codes::default();
             lookup.facts(window, max_header_size, |facts| {
                 let number = columns.crc.len();
-                if number % TOGETHER == 0 && !lookup.has_headers() {
+                if number % TOGETHER == 0 {
                     let next = (number..number + TOGETHER).map_while(|at| lookup.known(at));
                     let places = snapshot.headers_of(next);
                     if fetch::are_cold(snapshot.map(), &places) {
@@ -86,8 +87,7 @@ impl Columns {
                 if number % POLL == 0 {
                     check(keep_going)?;
                 }
-                columns.add(snapshot, facts, max_header_size, &mut codes);
-                Ok::<_, Failure>(())
+                columns.add(snapshot, facts, max_header_size, &mut codes, keep_going)
             })?;
             Ok(columns)
         })
@@ -111,7 +111,8 @@ impl Columns {
         facts: MemberFacts<'_>,
         max_header_size: usize,
         codes: &mut Codes,
-    ) {
+        keep_going: KeepGoing<'_>,
+    ) -> Result<(), Failure> {
         let MemberFacts { member, crc, array } = facts;
         let method = snapshot.lookup().compressed(&member).map_or(0, |compressed| compressed.method);
         self.compress_type.push(method);
@@ -131,7 +132,7 @@ impl Columns {
             ArrayFacts::Compressed(name) => {
                 let packed = snapshot.packed(&member, &name, &|| Ok(()));
                 let found = packed.and_then(|mut packed| {
-                    let (header, data) = packed.header(max_header_size, &|| true)?;
+                    let (header, data) = packed.header(max_header_size, keep_going)?;
                     Ok((header, packed.size() - data as u64))
                 });
                 match found {
@@ -140,10 +141,12 @@ impl Columns {
                         let code = codes.of(header.descr, &mut self.descrs);
                         self.add_array(code, axes, UNKNOWN, room);
                     }
+                    Err(Failure::Interrupted) => return Err(Failure::Interrupted),
                     Err(_) => self.add_array(UNKNOWN_DTYPE, Axes::NONE, UNKNOWN, 0),
                 }
             }
         }
+        Ok(())
     }
 
     fn add_array(&mut self, code: i32, axes: Axes, offset: i64, room: u64) {
@@ -197,8 +200,7 @@ impl Codes {
         let next = descrs.len();
         *self.known.entry(descr.into_owned()).or_insert_with_key(|descr| {
             descrs.push(descr.clone());
-            // Less than 2**31: an archive has less than 2**32 members, and each header has 64 bytes.
-            next as i32
+            i32::try_from(next).unwrap_or(UNKNOWN_DTYPE)
         })
     }
 
@@ -244,10 +246,11 @@ impl Info {
         name: &str,
         max_header_size: usize,
         verify: Verify<'_>,
+        keep_going: KeepGoing<'_>,
     ) -> Result<Self, Failure> {
         let (header, offset, room) = if member.is_compressed() {
             let mut packed = snapshot.packed(member, name, verify)?;
-            let (header, data) = packed.header(max_header_size, &|| true)?;
+            let (header, data) = packed.header(max_header_size, keep_going)?;
             (header, None, packed.size() - data as u64)
         } else {
             let located = snapshot.locate(member, name, max_header_size, verify)?;

@@ -133,6 +133,9 @@ impl<'a> Packed<'a> {
     /// # Errors
     /// If the bytes are damaged.
     pub fn starts_with(&self, start: &[u8], keep_going: KeepGoing<'_>) -> Result<bool, Failure> {
+        if self.compressed.size == 0 {
+            return Ok(start.is_empty());
+        }
         let mut found = vec![0; start.len()];
         let count = Pieces::new(self.bytes, self.compressed.method)?.fill(&mut found, keep_going)?;
         Ok(found[..count] == *start)
@@ -166,6 +169,9 @@ impl<'a> Packed<'a> {
         let size = self.compressed.size;
         if let Some(small) = &self.small {
             out.copy_from_slice(&small[..out.len()]);
+        } else if size == 0 && self.bytes.is_empty() {
+            // A folder that is marked as compressed.
+            self.compare(0)?;
         } else if out.len() as u64 == size && out.len().max(self.bytes.len()) <= AT_ONCE {
             self.at_once(out, keep_going)?;
         } else {
@@ -230,11 +236,11 @@ impl<'a> Packed<'a> {
 }
 
 /// Does `work` for all of some members, with up to `threads` threads, the calling one included, which alone
-/// asks whether to go on. If work is interrupted, it is not done for all. In a child that a signal handler
-/// forks off, it is done again.
+/// asks whether to go on. If work is interrupted, it is not done for all.
 ///
 /// # Errors
-/// [`Failure::Interrupted`].
+/// [`Failure::Interrupted`]. With several threads [`Failure::Forked`], in a child that a signal handler forks
+/// off: what the others had begun may be half done, and must be neither used nor dropped.
 pub fn for_all<T: Send>(
     all: &mut [T],
     threads: usize,
@@ -242,14 +248,12 @@ pub fn for_all<T: Send>(
     work: &(dyn Fn(&mut T, KeepGoing<'_>) + Sync),
 ) -> Result<(), Failure> {
     let each: Vec<_> = all.iter_mut().map(Mutex::new).collect();
-    match for_each(&each, threads, keep_going, work) {
-        Err(Failure::Forked) => {
-            // A lock that another thread had is locked for ever.
-            std::mem::forget(each);
-            for_each(&all.iter_mut().map(Mutex::new).collect::<Vec<_>>(), 1, keep_going, work)
-        }
-        done => done,
+    let done = for_each(&each, threads, keep_going, work);
+    if let Err(Failure::Forked) = done {
+        // A lock that another thread had is locked for ever.
+        std::mem::forget(each);
     }
+    done
 }
 
 fn for_each<T: Send>(
@@ -291,6 +295,9 @@ fn context() -> Result<DCtx<'static>, Error> {
 
 /// What is wrong, by the name that Zstandard has for it.
 fn zstandard_error(name: &str) -> Error {
+    if name.starts_with("Allocation error") {
+        return ErrorKind::NoMemory { size: 1 << WINDOW_LOG }.into();
+    }
     let why = if name.contains("ictionary") { NEEDS_DICTIONARY } else { IS_WRONG };
     ErrorKind::Compression(why).into()
 }

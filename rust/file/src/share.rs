@@ -29,8 +29,8 @@ pub(crate) struct Share<'a> {
 /// after each turn, and while it waits for the others.
 ///
 /// # Errors
-/// [`Failure::Interrupted`], and [`Failure::Forked`] in a child that a signal handler forks off: what other
-/// threads had begun is not done there, and their locks stay locked.
+/// [`Failure::Interrupted`], and with several threads [`Failure::Forked`] in a child that a signal handler
+/// forks off: what the others had begun is not done there, and their locks stay locked.
 pub(crate) fn share<S>(
     share: &Share<'_>,
     go_on: &dyn Fn() -> bool,
@@ -57,7 +57,7 @@ pub(crate) fn share<S>(
     let forks = fork::generation();
     let asked = || match go_on() {
         // In the child, no other thread goes on, and no lock may be asked for.
-        _ if forks != fork::generation() => Err(Failure::Forked),
+        _ if threads > 1 && forks != fork::generation() => Err(Failure::Forked),
         true => Ok(()),
         false => {
             stop.store(true, Ordering::Relaxed);

@@ -166,9 +166,16 @@ impl Entry {
         Ok(raw.and_then(|raw| name::key(raw, header.flags.get(), self.has_whole_name())))
     }
 
-    /// The key, as far as it was fetched.
-    pub(crate) fn key<'a>(&self, window: Window<'a>, records: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        self.key_in_record(records).or_else(|| self.key_in_local(window).ok()?)
+    /// The key, as far as it was fetched. Another program may have overwritten the record since, so it counts
+    /// only if it has the hash.
+    pub(crate) fn key<'a>(
+        &self,
+        window: Window<'a>,
+        records: &'a [u8],
+        hasher: &RandomState,
+    ) -> Option<Cow<'a, [u8]>> {
+        let listed = self.key_in_record(records).filter(|key| self.has_hash(hash_of(hasher, key)));
+        listed.or_else(|| self.key_in_local(window).ok()?)
     }
 
     /// Whether its local header has this key.

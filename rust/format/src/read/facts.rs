@@ -1,11 +1,11 @@
 //! All members with what is known of their arrays, in one pass over the directory.
 
 use crate::additions::array_field::{self, ShortContent};
-use crate::error::{Error, Missing, Result};
+use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::axes::Axes;
 use crate::npy::header::MAX_HEADER_SIZE;
 use crate::npy::literal::Literal;
-use crate::read::lookup::{LocatedArray, Lookup, ORDINARY_RECORD, by_header};
+use crate::read::lookup::{LocatedArray, Lookup, ORDINARY_RECORD};
 use crate::read::walked_index::Member;
 use crate::window::Window;
 use crate::zip::central::CentralRecord;
@@ -60,9 +60,9 @@ impl Lookup {
     /// Calls `each` with all members, in archive order. The lookup must be verified.
     ///
     /// # Errors
-    /// If the directory was not fetched, and those of `each`. What is wrong with one member takes the place
-    /// of its array.
-    pub fn facts<E: From<Missing>>(
+    /// If the directory was not fetched, or was edited since, and those of `each`. What is wrong with one
+    /// member takes the place of its array.
+    pub fn facts<E: From<Missing> + From<Error>>(
         &self,
         window: Window<'_>,
         max_header_size: usize,
@@ -84,9 +84,10 @@ impl Lookup {
         let fields_from = self.fields_from.filter(|_| max_header_size >= MAX_HEADER_SIZE);
         let mut copy = [0; ORDINARY_RECORD];
         for (record, number) in walk {
-            let Some(member) = Member::of(window.len(), &record, self.directory.prefix_len, number) else {
-                continue;
-            };
+            let member = Member::of(window.len(), &record, self.directory.prefix_len, number);
+            // Edited since: all others are in doubt, too.
+            let at = self.directory.range.start + record.at as u64;
+            let member = member.ok_or_else(|| Error::at(ErrorKind::NamesDiffer, at))?;
             // A writer may overwrite the record at any time. So the checks and the reads use one copy of it.
             let raw = records.get(record.at..record.at + record.len()).unwrap_or_default();
             let raw = copy.get_mut(..raw.len()).map(|copy| {
@@ -123,7 +124,7 @@ impl Lookup {
         let array = if member.is_compressed() {
             ArrayFacts::Compressed(name)
         } else {
-            ArrayFacts::Located(by_header(window, &member, &name, max_header_size))
+            ArrayFacts::Located(self.locate(window, &member, &name, max_header_size))
         };
         MemberFacts { member, crc, array }
     }

@@ -194,10 +194,12 @@ impl WalkedIndex {
             shadowed.set_whole_name();
             shadowed.set_hash(self.hash(&whole));
             self.others.list[number].set_gone();
-            let key_of = |entry: &Entry| entry.key(window, records);
-            self.others.put(&self.hasher, &whole, shadowed, key_of)?;
+            let hasher = &self.hasher;
+            let key_of = |entry: &Entry| entry.key(window, records, hasher);
+            self.others.put(hasher, &whole, shadowed, key_of)?;
         }
-        self.others.drop_gone(&self.hasher, |entry| entry.key(window, records));
+        let hasher = &self.hasher;
+        self.others.drop_gone(hasher, |entry| entry.key(window, records, hasher));
         Ok(())
     }
 

@@ -207,7 +207,8 @@ pub(crate) fn data_len(header: &Header<'_>, stored: u64, dtype: &DType) -> PyRes
         return Err(PyValueError::new_err(message));
     }
     if shape.len() > MAX_AXES {
-        let message = format!("the array has {} axes, and NumPy's have at most {MAX_AXES}", shape.len());
+        let message =
+            format!("the array has {} dimensions, and NumPy's have at most {MAX_AXES}", shape.len());
         return Err(PyValueError::new_err(message));
     }
     Ok(length)
@@ -407,6 +408,17 @@ pub(crate) fn empty<'py>(dtype: &Bound<'py, PyArrayDescr>, shape: &[usize]) -> P
     unsafe {
         let dtype = dtype.clone().into_dtype_ptr();
         let array = PY_ARRAY_API.PyArray_Empty(py, shape.len() as c_int, shape.as_mut_ptr(), dtype, 0);
+        Bound::from_owned_ptr_or_err(py, array)
+    }
+}
+
+/// A new array of so many zeros.
+pub(crate) fn zeros(py: Python<'_>, count: usize) -> PyResult<Bound<'_, PyAny>> {
+    let mut shape = [dimension(count as u64)?];
+    // SAFETY: as in `empty`.
+    unsafe {
+        let dtype = numpy::dtype::<u8>(py).into_dtype_ptr();
+        let array = PY_ARRAY_API.PyArray_Zeros(py, 1, shape.as_mut_ptr(), dtype, 0);
         Bound::from_owned_ptr_or_err(py, array)
     }
 }

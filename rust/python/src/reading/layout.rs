@@ -3,9 +3,10 @@
 use numpy::{Element, PyArray1};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use mmnpz_file::columns::{Columns, Info};
+use mmnpz_file::snapshot::Verify;
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
 
@@ -34,7 +35,15 @@ pub(crate) fn _info<'py>(
     if !touches_members && !file.lookup().has_array_field(file.window(), &member, text) {
         return Ok(None);
     }
-    let facts = Info::of(&file.snapshot, &member, text, file.max_header_size, &|| file.verify(py));
+    let of = |verify: Verify<'_>| {
+        Info::of(&file.snapshot, &member, text, file.max_header_size, verify, &keep_going)
+    };
+    let facts = if member.is_compressed() {
+        // To decompress a header can take any time.
+        detached(py, || of(&|| Python::attach(|py| file.verify(py))))
+    } else {
+        of(&|| file.verify(py))
+    };
     let Info { header, offset, room, compress_type, compress_size, crc } =
         facts.map_err(|failure| file.member_err(py, failure, text))?;
     let (dtype, nbytes) = dtype_and_size(py, &header, room)
@@ -68,16 +77,23 @@ pub(crate) fn _layout<'py>(reader: &Bound<'py, Reader>) -> PyResult<Bound<'py, P
         Columns::new(&file.snapshot, file.max_header_size, &verify, &keep_going)
     });
     let mut columns = made.map_err(|failure| file.err(py, failure))?;
-    let dtypes = PyList::empty(py);
+    let (dtypes, by_dtype) = (PyList::empty(py), PyDict::new(py));
     let mut codes = Vec::with_capacity(columns.descrs.len());
     for descr in &columns.descrs {
-        let known = known_dtype(py, descr)?;
-        let code = i32::try_from(dtypes.len()).ok();
-        codes
-            .push(code.zip(known.as_ref()).map(|(code, (_, size, is_of_items))| (code, *size, *is_of_items)));
-        if let Some((dtype, ..)) = known {
+        let Some((dtype, size, is_of_items)) = known_dtype(py, descr)? else {
+            codes.push(None);
+            continue;
+        };
+        // One dtype can have several descriptions.
+        let code = if let Some(code) = by_dtype.get_item(&dtype)? {
+            code.extract()?
+        } else {
+            let code = i32::try_from(dtypes.len())?;
+            by_dtype.set_item(&dtype, code)?;
             dtypes.append(dtype)?;
-        }
+            code
+        };
+        codes.push(Some((code, size, is_of_items)));
     }
     detached(py, || columns.set_dtypes(&codes));
     let Columns { dtype, ndim, length, items, offset, compress_type, compress_size, crc, .. } = columns;

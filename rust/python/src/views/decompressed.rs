@@ -38,7 +38,14 @@ pub(crate) fn arrays<'py>(
         let found = file.snapshot.packed(member, name, &|| file.verify(py));
         all.push(Seen { packed: found.map_err(|failure| failed(number, failure))?, header: None });
     }
-    read_headers(py, file, &mut all, threads).map_err(|failure| file.err(py, failure))?;
+    if let Err(failure) = read_headers(py, file, &mut all, threads) {
+        if let Failure::Forked = failure {
+            // What a lost thread has left half done must not be dropped.
+            std::mem::forget(all);
+            return arrays(py, file, members, 1);
+        }
+        return Err(file.err(py, failure));
+    }
     let mut parts = Vec::with_capacity(members.len());
     for (number, Seen { packed, header }) in all.into_iter().enumerate() {
         let Some(header) = header else { continue };
@@ -49,12 +56,18 @@ pub(crate) fn arrays<'py>(
     let work = |(packed, out, done): &mut Unpacking<'_>, keep_going: KeepGoing<'_>| {
         *done = packed.decompress(out, keep_going);
     };
-    if all.iter().map(|(_, out, _)| out.len()).sum::<usize>() < DETACH_FROM {
+    let decompressed = if all.iter().map(|(_, out, _)| out.len()).sum::<usize>() < DETACH_FROM {
         for_all(&mut all, 1, &keep_going, &work)
     } else {
         detached(py, || for_all(&mut all, threads, &keep_going, &work))
+    };
+    if let Err(failure) = decompressed {
+        if let Failure::Forked = failure {
+            std::mem::forget(all);
+            return arrays(py, file, members, 1);
+        }
+        return Err(file.err(py, failure));
     }
-    .map_err(|failure| file.err(py, failure))?;
     let done: Vec<_> = all.into_iter().map(|(.., done)| done).collect();
     let finished = parts.into_iter().zip(done).enumerate().map(|(number, (part, done))| {
         done.map_err(|failure| failed(number, failure))?;
@@ -123,22 +136,17 @@ impl<'a, 'py> Part<'a, 'py> {
         let too_large = || PyMemoryError::new_err("the array is too large");
         let length = usize::try_from(length).map_err(|_| too_large())?;
         let size = data.checked_add(length).and_then(|size| size.checked_add(ALIGN)).ok_or_else(too_large)?;
-        let memory = array::empty(&numpy::dtype::<u8>(py), &[size])?;
+        let memory = array::zeros(py, size)?;
         let start = array::layout(&memory).map_or(0, |layout| layout.start.addr());
         let before = (start + data).wrapping_neg() % ALIGN;
-        let mut part = Part { packed, header, memory, before, data, length };
-        let end = before + data + length;
-        let (_, bytes) = part.bytes();
-        bytes[..before].fill(0);
-        bytes[end..].fill(0);
-        Ok(part)
+        Ok(Part { packed, header, memory, before, data, length })
     }
 
     /// The member, and all bytes of the memory.
     fn bytes(&mut self) -> (&Packed<'a>, &mut [u8]) {
         let Some(layout) = array::layout(&self.memory) else { return (&self.packed, &mut []) };
-        // SAFETY: an array of this many bytes, which `new` made, and which nobody else has as long as `self`
-        // is there. Nobody reads bytes of it that were not written.
+        // SAFETY: an array of this many bytes, which `new` made of zeros, and which nobody else has as long
+        // as `self` is there.
         let bytes = unsafe { std::slice::from_raw_parts_mut(layout.start, layout.shape[0].cast_unsigned()) };
         (&self.packed, bytes)
     }

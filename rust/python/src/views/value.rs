@@ -1,5 +1,6 @@
 //! What a member gives: a view, an array of its own if it is compressed, or bytes if it is no array.
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -54,23 +55,21 @@ fn bytes<'py>(
         }
         detached(py, || packed.check_size(&keep_going)).map_err(failed)?;
         // No larger than what was just counted, or than what is decompressed at once.
-        let made = PyBytes::new_with(py, packed.size() as usize, |out| {
+        let size = usize::try_from(packed.size());
+        let size = size.map_err(|_| PyMemoryError::new_err("the member is too large"))?;
+        let made = PyBytes::new_with(py, size, |out| {
             detached(py, || packed.decompress(out, &keep_going)).map_err(failed)
         });
         return made.map(Some);
     }
     let (bytes, expected) = file.snapshot.bytes_of(member, name).map_err(failed)?;
-    fetch(bytes)?;
     if bytes.starts_with(&MAGIC) {
         return Ok(None);
     }
+    fetch(bytes)?;
     // The checksum is that of the bytes that are handed out: another program may write to the file.
     let made = PyBytes::new_with(py, bytes.len(), |out| {
-        let compared = detached(py, || {
-            out.copy_from_slice(bytes);
-            checksums::compare(out, expected)
-        });
-        compared.map_err(|error| failed(error.into()))
+        detached(py, || checksums::copy(bytes, out, expected, &keep_going)).map_err(failed)
     });
     made.map(Some)
 }
