@@ -76,7 +76,7 @@ class Layout:
     compress_size : (n,) ndarray of int64
         How many bytes the member has in the file, the ``.npy`` header included.
     crc : (n,) ndarray of uint32
-        The CRC-32 that the archive has of the member.
+        The CRC-32 that the archive has of the member. 0 if its headers do not fit the directory.
     """
 
     def __init__(

@@ -6,7 +6,9 @@ import os
 import pickle
 import signal
 import struct
+import sys
 import threading
+import time
 import warnings
 import zipfile
 import zlib
@@ -24,7 +26,7 @@ from hypothesis import strategies as st
 
 import mmnpz
 from tests.archives import Entry, build_zip, npy, npy_with_header, put, same
-from tests.processes import fork
+from tests.processes import fork, run_python
 
 ARRAYS: dict[str, Any] = {
     "integers": np.arange(1000),
@@ -568,3 +570,91 @@ def test_whatever_is_wrong_ends_in_a_documented_error(
     else:
         assert same(read, array)
         assert data.verify() == []
+
+
+@pytest.fixture
+def no_switches() -> Iterator[None]:
+    """Have a thread get the interpreter only where another one gives it up."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.thread_unsafe(reason="changes how all threads switch")
+@pytest.mark.usefixtures("no_switches")
+@pytest.mark.parametrize("ask", ["lookup", "small", "bytes", "info", "layout", "preload", "gather", "verify"])
+def test_other_threads_run_while_members_are_decompressed(tmp_path: Path, ask: str) -> None:
+    raw = npy(np.tile(np.arange(9_999), 300))
+    # Small, behind so many blocks without a byte.
+    small = npy(np.arange(3))
+    blocks = bytes([0, 0, 0, 0xFF, 0xFF]) * (2 << 20) + compressed(small, DEFLATED)
+    text = bytes(20 << 20)
+    path = put(
+        tmp_path / "a.npz",
+        build_zip(
+            Entry("long.npy", raw, method=DEFLATED, stored=compressed(raw, DEFLATED)),
+            Entry("small.npy", small, method=DEFLATED, stored=blocks),
+            Entry("text", text, method=DEFLATED, stored=compressed(text, DEFLATED)),
+        ),
+    )
+    data = mmnpz.load(path)
+    calls: dict[str, Callable[[], object]] = {
+        "lookup": lambda: data["long"],
+        "small": lambda: data["small"],
+        "bytes": lambda: data["text"],
+        "info": lambda: data.info("small"),
+        "layout": data.layout,
+        "preload": lambda: mmnpz.load(path, preload=True),
+        "gather": lambda: data.gather(["long"], 0, length=1),
+        "verify": data.verify,
+    }
+    turns = 0
+    done = threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        time.sleep(0.01)
+        before = turns
+        calls[ask]()
+        # Once while the header is decompressed, and then while the array is.
+        assert turns > before + (2 if ask in {"lookup", "gather", "preload"} else 0)
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the threads of a process of Linux")
+@pytest.mark.parametrize("call", ["gather(data.files, threads=2)", "load(sys.argv[1], preload=True)"])
+def test_helpers_decompress(tmp_path: Path, call: str) -> None:
+    if "preload" in call and os.cpu_count() == 1:
+        pytest.skip("there is one processor")
+    arrays = {f"x{number}": np.arange(number, number + 300_000) for number in range(8)}
+    path = put(tmp_path / "a.npz", archive(DEFLATED, **arrays))
+    run_python(
+        f"""
+        import os, sys, mmnpz
+        from contextlib import suppress
+
+        def helpers():
+            found = 0
+            for task in os.listdir("/proc/self/task"):
+                with suppress(OSError), open(f"/proc/self/task/{{task}}/comm") as file:
+                    found += file.read() == "mmnpz\\n"
+            return found
+
+        data = mmnpz.load(sys.argv[1])
+        assert helpers() == 0
+        {"data." if call.startswith("gather") else "mmnpz."}{call}
+        assert helpers() > 0
+        """,
+        path,
+    )

@@ -247,21 +247,8 @@ pub fn for_all<T: Send>(
     keep_going: &(dyn Fn() -> bool + Sync),
     work: &(dyn Fn(&mut T, KeepGoing<'_>) + Sync),
 ) -> Result<(), Failure> {
-    let each: Vec<_> = all.iter_mut().map(Mutex::new).collect();
-    let done = for_each(&each, threads, keep_going, work);
-    if let Err(Failure::Forked) = done {
-        // A lock that another thread had is locked for ever.
-        std::mem::forget(each);
-    }
-    done
-}
-
-fn for_each<T: Send>(
-    each: &[Mutex<&mut T>],
-    threads: usize,
-    keep_going: &(dyn Fn() -> bool + Sync),
-    work: &(dyn Fn(&mut T, KeepGoing<'_>) + Sync),
-) -> Result<(), Failure> {
+    let count = all.len();
+    let left = Mutex::new(all.iter_mut());
     let stop = AtomicBool::new(false);
     let polled = Cell::new(Instant::now());
     let go_on = || {
@@ -272,16 +259,20 @@ fn for_each<T: Send>(
         !stop.load(Ordering::Relaxed) && (!is_time || keep_going())
     };
     let caller = thread::current().id();
-    let turn = |number: usize, is_caller: &mut bool| {
+    let turn = |_, is_caller: &mut bool| {
+        // Not locked any more when the work begins, in which signal handlers may run.
+        let one = left.lock().unwrap_or_else(PoisonError::into_inner).next();
         let go_on = || {
             if *is_caller && !keep_going() {
                 stop.store(true, Ordering::Relaxed);
             }
             !stop.load(Ordering::Relaxed)
         };
-        work(&mut each[number].lock().unwrap_or_else(PoisonError::into_inner), &go_on);
+        if let Some(one) = one {
+            work(one, &go_on);
+        }
     };
-    let share = Share { count: each.len(), taken: 1, threads, stop: &stop };
+    let share = Share { count, taken: 1, threads, stop: &stop };
     share::share(&share, &go_on, &|| thread::current().id() == caller, &turn)
 }
 

@@ -214,9 +214,8 @@ impl WalkedIndex {
             }
         }
         let records = self.directory.records(window)?;
-        let key_of =
-            |entry: &Entry| entry.key_in_record(records).or_else(|| entry.key_in_local(window).ok()?);
-        self.arrays.drop_gone(&self.hasher, key_of);
+        let hasher = &self.hasher;
+        self.arrays.drop_gone(hasher, |entry| entry.key(window, records, hasher));
         Ok(())
     }
 

@@ -47,6 +47,25 @@ fn by_constant_bytes() {
 }
 
 #[test]
+fn by_other_names_before_members_are_left_out() {
+    let built = archive();
+    let mut index = open(&built.bytes).unwrap();
+    let mut bytes = built.bytes.clone();
+    // The records of the first two members have each other's names now; the local headers have their own.
+    let directory = built.directory.start as usize;
+    let [a, b] = [&b"a.npy"[..], b"b.npy"]
+        .map(|name| directory + bytes[directory..].windows(name.len()).position(|at| at == name).unwrap());
+    bytes.swap(a, b);
+    let last = index.ids().last().unwrap();
+    index.leave_out(Window::from(&bytes), &[last]).unwrap();
+    for (number, name) in NAMES[..3].iter().enumerate() {
+        let id = index.find(Window::from(&bytes), name).unwrap();
+        assert_eq!(id.map(|id| id.0 as usize), Some(number), "{name:?}");
+    }
+    assert_eq!(index.find(Window::from(&bytes), NAMES[3]).unwrap(), None);
+}
+
+#[test]
 fn by_appended_members() {
     // A new member of each length: each leaves another part of the old records.
     let built = archive();

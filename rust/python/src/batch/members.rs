@@ -98,6 +98,7 @@ pub(crate) fn decompressed<'py>(
     keys: &Keys<'py>,
     threads: usize,
 ) -> PyResult<HashMap<usize, Bound<'py, PyAny>>> {
+    let mut held = HashMap::new();
     let mut numbers = Vec::new();
     let mut members = Vec::new();
     let mut places = HashMap::new();
@@ -110,21 +111,18 @@ pub(crate) fn decompressed<'py>(
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => entry.insert(lookup.handle.view_of(&member, &name, lookup.cache)?),
             };
-            numbers.push((number, Err(value.clone())));
+            held.insert(number, value.clone());
             continue;
         }
         let place = *places.entry(member.id).or_insert(members.len());
         if place == members.len() {
             members.push((member, name));
         }
-        numbers.push((number, Ok(place)));
+        numbers.push((number, place));
     }
     let arrays = lookup.handle.decompressed(lookup.py, &members, threads, lookup.cache)?;
-    let array = |place| match place {
-        Ok(place) => Bound::clone(&arrays[place]),
-        Err(value) => value,
-    };
-    Ok(numbers.into_iter().map(|(number, place): (_, Result<usize, _>)| (number, array(place))).collect())
+    held.extend(numbers.into_iter().map(|(number, place)| (number, Bound::clone(&arrays[place]))));
+    Ok(held)
 }
 
 /// Has the system read the headers of members that views cannot be made without, if they are not in memory.
