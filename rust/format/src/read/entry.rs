@@ -14,7 +14,7 @@ use crate::error::{ErrorKind, Missing};
 use crate::window::Window;
 use crate::zip::central::CentralRecord;
 use crate::zip::name;
-use crate::zip::records::{Extent, LocalHeader, Record, STORED};
+use crate::zip::records::{Extent, LocalHeader, Record};
 
 /// The place in the directory of a member that the directory does not list.
 pub(crate) const NO_RECORD: u64 = (1 << 40) - 1;
@@ -50,15 +50,11 @@ pub struct Compressed {
 }
 
 impl Compressed {
-    /// That of a record of the directory, unless its member is stored.
-    pub(crate) fn of(record: &CentralRecord<'_>) -> Result2<Option<Self>> {
-        let method = record.header.method.get();
-        if method == STORED {
-            return Ok(None);
-        }
+    /// That of a record of the directory.
+    pub(crate) fn of(record: &CentralRecord<'_>) -> Result2<Self> {
         let extent = Extent::read(record.header, record.extra)?;
         let (size, stored) = (extent.uncompressed, extent.compressed);
-        Ok(Some(Compressed { method, size, crc: record.header.crc.get(), stored }))
+        Ok(Compressed { method: record.header.method.get(), size, crc: record.header.crc.get(), stored })
     }
 }
 
@@ -77,6 +73,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// The entry of a record of the directory.
+    #[inline]
     pub(crate) fn of(file_len: u64, record: &CentralRecord<'_>, prefix_len: i64, hash: u64) -> Result2<Self> {
         let extent = Extent::read(record.header, record.extra)?;
         let local = i64::try_from(extent.local_offset)
@@ -89,6 +86,7 @@ impl Entry {
         Ok(Self::new(record.at as u64, hash, local, flags, extent.compressed.min(extent.uncompressed)))
     }
 
+    #[inline]
     pub(crate) fn new(record: u64, hash: u64, local: u64, flags: u16, size: u64) -> Self {
         Entry {
             record_and_hash: record << 24 | kept_bits(hash),
@@ -153,6 +151,7 @@ impl Entry {
     }
 
     /// The key in its record, as the directory is now.
+    #[inline]
     pub(crate) fn key_in_record<'a>(&self, records: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         let (record, _) = CentralRecord::read(records, self.record())?;
         name::key(record.name, record.header.flags.get(), self.has_whole_name())
@@ -189,6 +188,7 @@ fn kept_bits(hash: u64) -> u64 {
     (hash >> 32) & 0xff_ffff
 }
 
+#[inline]
 pub(crate) fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write(key);
@@ -219,14 +219,16 @@ impl Entries {
     }
 
     /// Puts an entry with this key in: in the place of one that has the same key, or behind all others.
+    /// `hash` is that of the key.
+    #[inline]
     pub(crate) fn put<'a>(
         &mut self,
         hasher: &RandomState,
+        hash: u64,
         key: &[u8],
         entry: Entry,
         key_of: impl Fn(&Entry) -> Option<Cow<'a, [u8]>>,
     ) -> Result2<()> {
-        let hash = hash_of(hasher, key);
         let number = u32::try_from(self.list.len()).map_err(|_| ErrorKind::TooManyMembers)?;
         let entries = &self.list;
         let same = |&id: &u32| {

@@ -136,7 +136,7 @@ impl WalkedIndex {
                     })
                 })
             };
-            index.arrays.put(&index.hasher, &name, entry, key_of)?;
+            index.arrays.put(&index.hasher, hash, &name, entry, key_of)?;
             if let Some(missing) = missing.take() {
                 return Err(missing.into());
             }
@@ -158,25 +158,32 @@ impl WalkedIndex {
         };
         let hash = self.hash(&name);
         let mut entry = Entry::of(file_len, record, self.directory.prefix_len, hash)?;
-        if let Some(compressed) = Compressed::of(record)? {
-            entry.set_compressed(self.compressed.len());
-            self.compressed.push(compressed);
+        if record.header.method.get() != STORED {
+            self.set_compressed(&mut entry, record)?;
         }
-        self.arrays.put(&self.hasher, &name, entry, |entry| entry.key_in_record(records))
+        self.arrays.put(&self.hasher, hash, &name, entry, |entry| entry.key_in_record(records))
+    }
+
+    #[cold]
+    fn set_compressed(&mut self, entry: &mut Entry, record: &CentralRecord<'_>) -> Result2<()> {
+        let compressed = Compressed::of(record)?;
+        entry.set_compressed(self.compressed.len());
+        self.compressed.push(compressed);
+        Ok(())
     }
 
     /// Adds the record of a member that is no array. What is wrong with it does not matter for the arrays.
     #[cold]
     fn add_other(&mut self, file_len: u64, records: &[u8], record: &CentralRecord<'_>) {
         let Some(key) = name::key(record.name, record.header.flags.get(), true) else { return };
-        let entry = Entry::of(file_len, record, self.directory.prefix_len, self.hash(&key));
-        let (Ok(mut entry), Ok(compressed)) = (entry, Compressed::of(record)) else { return };
-        if let Some(compressed) = compressed {
-            entry.set_compressed(self.compressed.len());
-            self.compressed.push(compressed);
+        let hash = self.hash(&key);
+        let entry = Entry::of(file_len, record, self.directory.prefix_len, hash);
+        let Ok(mut entry) = entry else { return };
+        if record.header.method.get() != STORED && self.set_compressed(&mut entry, record).is_err() {
+            return;
         }
         entry.set_whole_name();
-        let _ = self.others.put(&self.hasher, &key, entry, |entry| entry.key_in_record(records));
+        let _ = self.others.put(&self.hasher, hash, &key, entry, |entry| entry.key_in_record(records));
     }
 
     /// Has a name under which an array is listed lead to another member that has just this name.
@@ -192,11 +199,12 @@ impl WalkedIndex {
             let mut shadowed =
                 std::mem::replace(&mut self.arrays.list[array as usize], self.others.list[number]);
             shadowed.set_whole_name();
-            shadowed.set_hash(self.hash(&whole));
+            let hash = self.hash(&whole);
+            shadowed.set_hash(hash);
             self.others.list[number].set_gone();
             let hasher = &self.hasher;
             let key_of = |entry: &Entry| entry.key(window, records, hasher);
-            self.others.put(hasher, &whole, shadowed, key_of)?;
+            self.others.put(hasher, hash, &whole, shadowed, key_of)?;
         }
         let hasher = &self.hasher;
         self.others.drop_gone(hasher, |entry| entry.key(window, records, hasher));
