@@ -302,6 +302,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Check<'_> {
     /// Checks all members.
     fn all(&self, threads: usize, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Damage>, Failure> {
+        // Other threads may be done with all members before this one is first asked.
+        check_going(&|| go_on())?;
         let caller = thread::current().id();
         let is_long =
             |listed: &Listed| listed.compressed.is_some() && listed.member.extent().1 > BLOCK as u64;
