@@ -33,6 +33,7 @@ SCENARIOS = (
     "verify",
     "compressed",
     "layout",
+    "sources",
     "cached_lookup",
     "slice_view",
     "ufunc_view",

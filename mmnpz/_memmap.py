@@ -23,9 +23,9 @@ attributes is no longer told from its own.
 Attributes
 ----------
 filename : str or pathlib.Path or None
-    The mapped file; None for a copy in memory.
+    The mapped file; None for a copy in memory, and for an array in a buffer.
 mode : str or None
-    ``"r"``; None for a copy in memory.
+    ``"r"`` or ``"c"``, as the file was opened; None for a copy in memory.
 offset : int or None
     Where the first item is in the file, in bytes; None for a copy in memory. `numpy.memmap` finds a
     contiguous array again by `filename`, `dtype`, `offset` and `shape`.
@@ -81,7 +81,7 @@ for _name, _value in {
     # numpy.memmap keeps these in each instance, and it takes a Python call to put them there.
     "_mmap": property(mapping_of),
     "filename": property(lambda self: getattr(mapping_of(self), "filename", None)),
-    "mode": property(lambda self: "r" if mapping_of(self) else None),
+    "mode": property(lambda self: getattr(mapping_of(self), "mode", None)),
     "offset": property(_offset),
 }.items():
     setattr(memmap, _name, _value)

@@ -52,7 +52,6 @@ def _repair(
 
 def _verify(
     reader: Reader,
-    path: str,
     names: list[str] | None,
     threads: int | None,
     progress: Callable[[int, int], object] | None,
@@ -141,15 +140,21 @@ class Mapping:
 
     Attributes
     ----------
-    filename : str or pathlib.Path
-        The absolute path of the mapped file.
+    filename : str or pathlib.Path or None
+        The absolute path of the mapped file, if one leads to it.
+    mode : str
+        ``"r"``, or ``"c"`` if programs may write to the memory.
     identity : tuple of int
         What the file was when it was mapped.
     """
 
     @property
-    def filename(self) -> str | Path:
+    def filename(self) -> str | Path | None:
         """The absolute path of the mapped file: a path object if the caller passed one, otherwise a str."""
+
+    @property
+    def mode(self) -> str:
+        """``"r"``, or ``"c"`` if programs may write to the memory."""
 
     @property
     def identity(self) -> tuple[int, int, int]:
@@ -185,8 +190,10 @@ class Reader:
     def _open(
         self,
         options: tuple[tuple[str, Any], ...],
+        source: object,
         path: str | PathLike[str],
-        filename: str | Path,
+        filename: str | Path | None,
+        mode: str,
         map_type: type[NDArray[Any]],
         view_type: type[NDArray[Any]],
         cache: bool,
@@ -198,9 +205,10 @@ class Reader:
         """
         Open an archive, in place of the one that the reader has open.
 
-        `options` holds the arguments that follow it, for `_origin`. With `skip`, leave out the members that
-        are no arrays. With `identity`, raise `ValueError` if
-        the file has another size, time of modification or inode.
+        `options` holds the arguments that follow `source`, for `_origin`. `source` is None for the file at
+        `path`, the descriptor of an open file, or an object with the buffer protocol. `filename` is the
+        absolute path that leads to the file. With `skip`, leave out the members that are no arrays. With
+        `identity`, raise `ValueError` if the file has another size, time of modification or inode.
         """
 
     def _share(self, other: Reader, own_views: bool) -> None:

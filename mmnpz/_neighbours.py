@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from mmnpz._memmap import mapping_of, memmap
-from mmnpz._mmnpz import _map_again
+from mmnpz._mmnpz import Mapping, _map_again
 
 __all__ = ["register"]
 
@@ -45,10 +45,10 @@ def _tell_dask(base: Any) -> None:
 
     def token(view: Any) -> Hashable:
         mapping = mapping_of(view)
-        if mapping is None:
+        if mapping is None or (path := _path_of(mapping)) is None:
             named: Hashable = normalize(view.view(np.ndarray))
             return named
-        where = (os.fspath(mapping.filename), *mapping.identity, view.offset)
+        where = (path, *mapping.identity, view.offset)
         # The text of a dtype tells those of other packages apart, which `numpy.save` does not.
         what = (type(view).__qualname__, repr(view.dtype), view.shape, view.strides)
         return ("mmnpz.memmap", *where, *what)
@@ -71,14 +71,23 @@ _WAITING: dict[str, Callable[[Any], None]] = {
 def _reduce(view: Any) -> tuple[Any, ...]:
     """Return how a worker on the same machine gets a view: from the file, if that is as it was."""
     mapping = mapping_of(view)
-    if mapping is None or view.nbytes < _SMALL or not _is_unchanged(mapping.filename, mapping.identity):
+    if (
+        mapping is None
+        or view.nbytes < _SMALL
+        or (path := _path_of(mapping)) is None
+        or not _is_unchanged(path, mapping.identity)
+    ):
         by_value: tuple[Any, ...] = view.__reduce_ex__(4)
         return by_value
-    path = os.fspath(mapping.filename)
     return _received, (path, mapping.identity, view.dtype, view.shape, view.offset, view.strides)
 
 
-def _is_unchanged(path: Any, identity: tuple[int, int, int]) -> bool:
+def _path_of(mapping: Mapping) -> str | None:
+    """Return the path of a file by which others can get the items. None where a program may change them."""
+    return os.fspath(mapping.filename) if mapping.filename is not None and mapping.mode == "r" else None
+
+
+def _is_unchanged(path: str, identity: tuple[int, int, int]) -> bool:
     # Where the core has no inodes, on Windows, it never is, and all views are sent by value.
     try:
         found = os.stat(path)

@@ -11,12 +11,13 @@ import numpy as np
 from mmnpz import _neighbours
 from mmnpz._memmap import memmap
 from mmnpz._mmnpz import DirectReader, _info, _layout, _name_at, _verify, _walk
+from mmnpz._source import source_of
 from mmnpz.layout import Layout, MemberInfo
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
+
+    from mmnpz._source import Openable
 
 __all__ = ["DamagedMember", "NpzReader", "load"]
 
@@ -54,6 +55,12 @@ _SHOWN = 5
 _LONGEST = 60
 """The number of characters that a reader's repr shows of a name."""
 
+
+_WHY_NOT = {
+    "r+": ": mmnpz.NpzWriter changes files",
+    "w+": ": mmnpz.NpzWriter writes files",
+}
+"""Why a mode of `numpy.load` is none of a reader."""
 
 _ROWS = 10
 """The number of arrays that a reader's HTML table shows."""
@@ -111,17 +118,21 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     """
     The arrays of an ``.npz`` file, as views into a memory map of the file.
 
-    Opening maps the file and reads at most its central directory. The reader makes a read-only view when a
-    program first looks up its name. The operating system reads the bytes of an array when a program first
-    uses them. Of a compressed member, the reader makes an array in memory of its own, which is read-only,
-    too. A reader stands in for the result of `numpy.load`, and any number of threads may share it.
+    Opening maps the file and reads at most its central directory. The reader makes a view when a program
+    first looks up its name: a read-only one, by default. The operating system reads the bytes of an array
+    when a program first uses them. Of a compressed member, the reader makes an array in memory of its own. A
+    reader stands in for the result of `numpy.load`, and any number of threads may share it.
 
     Parameters
     ----------
-    fn : str, bytes or os.PathLike
-        The file to open.
-    mmap_mode : {"r"}, optional
-        For compatibility with `numpy.load`: mmnpz maps the file for reading.
+    fn : str, bytes, os.PathLike, binary file, or object with the buffer protocol
+        The file to open, or the bytes of an archive. An open file of the system is mapped, wherever its
+        position is, which stays; the file may be closed then. Of a buffer, the views share the memory.
+        Any other file, such as `io.BytesIO`, is read into memory as a whole. `bytes` are a path if there is
+        no zero in them.
+    mmap_mode : {"r", "c"}, optional
+        As for `numpy.memmap`: ``"r"`` maps the file for reading. With ``"c"``, a program may write to the
+        arrays, and the file does not change. An archive in a buffer is copied for that.
     allow_pickle, fix_imports, encoding : optional
         For compatibility with `numpy.load`: arrays without Python objects need none of these, and mmnpz
         unpickles nothing, whatever they say.
@@ -165,18 +176,21 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         If the file cannot be opened (`FileNotFoundError`, `PermissionError`, `IsADirectoryError`, …).
     zipfile.BadZipFile
         If the file is not a readable zip archive.
+    TypeError
+        If `fn` is something else, or a file that was opened in text mode.
     ValueError
-        If `mmap_mode` is not ``"r"``, or `encoding` is not one of those of `numpy.load`. With `preload`, also
-        if a member is bad: see `load`.
+        If `mmap_mode` is another one, a file is closed, or `encoding` is not one of those of `numpy.load`.
+        With `preload`, also if a member is bad: see `load`.
     NotImplementedError
         With `preload`, if a member is compressed by another method than deflate or Zstandard.
 
     Warns
     -----
     UserWarning
-        If a writer was not closed, and members were found that no directory lists. If the archive has
-        members, and none of them is listed as an array. With ``on_error="skip"``, also if members are left
-        out: it names the first of them.
+        If the file system lets no process share the pages of the file: what others write to it may then not
+        be seen. If a writer was not closed, and members were found that no directory lists. If the archive
+        has members, and none of them is listed as an array. With ``on_error="skip"``, also if members are
+        left out: it names the first of them.
 
     See Also
     --------
@@ -203,7 +217,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     its views, and to `mmap`, to which every slice of a view refers.
 
     A pickle holds the path and the options. Unpickling opens the file again, and raises `ValueError` if the
-    file was changed since.
+    file was changed since. Where no path leads to the archive, the pickle holds its bytes.
 
     Examples
     --------
@@ -227,8 +241,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
     def __init__(
         self,
-        fn: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-        mmap_mode: Literal["r"] = "r",
+        fn: "Openable",
+        mmap_mode: Literal["r", "c"] = "r",
         # Those of numpy.load, which have no effect here.
         allow_pickle: bool = False,  # noqa: ARG002
         fix_imports: bool = True,  # noqa: ARG002
@@ -240,17 +254,19 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         max_header_size: int = 10000,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if mmap_mode != "r":
-            raise ValueError(f"mmap_mode must be 'r', got {mmap_mode!r}")
+        if mmap_mode not in ("r", "c"):
+            raise ValueError(
+                f"mmap_mode must be 'r' or 'c', got {mmap_mode!r}{_WHY_NOT.get(str(mmap_mode), '')}"
+            )
         if encoding not in ("ASCII", "latin1", "bytes"):
             raise ValueError(f"encoding must be 'ASCII', 'latin1' or 'bytes', got {encoding!r}")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        path = str(os.fsdecode(fn))  # of numpy.str_, too
+        source, path, filename = source_of(fn)
         options: dict[str, Any] = {
             "path": path,
-            # As numpy.memmap does it: `filename` is absolute, and a path object stays a path object.
-            "filename": _resolved(path) if isinstance(fn, os.PathLike) else os.path.abspath(path),
+            "filename": filename,
+            "mode": mmap_mode,
             "map_type": memmap,
             "view_type": memmap if subok else np.ndarray,
             "cache": bool(cache or preload),
@@ -258,7 +274,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             "max_header_size": min(max(0, max_header_size), sys.maxsize),
             "skip": on_error == "skip",
         }
-        self._open(tuple(options.items()), **options)
+        self._open(tuple(options.items()), source, **options)
         _neighbours.register()
 
     @property
@@ -507,9 +523,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             raise ValueError(f"threads must be at least 1, got {threads!r}")
         if isinstance(names, (str, bytes)):
             raise TypeError(f"names must be an iterable of names, got {names!r}")
-        path = os.fspath(dict(self._origin[0])["filename"])
         chosen = None if names is None else list(names)
-        fields = _verify(self, path, chosen, threads and min(threads, 1 << 16), progress, bool(strict))
+        fields = _verify(self, chosen, threads and min(threads, 1 << 16), progress, bool(strict))
         damaged = [DamagedMember(*each) for each in fields]
         if strict and damaged:
             from zipfile import BadZipFile  # imported here: `import mmnpz` should not load zipfile
@@ -541,8 +556,13 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         # The absolute path: `path` may be relative, and the other process may be in another folder.
         origin, identity = self._origin
         options = dict(origin)
+        state = self.__dict__.copy() if self.__dict__ else None
+        if options["filename"] is None:
+            # Pickled as an array, whose protocol 5 can leave the bytes out of the pickle.
+            content = self.mmap.view(np.ndarray)
+            return _reopen, (type(self), options, (content.size, 0, 0), content), state
         options["path"] = os.fspath(options["filename"])
-        return _reopen, (type(self), options, identity), self.__dict__.copy() if self.__dict__ else None
+        return _reopen, (type(self), options, identity), state
 
     def __enter__(self) -> Self:
         return self
@@ -583,22 +603,16 @@ def _gives_views(reader: NpzReader) -> bool:
 
 
 def _reopen(
-    reader_type: type[NpzReader], options: dict[str, Any], identity: tuple[int, int, int]
+    reader_type: type[NpzReader],
+    options: dict[str, Any],
+    identity: tuple[int, int, int],
+    source: object = None,
 ) -> NpzReader:
     """Open the file of a pickled reader again, if it still has the identity it had then."""
     reader = reader_type.__new__(reader_type)
-    reader._open(tuple(options.items()), **options, identity=identity)
+    reader._open(tuple(options.items()), source, **options, identity=identity)
     _neighbours.register()
     return reader
-
-
-def _resolved(path: str) -> "Path":
-    from pathlib import Path  # imported here: `import mmnpz` should not load pathlib
-
-    try:
-        return Path(path).resolve()
-    except (OSError, RuntimeError):  # a loop of symbolic links: opening the file raises the error
-        return Path(os.path.abspath(path))
 
 
 load = NpzReader

@@ -401,17 +401,26 @@ def outcome(operation: Callable[[Any], Any], array: Any) -> tuple[Any, type[Base
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
-    """For every sample: ours, and a numpy.memmap of the same data."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the samples in an archive, and in a file each."""
     folder = tmp_path_factory.mktemp("pairs")
     with mmnpz.NpzWriter(folder / "samples.npz") as writer:
         for name, sample in SAMPLES.items():
             writer.write(name, sample)
             np.save(folder / f"{name}.npy", sample)
-    data = mmnpz.load(folder / "samples.npz")
+    return folder
+
+
+changed = pytest.mark.thread_unsafe(reason="changes the arrays of a fixture")
+
+
+@pytest.fixture(params=["r", pytest.param("c", marks=changed)])
+def pairs(folder: Path, request: pytest.FixtureRequest) -> dict[str, tuple[Any, Any]]:
+    """For every sample: ours, and a numpy.memmap of the same data, in a mode."""
+    data = mmnpz.load(folder / "samples.npz", request.param)
     pairs = {}
     for name in SAMPLES:
-        theirs = np.load(folder / f"{name}.npy", mmap_mode="r")
+        theirs = np.load(folder / f"{name}.npy", mmap_mode=request.param)
         assert type(theirs) is np.memmap
         pairs[name] = data[name], theirs
     return pairs

@@ -239,6 +239,30 @@ def test_dask_names_what_is_in_memory_by_its_items(path: Path) -> None:
     assert token(copied) != token(data["rows"])
 
 
+def of_memory(path: Path) -> list[Any]:
+    """Views of what no other process can find: in a buffer, and where a program may change them."""
+    return [data["rows"] for data in (mmnpz.load(path.read_bytes()), mmnpz.load(path, "c"))]
+
+
+@needs_dask
+def test_dask_names_what_only_this_process_has_by_its_items(path: Path) -> None:
+    for view in of_memory(path):
+        before = token(view)
+        assert before == token(np.array(view))
+        if view.flags.writeable:
+            view[0, 0] = 7
+            assert token(view) == token(np.array(view)) != before
+
+
+def test_joblib_sends_what_only_this_process_has_by_value(path: Path) -> None:
+    for view in of_memory(path):
+        if view.flags.writeable:
+            view[0, 0] = 7
+        received = pickle.loads(dumps(view))
+        assert mapping_of(received) is None
+        assert np.array_equal(received, view)
+
+
 @needs_dask
 @pytest.mark.parametrize("order", ["import dask.base, mmnpz", "import mmnpz, dask.base"])
 def test_either_package_may_be_imported_first(path: Path, order: str) -> None:

@@ -10,13 +10,13 @@ DATA = HERE.parent.parent / "tests" / "data"
 
 
 def main():
-    corpus = {target: HERE / "corpus" / target for target in ("index", "directory", "header")}
+    corpus = {target: HERE / "corpus" / target for target in ("index", "directory", "header", "snapshot")}
     for folder in corpus.values():
         folder.mkdir(parents=True, exist_ok=True)
     (HERE / "corpus" / "lookup").mkdir(parents=True, exist_ok=True)
     expected = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
     for file, entry in expected.items():
-        for target in ("index", "directory"):
+        for target in ("index", "directory", "snapshot"):
             shutil.copy(DATA / file, corpus[target])
         for number, (name, array) in enumerate((entry.get("arrays") or {}).items()):
             if array.get("refused") != "zip":

@@ -1,7 +1,8 @@
 /* A disk that fails now and then: every FLAKY-th write puts half of its bytes into the file and returns EIO,
- * and a read of the byte at UNREADABLE, of whichever file, returns EIO. With NO_LOCKS, it has no locks.
+ * and a read of the byte at UNREADABLE, of whichever file, returns EIO. With NO_LOCKS, it has no locks,
+ * and with NO_SHARED_MAPS, no maps that share the pages of a file.
  *
- * Preloaded into a process; FLAKY, UNREADABLE and NO_LOCKS are environment variables.
+ * Preloaded into a process; FLAKY, UNREADABLE, NO_LOCKS and NO_SHARED_MAPS are environment variables.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 ssize_t pwrite64(int descriptor, const void *data, size_t size, off64_t offset) {
@@ -37,4 +39,21 @@ int flock(int descriptor, int operation) {
     if (!getenv("NO_LOCKS")) return real(descriptor, operation);
     errno = ENOLCK;
     return -1;
+}
+
+static void *map(const char *name, void *start, size_t size, int rights, int flags, int descriptor, off64_t offset) {
+    void *(*real)(void *, size_t, int, int, int, off64_t);
+    real = (void *(*)(void *, size_t, int, int, int, off64_t))dlsym(RTLD_NEXT, name);
+    if (descriptor < 0 || !(flags & MAP_SHARED) || !getenv("NO_SHARED_MAPS"))
+        return real(start, size, rights, flags, descriptor, offset);
+    errno = ENODEV;
+    return MAP_FAILED;
+}
+
+void *mmap(void *start, size_t size, int rights, int flags, int descriptor, off_t offset) {
+    return map("mmap", start, size, rights, flags, descriptor, offset);
+}
+
+void *mmap64(void *start, size_t size, int rights, int flags, int descriptor, off64_t offset) {
+    return map("mmap64", start, size, rights, flags, descriptor, offset);
 }

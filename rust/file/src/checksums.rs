@@ -14,7 +14,6 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -150,15 +149,15 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Opens the file of a snapshot once more, by its absolute path.
+    /// Opens the file of a snapshot once more, if a path led to it.
     ///
     /// # Errors
     /// If the system cannot open it, although there is a file. If it has become shorter: the directory is not
     /// there any more.
-    pub fn new(snapshot: &'a Snapshot, path: &Path) -> Result<Self, Failure> {
+    pub fn new(snapshot: &'a Snapshot) -> Result<Self, Failure> {
         use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
-        let opened = match mapping::open_file(path) {
-            Ok(opened) => Some(opened),
+        let opened = match snapshot.path().map(mapping::open_file).transpose() {
+            Ok(opened) => opened,
             Err(Failure::Irregular) => None,
             Err(Failure::Io(error)) if matches!(error.kind(), NotFound | NotADirectory | IsADirectory) => {
                 None

@@ -70,7 +70,7 @@ impl<'a> Copying<'a> {
     /// - All `places` lie in the map, and none has more than `room` bytes.
     /// - If one has less, `pad` is not empty, and its length divides the number of bytes that it fills.
     /// - `out` has `room` bytes for each place, which no other code reads or writes as long as the value
-    ///   lives.
+    ///   lives, and which do not lie in the map.
     pub unsafe fn new(map: &'a Map, places: &'a [Place], room: usize, pad: &'a [u8], out: *mut u8) -> Self {
         Copying {
             map,
@@ -218,8 +218,7 @@ impl<'a> Copying<'a> {
                 soon(map.wrapping_add(next.offset), next.bytes);
             }
             // SAFETY: by the contract of `new`, the piece lies in the map, and the batch has as many bytes,
-            // and those of the padding, from `at` on: see `for_each_piece`. The two do not overlap: `out` is
-            // writable, and the map is not.
+            // and those of the padding, from `at` on: see `for_each_piece`. The two do not overlap.
             unsafe {
                 let to = self.out.0.add(at);
                 map.add(place.offset).copy_to_nonoverlapping(to, place.bytes);

@@ -54,6 +54,12 @@ impl Map {
         if self.contains(address) { address.addr() - self.start().addr() } else { self.bytes().len() }
     }
 
+    /// Whether some of an array's items lie in the map.
+    pub fn overlaps(&self, extent: &Extent) -> bool {
+        let start = self.start().addr();
+        extent.addresses.start < start + self.bytes().len() && start < extent.addresses.end
+    }
+
     /// The place of an array's items, if all of them lie in the map.
     pub fn place_of(&self, extent: &Extent) -> Option<Place> {
         let offset = extent.addresses.start.checked_sub(self.start().addr())?;

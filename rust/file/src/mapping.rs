@@ -1,44 +1,138 @@
-//! Memory maps of archives.
+//! The memory in which the bytes of an archive lie: nearly always a map of its file.
 
+use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::failure::Failure;
 use crate::map_limit::Claim;
 use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan;
 
-/// A file that is mapped for reading.
-#[derive(Debug)]
-pub struct Map {
-    map: Mmap,
-    /// The right to the map, given back once the map is gone.
-    _claim: Claim,
+/// Memory that someone else owns.
+///
+/// # Safety
+/// As long as the value lives, `bytes` gives the same slice each time, wherever the value is moved to.
+pub unsafe trait Lent: fmt::Debug + Send + Sync {
+    /// The memory.
+    fn bytes(&self) -> &[u8];
 }
 
+// SAFETY: a box does not move what is in it.
+unsafe impl Lent for Box<[u8]> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// How an archive is to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// For reading: the process shares the pages of the file.
+    Read,
+    /// For writing to memory of this process: the file never changes.
+    Copy,
+}
+
+/// The memory in which the bytes of an archive lie.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// A map that shares the pages of the file.
+    Shared(Mmap),
+    /// A map for reading that is private to this process, where the file system lets nobody share pages.
+    Private(Mmap),
+    /// A map to whose pages this process alone may write.
+    Copied(MmapMut),
+    /// Memory of someone else.
+    Lent(Box<dyn Lent>),
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Memory::Shared(map) | Memory::Private(map) => map,
+            Memory::Copied(map) => map,
+            Memory::Lent(memory) => memory.bytes(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Memory {
+    /// The memory of someone else, in this mode.
+    pub(crate) fn lent(memory: Box<dyn Lent>, mode: Mode) -> io::Result<Self> {
+        if mode == Mode::Read {
+            return Ok(Memory::Lent(memory));
+        }
+        let mut copy = MmapOptions::new().len(memory.bytes().len()).map_anon()?;
+        copy.copy_from_slice(memory.bytes());
+        Ok(Memory::Copied(copy))
+    }
+}
+
+/// The bytes of an archive, for reading.
+#[derive(Debug)]
+pub struct Map {
+    memory: Memory,
+    /// Where `memory` has its bytes: to ask it each time would take longer.
+    start: *const u8,
+    len: usize,
+    /// The right to the map, given back once the map is gone.
+    _claim: Option<Claim>,
+}
+
+// SAFETY: `start` and `len` are those of `memory`, which may be sent to and used by other threads; they are
+// only read.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
 impl Map {
-    /// A map for which there is a [claim](Claim::new).
-    pub(crate) fn new(map: Mmap, claim: Claim) -> Self {
-        Map { map, _claim: claim }
+    /// Memory that, if it is a map, there is a [claim](Claim::new) for.
+    pub(crate) fn new(memory: Memory, claim: Option<Claim>) -> Self {
+        let (start, len) = (memory.as_ptr(), memory.len());
+        Map { memory, start, len, _claim: claim }
     }
 
     /// The bytes of the file.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        // SAFETY: the memory has these bytes for as long as it lives, wherever it is moved to: a map does not
+        // move, and `Lent` says so for the memory of others. See `map` for those who write to it.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
-    pub(crate) fn mapped(&self) -> &Mmap {
-        &self.map
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The address of the first byte.
+    #[inline]
     pub fn start(&self) -> *const u8 {
-        self.map.as_ptr()
+        self.start
+    }
+
+    /// Whether a program may write to the memory, which nobody else then sees.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        matches!(self.memory, Memory::Copied(_))
+    }
+
+    /// Whether the file system let nobody share the pages of the file.
+    pub fn is_private(&self) -> bool {
+        matches!(self.memory, Memory::Private(_))
     }
 }
 
@@ -55,7 +149,7 @@ pub struct Identity {
 
 /// A file that was just mapped.
 pub(crate) struct MappedFile {
-    pub(crate) map: Mmap,
+    pub(crate) memory: Memory,
     pub(crate) identity: Identity,
     /// Its holes, as they were right after it was mapped.
     pub(crate) holes: Vec<Range<u64>>,
@@ -64,7 +158,7 @@ pub(crate) struct MappedFile {
 impl MappedFile {
     /// The bytes and the holes.
     pub(crate) fn window(&self) -> Window<'_> {
-        Window::whole(&self.map, &self.holes)
+        Window::whole(&self.memory, &self.holes)
     }
 }
 
@@ -78,6 +172,12 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Metadata, Identity), Failu
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
     }
     let file = options.open(path)?;
+    let (metadata, identity) = identify(&file)?;
+    Ok((file, metadata, identity))
+}
+
+/// What tells an open file from others.
+fn identify(file: &File) -> Result<(Metadata, Identity), Failure> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         #[cfg(unix)]
@@ -92,18 +192,25 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Metadata, Identity), Failu
     #[cfg(not(unix))]
     let inode = 0;
     let identity = Identity { size: metadata.len(), modified, inode };
-    Ok((file, metadata, identity))
+    Ok((metadata, identity))
 }
 
-/// Maps the whole file at `path` for reading. Closes the descriptor before it returns.
-pub(crate) fn map_file(path: &Path) -> Result<MappedFile, Failure> {
-    let (file, metadata, identity) = open_file(path)?;
-    let map = map(&file)?;
-    let holes = holes(&file, &metadata, &map);
-    Ok(MappedFile { map, identity, holes })
+/// Maps a whole open file.
+pub(crate) fn map_open(file: &File, mode: Mode) -> Result<MappedFile, Failure> {
+    let (metadata, identity) = identify(file)?;
+    let memory = if mode == Mode::Copy { map_copied(file)? } else { map(file)? };
+    let holes = holes(file, &metadata, &memory);
+    Ok(MappedFile { memory, identity, holes })
 }
 
-/// Maps a file if it has this identity: the one that it had in another process, which knows what is in it.
+/// Maps the whole file at `path`. Closes the descriptor before it returns.
+pub(crate) fn map_file(path: &Path, mode: Mode) -> Result<MappedFile, Failure> {
+    let (file, ..) = open_file(path)?;
+    map_open(&file, mode)
+}
+
+/// Maps a file for reading if it has this identity: the one that it had in another process, which knows what
+/// is in it.
 ///
 /// # Errors
 /// If the system refuses, or the file has another identity.
@@ -113,7 +220,7 @@ pub fn map_again(path: &Path, identity: Identity) -> Result<Map, Failure> {
     if found != identity {
         return Err(Failure::Changed);
     }
-    Ok(Map::new(map(&file)?, claim))
+    Ok(Map::new(map(&file)?, Some(claim)))
 }
 
 /// The most holes that are found: a file can have any number of them.
@@ -184,8 +291,8 @@ pub(crate) fn holes_in(_file: &File, _range: Range<u64>) -> Vec<Range<u64>> {
     Vec::new()
 }
 
-/// Maps a whole open file for reading.
-pub(crate) fn map(file: &File) -> io::Result<Mmap> {
+/// Maps a whole open file for reading: shares its pages, if the file system lets anybody share pages.
+pub(crate) fn map(file: &File) -> io::Result<Memory> {
     // SAFETY: other processes can change a mapped file while this process holds `&[u8]` to it, and no lock of
     // mmnpz can stop that: this is the risk of every memory map, and documented for users. mmnpz upholds:
     // nothing is interpreted without a check against the map's own length at that moment; no check relies on
@@ -193,5 +300,27 @@ pub(crate) fn map(file: &File) -> io::Result<Mmap> {
     // made it and was not validated in it. The writer of mmnpz never makes a file shorter: it overwrites what
     // is behind the last member, and appends; or it overwrites all bytes with zeros, in mode "w". A file that
     // another program cuts short ends the process with SIGBUS, which is not undefined behaviour.
-    unsafe { Mmap::map(file) }
+    match unsafe { Mmap::map(file) } {
+        Err(error) if shares_no_pages(&error) => {
+            // SAFETY: as above.
+            unsafe { MmapOptions::new().map_copy_read_only(file) }.map(Memory::Private)
+        }
+        shared => shared.map(Memory::Shared),
+    }
+}
+
+/// Maps a whole open file so that this process can write to its copies of pages.
+fn map_copied(file: &File) -> io::Result<Memory> {
+    // SAFETY: as for `map`; here this process itself changes bytes, through arrays, as others may change
+    // those of the file. No swap space is set aside for pages of which most are never written to.
+    unsafe { MmapOptions::new().no_reserve_swap().map_copy(file) }.map(Memory::Copied)
+}
+
+/// Whether the system refuses a map because the file system cannot keep the maps of several processes the
+/// same, as FUSE with direct I/O and some network file systems cannot.
+fn shares_no_pages(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EOPNOTSUPP | libc::EINVAL));
+    #[cfg(not(unix))]
+    return false;
 }

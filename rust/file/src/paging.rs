@@ -1,6 +1,6 @@
 //! Advice to the operating system on the use of a map. On systems without such advice, nothing happens.
 
-use crate::mapping::Map;
+use crate::mapping::{Map, Memory};
 
 /// How a process will use the pages of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Map {
     pub fn advise(&self, advice: Advice, offset: usize, length: usize) {
         let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.bytes().len());
         if is_inside && length > 0 {
-            give(self.mapped(), advice, offset, length);
+            give(self.memory(), advice, offset, length);
         }
     }
 
@@ -48,30 +48,37 @@ impl Map {
     /// For a file of another user, the system always says that all pages are in memory.
     pub fn is_absent(&self, offset: usize, length: usize) -> bool {
         let end = offset.saturating_add(length).min(self.bytes().len());
-        offset < end && absent(self.start(), offset, end)
+        // Memory of someone else starts anywhere in a page, and is hardly ever on a disk.
+        offset < end && !matches!(self.memory(), Memory::Lent(_)) && absent(self.start(), offset, end)
     }
 }
 
 #[cfg(unix)]
-fn give(map: &memmap2::Mmap, advice: Advice, offset: usize, length: usize) {
+fn give(memory: &Memory, advice: Advice, offset: usize, length: usize) {
     let checked = match advice {
         Advice::Normal => memmap2::Advice::Normal,
         Advice::Random => memmap2::Advice::Random,
         Advice::Sequential => memmap2::Advice::Sequential,
         Advice::WillNeed => memmap2::Advice::WillNeed,
         Advice::DontNeed => {
+            // Pages that a program has written to would be lost.
+            let (Memory::Shared(map) | Memory::Private(map)) = memory else { return };
             let unchecked = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map shares the pages of its file and is never written to (`mapping::map`), so that
-            // the next access reads the pages from the file again, with the same content.
+            // SAFETY: a map of a file that is never written to (`mapping::map`), so that the next access
+            // reads the pages from the file again, with the same content.
             let _ = unsafe { map.unchecked_advise_range(unchecked, offset, length) };
             return;
         }
     };
-    let _ = map.advise_range(checked, offset, length);
+    let _ = match memory {
+        Memory::Shared(map) | Memory::Private(map) => map.advise_range(checked, offset, length),
+        Memory::Copied(map) => map.advise_range(checked, offset, length),
+        Memory::Lent(_) => Ok(()),
+    };
 }
 
 #[cfg(not(unix))]
-fn give(_map: &memmap2::Mmap, _advice: Advice, _offset: usize, _length: usize) {}
+fn give(_memory: &Memory, _advice: Advice, _offset: usize, _length: usize) {}
 
 /// The system is asked about at most this many pages.
 #[cfg(target_os = "linux")]

@@ -15,6 +15,7 @@
 //! A reader asks *after* a read whether a writer has the file: a writer may have come since an earlier
 //! answer.
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use crate::failure::{Failure, KeepGoing, polled};
 use crate::fetch::Place;
 use crate::lock;
 use crate::map_limit::Claim;
-use crate::mapping::{self, Identity, Map, MappedFile};
+use crate::mapping::{self, Identity, Lent, Map, MappedFile, Memory, Mode};
 
 /// How often a reader opens a file that is being written, at most, with a pause in between.
 const ATTEMPTS: u32 = 1000;
@@ -56,10 +57,24 @@ pub struct Unlisted {
     pub is_lost: bool,
 }
 
+/// Where the bytes of an archive come from.
+#[derive(Debug)]
+pub enum Source {
+    /// The file that has the path by which messages call it.
+    Path,
+    /// A file that is open already, and a path that leads to it, if there is one.
+    Open(File, Option<PathBuf>),
+    /// Memory that someone else owns.
+    Lent(Box<dyn Lent>),
+}
+
 /// One state of a file: its bytes, and what is in them.
 #[derive(Debug)]
 pub struct Snapshot {
-    path: PathBuf,
+    /// What messages call the file.
+    shown: PathBuf,
+    /// The absolute path that led to the file when it was opened, if one did.
+    path: Option<PathBuf>,
     identity: Identity,
     /// The holes of the file, as they were when it was opened.
     holes: Vec<Range<u64>>,
@@ -69,21 +84,48 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens, maps and indexes a file. With `expected`, the file must have that identity.
+    /// Opens, maps and indexes an archive, which messages call `name`. With `expected`, it must have that
+    /// identity.
     ///
     /// If a writer replaces the directory meanwhile, this opens the file again.
     ///
     /// # Errors
     /// If the system refuses to open or to map the file, the file is no archive, or it has another identity;
     /// and [`Failure::Interrupted`].
-    pub fn open(path: &Path, expected: Option<Identity>, keep_going: KeepGoing<'_>) -> Result<Self, Failure> {
-        let claim = Claim::new()?;
+    pub fn open(
+        source: Source,
+        mode: Mode,
+        name: PathBuf,
+        expected: Option<Identity>,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Self, Failure> {
+        let (file, path) = match source {
+            // Absolute, as the program may go to another folder.
+            Source::Path => (None, std::path::absolute(&name).ok()),
+            Source::Open(file, path) => (Some(file), path),
+            Source::Lent(memory) => {
+                let memory = Memory::lent(memory, mode)?;
+                let identity = Identity { size: memory.len() as u64, modified: 0, inode: 0 };
+                let file = MappedFile { memory, identity, holes: Vec::new() };
+                let opened = Opened::once(file, || false, expected, keep_going)?;
+                return Ok(opened.into_snapshot(name, None, None));
+            }
+        };
+        let claim = Some(Claim::new()?);
+        let is_taken = || path.as_deref().is_some_and(lock::is_taken);
+        let once = || {
+            let file = match &file {
+                Some(file) => mapping::map_open(file, mode)?,
+                None => mapping::map_file(&name, mode)?,
+            };
+            Opened::once(file, is_taken, expected, keep_going)
+        };
         for _ in 0..ATTEMPTS {
-            match Opened::once(path, expected, keep_going) {
-                Ok(opened) if opened.is_same => return Ok(opened.into_snapshot(path, claim)),
+            match once() {
+                Ok(opened) if opened.is_same => return Ok(opened.into_snapshot(name, path, claim)),
                 Ok(_) => {}
                 Err(Failure::Format(_)) => {
-                    if !lock::is_taken(path) {
+                    if !is_taken() {
                         break;
                     }
                 }
@@ -91,12 +133,17 @@ impl Snapshot {
             }
             thread::sleep(PAUSE);
         }
-        Ok(Opened::once(path, expected, keep_going)?.into_snapshot(path, claim))
+        Ok(once()?.into_snapshot(name, path, claim))
     }
 
-    /// The path by which the file was opened.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What messages call the file.
+    pub fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// The absolute path that led to the file when it was opened, if one did.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// What tells this state of the file from another.
@@ -107,7 +154,8 @@ impl Snapshot {
     /// Whether the file was written to since it was opened, as far as its size and its time tell. Not if
     /// another file has its path now: this one is then as it was.
     pub fn was_changed(&self) -> bool {
-        let now = mapping::open_file(&self.path).ok().map(|(.., identity)| identity);
+        let now = self.path.as_deref().and_then(|path| mapping::open_file(path).ok());
+        let now = now.map(|(.., identity)| identity);
         now.is_some_and(|now| now.inode == self.identity.inode && now != self.identity)
     }
 
@@ -151,7 +199,7 @@ impl Snapshot {
 
     /// Whether a writer has the file now.
     pub fn is_being_written(&self) -> bool {
-        lock::is_taken(&self.path)
+        self.path.as_deref().is_some_and(lock::is_taken)
     }
 
     /// Whether the lookup can be believed about all members, and about names that it does not find.
@@ -169,13 +217,13 @@ impl Snapshot {
     pub fn verify(&self, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let give_up = Instant::now() + PATIENCE;
         while Instant::now() < give_up {
-            let before = state_of(&self.path);
+            let before = self.state_of_file();
             let is_quiet = !self.is_being_written();
             match self.try_to_verify(is_quiet, keep_going) {
                 // A writer may just overwrite the directory, which takes a moment. That no writer had the
                 // file before says nothing: one may have come and gone since.
                 Err(Failure::Format(_))
-                    if !is_quiet || self.is_being_written() || state_of(&self.path) != before => {}
+                    if !is_quiet || self.is_being_written() || self.state_of_file() != before => {}
                 done => return done,
             }
             thread::sleep(PAUSE);
@@ -183,13 +231,20 @@ impl Snapshot {
         self.try_to_verify(true, keep_going)
     }
 
+    /// The length of the file and the time of its last change, at least one of which a writer changes.
+    fn state_of_file(&self) -> Option<(u64, SystemTime)> {
+        let metadata = std::fs::metadata(self.path.as_deref()?).ok()?;
+        Some((metadata.len(), metadata.modified().ok()?))
+    }
+
     fn try_to_verify(&self, is_quiet: bool, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let window = self.window();
         // The file as it is now, if a writer has appended to it.
         let is_there = self.lookup.is_there(window)?;
-        let newer = if is_there { None } else { mapping::map_file(&self.path).ok() };
+        let path = self.path.as_deref().filter(|_| !is_there);
+        let newer = path.and_then(|path| mapping::map_file(path, Mode::Read).ok());
         let is_same_file = |file: &MappedFile| file.identity.inode == self.identity.inode;
-        let newer = newer.filter(|file| is_same_file(file) && file.map.len() as u64 >= window.len());
+        let newer = newer.filter(|file| is_same_file(file) && file.memory.len() as u64 >= window.len());
         let newer = newer.as_ref().map(MappedFile::window);
         polled(keep_going, |keep_going| self.lookup.verify(window, newer, is_quiet, keep_going))
     }
@@ -321,12 +376,6 @@ impl Snapshot {
     }
 }
 
-/// The length of a file and the time of its last change, at least one of which a writer changes.
-fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.len(), metadata.modified().ok()?))
-}
-
 /// A file that was opened once.
 struct Opened {
     file: MappedFile,
@@ -337,8 +386,12 @@ struct Opened {
 }
 
 impl Opened {
-    fn once(path: &Path, expected: Option<Identity>, keep_going: KeepGoing<'_>) -> Result<Self, Failure> {
-        let file = mapping::map_file(path)?;
+    fn once(
+        file: MappedFile,
+        is_taken: impl Fn() -> bool,
+        expected: Option<Identity>,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Self, Failure> {
         let window = file.window();
         if expected.is_some_and(|expected| expected != file.identity) {
             return Err(Failure::Changed);
@@ -372,20 +425,21 @@ impl Opened {
                 Some(seal) => seal.holds(window)?,
                 None => true,
             };
-            holds || !lock::is_taken(path)
+            holds || !is_taken()
         } else {
             DirectoryLocation::locate(window).ok().as_ref() == survey.location()
         };
         Ok(Opened { file, lookup, unlisted, is_same })
     }
 
-    fn into_snapshot(self, path: &Path, claim: Claim) -> Snapshot {
-        let MappedFile { map, identity, holes } = self.file;
+    fn into_snapshot(self, shown: PathBuf, path: Option<PathBuf>, claim: Option<Claim>) -> Snapshot {
+        let MappedFile { memory, identity, holes } = self.file;
         Snapshot {
-            path: path.to_owned(),
+            shown,
+            path,
             identity,
             holes,
-            map: Arc::new(Map::new(map, claim)),
+            map: Arc::new(Map::new(memory, claim)),
             lookup: self.lookup,
             unlisted: self.unlisted,
         }

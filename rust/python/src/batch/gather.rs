@@ -174,6 +174,11 @@ impl<'a, 'py> Batch<'a, 'py> {
         if !layout.writeable {
             return Err(PyValueError::new_err(format!("{path}: out is read-only")));
         }
+        if array::extent(out).is_some_and(|extent| self.lookup.map().overlaps(&extent)) {
+            let message =
+                format!("{path}: out lies in the memory of the archive, from which a batch is copied");
+            return Err(PyValueError::new_err(message));
+        }
         Ok(out.clone())
     }
 
@@ -203,7 +208,8 @@ impl<'a, 'py> Batch<'a, 'py> {
         });
         // SAFETY: `add` has seen that the places lie in the map; no excerpt has more rows than
         // `length` says, and those that have less are padded by rows. `out` is an array of this shape and
-        // of items of this size, in order and writeable, and lives as long as this call. Whoever changes its
+        // of items of this size, in order, writeable and outside of the map (`Batch::out`), and lives as long
+        // as this call. Whoever changes its
         // size or writes to it meanwhile does what NumPy does not allow for its own functions either, all of
         // which copy without the interpreter, too.
         let copying =

@@ -51,7 +51,7 @@ impl<'py> Deref for Kept<'_, 'py> {
 
 impl<'py> BatchLookup<'py> {
     pub(crate) fn path(&self) -> &Path {
-        self.handle.file.snapshot.path()
+        self.handle.file.snapshot.shown()
     }
 
     pub(crate) fn map(&self) -> &Map {

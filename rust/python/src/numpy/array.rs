@@ -190,10 +190,11 @@ pub(crate) fn whole_map<'py>(
     array_type: &Bound<'py, PyType>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let dtype = numpy::dtype::<u8>(mapping.py());
-    let bytes = mapping.get().map.bytes();
-    let dimensions = &mut [dimension(bytes.len() as u64)?];
+    let map = &mapping.get().map;
+    let dimensions = &mut [dimension(map.bytes().len() as u64)?];
+    let flags = if map.is_writable() { NPY_ARRAY_WRITEABLE } else { 0 };
     // SAFETY: the bytes are those of the map, and the mapping owns that memory.
-    unsafe { new_view(array_type, dtype, dimensions, false, bytes.as_ptr(), mapping.as_any()) }
+    unsafe { new_view(array_type, dtype, dimensions, flags, map.start(), mapping.as_any()) }
 }
 
 /// Makes sure that the items of an array fit the `stored` bytes behind its header, and says how many bytes
@@ -214,10 +215,18 @@ pub(crate) fn data_len(header: &Header<'_>, stored: u64, dtype: &DType) -> PyRes
     Ok(length)
 }
 
+/// Memory that has arrays.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Whether programs may write to it.
+    pub(crate) is_writable: bool,
+}
+
 /// An array over a part of `memory`, which the array `mmap` has for as long as it lives: the map, or the
 /// bytes of a member that was decompressed.
 pub(crate) fn map_array<'py>(
-    memory: &[u8],
+    memory: Memory<'_>,
     mmap: &Bound<'py, PyAny>,
     array_type: &Bound<'py, PyType>,
     LocatedArray { header, offset, stored }: &LocatedArray<'_>,
@@ -230,7 +239,7 @@ pub(crate) fn map_array<'py>(
     if dtype.empty_string {
         return empty_strings(mmap, array_type, header, dtype, offset);
     }
-    let is_inside = |bytes: usize| offset.checked_add(bytes).is_some_and(|end| end <= memory.len());
+    let is_inside = |bytes: usize| offset.checked_add(bytes).is_some_and(|end| end <= memory.bytes.len());
     if !usize::try_from(length).is_ok_and(is_inside) {
         return Err(PyValueError::new_err("the array reaches past the end of the file"));
     }
@@ -246,35 +255,34 @@ pub(crate) fn map_array<'py>(
     for (to, &from) in dimensions.iter_mut().zip(shape) {
         *to = dimension(from)?;
     }
-    let start = memory.as_ptr().wrapping_add(offset);
+    let start = memory.bytes.as_ptr().wrapping_add(offset);
+    let order = if header.fortran_order { NPY_ARRAY_F_CONTIGUOUS } else { 0 };
+    let flags = if memory.is_writable { order | NPY_ARRAY_WRITEABLE } else { order };
     // SAFETY: `length` is the product of the dimensions and the item size (zero if a dimension is zero), and
     // the check above says that this many bytes lie in the memory from `offset` on. The dtype holds no
     // references. `mmap` keeps the memory alive: its base, the mapping, or itself.
-    unsafe {
-        new_view(array_type, dtype.dtype.bind(py).clone(), dimensions, header.fortran_order, start, mmap)
-    }
+    unsafe { new_view(array_type, dtype.dtype.bind(py).clone(), dimensions, flags, start, mmap) }
 }
 
 fn dimension(number: u64) -> PyResult<npy_intp> {
     npy_intp::try_from(number).map_err(|_| PyValueError::new_err(format!("a dimension cannot be {number}")))
 }
 
-/// A read-only array over memory that `base` owns.
+/// An array over memory that `base` owns, with these flags: of Fortran order, and writeable.
 ///
 /// # Safety
 /// The bytes of an array of this shape and dtype must lie at `data`, initialized, for as long as `base`
-/// lives, and the dtype must not hold references to Python objects. `array_type` must be ndarray or a
-/// subclass.
+/// lives, and the dtype must not hold references to Python objects. With the WRITEABLE flag, programs may
+/// write there. `array_type` must be ndarray or a subclass.
 unsafe fn new_view<'py>(
     array_type: &Bound<'py, PyType>,
     dtype: Bound<'py, PyArrayDescr>,
     dimensions: &mut [npy_intp],
-    fortran_order: bool,
+    flags: c_int,
     data: *const u8,
     base: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = base.py();
-    let flags = if fortran_order { NPY_ARRAY_F_CONTIGUOUS } else { 0 };
     // SAFETY: the pointers to dimensions and data are valid by this function's contract; without strides
     // NumPy computes those of the order in `flags`; without the WRITEABLE flag it never writes through
     // `data`. The call takes over the reference to the dtype, and SetBaseObject the reference to the base,

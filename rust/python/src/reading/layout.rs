@@ -47,7 +47,7 @@ pub(crate) fn _info<'py>(
     let Info { header, offset, room, compress_type, compress_size, crc } =
         facts.map_err(|failure| file.member_err(py, failure, text))?;
     let (dtype, nbytes) = dtype_and_size(py, &header, room)
-        .map_err(|error| in_member(py, file.snapshot.path(), text, error))?;
+        .map_err(|error| in_member(py, file.snapshot.shown(), text, error))?;
     let shape = PyTuple::new(py, &header.shape.0)?;
     let order = header.fortran_order;
     let fields = (text, dtype, shape, order, nbytes, offset, compress_type, compress_size, crc);

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
-use mmnpz_file::mapping::Identity;
+use mmnpz_file::mapping::{Identity, Mode};
 use mmnpz_file::paging::Advice;
 use mmnpz_file::snapshot::Snapshot;
 
@@ -18,10 +18,10 @@ use crate::batch::lookup::BatchLookup;
 use crate::batch::prefetch;
 use crate::detach::{detached, detached_on};
 use crate::error::keep_going;
-use crate::mapping::Mapping;
+use crate::mapping::{self, Mapping};
 use crate::swap_cell::SwapCell;
 use crate::views::handle::Handle;
-use crate::views::open_file::{OpenFile, Types, warn_of_no_arrays, warn_of_unlisted};
+use crate::views::open_file::{OpenFile, Types, warn_of_no_arrays, warn_of_private, warn_of_unlisted};
 use crate::views::view_cache::DICT_FIRST;
 
 /// The state of a reader, replaced when a program opens or closes it.
@@ -114,14 +114,16 @@ impl Reader {
     }
 
     #[doc = docstring!("Reader._open")]
-    #[pyo3(signature = (options, path, filename, map_type, view_type, cache, preload, max_header_size, skip, identity=None))]
+    #[pyo3(signature = (options, source, path, filename, mode, map_type, view_type, cache, preload, max_header_size, skip, identity=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by NpzReader.__init__, with keywords")]
     fn _open(
         &self,
         py: Python<'_>,
         options: Py<PyTuple>,
+        source: Option<Bound<'_, PyAny>>,
         path: PathBuf,
         filename: Py<PyAny>,
+        mode: char,
         map_type: Bound<'_, PyType>,
         view_type: Bound<'_, PyType>,
         cache: bool,
@@ -131,15 +133,20 @@ impl Reader {
         identity: Option<(u64, u128, u64)>,
     ) -> PyResult<()> {
         let expected = identity.map(|(size, modified, inode)| Identity { size, modified, inode });
-        let snapshot = detached_on(py, &path, || Snapshot::open(&path, expected, &keep_going))?;
+        let mode = if mode == 'c' { Mode::Copy } else { Mode::Read };
+        let source = mapping::source(source, filename.bind(py))?;
+        let name = path.clone();
+        let open = || Snapshot::open(source, mode, name, expected, &keep_going);
+        let snapshot = detached_on(py, &path, open)?;
+        warn_of_private(py, &snapshot)?;
         warn_of_unlisted(py, &snapshot)?;
         if identity.is_none() {
             warn_of_no_arrays(py, &snapshot)?;
         }
-        let mapping = Mapping::new(Arc::clone(snapshot.map()), filename, snapshot.identity());
-        let mapping = Bound::new(py, mapping)?.unbind();
+        let map = Mapping::new(Arc::clone(snapshot.map()), filename, snapshot.identity());
+        let map = Bound::new(py, map)?.unbind();
         let types = Types { map: map_type.unbind(), view: view_type.unbind() };
-        let mut file = OpenFile::new(snapshot, options, mapping, types, max_header_size);
+        let mut file = OpenFile::new(snapshot, options, map, types, max_header_size);
         if skip {
             // Who made the pickle was warned.
             file.leave_out_bad(py, identity.is_none())?;

@@ -1,6 +1,5 @@
 //! `verify`: the Python side of [`mmnpz_file::checksums`].
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -37,7 +36,6 @@ struct Way {
 #[doc = docstring!("_verify")]
 pub(crate) fn _verify(
     reader: &Bound<'_, Reader>,
-    path: PathBuf,
     names: Option<Vec<Bound<'_, PyString>>>,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
@@ -48,17 +46,12 @@ pub(crate) fn _verify(
     let text =
         |name: &Bound<'_, PyString>| name.to_str().map(str::to_owned).map_err(|_| unknown_name(&file, name));
     let names = names.map(|names| names.iter().map(text).collect::<PyResult<Vec<_>>>()).transpose()?;
-    damaged(reader.py(), (&file, &path), names, &Way { threads, progress, is_first_enough })
+    damaged(reader.py(), &file, names, &Way { threads, progress, is_first_enough })
 }
 
 /// The damaged ones of the members that are named, or of all.
-fn damaged(
-    py: Python<'_>,
-    (file, path): (&OpenFile, &Path),
-    names: Option<Vec<String>>,
-    way: &Way,
-) -> PyResult<Vec<Damaged>> {
-    let source = Source::new(&file.snapshot, path).map_err(|failure| file.err(py, failure))?;
+fn damaged(py: Python<'_>, file: &OpenFile, names: Option<Vec<String>>, way: &Way) -> PyResult<Vec<Damaged>> {
+    let source = Source::new(&file.snapshot).map_err(|failure| file.err(py, failure))?;
     let total = if way.progress.is_some() { total(py, file, names.as_deref())? } else { 0 };
     let done = AtomicU64::new(0);
     let mut damaged = Vec::new();

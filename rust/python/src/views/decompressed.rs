@@ -13,7 +13,7 @@ use numpy::PyUntypedArray;
 
 use crate::detach::detached;
 use crate::error::{in_member, keep_going};
-use crate::numpy::array;
+use crate::numpy::array::{self, Memory};
 use crate::views::open_file::OpenFile;
 
 /// This many bytes are decompressed in some ten microseconds: to get the interpreter back from other threads
@@ -23,8 +23,8 @@ const DETACH_FROM: usize = 1 << 14;
 /// The data start at a multiple of this.
 const ALIGN: usize = 64;
 
-/// The arrays of compressed members with their names: new, and read-only. Up to `threads` threads decompress
-/// them, the calling one included.
+/// The arrays of compressed members with their names: new, and read-only unless the map is writable. Up to
+/// `threads` threads decompress them, the calling one included.
 pub(crate) fn arrays<'py>(
     py: Python<'py>,
     file: &OpenFile,
@@ -32,7 +32,7 @@ pub(crate) fn arrays<'py>(
     threads: usize,
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let failed = |number: usize, failure| file.member_err(py, failure, members[number].1);
-    let described = |number: usize, error| in_member(py, file.snapshot.path(), members[number].1, error);
+    let described = |number: usize, error| in_member(py, file.snapshot.shown(), members[number].1, error);
     let mut all = Vec::with_capacity(members.len());
     for (number, (member, name)) in members.iter().enumerate() {
         let found = file.snapshot.packed(member, name, &|| file.verify(py));
@@ -46,11 +46,14 @@ pub(crate) fn arrays<'py>(
         }
         return Err(file.err(py, failure));
     }
+    let is_writable = file.snapshot.map().is_writable();
     let mut parts = Vec::with_capacity(members.len());
     for (number, Seen { packed, header }) in all.into_iter().enumerate() {
         let Some(header) = header else { continue };
         let (header, data) = header.map_err(|failure| failed(number, failure))?;
-        parts.push(Part::new(py, packed, header, data).map_err(|error| described(number, error))?);
+        parts.push(
+            Part::new(py, packed, header, data, is_writable).map_err(|error| described(number, error))?,
+        );
     }
     let mut all: Vec<_> = parts.iter_mut().map(Part::unpacking).collect();
     let work = |(packed, out, done): &mut Unpacking<'_>, keep_going: KeepGoing<'_>| {
@@ -126,11 +129,19 @@ struct Part<'a, 'py> {
     data: usize,
     /// How many bytes the data are.
     length: usize,
+    /// Whether a program may write to the array.
+    is_writable: bool,
 }
 
 impl<'a, 'py> Part<'a, 'py> {
     /// Takes memory for what the header says, if the member has as many bytes.
-    fn new(py: Python<'py>, packed: Packed<'a>, header: Header<'static>, data: usize) -> PyResult<Self> {
+    fn new(
+        py: Python<'py>,
+        packed: Packed<'a>,
+        header: Header<'static>,
+        data: usize,
+        is_writable: bool,
+    ) -> PyResult<Self> {
         let room = packed.size() - data as u64;
         let length = array::with_dtype(py, &header.descr, |dtype| array::data_len(&header, room, dtype))?;
         let too_large = || PyMemoryError::new_err("the array is too large");
@@ -139,7 +150,7 @@ impl<'a, 'py> Part<'a, 'py> {
         let memory = array::zeros(py, size)?;
         let start = array::layout(&memory).map_or(0, |layout| layout.start.addr());
         let before = (start + data).wrapping_neg() % ALIGN;
-        Ok(Part { packed, header, memory, before, data, length })
+        Ok(Part { packed, header, memory, before, data, length, is_writable })
     }
 
     /// The member, and all bytes of the memory.
@@ -166,10 +177,19 @@ impl<'a, 'py> Part<'a, 'py> {
         };
         let memory = self.memory.clone();
         // Or a view of it could be made writable, and all who look the array up have the same view.
-        array::make_read_only(&memory);
+        if !self.is_writable {
+            array::make_read_only(&memory);
+        }
         let view_type = py.get_type::<PyUntypedArray>();
         array::with_dtype(py, &located.header.descr, |dtype| {
-            array::map_array(self.bytes().1, &memory, &view_type, &located, dtype)
+            let is_writable = self.is_writable;
+            array::map_array(
+                Memory { bytes: self.bytes().1, is_writable },
+                &memory,
+                &view_type,
+                &located,
+                dtype,
+            )
         })
     }
 }

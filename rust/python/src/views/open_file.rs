@@ -81,6 +81,11 @@ impl OpenFile {
         self.snapshot.window()
     }
 
+    /// The memory of the map, for arrays that a program may write to only if it may write to the map.
+    fn memory(&self) -> array::Memory<'_> {
+        array::Memory { bytes: self.snapshot.bytes(), is_writable: self.snapshot.map().is_writable() }
+    }
+
     pub(crate) fn lookup(&self) -> &Lookup {
         self.snapshot.lookup()
     }
@@ -92,7 +97,7 @@ impl OpenFile {
         let is_changed =
             matches!(failure, Failure::Format(_)) && detached(py, || self.snapshot.was_changed());
         let more = if is_changed { "; the file was changed since it was opened: open it again" } else { "" };
-        exception_with(py, self.snapshot.path(), failure, more)
+        exception_with(py, self.snapshot.shown(), failure, more)
     }
 
     /// The exception for a failure to read a member, which it names.
@@ -114,9 +119,9 @@ impl OpenFile {
         let located = self.snapshot.locate(member, name, self.max_header_size, &|| self.verify(py));
         let located = located.map_err(|failure| self.member_err(py, failure, name))?;
         let view = array::with_dtype(py, &located.header.descr, |dtype| {
-            array::map_array(self.snapshot.bytes(), mmap, self.types.view.bind(py), &located, dtype)
+            array::map_array(self.memory(), mmap, self.types.view.bind(py), &located, dtype)
         });
-        view.map_err(|error| in_member(py, self.snapshot.path(), name, error))
+        view.map_err(|error| in_member(py, self.snapshot.shown(), name, error))
     }
 
     /// The array of a name; see [`Snapshot::find`].
@@ -268,7 +273,7 @@ impl OpenFile {
     /// Has the system read places.
     pub(crate) fn fetch(&self, py: Python<'_>, places: &[Place]) -> PyResult<()> {
         let map = self.snapshot.map();
-        detached_on(py, self.snapshot.path(), || fetch::fetch(map, places, &keep_going))
+        detached_on(py, self.snapshot.shown(), || fetch::fetch(map, places, &keep_going))
     }
 
     /// Calls `read` while the snapshot is verified; see [`Snapshot::verified`].
@@ -280,6 +285,16 @@ impl OpenFile {
         let found = self.snapshot.verified(&|| self.verify(py), read);
         found.map_err(|failure| self.err(py, failure))
     }
+}
+
+/// Warns of a map that does not share the pages of its file.
+pub(crate) fn warn_of_private(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
+    if !snapshot.map().is_private() {
+        return Ok(());
+    }
+    let message = "the file system shares no pages of files: what others write to the file while it is open \
+                   may not be seen";
+    warn(py, snapshot, message)
 }
 
 /// Warns of members that a writer left without a directory, or is just writing.
@@ -325,6 +340,6 @@ fn warn_of_found(py: Python<'_>, snapshot: &Snapshot, what: &str, count: usize) 
 /// Warns about a file.
 pub(crate) fn warn(py: Python<'_>, snapshot: &Snapshot, message: &str) -> PyResult<()> {
     // A path cannot have a NUL in it.
-    let message = std::ffi::CString::new(format!("{}: {message}", snapshot.path().display()))?;
+    let message = std::ffi::CString::new(format!("{}: {message}", snapshot.shown().display()))?;
     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)
 }

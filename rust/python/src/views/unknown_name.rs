@@ -40,7 +40,7 @@ pub(crate) fn unknown_name(file: &OpenFile, name: &Bound<'_, PyAny>) -> PyErr {
 /// The text, if the names can be read.
 fn note(file: &OpenFile, name: &str) -> Option<String> {
     let (lookup, window) = (file.lookup(), file.window());
-    let path = file.snapshot.path().display();
+    let path = file.snapshot.shown().display();
     // A file that was cut short has no bytes behind the map. No text is worth a SIGBUS.
     if file.snapshot.was_changed() {
         return Some(format!("{path}: the file was changed since it was opened: open it again"));
