@@ -524,9 +524,9 @@ class Writer:
     """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
-    def _open(self, path: str | PathLike[str], mode: str, align: int, sync: bool) -> bool:
+    def _open(self, path: str | PathLike[str], mode: str, align: int, sync: bool, shown: str) -> bool:
         """
-        Open an archive. If the writer has one open, close that one first.
+        Open an archive, which messages call `shown`. If the writer has one open, close that one first.
 
         Returns whether another writer of the file is noticed: not if the file system has no locks.
         """

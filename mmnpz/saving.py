@@ -179,7 +179,7 @@ class _TemporaryWriter(NpzWriter):
     """A writer of a file of which nobody else knows."""
 
     def __init__(self, path: str) -> None:
-        self._open(path, "a", 64, False)
+        self._open(path, "a", 64, False, path)
 
 
 def _write(path: str, arrays: dict[str, Any]) -> None:

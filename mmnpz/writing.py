@@ -1,11 +1,15 @@
 """Write ``.npz`` files member by member."""
 
-import os
 import warnings
+from io import UnsupportedOperation
 from types import TracebackType
-from typing import Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 from mmnpz._mmnpz import Writer
+from mmnpz._sink import sink_of
+
+if TYPE_CHECKING:
+    from mmnpz._sink import Target
 
 __all__ = ["NpzWriter"]
 
@@ -22,13 +26,17 @@ class NpzWriter(Writer):
 
     Parameters
     ----------
-    fn : str, bytes or os.PathLike
-        The file to write.
+    fn : str, bytes, os.PathLike or binary file
+        The file to write. An open file of the system must be empty, and the archive is written to it in
+        place; the file may be closed meanwhile, and its position is the end of the archive afterwards. Any
+        other file, such as `io.BytesIO` or a pipe, gets the archive from its position on when the writer is
+        closed; until then, the archive is in a temporary file.
     mode : {"x", "w", "a"}, optional
         ``"x"`` creates the file and fails if it exists. ``"w"`` replaces an existing file by a new one;
         readers that have the old file mapped keep its arrays. Where the system does not let the writer
         replace the file, the writer overwrites it with zeros first. ``"a"`` appends to an archive, whichever
-        program wrote it, and creates the file if it does not exist.
+        program wrote it, and creates the file if it does not exist. To an open file, ``"x"`` and ``"w"`` mean
+        the same; in mode ``"a"`` it need not be empty.
     align : int, optional
         The data of every array starts at a multiple of `align` bytes in the file. A power of two, at most
         32768.
@@ -50,13 +58,16 @@ class NpzWriter(Writer):
     BlockingIOError
         If another writer has the file open, in this process or in another process.
     OSError
-        If the file cannot be created or opened.
+        If the file cannot be created or opened. `io.UnsupportedOperation` for a file that is not open for
+        writing, and for mode ``"a"`` or `sync` with a file that is none of the system.
     zipfile.BadZipFile
         In mode ``"a"``, if the file is not empty and not a zip archive.
     MemoryError
         In mode ``"a"``, if a copy of the archive's central directory does not fit into memory.
     ValueError
-        If `mode` or `align` has another value.
+        If `mode` or `align` has another value, or an open file is not empty.
+    TypeError
+        If `fn` is neither a path nor a binary file.
 
     See Also
     --------
@@ -82,9 +93,11 @@ class NpzWriter(Writer):
     ['a', 'b', 'folder/c']
     """
 
+    _is_stream = False
+
     def __init__(
         self,
-        fn: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        fn: "Target",
         mode: Literal["x", "w", "a"] = "x",
         *,
         align: int = 64,
@@ -94,8 +107,31 @@ class NpzWriter(Writer):
             raise ValueError(f"mode must be 'x', 'w' or 'a', got {mode!r}")
         if not 1 <= align <= _LARGEST_ALIGNMENT:
             raise ValueError(f"align must be a power of two from 1 to {_LARGEST_ALIGNMENT}, got {align!r}")
-        if not self._open(os.fsdecode(fn), mode, align, bool(sync)):
-            warn_without_lock(os.fsdecode(fn), stacklevel=3)
+        self.close()  # what was open, if this is called again
+        sink = sink_of(fn, mode, bool(sync))
+        try:
+            excludes_others = self._open(sink.path, sink.mode, align, bool(sync), sink.name)
+        except BaseException:
+            if sink.spool is not None:
+                sink.spool.close()
+            raise
+        self._is_stream, self._finish = sink.spool is not None, sink.finish
+        if not excludes_others and not self._is_stream:
+            warn_without_lock(sink.name, stacklevel=3)
+
+    def flush(self, sync: bool = False) -> None:  # noqa: D102  # set below
+        if self._is_stream and not self.closed:
+            raise UnsupportedOperation("a stream gets the archive when the writer is closed")
+        super().flush(sync)
+
+    def close(self) -> None:  # noqa: D102  # set below
+        super().close()
+        # Taken out at once: another thread may close the writer, too.
+        finish = self.__dict__.pop("_finish", None)
+        if finish is not None:
+            finish()
+
+    flush.__doc__, close.__doc__ = Writer.flush.__doc__, Writer.close.__doc__
 
     def __enter__(self) -> Self:
         return self

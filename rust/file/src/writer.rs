@@ -51,8 +51,8 @@ pub enum Mode {
 
 /// An archive that is open for writing.
 pub struct ArchiveWriter<S = WritableFile> {
-    /// As it was given.
-    pub path: PathBuf,
+    /// What messages call the file: its path, as it was given.
+    pub shown: PathBuf,
     /// The path, whatever the working folder is.
     absolute: PathBuf,
     storage: S,
@@ -166,7 +166,7 @@ impl<S: Storage> ArchiveWriter<S> {
         let is_on_disk = appender.count() > 0;
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         ArchiveWriter {
-            path,
+            shown: path,
             absolute,
             storage,
             sync,

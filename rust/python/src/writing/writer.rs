@@ -34,7 +34,7 @@ impl Writer {
         if archive.is_own() {
             return Ok(archive);
         }
-        Err(exception(py, &archive.path, Failure::Forked))
+        Err(exception(py, &archive.shown, Failure::Forked))
     }
 }
 
@@ -51,16 +51,25 @@ impl Writer {
     }
 
     #[doc = docstring!("Writer._open")]
-    fn _open(&self, py: Python<'_>, path: PathBuf, mode: char, align: u64, sync: bool) -> PyResult<bool> {
+    fn _open(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        mode: char,
+        align: u64,
+        sync: bool,
+        shown: PathBuf,
+    ) -> PyResult<bool> {
         self.close(py)?;
-        let alignment = Alignment::new(align).map_err(|error| exception(py, &path, error.into()))?;
+        let alignment = Alignment::new(align).map_err(|error| exception(py, &shown, error.into()))?;
         let mode = match mode {
             'x' => Mode::Create,
             'w' => Mode::Replace,
             _ => Mode::Append,
         };
-        let open = || ArchiveWriter::open(path.clone(), mode, alignment, sync, &keep_going);
-        let opened = detached_on(py, &path, open)?;
+        let open = || ArchiveWriter::open(path, mode, alignment, sync, &keep_going);
+        let mut opened = detached_on(py, &shown, open)?;
+        opened.shown = shown;
         let excludes_others = opened.excludes_others();
         drop(self.archive.replace(py, Some(Arc::new(opened))));
         Ok(excludes_others)
@@ -70,7 +79,7 @@ impl Writer {
     fn write(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = array.py();
         let archive = self.own_archive(py)?;
-        let path = archive.path.as_path();
+        let path = archive.shown.as_path();
         let fail = |failure| exception(py, path, failure);
         let stored_name = StoredName::new(name).map_err(|error| fail(error.in_member(name).into()))?;
         let array = as_array(array)?;
@@ -117,7 +126,7 @@ impl Writer {
     #[pyo3(signature = (sync=false))]
     fn flush(&self, py: Python<'_>, sync: bool) -> PyResult<()> {
         let archive = self.own_archive(py)?;
-        detached_on(py, &archive.path, || archive.flush(sync))
+        detached_on(py, &archive.shown, || archive.flush(sync))
     }
 
     #[doc = docstring!("Writer.files")]
@@ -125,7 +134,7 @@ impl Writer {
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let archive = self.own_archive(py)?;
         // Detached: this reads all of a directory, which may be large.
-        let names = detached_on(py, &archive.path, || archive.names())?;
+        let names = detached_on(py, &archive.shown, || archive.names())?;
         // Each name once.
         let unique = PyDict::new(py);
         for name in names {
@@ -139,7 +148,7 @@ impl Writer {
         let Ok(name) = name.cast::<PyString>() else { return Ok(false) };
         let stored = name.to_str().ok().and_then(|text| StoredName::new(text).ok());
         let Some(stored) = stored else { return Ok(false) };
-        detached_on(name.py(), &archive.path, || archive.contains(&stored))
+        detached_on(name.py(), &archive.shown, || archive.contains(&stored))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -150,7 +159,7 @@ impl Writer {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let Ok(archive) = self.archive(py) else { return Ok(()) };
         if archive.is_own() {
-            detached_on(py, &archive.path, || archive.close(&keep_going))?;
+            detached_on(py, &archive.shown, || archive.close(&keep_going))?;
         }
         drop(self.archive.replace(py, None));
         Ok(())
