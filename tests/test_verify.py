@@ -363,3 +363,17 @@ def test_what_the_disk_cannot_read(tmp_path: Path) -> None:
         first, second = done.stdout.splitlines()
         assert first == f"{name} Input/output error (os error 5)"
         assert second.startswith("a2 its bytes")
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_a_small_member_that_the_disk_cannot_read_hurts_none_near_it(tmp_path: Path) -> None:
+    """Small members are read many at a time."""
+    path = tmp_path / "a.npz"
+    write(path, [10] * 500)
+    data: Any = mmnpz.load(path)
+    flip(path, data["a252"].offset)
+    library = compile_shim(tmp_path, "flaky")
+    environment = {**os.environ, "LD_PRELOAD": str(library), "UNREADABLE": str(data["a250"].offset)}
+    command = [sys.executable, "-c", READ, str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["a250", "a252"]

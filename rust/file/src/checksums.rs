@@ -36,10 +36,14 @@ use crate::snapshot::Snapshot;
 pub const SOME: usize = 1 << 12;
 
 /// How many of them a thread takes at a time.
-const TAKEN: usize = 16;
+const TAKEN: usize = 128;
 
 /// How much one read gets of a file. It holds the longest local header that there can be, of 131,100 bytes.
 const BLOCK: usize = 1 << 18;
+
+/// How much is read at once where small members lie near each other, and how near.
+const AHEAD: usize = 1 << 16;
+const NEAR: u64 = 1 << 12;
 
 /// How much of a large member a thread takes at a time.
 const PIECE: u64 = 1 << 23;
@@ -231,6 +235,44 @@ fn read_at(file: &File, block: &mut [u8], at: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, block, at)
 }
 
+/// The memory of a thread.
+struct Room {
+    /// What is being checked.
+    block: Vec<u8>,
+    /// Bytes of the file from `ahead_at` on, in which several small members lie.
+    ahead: Vec<u8>,
+    ahead_at: u64,
+}
+
+impl Room {
+    fn new() -> Self {
+        Room { block: vec![0; BLOCK], ahead: Vec::new(), ahead_at: 0 }
+    }
+
+    /// Reads the first bytes of a member, which starts at `at`, into the block. Of members that lie near each
+    /// other, one read gets many. `next` is where the next member starts.
+    fn read(&mut self, source: &Source<'_>, at: u64, count: usize, next: Option<u64>) -> io::Result<usize> {
+        let has = |room: &Self| {
+            let start = usize::try_from(at.checked_sub(room.ahead_at)?).ok()?;
+            room.ahead.get(start..start.checked_add(count)?).map(|_| start)
+        };
+        if has(self).is_none() && next.is_some_and(|next| (at..at + NEAR).contains(&next)) {
+            self.ahead_at = at;
+            self.ahead.resize(AHEAD, 0);
+            // Where something cannot be read, each member is read for itself.
+            let read = source.read(at, &mut self.ahead).unwrap_or(0);
+            self.ahead.truncate(read);
+        }
+        match has(self) {
+            Some(start) => {
+                self.block[..count].copy_from_slice(&self.ahead[start..start + count]);
+                Ok(count)
+            }
+            None => source.read(at, &mut self.block[..count]),
+        }
+    }
+}
+
 /// What is behind the first bytes of a large member.
 struct Rest {
     number: usize,
@@ -307,7 +349,7 @@ impl Check<'_> {
         let is_long =
             |listed: &Listed| listed.compressed.is_some() && listed.member.extent().1 > BLOCK as u64;
         let taken = if self.members.iter().any(is_long) { 1 } else { TAKEN };
-        self.share(self.members.len(), taken, threads, go_on, &|number, block| {
+        self.share(self.members.len(), taken, threads, go_on, &|number, room| {
             // A compressed member is not cut into pieces, and the calling thread alone asks.
             let go_on = || {
                 if thread::current().id() == caller && !go_on() {
@@ -316,7 +358,7 @@ impl Check<'_> {
                 }
                 !self.stop.load(Ordering::Relaxed)
             };
-            self.member(number, block, &go_on);
+            self.member(number, room, &go_on);
         })?;
         let mut rests = std::mem::take(&mut *lock(&self.rests));
         let mut pieces = 0;
@@ -325,8 +367,8 @@ impl Check<'_> {
             pieces += (rest.range.end - rest.range.start).div_ceil(PIECE) as usize;
         }
         let crcs = (0..pieces).map(|_| Mutex::new(None)).collect::<Vec<_>>();
-        self.share(pieces, 1, threads, go_on, &|piece, block| {
-            self.piece(&rests, piece, &crcs[piece], block);
+        self.share(pieces, 1, threads, go_on, &|piece, room| {
+            self.piece(&rests, piece, &crcs[piece], &mut room.block);
         })?;
         for rest in rests {
             let count = (rest.range.end - rest.range.start).div_ceil(PIECE) as usize;
@@ -357,16 +399,16 @@ impl Check<'_> {
         taken: usize,
         threads: usize,
         go_on: &dyn Fn() -> bool,
-        work: &(dyn Fn(usize, &mut Vec<u8>) + Sync),
+        work: &(dyn Fn(usize, &mut Room) + Sync),
     ) -> Result<(), Failure> {
         let go_on = || !self.is_interrupted.load(Ordering::Relaxed) && go_on();
-        share::share(&Share { count, taken, threads, stop: &self.stop }, &go_on, &|| vec![0; BLOCK], work)
+        share::share(&Share { count, taken, threads, stop: &self.stop }, &go_on, &Room::new, work)
     }
 
-    fn member(&self, number: usize, block: &mut [u8], go_on: &dyn Fn() -> bool) {
+    fn member(&self, number: usize, room: &mut Room, go_on: &dyn Fn() -> bool) {
         let done = match &self.members[number].compressed {
-            Some(compressed) => self.decompress(number, compressed, block, go_on),
-            None => self.begin(number, block).map(|rest| lock(&self.rests).extend(rest)),
+            Some(compressed) => self.decompress(number, compressed, room, go_on),
+            None => self.begin(number, room).map(|rest| lock(&self.rests).extend(rest)),
         };
         if let Err(what) = done {
             self.damaged(number, what);
@@ -378,10 +420,11 @@ impl Check<'_> {
         &self,
         number: usize,
         compressed: &Compressed,
-        block: &mut [u8],
+        room: &mut Room,
         go_on: &dyn Fn() -> bool,
     ) -> Result<(), Wrong> {
-        let (mut range, expected, count) = self.locate(number, block)?;
+        let (mut range, expected, count) = self.locate(number, room)?;
+        let block = &mut room.block;
         let at = self.members[number].member.extent().0;
         let mut sum = Summing::new(compressed)?;
         let read = range.end.min(at + count as u64).max(range.start);
@@ -408,37 +451,43 @@ impl Check<'_> {
 
     /// The place of a member's bytes, their checksum, and how many bytes from the local header on are in the
     /// block now.
-    fn locate(&self, number: usize, block: &mut [u8]) -> Result<(Range<u64>, u32, usize), Wrong> {
+    fn locate(&self, number: usize, room: &mut Room) -> Result<(Range<u64>, u32, usize), Wrong> {
         let Listed { member, name, crc, .. } = &self.members[number];
         let (at, size) = member.extent();
         // In front of the data are some hundred bytes, in nearly all files.
         let ahead = usize::try_from(size).unwrap_or(BLOCK).saturating_add(1 << 10).min(BLOCK);
-        let mut count = self.source.read(at, &mut block[..ahead])?;
+        let next = self.members.get(number + 1).map(|next| next.member.extent().0);
+        // If something there cannot be read, it may belong to another member.
+        let mut count = room.read(self.source, at, ahead, next).unwrap_or(0);
+        let block = &mut room.block;
         let file_len = self.source.snapshot.window().len();
-        let located = |bytes: &[u8]| {
+        let located = |bytes: &[u8]| -> Result<_, Error> {
             let parts = [Part { at, bytes }];
             let fetched = Fetched { parts: &parts, len: file_len };
             let window = Window::of_fetched(&fetched);
             let crc = crc.map_or_else(|| member.local_checksum(window), Ok)?;
             Ok((member.file(window, name)?, crc))
         };
-        let mut found = located(&block[..count]);
-        if found.is_err() && count == ahead && ahead < BLOCK {
-            // A long extra field.
-            count = self.source.read(at, block)?;
-            found = located(&block[..count]);
+        loop {
+            let missing = match located(&block[..count]) {
+                Ok((range, expected)) => return Ok((range, expected, count)),
+                Err(Error { kind: ErrorKind::Missing(range), .. }) => range,
+                Err(error) => return Err(error.into()),
+            };
+            let needed = missing.end.saturating_sub(at).min(BLOCK as u64) as usize;
+            let read = self.source.read(at, &mut block[..needed])?;
+            if read <= count {
+                // The file has become shorter.
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            count = read;
         }
-        let (range, expected) = found.map_err(|error: Error| match error.kind {
-            // The file has become shorter.
-            ErrorKind::Missing(_) => Wrong::Unreadable(io::ErrorKind::UnexpectedEof.into()),
-            _ => error.into(),
-        })?;
-        Ok((range, expected, count))
     }
 
     /// Checks a member that one read gets all of; else returns what is left to be checked.
-    fn begin(&self, number: usize, block: &mut [u8]) -> Result<Option<Rest>, Wrong> {
-        let (range, expected, count) = self.locate(number, block)?;
+    fn begin(&self, number: usize, room: &mut Room) -> Result<Option<Rest>, Wrong> {
+        let (range, expected, count) = self.locate(number, room)?;
+        let block = &room.block;
         let at = self.members[number].member.extent().0;
         // As far as it was read: behind a long extra field, that may be nothing.
         let rest = range.end.min(at + count as u64).max(range.start)..range.end;

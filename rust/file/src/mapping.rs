@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, KeepGoing, check};
 use crate::map_limit::Claim;
 use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan;
@@ -38,6 +38,9 @@ pub enum Mode {
     /// For writing to memory of this process: the file never changes.
     Copy,
 }
+
+/// How many bytes are copied between two questions whether to go on.
+const STEP: usize = 1 << 26;
 
 /// The memory in which the bytes of an archive lie.
 #[derive(Debug)]
@@ -71,13 +74,20 @@ impl AsRef<[u8]> for Memory {
 }
 
 impl Memory {
-    /// The memory of someone else, in this mode.
-    pub(crate) fn lent(memory: Box<dyn Lent>, mode: Mode) -> io::Result<Self> {
+    /// The memory of someone else, in this mode: for writing, a copy of it.
+    pub(crate) fn lent(
+        memory: Box<dyn Lent>,
+        mode: Mode,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<Self, Failure> {
         if mode == Mode::Read {
             return Ok(Memory::Lent(memory));
         }
         let mut copy = MmapOptions::new().len(memory.bytes().len()).map_anon()?;
-        copy.copy_from_slice(memory.bytes());
+        for (to, from) in copy.chunks_mut(STEP).zip(memory.bytes().chunks(STEP)) {
+            check(keep_going)?;
+            to.copy_from_slice(from);
+        }
         Ok(Memory::Copied(copy))
     }
 }

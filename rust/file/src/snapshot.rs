@@ -104,7 +104,7 @@ impl Snapshot {
             Source::Path => (None, std::path::absolute(&name).ok()),
             Source::Open(file, path) => (Some(file), path),
             Source::Lent(memory) => {
-                let memory = Memory::lent(memory, mode)?;
+                let memory = Memory::lent(memory, mode, keep_going)?;
                 let identity = Identity { size: memory.len() as u64, modified: 0, inode: 0 };
                 let file = MappedFile { memory, identity, holes: Vec::new() };
                 let opened = Opened::once(file, || false, expected, keep_going)?;
