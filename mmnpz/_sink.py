@@ -2,10 +2,11 @@
 
 import io
 import os
-from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from _thread import RLock
+from operator import index
+from typing import IO, TYPE_CHECKING, Any
 
-from mmnpz._source import name_of, regular_file
+from mmnpz._source import is_refused, is_text, name_of, regular_file
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     class Writable(Protocol):
         """A binary file."""
 
-        def write(self, data: Any, /) -> object:
-            """Write bytes."""
+        def write(self, data: Any, /) -> object: ...
 
     Target = str | bytes | os.PathLike[str] | os.PathLike[bytes] | Writable
 
@@ -27,9 +27,9 @@ _PIECE = 1 << 20
 """A stream gets so many bytes at a time."""
 
 
-class Sink(NamedTuple):
+class Sink:
     """
-    Where an archive is written.
+    Where an archive is written: the file at a path.
 
     Attributes
     ----------
@@ -39,17 +39,84 @@ class Sink(NamedTuple):
         How it opens that file.
     name : str
         What messages call it.
-    finish : callable or None
-        To be called once the writer is closed.
-    spool : binary file or None
-        The file at `path`, if it is one from which a stream gets the archive once that is whole.
+    is_stream : bool
+        Whether the caller's file gets the archive when this is finished.
     """
 
-    path: str
-    mode: str
-    name: str
-    finish: Callable[[], object] | None = None
-    spool: IO[bytes] | None = None
+    is_stream = False
+
+    def __init__(self, path: str, mode: str, name: str) -> None:
+        self.path = path
+        self.mode = mode
+        self.name = name
+
+    def finish(self) -> None:
+        """Do what is to be done when the writer is closed, in the process that opened it."""
+
+    def give_up(self) -> None:
+        """Free what is held, whether or not it is finished."""
+
+
+class _File(Sink):
+    """An open file of the system, to which the archive is written in place."""
+
+    def __init__(self, path: str, name: str, file: Any) -> None:
+        super().__init__(path, "a", name)
+        self._file = file
+
+    def finish(self) -> None:
+        """Let the file be at the end of the archive."""
+        file, self._file = self._file, None
+        if file is not None and not file.closed:
+            file.seek(0, os.SEEK_END)
+
+
+class _Stream(Sink):
+    """A stream, which gets the archive from a temporary file: the bytes are not written in order."""
+
+    is_stream = True
+
+    def __init__(self, name: str, file: Any) -> None:
+        import tempfile  # imported here: `import mmnpz` should not load tempfile
+
+        has_paths = os.path.exists(_DESCRIPTORS)
+        self._spool: IO[bytes] = (tempfile.TemporaryFile if has_paths else tempfile.NamedTemporaryFile)()
+        path = f"{_DESCRIPTORS}/{self._spool.fileno()}" if has_paths else self._spool.name
+        super().__init__(path, "a", name)
+        self._file = file
+        self._sent = 0
+        # Who closes the writer while another thread does waits until the stream has the archive.
+        self._lock = RLock()
+
+    def finish(self) -> None:
+        """Write to the stream what it does not have yet: if that fails, this can be called again."""
+        with self._lock:
+            if self._spool.closed:
+                return
+            self._spool.seek(self._sent)
+            while piece := self._spool.read(_PIECE):
+                left = memoryview(piece)
+                while left:
+                    count = self._count(self._file.write(left), len(left))
+                    self._sent += count
+                    left = left[count:]
+            if hasattr(self._file, "flush"):
+                self._file.flush()
+            self._spool.close()
+
+    def give_up(self) -> None:
+        self._spool.close()
+
+    def _count(self, written: Any, most: int) -> int:
+        """Return how many of so many bytes a stream has taken, by what its `write` has returned."""
+        if written is None:
+            if isinstance(self._file, io.RawIOBase):
+                raise BlockingIOError(f"{self.name}: the stream takes no bytes now")
+            return most
+        count = index(written)
+        if not 0 < count <= most:
+            raise OSError(f"{self.name}: the stream says that it has taken {count} of {most} bytes")
+        return count
 
 
 def sink_of(fn: Any, mode: str, sync: bool) -> Sink:
@@ -69,15 +136,27 @@ def sink_of(fn: Any, mode: str, sync: bool) -> Sink:
     if not hasattr(fn, "write"):
         raise TypeError(f"expected a path or a binary file, got {type(fn).__name__}")
     name = name_of(fn)
-    if isinstance(fn, io.TextIOBase):
+    if is_text(fn):
         raise TypeError(f"{name}: the file was opened in text mode: open it in mode 'wb'")
-    if hasattr(fn, "writable") and not fn.writable():
+    if is_refused(fn, "writable"):
         raise io.UnsupportedOperation(f"{name}: the file is not open for writing")
-    return _to_file(fn, mode, name) or _to_stream(fn, mode, sync, name)
+    in_place = _path_for(fn, mode, name)
+    if in_place is not None:
+        return _File(in_place, name, fn)
+    if mode == "a":
+        raise io.UnsupportedOperation(f"{name}: mode 'a' needs a file that the system can read and lock")
+    if sync:
+        raise io.UnsupportedOperation(f"{name}: sync=True needs a file of the system")
+    return _Stream(name, fn)
 
 
-def _to_file(file: Any, mode: str, name: str) -> Sink | None:
-    """Return how a file of the system is written to in place, for it is that file that the caller has."""
+def _path_for(file: Any, mode: str, name: str) -> str | None:
+    """
+    Return a path by which an open file can be written to in place.
+
+    None for a stream, for a file that is at its end, behind which the archive goes, and for one that this
+    process may not open once more.
+    """
     found = regular_file(file)
     if found is None:
         return None
@@ -87,36 +166,11 @@ def _to_file(file: Any, mode: str, name: str) -> Sink | None:
         if not os.path.exists(path):
             return None
     size = os.fstat(descriptor).st_size
-    if mode == "a" or size == 0:
-        return Sink(path, "a", name, finish=lambda: file.closed or file.seek(0, os.SEEK_END))
-    if file.tell() == size:
+    if mode != "a" and size > 0:
+        if file.tell() == size:
+            return None
+        raise ValueError(f"{name}: the file is not empty: open it in mode 'wb', or pass its path")
+    by_effective_ids = os.access in os.supports_effective_ids
+    if mode != "a" and not os.access(path, os.R_OK | os.W_OK, effective_ids=by_effective_ids):
         return None
-    raise ValueError(f"{name}: the file is not empty: open it in mode 'wb', or pass its path")
-
-
-def _to_stream(file: Any, mode: str, sync: bool, name: str) -> Sink:
-    """Return how an archive gets to a stream: by another file, as its bytes are not written in order."""
-    if mode == "a":
-        raise io.UnsupportedOperation(f"{name}: mode 'a' needs a file that the system can read and lock")
-    if sync:
-        raise io.UnsupportedOperation(f"{name}: sync=True needs a file of the system")
-    import tempfile  # imported here: `import mmnpz` should not load tempfile
-
-    has_paths = os.path.exists(_DESCRIPTORS)
-    spool: IO[bytes] = (tempfile.TemporaryFile if has_paths else tempfile.NamedTemporaryFile)()
-    path = f"{_DESCRIPTORS}/{spool.fileno()}" if has_paths else spool.name
-    owner = os.getpid()
-
-    def finish() -> None:
-        if os.getpid() != owner:  # a forked child has a copy of the writer, which writes nothing
-            return
-        with spool:
-            while piece := spool.read(_PIECE):
-                left = memoryview(piece)
-                while left:
-                    count = file.write(left)  # a file without a buffer may take a part
-                    left = left[count if isinstance(count, int) else len(left) :]
-        if hasattr(file, "flush"):
-            file.flush()
-
-    return Sink(path, "a", name, finish, spool)
+    return path

@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     # NumPy says only for Python 3.12 and newer that arrays have the buffer protocol.
     Openable = str | bytes | os.PathLike[str] | os.PathLike[bytes] | Buffer | NDArray[Any] | Readable
 
-__all__ = ["name_of", "regular_file", "source_of"]
+__all__ = ["is_refused", "is_text", "name_of", "regular_file", "source_of"]
 
 _LONGEST = 4096
 """No system opens a longer path."""
@@ -55,19 +56,20 @@ def source_of(fn: Any) -> "tuple[Any, str, str | Path | None]":
         path = str(os.fsdecode(fn))  # of numpy.str_, too
         # As numpy.memmap does it: `filename` is absolute, and a path object stays a path object.
         return None, path, _resolved(path) if isinstance(fn, os.PathLike) else os.path.abspath(path)
+    kind = type(fn).__name__
     try:
         view = memoryview(fn)
     except TypeError:
         view = None
+    except (ValueError, BufferError) as error:  # a dtype that has no format there
+        raise ValueError(f"<{kind}>: {error}") from error
     if view is not None:
-        return _bytes_of(view), f"<{type(fn).__name__}>", None
+        return _bytes_of(view, f"<{kind}>"), f"<{kind}>", None
     if not hasattr(fn, "read"):
-        kind = type(fn).__name__
         raise TypeError(f"expected a path, a binary file or an object with the buffer protocol, got {kind}")
-    if isinstance(fn, io.TextIOBase):
+    if is_text(fn):
         raise TypeError(f"{name_of(fn)}: the file was opened in text mode: open it in mode 'rb'")
-    is_readable = getattr(fn, "readable", None)
-    if is_readable is not None and not is_readable():
+    if is_refused(fn, "readable"):
         raise io.UnsupportedOperation(f"{name_of(fn)}: the file is not open for reading")
     found = regular_file(fn)
     return (_all_of(fn), name_of(fn), None) if found is None else (found[0], name_of(fn), found[1])
@@ -78,21 +80,42 @@ def _is_path(text: bytes) -> bool:
     return b"\0" not in text and len(text) <= _LONGEST
 
 
-def _bytes_of(view: memoryview) -> memoryview:
+def is_text(file: Any) -> bool:
+    """Return whether a file has text, also where a class of its own wraps such a file."""
+    return isinstance(file, io.TextIOBase) or getattr(file, "encoding", None) is not None
+
+
+def is_refused(file: Any, question: str) -> bool:
+    """Return whether a file says no when it is asked ``readable()`` or ``writable()``."""
+    answer = getattr(file, question, None)
+    return callable(answer) and not answer()
+
+
+def _bytes_of(view: memoryview, name: str) -> memoryview:
     if not view.c_contiguous:
-        raise ValueError("the bytes of a buffer must lie one behind the other")
-    return view.cast("B") if view.nbytes else memoryview(b"")  # only what has items can be cast
+        raise ValueError(f"{name}: the bytes of a buffer must lie one behind the other")
+    if not view.nbytes:
+        return memoryview(b"")  # only what has items can be cast
+    try:
+        return view.cast("B")
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def regular_file(file: Any) -> tuple[int, str | None] | None:
     """
     Return the descriptor of a regular file that is open, and an absolute path that leads to it.
 
-    None for a file that has another content than what its descriptor reads, such as one that decompresses,
-    and for a pipe or a device. What the program wrote to the file is in it when this returns.
+    None for an object of any other class than those of `open` and `tempfile`, which may have another content
+    than what its descriptor reads, and for a pipe or a device. What the program wrote to the file is in it
+    when this returns.
     """
-    raw = getattr(file, "raw", file)
-    if os.name != "posix" or not isinstance(raw, io.FileIO):
+    named = getattr(sys.modules.get("tempfile"), "_TemporaryFileWrapper", None)
+    if named is not None and type(file) is named:
+        file = file.file
+    buffered = type(file) in (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
+    raw = file.raw if buffered else file
+    if os.name != "posix" or type(raw) is not io.FileIO:
         return None
     file.flush()
     descriptor = raw.fileno()
@@ -115,25 +138,34 @@ def _all_of(file: Any) -> memoryview:
         file.seek(0)
     except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
         position = None
+    parts: list[Any] = []
     try:
-        content = file.read()
+        # Most files give all of it at once, and then nothing.
+        while not parts or len(parts[-1]):
+            part = file.read()
+            if part is None:
+                raise BlockingIOError(f"{name_of(file)}: there is no more to read yet")
+            try:
+                parts.append(_bytes_of(memoryview(part), name_of(file)))
+            except TypeError:
+                kind = type(part).__name__
+                raise TypeError(f"{name_of(file)}: a read of the file gives {kind}, not bytes") from None
     finally:
         if position is not None:
             file.seek(position)
-    try:
-        return _bytes_of(memoryview(content))
-    except TypeError:
-        kind = type(content).__name__
-        raise TypeError(f"{name_of(file)}: a read of the file gives {kind}, not bytes") from None
+    return parts[0] if len(parts) <= 2 else memoryview(b"".join(parts))
 
 
 def name_of(file: Any) -> str:
     """Return what messages call a file."""
-    names = (getattr(file, attribute, None) for attribute in ("name", "path", "url"))
-    return next(
-        (str(os.fsdecode(name)) for name in names if isinstance(name, (str, bytes)) and name),
-        f"<{type(file).__name__}>",
-    )
+    for attribute in ("name", "path", "url"):
+        try:
+            name = str(os.fsdecode(getattr(file, attribute)))
+            if name and b"\0" not in os.fsencode(name) and len(name) <= _LONGEST:
+                return name
+        except (AttributeError, TypeError, ValueError, OSError):  # no text, or no path
+            continue
+    return f"<{type(file).__name__}>"
 
 
 def _resolved(path: str) -> "Path":

@@ -217,7 +217,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     its views, and to `mmap`, to which every slice of a view refers.
 
     A pickle holds the path and the options. Unpickling opens the file again, and raises `ValueError` if the
-    file was changed since. Where no path leads to the archive, the pickle holds its bytes.
+    file was changed since. The pickle for a buffer or a stream holds the archive. A reader of a file
+    to which no path leads cannot be pickled.
 
     Examples
     --------
@@ -558,6 +559,10 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         options = dict(origin)
         state = self.__dict__.copy() if self.__dict__ else None
         if options["filename"] is None:
+            if identity[2]:  # it has an inode
+                raise TypeError(
+                    f"{options['path']}: no path leads to the file: a reader of it cannot be pickled"
+                )
             # Pickled as an array, whose protocol 5 can leave the bytes out of the pickle.
             content = self.mmap.view(np.ndarray)
             return _reopen, (type(self), options, (content.size, 0, 0), content), state

@@ -228,7 +228,8 @@ class NpzDataset(Dataset[Any]):
         try:
             tensor = torch.from_numpy(array)
         except TypeError as error:
-            path = os.fspath(dict(reader._origin[0])["filename"])
+            options = dict(reader._origin[0])
+            path = os.fspath(options["filename"] or options["path"])
             name = _name_at(reader, self._number(index))
             raise TypeError(f'{path}: member "{name}": PyTorch has no dtype {part.dtype}') from error
         return tensor if self._transform is None else self._transform(tensor)

@@ -1,12 +1,13 @@
 """Write ``.npz`` files member by member."""
 
+import os
 import warnings
 from io import UnsupportedOperation
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 from mmnpz._mmnpz import Writer
-from mmnpz._sink import sink_of
+from mmnpz._sink import Sink, sink_of
 
 if TYPE_CHECKING:
     from mmnpz._sink import Target
@@ -93,7 +94,8 @@ class NpzWriter(Writer):
     ['a', 'b', 'folder/c']
     """
 
-    _is_stream = False
+    _sink: Sink | None = None
+    _owner = 0
 
     def __init__(
         self,
@@ -112,24 +114,21 @@ class NpzWriter(Writer):
         try:
             excludes_others = self._open(sink.path, sink.mode, align, bool(sync), sink.name)
         except BaseException:
-            if sink.spool is not None:
-                sink.spool.close()
+            sink.give_up()
             raise
-        self._is_stream, self._finish = sink.spool is not None, sink.finish
-        if not excludes_others and not self._is_stream:
+        self._sink, self._owner = sink, os.getpid()
+        if not excludes_others and not sink.is_stream:
             warn_without_lock(sink.name, stacklevel=3)
 
     def flush(self, sync: bool = False) -> None:  # noqa: D102  # set below
-        if self._is_stream and not self.closed:
+        if self._sink is not None and self._sink.is_stream and not self.closed:
             raise UnsupportedOperation("a stream gets the archive when the writer is closed")
         super().flush(sync)
 
     def close(self) -> None:  # noqa: D102  # set below
         super().close()
-        # Taken out at once: another thread may close the writer, too.
-        finish = self.__dict__.pop("_finish", None)
-        if finish is not None:
-            finish()
+        if self._sink is not None and self._owner == os.getpid():  # a forked child writes nothing
+            self._sink.finish()
 
     flush.__doc__, close.__doc__ = Writer.flush.__doc__, Writer.close.__doc__
 
@@ -151,6 +150,8 @@ class NpzWriter(Writer):
             exc_value.add_note(f"Closing the writer failed, too: {error}")
 
     def __del__(self) -> None:
+        if self._sink is not None and self.closed:
+            self._sink.give_up()  # what a stream did not take, it does not take now
         self.close()
 
     def __reduce__(self) -> NoReturn:

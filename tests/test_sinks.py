@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import mmnpz
 from tests.archives import same
 from tests.processes import fork, wait_for
+from tests.threads import in_threads
 
 ARRAYS: dict[str, Any] = {
     "a": np.arange(10),
@@ -213,6 +215,8 @@ def test_files_that_cannot_be_written_to(tmp_path: Path) -> None:
         mmnpz.NpzWriter(other)
     with path.open("r+", encoding="latin-1") as text, pytest.raises(TypeError, match=r"a.npz: .*text mode"):
         mmnpz.NpzWriter(text)
+    with tempfile.NamedTemporaryFile("w+") as text, pytest.raises(TypeError, match="text mode"):
+        mmnpz.NpzWriter(text)
     with pytest.raises(TypeError, match=r"<StringIO>: .*text mode"):
         mmnpz.NpzWriter(io.StringIO())
     closed = path.open("r+b")
@@ -236,17 +240,113 @@ def test_messages_name_the_file_of_the_caller(tmp_path: Path) -> None:
         writer.write("o", np.array([None]))
 
 
-def test_an_error_of_the_stream_is_raised_and_what_was_written_is_kept_elsewhere() -> None:
-    class Full(io.BytesIO):
-        def write(self, data: Any) -> int:
-            raise OSError(28, "No space left on device")
+class Failing(io.BytesIO):
+    """A stream that has room for `room` bytes."""
 
-    writer = mmnpz.NpzWriter(Full())
+    room = 1_500_000
+
+    def write(self, data: Any) -> int:
+        if self.tell() >= self.room:
+            raise OSError(28, "No space left on device")
+        return super().write(data[: self.room - self.tell()])
+
+
+def test_a_stream_that_fails_can_be_closed_again() -> None:
+    stream = Failing()
+    writer = mmnpz.NpzWriter(stream)
     fill(writer)
-    with pytest.raises(OSError, match="No space left"):
-        writer.close()
-    assert writer.closed
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            writer.close()
+        assert writer.closed
+    stream.room = 1 << 30
     writer.close()
+    check(stream.getvalue())
+    failing = mmnpz.NpzWriter(Failing())
+    fill(failing)
+    with pytest.raises(OSError, match="No space left"):
+        failing.close()
+    del failing  # without a word
+    gc.collect()
+
+
+@pytest.mark.parametrize("count", [0, -1, 1 << 40, None, np.int64(0)])
+def test_a_stream_that_takes_nothing(count: Any) -> None:
+    class Odd(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> Any:
+            return count
+
+    writer = mmnpz.NpzWriter(Odd())
+    expected = BlockingIOError if count is None else OSError
+    with pytest.raises(expected, match="<Odd>: the stream"):
+        writer.close()
+
+
+def test_a_stream_that_counts_with_numpy() -> None:
+    class Counting(io.BytesIO):
+        def write(self, data: Any) -> Any:
+            return np.int64(super().write(data[:1000]))
+
+    stream = Counting()
+    with mmnpz.NpzWriter(stream) as writer:
+        fill(writer)
+    check(stream.getvalue())
+
+
+def test_who_closes_while_another_thread_does_waits() -> None:
+    class Slow(io.BytesIO):
+        def write(self, data: Any) -> int:
+            time.sleep(0.01)
+            return super().write(data)
+
+    stream = Slow()
+    writer = mmnpz.NpzWriter(stream)
+    fill(writer)
+
+    def close(_: int) -> bytes:
+        writer.close()
+        return stream.getvalue()
+
+    for content in in_threads(close):
+        check(content)
+
+
+class Delegating:
+    """A file that has another content than the one that it wraps, as a file that encrypts."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> int:
+        return int(self._file.write(bytes(byte ^ 1 for byte in data)))
+
+
+def test_what_a_wrapper_writes_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with path.open("wb") as file, mmnpz.NpzWriter(Delegating(file)) as writer:
+        writer.write("a", [1, 2])
+    content = bytes(byte ^ 1 for byte in path.read_bytes())
+    assert mmnpz.load(content)["a"].tolist() == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.thread_unsafe(reason="forks")
+def test_a_forked_child_leaves_the_position_alone(tmp_path: Path) -> None:
+    with (tmp_path / "a.npz").open("w+b") as file:
+        writer = mmnpz.NpzWriter(file)
+        fill(writer)
+        writer.flush()
+        file.seek(3)
+        wait_for(fork(writer.close))
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 3
+        writer.close()
+    check((tmp_path / "a.npz").read_bytes())
 
 
 def test_an_exception_inside_keeps_what_was_written() -> None:

@@ -32,6 +32,11 @@ impl Extent {
         Some(Extent { addresses: first..last.checked_add(itemsize)?, bytes })
     }
 
+    /// Whether some of the items may be those of another array.
+    pub fn overlaps(&self, other: &Extent) -> bool {
+        self.addresses.start < other.addresses.end && other.addresses.start < self.addresses.end
+    }
+
     /// Whether the items lie so far apart that a program should read one after the other.
     pub fn is_sparse(&self) -> bool {
         self.addresses.len() / SPARSE > self.bytes

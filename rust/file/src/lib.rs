@@ -7,9 +7,10 @@
 //!
 //! - [`failure`]: what can go wrong. [`fork`]: whether this process is a fork. `boot`: whether a file is
 //!   older than the running system.
-//! - `map_limit`, [`mapping`], [`paging`]: maps of files, and advice to the system about their use.
-//! - [`storage`]: the trait of files to which archives are written. `lock`, `writable_file`: a file to which
-//!   one process alone writes. [`replace`]: a new file in place of an old one.
+//! - `lock`: one writer for each file. `map_limit`, [`mapping`], [`paging`]: maps of files, and advice to the
+//!   system about their use.
+//! - [`storage`]: the trait of files to which archives are written. `writable_file`: a file to which one
+//!   process alone writes. [`replace`]: a new file in place of an old one.
 //! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that appends to it.
 //!   [`writer`]: an archive that is open for writing. [`repair`]: the directory of an archive that no writer
 //!   closed.

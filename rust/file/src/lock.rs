@@ -71,6 +71,19 @@ pub(crate) fn is_taken(path: &Path) -> bool {
         .is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
+/// Whether some writer has an open file, of which nobody else has this descriptor.
+#[cfg(unix)]
+pub(crate) fn is_taken_of(file: &File) -> bool {
+    let locked = file.try_lock_shared();
+    let _ = file.unlock();
+    matches!(locked, Err(std::fs::TryLockError::WouldBlock))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn is_taken_of(_file: &File) -> bool {
+    false
+}
+
 /// Windows: whether some writer has the file open.
 #[cfg(not(unix))]
 pub(crate) fn is_taken(path: &Path) -> bool {

@@ -205,18 +205,36 @@ fn identify(file: &File) -> Result<(Metadata, Identity), Failure> {
     Ok((metadata, identity))
 }
 
-/// Maps a whole open file.
-pub(crate) fn map_open(file: &File, mode: Mode) -> Result<MappedFile, Failure> {
+/// An open file with a position of its own, where the system has a path for each descriptor: opened once
+/// more. Elsewhere the same file. Returns whether the position is its own.
+pub(crate) fn opened_again(file: File) -> (File, bool) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+
+        let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        if let Ok(again) = again
+            && crate::lock::is_same(&again, &file).unwrap_or(false)
+        {
+            return (again, true);
+        }
+    }
+    (file, false)
+}
+
+/// Maps a whole open file. Looks for its holes only if nobody else has this descriptor, of which that moves the
+/// position.
+pub(crate) fn map_open(file: &File, mode: Mode, is_own: bool) -> Result<MappedFile, Failure> {
     let (metadata, identity) = identify(file)?;
     let memory = if mode == Mode::Copy { map_copied(file)? } else { map(file)? };
-    let holes = holes(file, &metadata, &memory);
+    let holes = if is_own { holes(file, &metadata, &memory) } else { Vec::new() };
     Ok(MappedFile { memory, identity, holes })
 }
 
 /// Maps the whole file at `path`. Closes the descriptor before it returns.
 pub(crate) fn map_file(path: &Path, mode: Mode) -> Result<MappedFile, Failure> {
     let (file, ..) = open_file(path)?;
-    map_open(&file, mode)
+    map_open(&file, mode, true)
 }
 
 /// Maps a file for reading if it has this identity: the one that it had in another process, which knows what

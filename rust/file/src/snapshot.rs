@@ -62,7 +62,7 @@ pub struct Unlisted {
 pub enum Source {
     /// The file that has the path by which messages call it.
     Path,
-    /// A file that is open already, and a path that leads to it, if there is one.
+    /// A file that is open already, and an absolute path that leads to it, if there is one.
     Open(File, Option<PathBuf>),
     /// Memory that someone else owns.
     Lent(Box<dyn Lent>),
@@ -102,20 +102,26 @@ impl Snapshot {
         let (file, path) = match source {
             // Absolute, as the program may go to another folder.
             Source::Path => (None, std::path::absolute(&name).ok()),
-            Source::Open(file, path) => (Some(file), path),
+            Source::Open(file, path) => (Some(mapping::opened_again(file)), path),
             Source::Lent(memory) => {
+                // A copy is a map.
+                let claim = if mode == Mode::Copy { Some(Claim::new()?) } else { None };
                 let memory = Memory::lent(memory, mode, keep_going)?;
                 let identity = Identity { size: memory.len() as u64, modified: 0, inode: 0 };
                 let file = MappedFile { memory, identity, holes: Vec::new() };
                 let opened = Opened::once(file, || false, expected, keep_going)?;
-                return Ok(opened.into_snapshot(name, None, None));
+                return Ok(opened.into_snapshot(name, None, claim));
             }
         };
         let claim = Some(Claim::new()?);
-        let is_taken = || path.as_deref().is_some_and(lock::is_taken);
+        let is_taken = || match (&path, &file) {
+            (Some(path), _) => lock::is_taken(path),
+            (None, Some((file, true))) => lock::is_taken_of(file),
+            _ => false,
+        };
         let once = || {
             let file = match &file {
-                Some(file) => mapping::map_open(file, mode)?,
+                Some((file, is_own)) => mapping::map_open(file, mode, *is_own)?,
                 None => mapping::map_file(&name, mode)?,
             };
             Opened::once(file, is_taken, expected, keep_going)

@@ -13,6 +13,7 @@ use pyo3::types::{IntoPyDict, PyEllipsis, PySlice};
 
 use mmnpz_file::copy::Copying;
 use mmnpz_file::excerpts::{Excerpts, Rows, show};
+use mmnpz_file::items::Extent;
 
 use crate::batch::arguments::Keys;
 use crate::batch::lookup::{BatchLookup, Key};
@@ -174,7 +175,11 @@ impl<'a, 'py> Batch<'a, 'py> {
         if !layout.writeable {
             return Err(PyValueError::new_err(format!("{path}: out is read-only")));
         }
-        if array::extent(out).is_some_and(|extent| self.lookup.map().overlaps(&extent)) {
+        let overlaps = |extent: &Extent| {
+            let mut held = self.held.values().filter_map(array::extent);
+            self.lookup.map().overlaps(extent) || held.any(|held| held.overlaps(extent))
+        };
+        if array::extent(out).as_ref().is_some_and(overlaps) {
             let message =
                 format!("{path}: out lies in the memory of the archive, from which a batch is copied");
             return Err(PyValueError::new_err(message));
