@@ -857,3 +857,20 @@ def test_a_worker_costs_no_memory_for_each_array(tmp_path: Path, method: str) ->
     # A reader that keeps its views exceeds the limit. This shows that the test measures memory in the
     # workers.
     assert cached - base > 4096
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+def test_samples_of_an_archive_in_memory(mode: Any, tmp_path: Path) -> None:
+    with mmnpz.NpzWriter(tmp_path / "a.npz") as writer:
+        for number in range(20):
+            writer.write(f"{number}", np.full(number + 1, number))
+        writer.write("text", ["a"])
+    reader = mmnpz.load((tmp_path / "a.npz").read_bytes(), mode)
+    dataset = NpzDataset(reader, [f"{number}" for number in range(20)])
+    for each in (dataset, pickle.loads(pickle.dumps(dataset))):
+        samples = each.__getitems__(range(20))
+        assert [sample.tolist() for sample in samples] == [[number] * (number + 1) for number in range(20)]
+        samples[3][:] = 7  # a sample has memory of its own
+        assert each[3].tolist() == [3] * 4
+    with pytest.raises(TypeError, match=r'<bytes>: member "text": PyTorch has no dtype'):
+        NpzDataset(reader, ["text"])[0]

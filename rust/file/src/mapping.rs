@@ -222,8 +222,7 @@ pub(crate) fn opened_again(file: File) -> (File, bool) {
     (file, false)
 }
 
-/// Maps a whole open file. Looks for its holes only if nobody else has this descriptor, of which that moves the
-/// position.
+/// Maps a whole open file. Looks for its holes only if its position is its own, as that moves the position.
 pub(crate) fn map_open(file: &File, mode: Mode, is_own: bool) -> Result<MappedFile, Failure> {
     let (metadata, identity) = identify(file)?;
     let memory = if mode == Mode::Copy { map_copied(file)? } else { map(file)? };
