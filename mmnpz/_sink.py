@@ -1,8 +1,9 @@
 """Where an archive is written: to the file at a path, to an open file, or to a stream, once it is whole."""
 
+import contextlib
 import io
 import os
-from _thread import RLock
+from _thread import allocate_lock, get_ident
 from operator import index
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ _DESCRIPTORS = "/proc/self/fd"
 """Where Linux has a path for each open file, be it that no other path leads there."""
 
 _PIECE = 1 << 20
-"""A stream gets so many bytes at a time."""
+"""How many bytes a stream gets at a time."""
 
 
 class Sink:
@@ -58,7 +59,7 @@ class Sink:
 
 
 class _File(Sink):
-    """An open file of the system, to which the archive is written in place."""
+    """A regular file that is open, to which the archive is written in place."""
 
     def __init__(self, path: str, name: str, file: Any) -> None:
         super().__init__(path, "a", name)
@@ -79,33 +80,69 @@ class _Stream(Sink):
     def __init__(self, name: str, file: Any) -> None:
         import tempfile  # imported here: `import mmnpz` should not load tempfile
 
-        has_paths = os.path.exists(_DESCRIPTORS)
-        self._spool: IO[bytes] = (tempfile.TemporaryFile if has_paths else tempfile.NamedTemporaryFile)()
-        path = f"{_DESCRIPTORS}/{self._spool.fileno()}" if has_paths else self._spool.name
+        self._spool: IO[bytes] | None = None
+        if os.path.exists(_DESCRIPTORS):
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115
+            path = f"{_DESCRIPTORS}/{self._spool.fileno()}"
+        else:
+            # Closed, as the writer opens it, and Windows lets nobody else write to it then.
+            descriptor, path = tempfile.mkstemp(suffix=".npz")
+            os.close(descriptor)
         super().__init__(path, "a", name)
         self._file = file
-        self._sent = 0
+        self._owner = os.getpid()
+        self._is_done = False
+        # Where the archive starts in the stream, as far as that tells: [None] if it does not.
+        self._start: list[int | None] = []
         # Who closes the writer while another thread does waits until the stream has the archive.
-        self._lock = RLock()
+        self._lock = allocate_lock()
+        self._sender: int | None = None
 
     def finish(self) -> None:
-        """Write to the stream what it does not have yet: if that fails, this can be called again."""
+        """Write the archive to the stream. If that fails, try again if the stream can go back."""
+        if self._sender == get_ident():  # in the middle of it: a signal handler, or the stream itself
+            return
         with self._lock:
-            if self._spool.closed:
-                return
-            self._spool.seek(self._sent)
-            while piece := self._spool.read(_PIECE):
-                left = memoryview(piece)
-                while left:
-                    count = self._count(self._file.write(left), len(left))
-                    self._sent += count
-                    left = left[count:]
-            if hasattr(self._file, "flush"):
-                self._file.flush()
-            self._spool.close()
+            self._sender = get_ident()
+            try:
+                if not self._is_done:
+                    self._go_to_start()
+                    self._send()
+                    self.give_up()
+            finally:
+                self._sender = None
 
     def give_up(self) -> None:
-        self._spool.close()
+        self._is_done = True
+        if self._spool is not None:
+            self._spool.close()
+        elif self._owner == os.getpid():
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.path)
+
+    def _go_to_start(self) -> None:
+        if not self._start:
+            try:
+                self._start.append(index(self._file.tell()))
+            except (AttributeError, TypeError, ValueError, OSError):  # no position
+                self._start.append(None)
+            return
+        start = self._start[0]
+        if start is None:
+            raise OSError(f"{self.name}: the stream may have a part of the archive, as it failed before")
+        self._file.seek(start)
+        self._file.truncate(start)  # a file that is open for appending is written to at its end
+
+    def _send(self) -> None:
+        with contextlib.ExitStack() as stack:
+            spool = self._spool or stack.enter_context(open(self.path, "rb"))
+            spool.seek(0)
+            while piece := spool.read(_PIECE):
+                left = memoryview(piece)
+                while left:
+                    left = left[self._count(self._file.write(left), len(left)) :]
+            if hasattr(self._file, "flush"):
+                self._file.flush()
 
     def _count(self, written: Any, most: int) -> int:
         """Return how many of so many bytes a stream has taken, by what its `write` has returned."""
@@ -144,9 +181,9 @@ def sink_of(fn: Any, mode: str, sync: bool) -> Sink:
     if in_place is not None:
         return _File(in_place, name, fn)
     if mode == "a":
-        raise io.UnsupportedOperation(f"{name}: mode 'a' needs a file that the system can read and lock")
+        raise io.UnsupportedOperation(f"{name}: mode 'a' needs a path or a regular file")
     if sync:
-        raise io.UnsupportedOperation(f"{name}: sync=True needs a file of the system")
+        raise io.UnsupportedOperation(f"{name}: sync=True needs a path or an empty regular file")
     return _Stream(name, fn)
 
 
@@ -161,10 +198,12 @@ def _path_for(file: Any, mode: str, name: str) -> str | None:
     if found is None:
         return None
     descriptor, path = found
+    # By its descriptor if that is possible: a path may lead to another file in the next moment.
+    by_descriptor = f"{_DESCRIPTORS}/{descriptor}"
+    if os.path.exists(by_descriptor):
+        path = by_descriptor
     if path is None:
-        path = f"{_DESCRIPTORS}/{descriptor}"
-        if not os.path.exists(path):
-            return None
+        return None
     size = os.fstat(descriptor).st_size
     if mode != "a" and size > 0:
         if file.tell() == size:

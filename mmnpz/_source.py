@@ -86,7 +86,7 @@ def is_text(file: Any) -> bool:
 
 
 def is_refused(file: Any, question: str) -> bool:
-    """Return whether a file says no when it is asked ``readable()`` or ``writable()``."""
+    """Return whether a file says no when it is asked ``readable()``, ``writable()`` or ``seekable()``."""
     answer = getattr(file, question, None)
     return callable(answer) and not answer()
 
@@ -133,11 +133,13 @@ def regular_file(file: Any) -> tuple[int, str | None] | None:
 
 def _all_of(file: Any) -> memoryview:
     """Return all that a file has, whatever its position is, which stays; or what is left of a stream."""
-    try:
-        position = file.tell()
-        file.seek(0)
-    except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
-        position = None
+    position = None
+    if not is_refused(file, "seekable"):
+        try:
+            position = file.tell()
+            file.seek(0)
+        except (AttributeError, NotImplementedError, OSError, ValueError):
+            position = None
     parts: list[Any] = []
     try:
         # Most files give all of it at once, and then nothing.

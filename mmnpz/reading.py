@@ -57,7 +57,8 @@ _LONGEST = 60
 
 
 _WHY_NOT = {
-    "r+": ": mmnpz.NpzWriter changes files",
+    "None": ": with 'r', an array is read when a program uses it",
+    "r+": ": mmnpz.NpzWriter adds to files",
     "w+": ": mmnpz.NpzWriter writes files",
 }
 """Why a mode of `numpy.load` is none of a reader."""
@@ -126,10 +127,10 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     Parameters
     ----------
     fn : str, bytes, os.PathLike, binary file, or object with the buffer protocol
-        The file to open, or the bytes of an archive. An open file of the system is mapped, wherever its
+        The file to open, or the bytes of an archive. A regular file that is open is mapped, wherever its
         position is, which stays; the file may be closed then. Of a buffer, the views share the memory.
-        Any other file, such as `io.BytesIO`, is read into memory as a whole. `bytes` are a path if there is
-        no zero in them.
+        Any other file, such as `io.BytesIO`, and on Windows all, is read into memory as a whole. `bytes` are
+        a path if there is no zero in them, and they are at most 4096.
     mmap_mode : {"r", "c"}, optional
         As for `numpy.memmap`: ``"r"`` maps the file for reading. With ``"c"``, a program may write to the
         arrays, and the file does not change. An archive in a buffer is copied for that.

@@ -28,10 +28,10 @@ class NpzWriter(Writer):
     Parameters
     ----------
     fn : str, bytes, os.PathLike or binary file
-        The file to write. An open file of the system must be empty, and the archive is written to it in
+        The file to write. A regular file that is open must be empty, and the archive is written to it in
         place; the file may be closed meanwhile, and its position is the end of the archive afterwards. Any
-        other file, such as `io.BytesIO` or a pipe, gets the archive from its position on when the writer is
-        closed; until then, the archive is in a temporary file.
+        other file, such as `io.BytesIO` or a pipe, and on Windows all, gets the archive from its position on
+        when the writer is closed; until then, the archive is in a temporary file.
     mode : {"x", "w", "a"}, optional
         ``"x"`` creates the file and fails if it exists. ``"w"`` replaces an existing file by a new one;
         readers that have the old file mapped keep its arrays. Where the system does not let the writer
@@ -39,8 +39,8 @@ class NpzWriter(Writer):
         program wrote it, and creates the file if it does not exist. To an open file, ``"x"`` and ``"w"`` mean
         the same; in mode ``"a"`` it need not be empty.
     align : int, optional
-        The data of every array starts at a multiple of `align` bytes in the file. A power of two, at most
-        32768.
+        The data of every array starts at a multiple of `align` bytes from the start of the archive. A power
+        of two, at most 32768.
     sync : bool, optional
         Whether an array also survives a power failure once `write` has returned. Each `write` then waits for
         the disk twice.
@@ -60,7 +60,7 @@ class NpzWriter(Writer):
         If another writer has the file open, in this process or in another process.
     OSError
         If the file cannot be created or opened. `io.UnsupportedOperation` for a file that is not open for
-        writing, and for mode ``"a"`` or `sync` with a file that is none of the system.
+        writing, and for mode ``"a"`` or `sync` with a file that is not regular.
     zipfile.BadZipFile
         In mode ``"a"``, if the file is not empty and not a zip archive.
     MemoryError
@@ -122,7 +122,9 @@ class NpzWriter(Writer):
 
     def flush(self, sync: bool = False) -> None:  # noqa: D102  # set below
         if self._sink is not None and self._sink.is_stream and not self.closed:
-            raise UnsupportedOperation("a stream gets the archive when the writer is closed")
+            raise UnsupportedOperation(
+                f"{self._sink.name}: a stream gets the archive when the writer is closed"
+            )
         super().flush(sync)
 
     def close(self) -> None:  # noqa: D102  # set below

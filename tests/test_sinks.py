@@ -108,11 +108,10 @@ def test_a_pipe(buffering: int) -> None:
 
 @pytest.mark.parametrize("mode", ["x", "w", "a"])
 @pytest.mark.parametrize("how", ["wb", "r+b", "ab", "x+b"])
-def test_open_files(how: str, mode: Any, tmp_path: Path, expected: bytes) -> None:
+def test_open_files(how: str, mode: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     if how != "x+b":
         path.touch()
-    inode = None
     with path.open(how) as file:
         inode = os.fstat(file.fileno()).st_ino
         with mmnpz.NpzWriter(file, mode) as writer:
@@ -145,7 +144,7 @@ def test_a_file_may_be_closed_and_keeps_what_was_written_behind(tmp_path: Path) 
     assert path.read_bytes().endswith(b"!")
 
 
-def test_a_file_without_a_path(expected: bytes) -> None:
+def test_a_file_without_a_path() -> None:
     with tempfile.TemporaryFile() as file:
         with mmnpz.NpzWriter(file) as writer:
             fill(writer)
@@ -183,8 +182,8 @@ def test_another_writer_of_the_file_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "a"}, "<BytesIO>: mode 'a' needs a file"),
-        ({"sync": True}, "<BytesIO>: sync=True needs a file"),
+        ({"mode": "a"}, "<BytesIO>: mode 'a' needs a path"),
+        ({"sync": True}, "<BytesIO>: sync=True needs a path"),
     ],
 )
 def test_what_a_stream_cannot_do(options: Any, message: str) -> None:
@@ -283,6 +282,80 @@ def test_a_stream_that_takes_nothing(count: Any) -> None:
     expected = BlockingIOError if count is None else OSError
     with pytest.raises(expected, match="<Odd>: the stream"):
         writer.close()
+    with pytest.raises(OSError, match="<Odd>: the stream may have a part of the archive"):
+        writer.close()
+
+
+class Disk(io.RawIOBase):
+    """A file that has room for a part of the archive, at first."""
+
+    def __init__(self) -> None:
+        self.content = bytearray(b"#")
+        self.position = 1
+        self.room = 700_000
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        count = min(len(data), self.room - self.position)
+        if count <= 0:
+            raise OSError(28, "No space left on device")
+        self.content[self.position : self.position + count] = data[:count]
+        self.position += count
+        return count
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        self.position = position + (self.position if whence == 1 else len(self.content) if whence == 2 else 0)
+        return self.position
+
+    def truncate(self, size: int | None = None) -> int:
+        del self.content[size:]
+        return len(self.content)
+
+
+def test_a_buffer_that_has_taken_more_than_it_says() -> None:
+    """Nobody knows how much a file has taken whose write raised an error."""
+    disk = Disk()
+    with io.BufferedWriter(disk) as file:
+        writer = mmnpz.NpzWriter(file)
+        fill(writer)
+        with pytest.raises(OSError, match="No space left"):
+            writer.close()
+        disk.room = 1 << 30
+        writer.close()
+        assert disk.content[:1] == b"#"
+        check(bytes(disk.content))
+
+
+def test_a_pipe_that_is_full() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(reading, "rb"), open(writing, "wb", buffering=0) as file:
+        writer = mmnpz.NpzWriter(file)
+        fill(writer)
+        with pytest.raises(BlockingIOError):
+            writer.close()
+        with pytest.raises(OSError, match="may have a part of the archive"):
+            writer.close()
+
+
+def test_a_stream_that_closes_the_writer() -> None:
+    """As a signal handler may."""
+
+    class Closing(io.BytesIO):
+        def write(self, data: Any) -> int:
+            writer.close()
+            return super().write(data)
+
+    stream = Closing()
+    writer = mmnpz.NpzWriter(stream)
+    fill(writer)
+    writer.close()
+    check(stream.getvalue())
 
 
 def test_a_stream_that_counts_with_numpy() -> None:

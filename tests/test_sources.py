@@ -16,7 +16,7 @@ import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -271,7 +271,7 @@ def test_what_is_written_to_memory(opened: Opening, path: Path, mode: str) -> No
     assert same(data["r4"], ARRAYS["r4"])
     assert path.read_bytes() == before
     check(opened(), mode)
-    assert (copy.deepcopy(data)["r2"][0] == ([0, 1] if data.info("r2").compress_type else 7)).any()
+    assert (copy.deepcopy(data)["r2"][0] == 7).all()  # the handles share the map, and r2 is stored
 
 
 def test_what_a_view_says(opened: Opening, source: str, path: Path, mode: str) -> None:
@@ -379,7 +379,7 @@ def test_a_pipe_that_is_not_there_yet() -> None:
     os.close(writing)
 
 
-def test_a_file_may_be_closed(opened: Opening, mode: str, path: Path) -> None:
+def test_a_file_may_be_closed(mode: str, path: Path) -> None:
     with path.open("rb") as file:
         data = mmnpz.load(file, mode)  # type: ignore[arg-type]
     check(data, mode)
@@ -503,8 +503,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         pytest.raises(io.UnsupportedOperation, match=r"a.npz: .*not open for read"),
     ):
         mmnpz.load(other)
-    with tempfile.NamedTemporaryFile("w+") as text, pytest.raises(TypeError, match="text mode"):
-        mmnpz.load(text)
+    with tempfile.NamedTemporaryFile("w+") as named, pytest.raises(TypeError, match="text mode"):
+        mmnpz.load(cast(Any, named))
     closed = path.open("rb")
     closed.close()
     with pytest.raises(ValueError, match="closed"):

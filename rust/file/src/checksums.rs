@@ -36,7 +36,10 @@ use crate::snapshot::Snapshot;
 pub const SOME: usize = 1 << 12;
 
 /// How many of them a thread takes at a time.
-const TAKEN: usize = 128;
+const TAKEN: usize = 16;
+
+/// How many small ones, at most.
+const AHEAD_OF_SMALL: usize = 128;
 
 /// How much one read gets of a file. It holds the longest local header that there can be, of 131,100 bytes.
 const BLOCK: usize = 1 << 18;
@@ -348,7 +351,13 @@ impl Check<'_> {
         let caller = thread::current().id();
         let is_long =
             |listed: &Listed| listed.compressed.is_some() && listed.member.extent().1 > BLOCK as u64;
-        let taken = if self.members.iter().any(is_long) { 1 } else { TAKEN };
+        let is_small = |listed: &Listed| listed.member.extent().1 < NEAR;
+        // Small ones lie near each other, and one read gets many.
+        let taken = match (self.members.iter().any(is_long), self.members.iter().all(is_small)) {
+            (true, _) => 1,
+            (_, true) => self.members.len().div_ceil(4 * threads.max(1)).clamp(TAKEN, AHEAD_OF_SMALL),
+            (_, false) => TAKEN,
+        };
         self.share(self.members.len(), taken, threads, go_on, &|number, room| {
             // A compressed member is not cut into pieces, and the calling thread alone asks.
             let go_on = || {

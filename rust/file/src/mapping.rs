@@ -23,7 +23,7 @@ pub unsafe trait Lent: fmt::Debug + Send + Sync {
     fn bytes(&self) -> &[u8];
 }
 
-// SAFETY: a box does not move what is in it.
+// For an archive that a program has made in memory. SAFETY: a box does not move what is in it.
 unsafe impl Lent for Box<[u8]> {
     fn bytes(&self) -> &[u8] {
         self
@@ -120,7 +120,8 @@ impl Map {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the memory has these bytes for as long as it lives, wherever it is moved to: a map does not
-        // move, and `Lent` says so for the memory of others. See `map` for those who write to it.
+        // move, and `Lent` says so for the memory of others. Others may write to the bytes meanwhile, with
+        // `Copied` and `Lent` other threads of this process, through NumPy: see `map`.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
@@ -323,10 +324,11 @@ pub(crate) fn map(file: &File) -> io::Result<Memory> {
     // SAFETY: other processes can change a mapped file while this process holds `&[u8]` to it, and no lock of
     // mmnpz can stop that: this is the risk of every memory map, and documented for users. mmnpz upholds:
     // nothing is interpreted without a check against the map's own length at that moment; no check relies on
-    // two reads of the same byte being equal; no `str` or reference made from the map outlives the call that
-    // made it and was not validated in it. The writer of mmnpz never makes a file shorter: it overwrites what
-    // is behind the last member, and appends; or it overwrites all bytes with zeros, in mode "w". A file that
-    // another program cuts short ends the process with SIGBUS, which is not undefined behaviour.
+    // two reads of the same byte being equal; text is copied before it is checked and kept. (The descr of an
+    // ordinary `.npy` header is not copied, and is only compared, and copied by Python.) The writer of mmnpz
+    // never makes a file shorter: it overwrites what is behind the last member, and appends; or it overwrites
+    // all bytes with zeros, in mode "w". A file that another program cuts short ends the process with SIGBUS,
+    // which is not undefined behaviour.
     match unsafe { Mmap::map(file) } {
         Err(error) if shares_no_pages(&error) => {
             // SAFETY: as above.
@@ -338,13 +340,14 @@ pub(crate) fn map(file: &File) -> io::Result<Memory> {
 
 /// Maps a whole open file so that this process can write to its copies of pages.
 fn map_copied(file: &File) -> io::Result<Memory> {
-    // SAFETY: as for `map`; here this process itself changes bytes, through arrays, as others may change
-    // those of the file. No swap space is set aside for pages of which most are never written to.
+    // SAFETY: as for `map`; here other threads of this process change bytes, through arrays, as others may
+    // change those of the file. No swap space is set aside for pages of which most are never written to.
     unsafe { MmapOptions::new().no_reserve_swap().map_copy(file) }.map(Memory::Copied)
 }
 
 /// Whether the system refuses a map because the file system cannot keep the maps of several processes the
-/// same, as FUSE with direct I/O and some network file systems cannot.
+/// same, as FUSE with direct I/O and some network file systems cannot. They do not agree on the error: where
+/// it has another reason, the private map is refused, too.
 fn shares_no_pages(error: &io::Error) -> bool {
     #[cfg(unix)]
     return matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EOPNOTSUPP | libc::EINVAL));

@@ -60,7 +60,7 @@ pub struct Unlisted {
 /// Where the bytes of an archive come from.
 #[derive(Debug)]
 pub enum Source {
-    /// The file that has the path by which messages call it.
+    /// The file at the path that is given as its name.
     Path,
     /// A file that is open already, and an absolute path that leads to it, if there is one.
     Open(File, Option<PathBuf>),
@@ -203,7 +203,7 @@ impl Snapshot {
         self.unlisted
     }
 
-    /// Whether a writer has the file now.
+    /// Whether a writer has the file now. Not known where no path leads to the file.
     pub fn is_being_written(&self) -> bool {
         self.path.as_deref().is_some_and(lock::is_taken)
     }

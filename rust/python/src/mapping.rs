@@ -86,8 +86,8 @@ fn duplicate(descriptor: &Bound<'_, PyInt>) -> PyResult<File> {
     if number < 0 {
         return Err(PyValueError::new_err("a descriptor cannot be negative"));
     }
-    // SAFETY: not negative. The caller has the file open during this call; if it does not, the system refuses
-    // to duplicate the descriptor.
+    // SAFETY: not negative. The caller has the file open during this call. If another thread closes it
+    // meanwhile, the system refuses to duplicate the descriptor, or it is that of a file opened since.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(borrowed.try_clone_to_owned()?.into())
 }

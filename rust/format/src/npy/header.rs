@@ -90,10 +90,12 @@ impl<'a> Header<'a> {
         {
             return Ok((header, end));
         }
+        // First copied, then looked at: others may write to a map.
+        let bytes = bytes.to_vec();
         let text = if major == 3 || bytes.is_ascii() {
-            Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| ErrorKind::NpyEncoding)?)
+            String::from_utf8(bytes).map_err(|_| ErrorKind::NpyEncoding)?
         } else {
-            Cow::Owned(bytes.iter().map(|&byte| char::from(byte)).collect::<String>())
+            bytes.into_iter().map(char::from).collect()
         };
         if text.len() > max_header_size {
             let characters = text.chars().count();
@@ -102,10 +104,7 @@ impl<'a> Header<'a> {
             }
         }
         let python2 = major < 3;
-        let header = match text {
-            Cow::Borrowed(text) => literal::from_str(text, python2),
-            Cow::Owned(text) => literal::from_str::<Header<'_>>(&text, python2).map(Header::into_owned),
-        };
+        let header = literal::from_str::<Header<'_>>(&text, python2).map(Header::into_owned);
         Ok((header.map_err(ErrorKind::NpyHeader)?, end))
     }
 

@@ -267,7 +267,11 @@ impl WalkedIndex {
         window: Window<'a>,
     ) -> Result<impl Iterator<Item = String> + 'a, Missing> {
         let records = self.records(window)?;
-        let text = |name: Cow<'_, [u8]>| String::from_utf8_lossy(&name).into_owned();
+        // First copied, then looked at: others may write to a map.
+        let text = |name: Cow<'_, [u8]>| {
+            let name = name.into_owned();
+            String::from_utf8_lossy(&name).into_owned()
+        };
         Ok(self.others.list.iter().filter_map(move |entry| entry.key_in_record(records).map(text)))
     }
 

@@ -52,13 +52,15 @@ impl<'a> CentralRecord<'a> {
     /// The name for messages: what is not UTF-8 in it is replaced.
     #[cold]
     pub(crate) fn shown_name(&self) -> String {
-        let text = String::from_utf8_lossy(self.name);
+        let name = self.name.to_vec();
+        let text = String::from_utf8_lossy(&name);
         text.strip_suffix(name::EXTENSION).unwrap_or(&text).to_owned()
     }
 
     /// The name of the array as text, if it is one.
     pub(crate) fn name_of_array(&self) -> Option<String> {
-        let name = self.array_name().ok()??;
+        // First copied, then looked at: others may write to a map.
+        let name = self.array_name().ok()??.into_owned();
         Some(String::from_utf8_lossy(&name).into_owned())
     }
 

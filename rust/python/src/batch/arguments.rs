@@ -190,6 +190,6 @@ fn a_mask() -> PyErr {
 
 #[cold]
 fn out_of_range(lookup: &BatchLookup<'_>, given: &Bound<'_, PyAny>, count: usize) -> PyErr {
-    let path = lookup.path().to_string_lossy();
+    let path = lookup.shown().to_string_lossy();
     PyIndexError::new_err(format!("{path}: position {given} is out of range for {count} members"))
 }

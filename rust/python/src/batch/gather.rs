@@ -151,7 +151,7 @@ impl<'a, 'py> Batch<'a, 'py> {
             let message = "cannot infer shape and dtype of an empty batch; pass out=";
             return array::empty(dtype.ok_or_else(|| PyValueError::new_err(message))?, &shape);
         };
-        let path = self.lookup.path().to_string_lossy();
+        let path = self.lookup.shown().to_string_lossy();
         let Some(layout) = array::layout(out) else {
             let mut message = format!("{path}: out must be an array, got {}", out.get_type());
             // A tensor of PyTorch.
@@ -224,7 +224,7 @@ impl<'a, 'py> Batch<'a, 'py> {
         } else {
             detached(self.lookup.py, || copying.run(threads, &keep_going))
         };
-        result.map_err(|failure| exception(self.lookup.py, self.lookup.path(), failure))
+        result.map_err(|failure| exception(self.lookup.py, self.lookup.shown(), failure))
     }
 
     /// Copies items that are not behind each other, or become others.

@@ -50,7 +50,8 @@ impl<'py> Deref for Kept<'_, 'py> {
 }
 
 impl<'py> BatchLookup<'py> {
-    pub(crate) fn path(&self) -> &Path {
+    /// What messages call the file.
+    pub(crate) fn shown(&self) -> &Path {
         self.handle.file.snapshot.shown()
     }
 

@@ -154,7 +154,7 @@ pub(crate) fn excerpt_err(lookup: &BatchLookup<'_>, key: Key<'_, '_>, misfit: &M
 }
 
 pub(crate) fn message(lookup: &BatchLookup<'_>, key: Key<'_, '_>, what: impl Display) -> String {
-    format!("{}: member {}: {what}", lookup.path().to_string_lossy(), quoted(lookup, key))
+    format!("{}: member {}: {what}", lookup.shown().to_string_lossy(), quoted(lookup, key))
 }
 
 /// The name of a member in quotes, as in all other errors.

@@ -51,7 +51,7 @@ pub(crate) fn _verify(
 
 /// The damaged ones of the members that are named, or of all.
 fn damaged(py: Python<'_>, file: &OpenFile, names: Option<Vec<String>>, way: &Way) -> PyResult<Vec<Damaged>> {
-    let source = Source::new(&file.snapshot).map_err(|failure| file.err(py, failure))?;
+    let source = detached(py, || Source::new(&file.snapshot)).map_err(|failure| file.err(py, failure))?;
     let total = if way.progress.is_some() { total(py, file, names.as_deref())? } else { 0 };
     let done = AtomicU64::new(0);
     let mut damaged = Vec::new();
