@@ -52,6 +52,8 @@ def source_of(fn: Any) -> "tuple[Any, str, str | Path | None]":
     OSError, ValueError
         If a file cannot be read, or is closed.
     """
+    if type(fn) is str:  # nearly always
+        return None, fn, os.path.abspath(fn)
     if isinstance(fn, (str, os.PathLike)) or (isinstance(fn, bytes) and _is_path(fn)):
         path = str(os.fsdecode(fn))  # of numpy.str_, too
         # As numpy.memmap does it: `filename` is absolute, and a path object stays a path object.

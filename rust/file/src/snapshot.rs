@@ -100,7 +100,8 @@ impl Snapshot {
         keep_going: KeepGoing<'_>,
     ) -> Result<Self, Failure> {
         let (file, path) = match source {
-            // Absolute, as the program may go to another folder.
+            Source::Path if name.is_absolute() => (None, Some(name.clone())),
+            // The program may go to another folder.
             Source::Path => (None, std::path::absolute(&name).ok()),
             Source::Open(file, path) => (Some(mapping::opened_again(file)), path),
             Source::Lent(memory) => {
