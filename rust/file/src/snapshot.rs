@@ -110,7 +110,7 @@ impl Snapshot {
                 let memory = Memory::lent(memory, mode, keep_going)?;
                 let identity = Identity { size: memory.len() as u64, modified: 0, inode: 0 };
                 let file = MappedFile { memory, identity, holes: Vec::new() };
-                let opened = Opened::once(file, || false, expected, keep_going)?;
+                let opened = Opened::once(file, || false, || true, expected, keep_going)?;
                 return Ok(opened.into_snapshot(name, None, claim));
             }
         };
@@ -125,7 +125,10 @@ impl Snapshot {
                 Some((file, is_own)) => mapping::map_open(file, mode, *is_own)?,
                 None => mapping::map_file(&name, mode)?,
             };
-            Opened::once(file, is_taken, expected, keep_going)
+            let before = file.identity;
+            // That no writer has the file says nothing of one that was killed, or has closed it, meanwhile.
+            let is_quiet = || !is_taken() && !path.as_deref().is_some_and(|path| was_changed(path, before));
+            Opened::once(file, is_taken, is_quiet, expected, keep_going)
         };
         for _ in 0..ATTEMPTS {
             match once() {
@@ -161,9 +164,7 @@ impl Snapshot {
     /// Whether the file was written to since it was opened, as far as its size and its time tell. Not if
     /// another file has its path now: this one is then as it was.
     pub fn was_changed(&self) -> bool {
-        let now = self.path.as_deref().and_then(|path| mapping::open_file(path).ok());
-        let now = now.map(|(.., identity)| identity);
-        now.is_some_and(|now| now.inode == self.identity.inode && now != self.identity)
+        self.path.as_deref().is_some_and(|path| was_changed(path, self.identity))
     }
 
     /// The map, which a caller can keep.
@@ -383,6 +384,12 @@ impl Snapshot {
     }
 }
 
+/// Whether a file was written to since it was this one, as far as its size and its time tell.
+fn was_changed(path: &Path, before: Identity) -> bool {
+    let now = mapping::open_file(path).ok().map(|(.., identity)| identity);
+    now.is_some_and(|now| now.inode == before.inode && now != before)
+}
+
 /// A file that was opened once.
 struct Opened {
     file: MappedFile,
@@ -396,6 +403,7 @@ impl Opened {
     fn once(
         file: MappedFile,
         is_taken: impl Fn() -> bool,
+        is_quiet: impl Fn() -> bool,
         expected: Option<Identity>,
         keep_going: KeepGoing<'_>,
     ) -> Result<Self, Failure> {
@@ -428,13 +436,14 @@ impl Opened {
         // A writer overwrites the end record before it overwrites the directory. A directory that was found
         // without an end record stays as long as no writer has the file.
         let is_same = if survey.visibility() == Visibility::Hidden {
-            let holds = match survey.seal() {
-                Some(seal) => seal.holds(window)?,
-                None => true,
-            };
-            holds || !is_taken()
+            match survey.seal() {
+                Some(seal) => seal.holds(window)? || is_quiet(),
+                // Members are found one by one, also beside a writer.
+                None => is_taken() || is_quiet(),
+            }
         } else {
-            DirectoryLocation::locate(window).ok().as_ref() == survey.location()
+            let is_there = DirectoryLocation::locate(window).ok().as_ref() == survey.location();
+            is_there && (survey.found.is_empty() || is_taken() || is_quiet())
         };
         Ok(Opened { file, lookup, unlisted, is_same })
     }
