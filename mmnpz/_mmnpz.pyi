@@ -593,7 +593,8 @@ class Writer:
         ValueError
             If the writer is closed.
         OSError
-            If the operating system cannot write.
+            If the operating system cannot write. `io.UnsupportedOperation` if the writer writes to a stream,
+            which gets the archive when the writer is closed.
         RuntimeError
             In a forked child: a writer belongs to the process that opened it.
         """

@@ -82,6 +82,7 @@ class _Stream(Sink):
 
         self._spool: IO[bytes] | None = None
         if os.path.exists(_DESCRIPTORS):
+            # Open until the stream has the archive: no `with` statement spans that.
             self._spool = tempfile.TemporaryFile()  # noqa: SIM115
             path = f"{_DESCRIPTORS}/{self._spool.fileno()}"
         else:
@@ -94,7 +95,8 @@ class _Stream(Sink):
         self._is_done = False
         # Where the archive starts in the stream, as far as that tells: [None] if it does not.
         self._start: list[int | None] = []
-        # Who closes the writer while another thread does waits until the stream has the archive.
+        # Who closes the writer while another thread does waits until the stream has the archive. The stream's
+        # own code runs meanwhile, as under the lock of a buffer of `io`: it may close the writer, too.
         self._lock = allocate_lock()
         self._sender: int | None = None
 

@@ -120,14 +120,14 @@ class NpzWriter(Writer):
         if not excludes_others and not sink.is_stream:
             warn_without_lock(sink.name, stacklevel=3)
 
-    def flush(self, sync: bool = False) -> None:  # noqa: D102  # set below
+    def flush(self, sync: bool = False) -> None:  # noqa: D102  # that of Writer, see below
         if self._sink is not None and self._sink.is_stream and not self.closed:
             raise UnsupportedOperation(
                 f"{self._sink.name}: a stream gets the archive when the writer is closed"
             )
         super().flush(sync)
 
-    def close(self) -> None:  # noqa: D102  # set below
+    def close(self) -> None:  # noqa: D102  # that of Writer, see below
         super().close()
         if self._sink is not None and self._owner == os.getpid():  # a forked child writes nothing
             self._sink.finish()

@@ -98,9 +98,10 @@ def test_a_pipe(buffering: int) -> None:
         tempfile.TemporaryFile() as out,
         subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=out, bufsize=buffering) as process,
     ):
-        with mmnpz.NpzWriter(process.stdin) as writer:  # type: ignore[arg-type]
+        assert process.stdin is not None
+        with mmnpz.NpzWriter(process.stdin) as writer:
             fill(writer)
-        process.stdin.close()  # type: ignore[union-attr]
+        process.stdin.close()
         assert process.wait() == 0
         out.seek(0)
         check(out.read())

@@ -39,7 +39,7 @@ pub const SOME: usize = 1 << 12;
 const TAKEN: usize = 16;
 
 /// How many small ones, at most.
-const AHEAD_OF_SMALL: usize = 128;
+const TAKEN_SMALL: usize = 128;
 
 /// How much one read gets of a file. It holds the longest local header that there can be, of 131,100 bytes.
 const BLOCK: usize = 1 << 18;
@@ -355,7 +355,7 @@ impl Check<'_> {
         // Small ones lie near each other, and one read gets many.
         let taken = match (self.members.iter().any(is_long), self.members.iter().all(is_small)) {
             (true, _) => 1,
-            (_, true) => self.members.len().div_ceil(4 * threads.max(1)).clamp(TAKEN, AHEAD_OF_SMALL),
+            (_, true) => self.members.len().div_ceil(4 * threads.max(1)).clamp(TAKEN, TAKEN_SMALL),
             (_, false) => TAKEN,
         };
         self.share(self.members.len(), taken, threads, go_on, &|number, room| {

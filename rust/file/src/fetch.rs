@@ -56,8 +56,8 @@ impl Map {
 
     /// Whether some of an array's items lie in the map.
     pub fn overlaps(&self, extent: &Extent) -> bool {
-        let start = self.start().addr();
-        extent.addresses.start < start + self.bytes().len() && start < extent.addresses.end
+        let (start, bytes) = (self.start().addr(), self.bytes().len());
+        Extent { addresses: start..start + bytes, bytes }.overlaps(extent)
     }
 
     /// The place of an array's items, if all of them lie in the map.
