@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from _thread import allocate_lock, get_ident
+from collections.abc import Callable
 from operator import index
 from typing import IO, TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from mmnpz._source import is_refused, is_text, name_of, regular_file
 
 if TYPE_CHECKING:
     from typing import Protocol
+    from weakref import ReferenceType
 
     class Writable(Protocol):
         """A binary file."""
@@ -50,6 +52,15 @@ class Sink:
         self.path = path
         self.mode = mode
         self.name = name
+        self._owner = os.getpid()
+
+    # The function is bound here: a writer that lives until the interpreter ends is closed without modules.
+    def is_of_this_process(self, getpid: Callable[[], int] = os.getpid) -> bool:
+        """Tell whether this process opened the writer, rather than one from which it was forked."""
+        return self._owner == getpid()
+
+    def close_at_exit(self, writer: Any) -> None:
+        """Close the writer before the interpreter ends, if afterwards nothing could finish this."""
 
     def finish(self) -> None:
         """Do what is to be done when the writer is closed, in the process that opened it."""
@@ -69,7 +80,7 @@ class _File(Sink):
         """Let the file be at the end of the archive."""
         file, self._file = self._file, None
         if file is not None and not file.closed:
-            file.seek(0, os.SEEK_END)
+            file.seek(0, 2)  # SEEK_END: `os` may be gone as the interpreter ends
 
 
 class _Stream(Sink):
@@ -91,7 +102,6 @@ class _Stream(Sink):
             os.close(descriptor)
         super().__init__(path, "a", name)
         self._file = file
-        self._owner = os.getpid()
         self._is_done = False
         # Where the archive starts in the stream, as far as that tells: [None] if it does not.
         self._start: list[int | None] = []
@@ -100,8 +110,15 @@ class _Stream(Sink):
         self._lock = allocate_lock()
         self._sender: int | None = None
 
+    def close_at_exit(self, writer: Any) -> None:
+        import weakref  # imported here: `import mmnpz` should not load weakref
+
+        weakref.finalize(writer, _close, weakref.ref(writer))
+
     def finish(self) -> None:
         """Write the archive to the stream. If that fails, try again if the stream can go back."""
+        if self._is_done:
+            return
         if self._sender == get_ident():  # in the middle of it: a signal handler, or the stream itself
             return
         with self._lock:
@@ -115,10 +132,12 @@ class _Stream(Sink):
                 self._sender = None
 
     def give_up(self) -> None:
+        if self._is_done:
+            return
         self._is_done = True
         if self._spool is not None:
             self._spool.close()
-        elif self._owner == os.getpid():
+        elif self.is_of_this_process():
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self.path)
 
@@ -156,6 +175,13 @@ class _Stream(Sink):
         if not 0 < count <= most:
             raise OSError(f"{self.name}: the stream says that it has taken {count} of {most} bytes")
         return count
+
+
+def _close(ref: "ReferenceType[Any]") -> None:
+    """Close a writer if there is one still."""
+    writer = ref()
+    if writer is not None:
+        writer.close()
 
 
 def sink_of(fn: Any, mode: str, sync: bool) -> Sink:

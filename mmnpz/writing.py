@@ -1,6 +1,5 @@
 """Write ``.npz`` files member by member."""
 
-import os
 import warnings
 from io import UnsupportedOperation
 from types import TracebackType
@@ -95,7 +94,6 @@ class NpzWriter(Writer):
     """
 
     _sink: Sink | None = None
-    _owner = 0
 
     def __init__(
         self,
@@ -116,7 +114,8 @@ class NpzWriter(Writer):
         except BaseException:
             sink.give_up()
             raise
-        self._sink, self._owner = sink, os.getpid()
+        self._sink = sink
+        sink.close_at_exit(self)
         if not excludes_others and not sink.is_stream:
             warn_without_lock(sink.name, stacklevel=3)
 
@@ -129,7 +128,7 @@ class NpzWriter(Writer):
 
     def close(self) -> None:  # noqa: D102  # that of Writer, see below
         super().close()
-        if self._sink is not None and self._owner == os.getpid():  # a forked child writes nothing
+        if self._sink is not None and self._sink.is_of_this_process():  # a forked child writes nothing
             self._sink.finish()
 
     flush.__doc__, close.__doc__ = Writer.flush.__doc__, Writer.close.__doc__

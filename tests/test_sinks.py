@@ -16,7 +16,7 @@ import pytest
 
 import mmnpz
 from tests.archives import same
-from tests.processes import fork, wait_for
+from tests.processes import fork, run_script, wait_for
 from tests.threads import in_threads
 
 ARRAYS: dict[str, Any] = {
@@ -438,6 +438,32 @@ def test_a_writer_that_nobody_closes() -> None:
     del writer
     gc.collect()
     check(stream.getvalue())
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+@pytest.mark.parametrize("kind", ["path", "file", "stream"])
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+def test_a_writer_that_lives_until_the_interpreter_ends(tmp_path: Path, kind: str, is_frozen: bool) -> None:
+    # Frozen, on a free-threaded Python, the writer lives longer than the modules.
+    code = """
+        import gc, sys, warnings
+        import numpy as np, mmnpz
+        warnings.simplefilter("ignore", ResourceWarning)  # of the open file
+        path, kind, is_frozen = sys.argv[1:]
+        file = open(path, "wb")
+        if kind == "stream":
+            file.write(b"#")
+        writer = mmnpz.NpzWriter(path if kind == "path" else file, "w")
+        writer.write("a", np.arange(10))
+        if is_frozen == "True":
+            gc.collect()
+            gc.freeze()
+    """
+    path = tmp_path / "out"
+    assert run_script(code, tmp_path, path, kind, is_frozen) == ""
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == ["a.npy"]
+        assert same(np.lib.format.read_array(io.BytesIO(file.read("a.npy"))), ARRAYS["a"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
