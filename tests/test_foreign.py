@@ -318,6 +318,22 @@ def test_a_part_of_a_split_archive_is_refused(
     assert path.read_bytes() == raw
 
 
+@pytest.mark.parametrize("size", [3, 500, 50_000])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, mmnpz.savez])
+def test_the_last_of_two_archives_counts(tmp_path: Path, size: int, save: Any) -> None:
+    """As for all zip readers, be the first one of mmnpz or not."""
+    path = tmp_path / "c.npz"
+    for first in (np.savez, mmnpz.savez):
+        first(tmp_path / "a.npz", a=np.arange(size), c=np.arange(3))
+        save(tmp_path / "b.npz", b=np.arange(size))
+        path.write_bytes((tmp_path / "a.npz").read_bytes() + (tmp_path / "b.npz").read_bytes())
+        assert list(np.load(path)) == mmnpz.load(path).files == ["b"]
+        assert same(mmnpz.load(path)["b"], np.arange(size))
+        with mmnpz.NpzWriter(path, "a") as writer:
+            writer.write("new", 1)
+        assert list(np.load(path)) == mmnpz.load(path).files == ["b", "new"]
+
+
 @pytest.mark.parametrize("size", [3, 500])
 @pytest.mark.parametrize("save", [np.savez, mmnpz.savez])
 def test_zipfile_appends_behind_two_archives(tmp_path: Path, size: int, save: Any) -> None:
