@@ -193,7 +193,7 @@ class Reader:
         source: object,
         path: str | PathLike[str],
         filename: str | Path | None,
-        mode: str,
+        mode: str | None,
         map_type: type[NDArray[Any]],
         view_type: type[NDArray[Any]],
         cache: bool,
@@ -341,7 +341,8 @@ class Reader:
 
         Notes
         -----
-        Errors name the file and the array. They are raised before anything is written to `out`.
+        Errors name the file and the array. They are raised before anything is written to `out`, but for those
+        of the system where the file is not mapped.
 
         If `cache` is true, the reader keeps the views, as for ``data[name]``, also those of positions.
         Positions do not make the list `files`. Their first use checks the central directory of the file.
@@ -381,7 +382,8 @@ class Reader:
         """
         Have the operating system read excerpts, or whole arrays, into the page cache.
 
-        The call returns at once, and does not wait for the disk.
+        The call does not wait for the disk. Only where the file is not mapped, and the directory does not say
+        what the headers of the members do, it reads these.
 
         Parameters
         ----------

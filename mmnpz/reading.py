@@ -57,7 +57,6 @@ _LONGEST = 60
 
 
 _WHY_NOT = {
-    "None": ": with 'r', an array is read when a program uses it",
     "r+": ": mmnpz.NpzWriter adds to files",
     "w+": ": mmnpz.NpzWriter writes files",
 }
@@ -121,8 +120,9 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
 
     Opening maps the file and reads at most its central directory. The reader makes a view when a program
     first looks up its name: a read-only one, by default. The operating system reads the bytes of an array
-    when a program first uses them. Of a compressed member, the reader makes an array in memory of its own. A
-    reader stands in for the result of `numpy.load`, and any number of threads may share it.
+    when a program first uses them. Of a compressed member, and of all where the file is not mapped
+    (`mmap_mode`), the reader makes an array in memory of its own. A reader stands in for the result of
+    `numpy.load`, and any number of threads may share it.
 
     Parameters
     ----------
@@ -131,15 +131,18 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         position is, which stays; the file may be closed then. Of a buffer, the views share the memory.
         Any other file, such as `io.BytesIO`, and on Windows all, is read into memory as a whole. `bytes` are
         a path if there is no zero in them, and they are at most 4096.
-    mmap_mode : {"r", "c"}, optional
+    mmap_mode : {"r", "c"} or None, optional
         As for `numpy.memmap`: ``"r"`` maps the file for reading. With ``"c"``, a program may write to the
-        arrays, and the file does not change. An archive in a buffer is copied for that.
+        arrays, and the file does not change. An archive in a buffer is copied for that. With None, the file
+        is not mapped, but stays open: each lookup reads the array into memory of its own, to which a program
+        may write. `subok` has no effect then.
     allow_pickle, fix_imports, encoding : optional
         For compatibility with `numpy.load`: arrays without Python objects need none of these, and mmnpz
         unpickles nothing, whatever they say.
     cache : bool, optional
         Whether the reader keeps its views, so that a name gives the same view in all threads, as long as the
-        reader lives. If false, each lookup makes a new view.
+        reader lives. If false, each lookup makes a new view. Where `mmap_mode` is None, each one makes a new
+        array, except with `preload`.
     preload : bool, optional
         Whether to make all views while opening. The reader then keeps them, even with ``cache=False``. All
         processors decompress compressed members.
@@ -159,13 +162,14 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     files : list of str
         The names of all arrays, in archive order, without their ``.npy`` extension.
     mmap : memmap
-        The memory map of the whole file (uint8), which is the base of every view. A closed reader raises
-        `AttributeError`.
+        The memory map of the whole file (uint8), which is the base of every view. A closed reader, and one
+        whose file is not mapped, raises `AttributeError`.
     arrays : dict of str to memmap
         The views that the reader has kept so far. This is the reader's own dict, not a copy: the reader adds
         each further view to it. The dict stays valid after the reader is closed or deleted.
     cache : bool
-        Whether the reader keeps its views: true if `cache` or `preload` was given as true.
+        Whether the reader keeps its views: true if `cache` or `preload` was given as true. Where `mmap_mode`
+        is None, only `preload` counts.
     preload : bool
         Whether the reader made all views while opening.
     f : object
@@ -174,7 +178,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     Raises
     ------
     OSError
-        If the file cannot be opened (`FileNotFoundError`, `PermissionError`, `IsADirectoryError`, …).
+        If the file cannot be opened or read (`FileNotFoundError`, `PermissionError`, `IsADirectoryError`, …).
     zipfile.BadZipFile
         If the file is not a readable zip archive.
     TypeError
@@ -210,7 +214,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     it. ``data["a.npy"]`` is ``data["a"]``, unless another array is listed by this name.
 
     If another program cuts the file short while it is mapped, the next access to the missing part ends this
-    process with SIGBUS. `NpzWriter` never cuts a mapped file short.
+    process with SIGBUS. `NpzWriter` never cuts a mapped file short. Where the file is not mapped, the lookup
+    raises `OSError`.
 
     ``copy.copy`` gives another handle on the same map, index and views, in constant time. ``copy.deepcopy``
     gives a handle on the same map and index, with views of its own. On free-threaded Python, make one such
@@ -239,12 +244,12 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
     """
 
     zip = _Absent("mmnpz reads the archive without zipfile: zipfile.ZipFile(path) opens it, too")
-    fid = _Absent("the reader keeps no file open")
+    fid = _Absent("the reader has no file object")
 
     def __init__(
         self,
         fn: "Openable",
-        mmap_mode: Literal["r", "c"] = "r",
+        mmap_mode: Literal["r", "c"] | None = "r",
         # Those of numpy.load, which have no effect here.
         allow_pickle: bool = False,  # noqa: ARG002
         fix_imports: bool = True,  # noqa: ARG002
@@ -256,10 +261,9 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         max_header_size: int = 10000,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if mmap_mode not in ("r", "c"):
-            raise ValueError(
-                f"mmap_mode must be 'r' or 'c', got {mmap_mode!r}{_WHY_NOT.get(str(mmap_mode), '')}"
-            )
+        if mmap_mode not in ("r", "c", None):
+            reason = _WHY_NOT.get(str(mmap_mode), "")
+            raise ValueError(f"mmap_mode must be 'r', 'c' or None, got {mmap_mode!r}{reason}")
         if encoding not in ("ASCII", "latin1", "bytes"):
             raise ValueError(f"encoding must be 'ASCII', 'latin1' or 'bytes', got {encoding!r}")
         if on_error not in ("raise", "skip"):
@@ -271,7 +275,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             "mode": mmap_mode,
             "map_type": memmap,
             "view_type": memmap if subok else np.ndarray,
-            "cache": bool(cache or preload),
+            "cache": bool((cache and mmap_mode is not None) or preload),
             "preload": bool(preload),
             "max_header_size": min(max(0, max_header_size), sys.maxsize),
             "skip": on_error == "skip",

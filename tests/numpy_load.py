@@ -8,6 +8,9 @@ import pytest
 
 import mmnpz
 
+MODE: Any = os.environ.get("MMNPZ_MODE")
+"""How files are read where the test does not say."""
+
 numpy_load = np.load
 read: list[str] = []
 
@@ -15,7 +18,7 @@ read: list[str] = []
 def load(file: Any, mmap_mode: Any = None, *args: Any, **options: Any) -> Any:
     if isinstance(file, str | bytes | os.PathLike) and os.fsdecode(file).endswith(".npz"):
         read.append(os.fsdecode(file))
-        return mmnpz.load(file, mmap_mode or "r", *args, **options)
+        return mmnpz.load(file, mmap_mode or MODE, *args, **options)
     return numpy_load(file, mmap_mode, *args, **options)
 
 

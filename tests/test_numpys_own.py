@@ -24,15 +24,16 @@ CANNOT_APPLY = {
     NumpyVersion(np.__version__) < "2.0.0", reason="NumPy 1's own tests do not run with today's Hypothesis"
 )
 @pytest.mark.thread_unsafe(reason="runs a process for a minute")
+@pytest.mark.parametrize("mode", [{"MMNPZ_MODE": "r"}, {}], ids=["r", "None"])
 @pytest.mark.timeout(600)
-def test_what_numpy_asks_of_its_reader() -> None:
+def test_what_numpy_asks_of_its_reader(mode: dict[str, str]) -> None:
     root = Path(__file__).parent.parent
     # Not by the options of this project: NumPy's tests have their own.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.numpy_load", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "--rootdir", str(Path(__file__).parent / "data"), "-o", "addopts=", "--pyargs", *MODULES],
         cwd=Path(__file__).parent / "data",
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root), **mode},
         capture_output=True,
         text=True,
         timeout=500,

@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -29,6 +29,7 @@ use crate::decompress::Summing;
 use crate::failure::{Failure, KeepGoing, check as check_going};
 use crate::fork;
 use crate::mapping::{self, Identity};
+use crate::pread;
 use crate::share::{self, Share};
 use crate::snapshot::Snapshot;
 
@@ -132,27 +133,50 @@ impl From<io::Error> for Wrong {
     }
 }
 
-/// Copies bytes, and makes sure that the copy has this checksum.
+/// Reads bytes from a place of a file on, as many as `to` has, and makes sure that they have this checksum.
 ///
 /// # Errors
-/// If it has another one, and [`Failure::Interrupted`].
-pub fn copy(from: &[u8], to: &mut [u8], expected: u32, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+/// If they have another one, those of the system, and [`Failure::Interrupted`].
+pub fn read(
+    snapshot: &Snapshot,
+    from: u64,
+    to: &mut [u8],
+    expected: u32,
+    keep_going: KeepGoing<'_>,
+) -> Result<(), Failure> {
     let mut crc = crc32fast::Hasher::new();
-    for (from, to) in from.chunks(PIECE as usize).zip(to.chunks_mut(PIECE as usize)) {
-        check_going(keep_going)?;
-        to.copy_from_slice(from);
+    for (number, to) in to.chunks_mut(PIECE as usize).enumerate() {
+        snapshot.read_to(from + number as u64 * PIECE, to, keep_going)?;
         crc.update(to);
     }
     let found = crc.finalize();
     if found == expected { Ok(()) } else { Err(ErrorKind::Checksum { expected, found }.into()) }
 }
 
+/// A file that was opened to be checked, or that a reader has open.
+#[derive(Debug)]
+enum Opened<'a> {
+    Now(File),
+    Before(&'a File),
+}
+
+impl Deref for Opened<'_> {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Opened::Now(file) => file,
+            Opened::Before(file) => file,
+        }
+    }
+}
+
 /// Where bytes are read from.
 #[derive(Debug)]
 pub struct Source<'a> {
     snapshot: &'a Snapshot,
-    /// The file, if it can still be opened by its path.
-    file: Option<File>,
+    /// The file, if it is open, or can still be opened by its path.
+    file: Option<Opened<'a>>,
 }
 
 impl<'a> Source<'a> {
@@ -163,6 +187,11 @@ impl<'a> Source<'a> {
     /// there any more.
     pub fn new(snapshot: &'a Snapshot) -> Result<Self, Failure> {
         use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+        if let Some(file) = snapshot.map().file() {
+            let source = Source { snapshot, file: Some(Opened::Before(file)) };
+            source.check_length()?;
+            return Ok(source);
+        }
         let opened = match snapshot.path().map(mapping::open_file).transpose() {
             Ok(opened) => opened,
             Err(Failure::Irregular) => None,
@@ -172,7 +201,7 @@ impl<'a> Source<'a> {
             Err(failure) => return Err(failure),
         };
         let is_same = |identity: &Identity| identity.inode == snapshot.identity().inode;
-        let file = opened.and_then(|(file, _, identity)| is_same(&identity).then_some(file));
+        let file = opened.and_then(|(file, _, identity)| is_same(&identity).then_some(Opened::Now(file)));
         let source = Source { snapshot, file };
         source.check_length()?;
         Ok(source)
@@ -185,8 +214,7 @@ impl<'a> Source<'a> {
     pub fn check_length(&self) -> Result<(), Failure> {
         match &self.file {
             Some(file) if file.metadata()?.len() < self.snapshot.identity().size => {
-                let text = "the file was cut short since it was opened";
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, text).into())
+                Err(pread::cut_short().into())
             }
             _ => Ok(()),
         }
@@ -201,16 +229,7 @@ impl<'a> Source<'a> {
             block[..count].copy_from_slice(&rest[..count]);
             return Ok(count);
         };
-        let mut count = 0;
-        while count < block.len() {
-            match read_at(file, &mut block[count..], at + count as u64) {
-                Ok(0) => break,
-                Ok(more) => count += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(count)
+        pread::read_up_to(file, block, at)
     }
 
     /// Adds the bytes of a range to a checksum.
@@ -226,16 +245,6 @@ impl<'a> Source<'a> {
         }
         Ok(())
     }
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, block: &mut [u8], at: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::read_at(file, block, at)
-}
-
-#[cfg(windows)]
-fn read_at(file: &File, block: &mut [u8], at: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_read(file, block, at)
 }
 
 /// The memory of a thread.
@@ -471,8 +480,8 @@ impl Check<'_> {
         let block = &mut room.block;
         let file_len = self.source.snapshot.window().len();
         let located = |bytes: &[u8]| -> Result<_, Error> {
-            let parts = [Part { at, bytes }];
-            let fetched = Fetched { parts: &parts, len: file_len };
+            let parts = [Part::new(at, bytes)];
+            let fetched = Fetched::new(&parts, file_len);
             let window = Window::of_fetched(&fetched);
             let crc = crc.map_or_else(|| member.local_checksum(window), Ok)?;
             Ok((member.file(window, name)?, crc))

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
+use mmnpz_format::Window;
 use mmnpz_format::npy::axes::Axes;
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::npy::literal::Literal;
@@ -75,7 +76,9 @@ impl Columns {
             let mut columns = Columns::default();
             columns.reserve(lookup.len());
             let mut codes = Codes::default();
-            lookup.facts(window, max_header_size, |facts| {
+            // The headers are not held any longer than one member is looked at.
+            let of_headers = |read: &mut dyn FnMut(Window<'_>) -> Result<(), Failure>| snapshot.reading(read);
+            lookup.facts(window, max_header_size, of_headers, |facts| {
                 let number = columns.crc.len();
                 if number % TOGETHER == 0 {
                     let next = (number..number + TOGETHER).map_while(|at| lookup.known(at));
@@ -128,9 +131,10 @@ impl Columns {
                 let code = codes.of(header.descr, &mut self.descrs);
                 self.add_array(code, axes, offset.cast_signed(), stored);
             }
+            ArrayFacts::Located(Err(error)) if !error.is_about_file() => return Err(error.into()),
             ArrayFacts::Located(Err(_)) => self.add_array(UNKNOWN_DTYPE, Axes::NONE, UNKNOWN, 0),
             ArrayFacts::Compressed(name) => {
-                let packed = snapshot.packed(&member, &name, &|| Ok(()));
+                let packed = snapshot.packed(&member, name, &|| Ok(()));
                 let found = packed.and_then(|mut packed| {
                     let (header, data) = packed.header(max_header_size, keep_going)?;
                     Ok((header, packed.size() - data as u64))
@@ -141,7 +145,7 @@ impl Columns {
                         let code = codes.of(header.descr, &mut self.descrs);
                         self.add_array(code, axes, UNKNOWN, room);
                     }
-                    Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+                    Err(failure @ (Failure::Interrupted | Failure::Io(_))) => return Err(failure),
                     Err(_) => self.add_array(UNKNOWN_DTYPE, Axes::NONE, UNKNOWN, 0),
                 }
             }
@@ -256,15 +260,14 @@ impl Info {
             let located = snapshot.locate(member, name, max_header_size, verify)?;
             (located.header.into_owned(), Some(located.offset), located.stored)
         };
-        let (lookup, window) = (snapshot.lookup(), snapshot.window());
-        let crc = lookup.checksum(window, member, name)?;
+        let lookup = snapshot.lookup();
         Ok(Info {
             header,
             offset,
             room,
             compress_type: lookup.compressed(member).map_or(0, |compressed| compressed.method),
             compress_size: member.extent().1,
-            crc: crc.map_or_else(|| member.local_checksum(window), Ok)?,
+            crc: snapshot.checksum(member, name)?,
         })
     }
 }

@@ -6,7 +6,10 @@
 //! a sixth of the time to copy one of 32 kB. So the system is first asked whether a few excerpts are in
 //! memory. If it does not tell, the time that copying takes does.
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,6 +17,7 @@ use crate::failure::{Failure, KeepGoing, check};
 use crate::fetch::{LOOKS, POLL, Place, STEP, is_cold};
 use crate::mapping::Map;
 use crate::paging::Advice;
+use crate::pread::read_exact_to;
 use crate::{copy_pool, fork};
 
 /// The size of a unit: a thread copies up to this many bytes at a time, in whole excerpts.
@@ -52,6 +56,8 @@ pub struct Copying<'a> {
     /// Up to which byte of the batch the system was told of the excerpts.
     told: AtomicUsize,
     stop: AtomicBool,
+    /// The number of an excerpt that the system could not read, and why, if the file is not mapped.
+    failed: OnceLock<(usize, io::Error)>,
 }
 
 /// The first byte of the batch.
@@ -67,23 +73,26 @@ impl<'a> Copying<'a> {
     /// Prepares to copy the excerpts at `places` to `out`.
     ///
     /// # Safety
-    /// - All `places` lie in the map, and none has more than `room` bytes.
+    /// - All `places` lie in the file, and none has more than `room` bytes.
     /// - If one has less, `pad` is not empty, and its length divides the number of bytes that it fills.
     /// - `out` has `room` bytes for each place, which no other code reads or writes as long as the value
     ///   lives, and which do not lie in the map.
     pub unsafe fn new(map: &'a Map, places: &'a [Place], room: usize, pad: &'a [u8], out: *mut u8) -> Self {
+        // A read of an excerpt takes as long as to copy much more: each is a unit for some thread.
+        let most = if map.file().is_some() { room.min(UNIT) } else { UNIT };
         Copying {
             map,
             places,
             room,
             pad,
             out: Out(out),
-            unit: if room == 0 || room > UNIT { UNIT } else { UNIT / room * room },
+            unit: if room == 0 || room > UNIT { UNIT } else { most / room * room },
             parts: Vec::new(),
             cold: AtomicBool::new(false),
             slow: AtomicUsize::new(0),
             told: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            failed: OnceLock::new(),
         }
     }
 
@@ -95,8 +104,14 @@ impl<'a> Copying<'a> {
     /// Copies all excerpts, with up to `threads` threads, the calling one included.
     ///
     /// # Errors
-    /// [`Failure::Interrupted`].
-    pub fn run(mut self, threads: usize, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+    /// [`Failure::Interrupted`]. If the file is not mapped, those of the system, with the number of the
+    /// excerpt.
+    pub fn run(mut self, threads: usize, keep_going: KeepGoing<'_>) -> Result<(), (Option<usize>, Failure)> {
+        self.copy_all(threads, keep_going).map_err(|failure| (None, failure))?;
+        self.failed.into_inner().map_or(Ok(()), |(number, error)| Err((Some(number), error.into())))
+    }
+
+    fn copy_all(&mut self, threads: usize, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let looks = (self.total() / LOOK_EVERY).clamp(1, LOOKS);
         if is_cold(self.map, self.places, looks) {
             self.cold.store(true, Ordering::Relaxed);
@@ -211,6 +226,9 @@ impl<'a> Copying<'a> {
     }
 
     fn copy(&self, unit: &Range<usize>) {
+        if let Some(file) = self.map.file() {
+            return self.read(file, unit);
+        }
         let map = self.map.start();
         self.for_each_piece(unit, |at, place, padding| {
             // While this excerpt is copied, the processor fetches the start of the next one.
@@ -225,6 +243,29 @@ impl<'a> Copying<'a> {
                 if padding > 0 {
                     self.fill(to.add(place.bytes), padding, at + place.bytes);
                 }
+            }
+        });
+    }
+
+    /// As [`Copying::copy`], where the file is not mapped.
+    #[cold]
+    fn read(&self, file: &File, unit: &Range<usize>) {
+        self.for_each_piece(unit, |at, place, padding| {
+            // SAFETY: by the contract of `new`, the batch has as many bytes, and those of the padding, from
+            // `at` on, and this thread alone has taken the unit. They may be uninitialized, and a call of the
+            // system writes to them.
+            let read = unsafe {
+                let to = self.out.0.add(at);
+                let read = read_exact_to(file, to, place.bytes, place.offset as u64);
+                if padding > 0 {
+                    self.fill(to.add(place.bytes), padding, at + place.bytes);
+                }
+                read
+            };
+            if let Err(error) = read {
+                // Of several errors, the first one counts.
+                let _ = self.failed.set((at / self.room, error));
+                self.stop.store(true, Ordering::Relaxed);
             }
         });
     }

@@ -5,7 +5,10 @@
 //! at once: it decompresses members up to some size. zlib-rs does the rest in pieces: headers, and members
 //! that take so long that the caller must be asked whether to go on.
 
+use std::borrow::Cow;
 use std::cell::Cell;
+use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -22,7 +25,9 @@ use mmnpz_format::window::{Fetched, Part};
 use mmnpz_format::zip::records::{AES, DEFLATED, ZSTANDARD};
 
 use crate::failure::{Failure, KeepGoing, check};
-use crate::fetch::POLL;
+use crate::fetch::{POLL, Place};
+use crate::mapping::Map;
+use crate::pread::read_all_at;
 use crate::share::{self, Share};
 
 /// A member of up to this size is decompressed for its header, too: that takes some ten microseconds.
@@ -36,6 +41,9 @@ const PIECE: usize = 1 << 22;
 
 /// How many bytes are decompressed for the header, unless it says that it has more.
 const HEADER: u64 = 1 << 10;
+
+/// How many bytes of a member are read for its header, unless that takes more.
+const START: u64 = 1 << 16;
 
 /// The most bytes that one byte of deflated data can become.
 const MOST_DEFLATED: u64 = 1032;
@@ -55,9 +63,17 @@ const IS_LONGER: &str = "it has more bytes than the archive says";
 const IS_SHORTER: &str = "it has fewer bytes than the archive says";
 const IS_WRONG: &str = "its compressed bytes are damaged";
 
+/// Where the bytes of a compressed member are.
+#[derive(Clone)]
+enum Stored<'a> {
+    Here(&'a [u8]),
+    /// In a file that is not mapped.
+    File(&'a File, Range<u64>),
+}
+
 /// A compressed member.
 pub struct Packed<'a> {
-    bytes: &'a [u8],
+    stored: Stored<'a>,
     compressed: Compressed,
     /// All bytes of a small member, once they were needed for its header.
     small: Option<Vec<u8>>,
@@ -69,22 +85,93 @@ impl<'a> Packed<'a> {
     /// # Errors
     /// If no such member can be decompressed.
     pub fn new(bytes: &'a [u8], compressed: Compressed) -> Result<Self, Error> {
+        Self::of(Stored::Here(bytes), compressed)
+    }
+
+    /// The member that has this range of a file that is not mapped, which is inside the file.
+    ///
+    /// # Errors
+    /// As for [`Packed::new`].
+    pub(crate) fn of_file(file: &'a File, range: Range<u64>, compressed: Compressed) -> Result<Self, Error> {
+        Self::of(Stored::File(file, range), compressed)
+    }
+
+    fn of(stored: Stored<'a>, compressed: Compressed) -> Result<Self, Error> {
+        let packed = Packed { stored, compressed, small: None };
         let most = match compressed.method {
             DEFLATED => MOST_DEFLATED,
             ZSTANDARD => MOST_ZSTANDARD,
             AES => return Err(ErrorKind::Encrypted.into()),
             method => return Err(ErrorKind::Method(method).into()),
         };
-        let (size, stored) = (compressed.size, bytes.len() as u64);
+        let (size, stored) = (compressed.size, packed.stored_size());
         if size > stored.saturating_mul(most) {
             return Err(ErrorKind::CompressedTooSmall { size, stored }.into());
         }
-        Ok(Packed { bytes, compressed, small: None })
+        Ok(packed)
     }
 
-    /// Its bytes in the file.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
+    /// How many bytes it has in the file.
+    pub fn stored_size(&self) -> u64 {
+        match &self.stored {
+            Stored::Here(bytes) => bytes.len() as u64,
+            Stored::File(_, range) => range.end - range.start,
+        }
+    }
+
+    /// The place of its bytes in the file, which `map` has.
+    pub fn place(&self, map: &Map) -> Place {
+        let offset = match &self.stored {
+            Stored::Here(bytes) => map.offset_of(bytes.as_ptr()),
+            Stored::File(_, range) => range.start as usize,
+        };
+        Place { offset, bytes: self.stored_size() as usize }
+    }
+
+    /// Its first bytes in the file, at most `count`: of a file that is not mapped, read anew each time.
+    fn start(&self, count: u64, keep_going: KeepGoing<'_>) -> Result<Cow<'a, [u8]>, Failure> {
+        let count = count.min(self.stored_size());
+        match &self.stored {
+            Stored::Here(bytes) => Ok(bytes[..count as usize].into()),
+            Stored::File(file, range) => {
+                let no_memory = |_| Error::from(ErrorKind::NoMemory { size: count as usize });
+                let mut bytes = Vec::new();
+                bytes
+                    .try_reserve_exact(usize::try_from(count).map_err(|_| ErrorKind::TooLarge)?)
+                    .map_err(no_memory)?;
+                bytes.resize(count as usize, 0);
+                read_all_at(file, &mut bytes, range.start, keep_going)?;
+                Ok(bytes.into())
+            }
+        }
+    }
+
+    /// All its bytes in the file.
+    fn all(&self, keep_going: KeepGoing<'_>) -> Result<Cow<'a, [u8]>, Failure> {
+        self.start(u64::MAX, keep_going)
+    }
+
+    /// Does work with as many of its first bytes as are needed for it.
+    fn with_start<T>(
+        &self,
+        keep_going: KeepGoing<'_>,
+        work: impl Fn(&[u8]) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut count = match self.stored {
+            Stored::Here(_) => u64::MAX,
+            Stored::File(..) => START,
+        };
+        loop {
+            match work(&self.start(count, keep_going)?) {
+                Err(Failure::Format(error))
+                    if count < self.stored_size()
+                        && matches!(error.kind, ErrorKind::Compression(IS_SHORTER | ENDS_EARLY)) =>
+                {
+                    count = count.saturating_mul(4);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// How many bytes the member has when it is decompressed, as the archive says.
@@ -102,15 +189,26 @@ impl<'a> Packed<'a> {
         keep_going: KeepGoing<'_>,
     ) -> Result<(Header<'static>, usize), Failure> {
         let size = self.compressed.size;
-        if size <= SMALL && self.bytes.len() <= AT_ONCE {
+        if size <= SMALL && self.stored_size() <= AT_ONCE as u64 {
             let mut whole = vec![0; size as usize];
-            self.at_once(&mut whole, keep_going)?;
+            self.at_once(&self.all(keep_going)?, &mut whole, keep_going)?;
             let (header, data) = Header::parse(&whole, max_header_size)?;
             let found = (header.into_owned(), data);
             self.small = Some(whole);
             return Ok(found);
         }
-        let mut pieces = Pieces::new(self.bytes, self.compressed.method)?;
+        self.with_start(keep_going, |bytes| self.header_in(bytes, max_header_size, keep_going))
+    }
+
+    /// The header that the first bytes of the member have.
+    fn header_in(
+        &self,
+        bytes: &[u8],
+        max_header_size: usize,
+        keep_going: KeepGoing<'_>,
+    ) -> Result<(Header<'static>, usize), Failure> {
+        let size = self.compressed.size;
+        let mut pieces = Pieces::new(bytes, self.compressed.method)?;
         let mut start = Vec::new();
         let mut wanted = HEADER.min(size);
         loop {
@@ -119,8 +217,8 @@ impl<'a> Packed<'a> {
             if pieces.fill(&mut start[there..], keep_going)? < wanted as usize - there {
                 return Err(ErrorKind::Compression(IS_SHORTER).into());
             }
-            let parts = [Part { at: 0, bytes: &start }];
-            let fetched = Fetched { parts: &parts, len: size };
+            let parts = [Part::new(0, &start)];
+            let fetched = Fetched::new(&parts, size);
             match Header::read(Window::of_fetched(&fetched), 0..size, max_header_size) {
                 Err(Error { kind: ErrorKind::Missing(range), .. }) => wanted = range.end,
                 read => return Ok(read.map(|(header, data)| (header.into_owned(), data))?),
@@ -136,9 +234,11 @@ impl<'a> Packed<'a> {
         if self.compressed.size == 0 {
             return Ok(start.is_empty());
         }
-        let mut found = vec![0; start.len()];
-        let count = Pieces::new(self.bytes, self.compressed.method)?.fill(&mut found, keep_going)?;
-        Ok(found[..count] == *start)
+        self.with_start(keep_going, |bytes| {
+            let mut found = vec![0; start.len()];
+            let count = Pieces::new(bytes, self.compressed.method)?.fill(&mut found, keep_going)?;
+            Ok(found[..count] == *start)
+        })
     }
 
     /// Makes sure that the member has as many bytes as the archive says, before that takes memory.
@@ -150,8 +250,9 @@ impl<'a> Packed<'a> {
             return Ok(());
         }
         let mut sum = Summing::new(&self.compressed)?;
-        let last = self.bytes.len().div_ceil(SUMMED).saturating_sub(1);
-        for (number, piece) in self.bytes.chunks(SUMMED).enumerate() {
+        let bytes = self.all(keep_going)?;
+        let last = bytes.len().div_ceil(SUMMED).saturating_sub(1);
+        for (number, piece) in bytes.chunks(SUMMED).enumerate() {
             check(keep_going)?;
             if !sum.add(piece, number == last, keep_going)? {
                 return Err(Failure::Interrupted);
@@ -169,13 +270,16 @@ impl<'a> Packed<'a> {
         let size = self.compressed.size;
         if let Some(small) = &self.small {
             out.copy_from_slice(&small[..out.len()]);
-        } else if size == 0 && self.bytes.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.all(keep_going)?;
+        if size == 0 && bytes.is_empty() {
             // A folder that is marked as compressed.
             self.compare(0)?;
-        } else if out.len() as u64 == size && out.len().max(self.bytes.len()) <= AT_ONCE {
-            self.at_once(out, keep_going)?;
+        } else if out.len() as u64 == size && out.len().max(bytes.len()) <= AT_ONCE {
+            self.at_once(&bytes, out, keep_going)?;
         } else {
-            let mut pieces = Pieces::new(self.bytes, self.compressed.method)?;
+            let mut pieces = Pieces::new(&bytes, self.compressed.method)?;
             let mut crc = crc32fast::Hasher::new();
             let mut fill = |piece: &mut [u8]| {
                 check(keep_going)?;
@@ -199,19 +303,19 @@ impl<'a> Packed<'a> {
         Ok(())
     }
 
-    fn at_once(&self, out: &mut [u8], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+    fn at_once(&self, bytes: &[u8], out: &mut [u8], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let wrong = |why| Err(ErrorKind::Compression(why).into());
         let made = if self.compressed.method == DEFLATED {
-            match libdeflater::Decompressor::new().deflate_decompress(self.bytes, out) {
+            match libdeflater::Decompressor::new().deflate_decompress(bytes, out) {
                 Ok(made) => made,
                 // Because it does not end, or for a reason that a second look tells.
-                Err(_) => self.in_pieces(out, keep_going)?,
+                Err(_) => self.in_pieces(bytes, out, keep_going)?,
             }
         } else {
-            match context()?.decompress(out, self.bytes) {
+            match context()?.decompress(out, bytes) {
                 Ok(made) => made,
                 // Because of what follows the last frame, or for a reason that a second look tells.
-                Err(_) => self.in_pieces(out, keep_going)?,
+                Err(_) => self.in_pieces(bytes, out, keep_going)?,
             }
         };
         if made < out.len() {
@@ -222,8 +326,8 @@ impl<'a> Packed<'a> {
 
     /// Decompresses what cannot be decompressed at once, and says how many bytes there are.
     #[cold]
-    fn in_pieces(&self, out: &mut [u8], keep_going: KeepGoing<'_>) -> Result<usize, Failure> {
-        let mut pieces = Pieces::new(self.bytes, self.compressed.method)?;
+    fn in_pieces(&self, bytes: &[u8], out: &mut [u8], keep_going: KeepGoing<'_>) -> Result<usize, Failure> {
+        let mut pieces = Pieces::new(bytes, self.compressed.method)?;
         let made = pieces.fill(out, keep_going)?;
         pieces.end(keep_going)?;
         Ok(made)

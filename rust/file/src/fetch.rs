@@ -36,22 +36,23 @@ pub struct Place {
 }
 
 impl Map {
-    /// Whether a place lies in the map.
+    /// Whether a place lies in the file.
     #[inline]
     pub fn has(&self, place: Place) -> bool {
-        place.offset.checked_add(place.bytes).is_some_and(|end| end <= self.bytes().len())
+        place.offset.checked_add(place.bytes).is_some_and(|end| end <= self.len())
     }
 
     /// Whether an address is in the map, or where the map ends.
     #[inline]
     pub fn contains(&self, address: *const u8) -> bool {
+        // A file that is not mapped has no addresses.
         (self.start().addr()..=self.start().addr() + self.bytes().len()).contains(&address.addr())
     }
 
-    /// Where an address is in the map. One that is not gives the end of the map, where nothing is.
+    /// Where an address is in the map. One that is not gives the end of the file, where nothing is.
     #[inline]
     pub fn offset_of(&self, address: *const u8) -> usize {
-        if self.contains(address) { address.addr() - self.start().addr() } else { self.bytes().len() }
+        if self.contains(address) { address.addr() - self.start().addr() } else { self.len() }
     }
 
     /// Whether some of an array's items lie in the map.
@@ -63,13 +64,14 @@ impl Map {
     /// The place of an array's items, if all of them lie in the map.
     pub fn place_of(&self, extent: &Extent) -> Option<Place> {
         let offset = extent.addresses.start.checked_sub(self.start().addr())?;
-        Some(Place { offset, bytes: extent.addresses.len() }).filter(|&place| self.has(place))
+        let end = offset.checked_add(extent.addresses.len())?;
+        (end <= self.bytes().len()).then_some(Place { offset, bytes: extent.addresses.len() })
     }
 
     /// The place of the headers of a member whose local header starts at this byte.
     pub fn headers_at(&self, local_header: u64) -> Option<Place> {
         let offset = usize::try_from(local_header).ok()?;
-        let left = self.bytes().len().checked_sub(offset).filter(|&left| left > 0)?;
+        let left = self.len().checked_sub(offset).filter(|&left| left > 0)?;
         Some(Place { offset, bytes: HEADERS.min(left) })
     }
 }

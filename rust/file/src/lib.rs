@@ -14,11 +14,12 @@
 //! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that appends to it.
 //!   [`writer`]: an archive that is open for writing. [`repair`]: the directory of an archive that no writer
 //!   closed.
+//! - `pread`, `parts`: reading a file that is not mapped.
 //! - [`fetch`]: having the system read many places of a map at once. [`excerpts`]: where a batch lies in a
 //!   map.
 //! - `copy_pool`, `share`: threads that share work. [`copy`]: copying excerpts of a map.
 //! - [`decompress`]: from the bytes of compressed members to those of `.npy` files.
-//! - [`snapshot`]: one state of a file, and the protocol by which it is read.
+//! - `opening`, [`snapshot`]: one state of a file, and the protocol by which it is read.
 //! - [`columns`]: what is known of all members, as lists of numbers.
 //! - [`nearest`]: the names that are most like one that is not there.
 //! - [`first_wins`]: a hash map in which the first value of a key stays: the views of members.
@@ -40,7 +41,10 @@ mod lock;
 mod map_limit;
 pub mod mapping;
 pub mod nearest;
+mod opening;
 pub mod paging;
+mod parts;
+mod pread;
 mod recovery;
 pub mod repair;
 pub mod replace;

@@ -11,6 +11,7 @@ use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::failure::{Failure, KeepGoing, check};
 use crate::map_limit::Claim;
+use crate::parts::Reading;
 use mmnpz_format::Window;
 use mmnpz_format::recover::recovery_scan;
 
@@ -37,6 +38,8 @@ pub enum Mode {
     Read,
     /// For writing to memory of this process: the file never changes.
     Copy,
+    /// For reading by calls of the system: the file is not mapped.
+    Unmapped,
 }
 
 /// How many bytes are copied between two questions whether to go on.
@@ -53,6 +56,8 @@ pub(crate) enum Memory {
     Copied(MmapMut),
     /// Memory of someone else.
     Lent(Box<dyn Lent>),
+    /// No memory, but a file, and how many bytes it has.
+    Unmapped(File, usize),
 }
 
 impl Deref for Memory {
@@ -63,6 +68,7 @@ impl Deref for Memory {
             Memory::Shared(map) | Memory::Private(map) => map,
             Memory::Copied(map) => map,
             Memory::Lent(memory) => memory.bytes(),
+            Memory::Unmapped(..) => &[],
         }
     }
 }
@@ -80,7 +86,7 @@ impl Memory {
         mode: Mode,
         keep_going: KeepGoing<'_>,
     ) -> Result<Self, Failure> {
-        if mode == Mode::Read {
+        if mode != Mode::Copy {
             return Ok(Memory::Lent(memory));
         }
         let mut copy = MmapOptions::new().len(memory.bytes().len()).map_anon()?;
@@ -92,19 +98,22 @@ impl Memory {
     }
 }
 
-/// The bytes of an archive, for reading.
+/// The bytes of an archive, for reading; or, if it is not mapped, the open file.
 #[derive(Debug)]
 pub struct Map {
     memory: Memory,
     /// Where `memory` has its bytes: to ask it each time would take longer.
     start: *const u8,
+    /// How many: none if the file is not mapped.
+    mapped: usize,
+    /// How many bytes the file has, mapped or not.
     len: usize,
     /// The right to the map, given back once the map is gone.
     _claim: Option<Claim>,
 }
 
-// SAFETY: `start` and `len` are those of `memory`, which may be sent to and used by other threads; they are
-// only read.
+// SAFETY: `start` and `mapped` are those of `memory`, which may be sent to and used by other threads; they
+// are only read.
 unsafe impl Send for Map {}
 // SAFETY: as above.
 unsafe impl Sync for Map {}
@@ -112,17 +121,37 @@ unsafe impl Sync for Map {}
 impl Map {
     /// Memory that, if it is a map, there is a [claim](Claim::new) for.
     pub(crate) fn new(memory: Memory, claim: Option<Claim>) -> Self {
-        let (start, len) = (memory.as_ptr(), memory.len());
-        Map { memory, start, len, _claim: claim }
+        let (start, mapped) = (memory.as_ptr(), memory.len());
+        let len = if let Memory::Unmapped(_, len) = memory { len } else { mapped };
+        Map { memory, start, mapped, len, _claim: claim }
     }
 
-    /// The bytes of the file.
+    /// How many bytes the file has.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The file, if it is not mapped.
+    pub(crate) fn file(&self) -> Option<&File> {
+        match &self.memory {
+            Memory::Unmapped(file, _) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The bytes of the file; none if it is not mapped.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the memory has these bytes for as long as it lives, wherever it is moved to: a map does not
         // move, and `Lent` says so for the memory of others. Others may write to the bytes meanwhile, with
         // `Copied` and `Lent` other threads of this process, through NumPy: see `map`.
-        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+        unsafe { std::slice::from_raw_parts(self.start, self.mapped) }
     }
 
     pub(crate) fn memory(&self) -> &Memory {
@@ -188,7 +217,7 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Metadata, Identity), Failu
 }
 
 /// What tells an open file from others.
-fn identify(file: &File) -> Result<(Metadata, Identity), Failure> {
+pub(crate) fn identify(file: &File) -> Result<(Metadata, Identity), Failure> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         #[cfg(unix)]
@@ -226,8 +255,22 @@ pub(crate) fn opened_again(file: File) -> (File, bool) {
 /// Maps a whole open file. Looks for its holes only if its position is its own, as that moves the position.
 pub(crate) fn map_open(file: &File, mode: Mode, is_own: bool) -> Result<MappedFile, Failure> {
     let (metadata, identity) = identify(file)?;
-    let memory = if mode == Mode::Copy { map_copied(file)? } else { map(file)? };
-    let holes = if is_own { holes(file, &metadata, &memory) } else { Vec::new() };
+    let memory = match mode {
+        Mode::Read => map(file)?,
+        Mode::Copy => map_copied(file)?,
+        Mode::Unmapped => {
+            let size =
+                usize::try_from(metadata.len()).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            Memory::Unmapped(file.try_clone()?, size)
+        }
+    };
+    let holes = match &memory {
+        _ if !is_own => Vec::new(),
+        Memory::Unmapped(file, _) => {
+            Reading::of_directory(file, metadata.len()).alone(|window| Ok(holes(file, &metadata, window)))?
+        }
+        memory => holes(file, &metadata, memory.deref().into()),
+    };
     Ok(MappedFile { memory, identity, holes })
 }
 
@@ -256,15 +299,15 @@ const MOST_HOLES: usize = 1 << 12;
 
 /// The holes of a file with these bytes, in ascending order. The room in front of a closed directory counts
 /// as a hole, although there are fences in it: readers do not look there.
-pub(crate) fn holes(file: &File, metadata: &Metadata, bytes: &[u8]) -> Vec<Range<u64>> {
+pub(crate) fn holes(file: &File, metadata: &Metadata, window: Window<'_>) -> Vec<Range<u64>> {
     if !has_holes(metadata) {
         return Vec::new();
     }
-    // The window has all bytes, so no error means that some were not fetched.
-    let room = recovery_scan::closed_room(bytes.into()).unwrap_or(0..0);
+    // That bytes cannot be read is found out by who needs them.
+    let room = recovery_scan::closed_room(window).unwrap_or(0..0);
     let mut holes = holes_in(file, 0..room.start);
     holes.extend((!room.is_empty()).then_some(room.clone()));
-    holes.extend(holes_in(file, room.end..metadata.len()));
+    holes.extend(holes_in(file, room.end..window.len()));
     holes
 }
 
@@ -353,4 +396,20 @@ fn shares_no_pages(error: &io::Error) -> bool {
     return matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EOPNOTSUPP | libc::EINVAL));
     #[cfg(not(unix))]
     return false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::items::Extent;
+
+    #[test]
+    fn a_file_that_is_not_mapped_has_no_addresses() {
+        let map = Map::new(Memory::Unmapped(tempfile::tempfile().unwrap(), usize::MAX / 2), None);
+        let array = [0_u8; 100];
+        let start = array.as_ptr();
+        let extent = Extent { addresses: start.addr()..start.addr() + 100, bytes: 100 };
+        assert!(!map.contains(start) && !map.overlaps(&extent) && map.place_of(&extent).is_none());
+        assert_eq!((map.offset_of(start), map.len(), map.bytes()), (usize::MAX / 2, usize::MAX / 2, &[][..]));
+    }
 }

@@ -37,7 +37,7 @@ impl Map {
     /// Advises the system on `length` bytes from `offset` on. The system may ignore advice: this ignores its
     /// errors, and ranges that are not in the map.
     pub fn advise(&self, advice: Advice, offset: usize, length: usize) {
-        let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.bytes().len());
+        let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.len());
         if is_inside && length > 0 {
             give(self.memory(), advice, offset, length);
         }
@@ -47,9 +47,14 @@ impl Map {
     ///
     /// For a file of another user, the system always says that all pages are in memory.
     pub fn is_absent(&self, offset: usize, length: usize) -> bool {
-        let end = offset.saturating_add(length).min(self.bytes().len());
+        let end = offset.saturating_add(length).min(self.len());
         // Memory of someone else starts anywhere in a page, and is hardly ever on a disk.
-        offset < end && !matches!(self.memory(), Memory::Lent(_)) && absent(self.start(), offset, end)
+        offset < end
+            && match self.memory() {
+                Memory::Lent(_) => false,
+                Memory::Unmapped(file, _) => would_wait(file, offset) || would_wait(file, end - 1),
+                _ => absent(self.start(), offset, end),
+            }
     }
 }
 
@@ -74,8 +79,53 @@ fn give(memory: &Memory, advice: Advice, offset: usize, length: usize) {
         Memory::Shared(map) | Memory::Private(map) => map.advise_range(checked, offset, length),
         Memory::Copied(map) => map.advise_range(checked, offset, length),
         Memory::Lent(_) => Ok(()),
+        Memory::Unmapped(file, _) => {
+            advise_file(file, advice, offset, length);
+            Ok(())
+        }
     };
 }
+
+/// Advice on a file that is not mapped.
+#[cfg(target_os = "linux")]
+fn advise_file(file: &std::fs::File, advice: Advice, offset: usize, length: usize) {
+    use std::os::fd::AsRawFd;
+
+    let advice = match advice {
+        Advice::Normal => libc::POSIX_FADV_NORMAL,
+        Advice::Random => libc::POSIX_FADV_RANDOM,
+        Advice::Sequential => libc::POSIX_FADV_SEQUENTIAL,
+        Advice::WillNeed => libc::POSIX_FADV_WILLNEED,
+        Advice::DontNeed => return,
+    };
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call uses no memory.
+    unsafe { libc::posix_fadvise64(file.as_raw_fd(), offset, length, advice) };
+}
+
+/// Whether a read of the byte at this place of a file would wait for the disk, as far as the system tells.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn would_wait(file: &std::fs::File, offset: usize) -> bool {
+    use std::os::fd::AsRawFd;
+
+    let mut byte = 0_u8;
+    let to = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // Not by the function of the C library, which old ones do not have.
+    // SAFETY: the descriptor is open as long as `file` is borrowed; `to` is one byte, which is there. The
+    // place is in the first of the two halves, which has 64 bits.
+    let read = unsafe {
+        libc::syscall(libc::SYS_preadv2, file.as_raw_fd(), &raw const to, 1, offset, 0, libc::RWF_NOWAIT)
+    };
+    read < 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
+}
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn would_wait(_file: &std::fs::File, _offset: usize) -> bool {
+    false
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn advise_file(_file: &std::fs::File, _advice: Advice, _offset: usize, _length: usize) {}
 
 #[cfg(not(unix))]
 fn give(_memory: &Memory, _advice: Advice, _offset: usize, _length: usize) {}

@@ -236,7 +236,7 @@ fn end_of_archive(file: &File, keep_going: KeepGoing<'_>) -> Result<u64, Failure
         return Ok(0);
     }
     let map = mapping::map(file)?;
-    let holes = mapping::holes(file, &metadata, &map);
+    let holes = mapping::holes(file, &metadata, map[..].into());
     let window = Window::whole(&map, &holes);
     let survey = match polled(keep_going, |keep_going| Survey::new(window, Effort::Read, keep_going)) {
         Err(Failure::Interrupted) => return Err(Failure::Interrupted),

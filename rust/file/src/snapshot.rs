@@ -26,16 +26,17 @@ use mmnpz_format::Window;
 use mmnpz_format::error::{Error, ErrorKind};
 use mmnpz_format::read::lookup::{Found, LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::{Member, MemberId};
-use mmnpz_format::recover::recovery_scan::Effort;
-use mmnpz_format::recover::survey::{Survey, Visibility};
-use mmnpz_format::zip::end::DirectoryLocation;
 
 use crate::decompress::Packed;
-use crate::failure::{Failure, KeepGoing, polled};
+use crate::failure::{Failure, KeepGoing, check, polled};
 use crate::fetch::Place;
 use crate::lock;
 use crate::map_limit::Claim;
 use crate::mapping::{self, Identity, Lent, Map, MappedFile, Memory, Mode};
+pub use crate::opening::Unlisted;
+use crate::opening::{Beside, Opened};
+use crate::parts::{Kept, Reading};
+use crate::pread::{cut_short, read_all_at};
 
 /// How often a reader opens a file that is being written, at most, with a pause in between.
 const ATTEMPTS: u32 = 1000;
@@ -44,18 +45,12 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// How long a reader tries again to find the members of a file that is being written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How many bytes are read between two questions whether to go on.
+const STEP: usize = 1 << 26;
+
 /// A function of the caller that calls [`Snapshot::verify`]. Reads call it when the snapshot has to be
 /// verified.
 pub type Verify<'a> = &'a dyn Fn() -> Result<(), Failure>;
-
-/// Members that the directory at the end of the file does not list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unlisted {
-    /// How many were found.
-    pub count: usize,
-    /// Whether there is no directory at the end of the file.
-    pub is_lost: bool,
-}
 
 /// Where the bytes of an archive come from.
 #[derive(Debug)]
@@ -79,6 +74,9 @@ pub struct Snapshot {
     /// The holes of the file, as they were when it was opened.
     holes: Vec<Range<u64>>,
     map: Arc<Map>,
+    mode: Mode,
+    /// What was read of its directory, if the file is not mapped.
+    kept: Option<Kept>,
     lookup: Lookup,
     unlisted: Option<Unlisted>,
 }
@@ -110,11 +108,12 @@ impl Snapshot {
                 let memory = Memory::lent(memory, mode, keep_going)?;
                 let identity = Identity { size: memory.len() as u64, modified: 0, inode: 0 };
                 let file = MappedFile { memory, identity, holes: Vec::new() };
-                let opened = Opened::once(file, || false, || true, expected, keep_going)?;
-                return Ok(opened.into_snapshot(name, None, claim));
+                let opened = Opened::once(file, &Beside::nobody(), expected, keep_going)?;
+                return Ok(Self::of(opened, mode, name, None, claim));
             }
         };
-        let claim = Some(Claim::new()?);
+        // A file that is not mapped takes none of the maps that a process may have.
+        let claim = if mode == Mode::Unmapped { None } else { Some(Claim::new()?) };
         let is_taken = || match (&path, &file) {
             (Some(path), _) => lock::is_taken(path),
             (None, Some((file, true))) => lock::is_taken_of(file),
@@ -128,11 +127,13 @@ impl Snapshot {
             let before = file.identity;
             // That no writer has the file says nothing of one that was killed, or has closed it, meanwhile.
             let is_quiet = || !is_taken() && !path.as_deref().is_some_and(|path| was_changed(path, before));
-            Opened::once(file, is_taken, is_quiet, expected, keep_going)
+            Opened::once(file, &Beside { is_taken: &is_taken, is_quiet: &is_quiet }, expected, keep_going)
         };
         for _ in 0..ATTEMPTS {
             match once() {
-                Ok(opened) if opened.is_same => return Ok(opened.into_snapshot(name, path, claim)),
+                Ok(opened) if opened.is_same => {
+                    return Ok(Self::of(opened, mode, name, path, claim));
+                }
                 Ok(_) => {}
                 Err(Failure::Format(_)) => {
                     if !is_taken() {
@@ -143,7 +144,22 @@ impl Snapshot {
             }
             thread::sleep(PAUSE);
         }
-        Ok(once()?.into_snapshot(name, path, claim))
+        Ok(Self::of(once()?, mode, name, path, claim))
+    }
+
+    fn of(opened: Opened, mode: Mode, shown: PathBuf, path: Option<PathBuf>, claim: Option<Claim>) -> Self {
+        let MappedFile { memory, identity, holes } = opened.file;
+        Snapshot {
+            shown,
+            path,
+            identity,
+            holes,
+            map: Arc::new(Map::new(memory, claim)),
+            mode,
+            kept: opened.kept,
+            lookup: opened.lookup,
+            unlisted: opened.unlisted,
+        }
     }
 
     /// What messages call the file.
@@ -181,7 +197,106 @@ impl Snapshot {
     /// The window through which the lookup reads the file.
     #[inline]
     pub fn window(&self) -> Window<'_> {
-        Window::whole(self.bytes(), &self.holes)
+        match &self.kept {
+            None => Window::whole(self.bytes(), &self.holes),
+            Some(kept) => Window::of_fetched(kept).with_holes(&self.holes),
+        }
+    }
+
+    /// Calls `read` with a window in which all is that it needs.
+    ///
+    /// # Errors
+    /// Those of `read`, and of the system.
+    #[inline]
+    pub fn reading<T>(&self, read: impl FnOnce(Window<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+        match &self.kept {
+            None => read(Window::whole(self.bytes(), &self.holes)),
+            Some(kept) => self.reading_more(kept, read),
+        }
+    }
+
+    #[cold]
+    fn reading_more<T>(
+        &self,
+        kept: &Kept,
+        read: impl FnOnce(Window<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Some(file) = self.map.file() else { return read(self.window()) };
+        let headers = Reading::of_headers(file, kept.file_len());
+        headers.with(kept, |window| read(window.with_holes(&self.holes)))
+    }
+
+    /// The checksum that the archive has of a member.
+    ///
+    /// # Errors
+    /// Those of [`Lookup::checksum`].
+    pub fn checksum(&self, member: &Member, name: &str) -> Result<u32, Failure> {
+        self.reading(|window| {
+            let crc = self.lookup.checksum(window, member, name)?;
+            Ok(crc.map_or_else(|| member.local_checksum(window), Ok)?)
+        })
+    }
+
+    /// Whether a lookup reads the array, into memory of its own.
+    #[inline]
+    pub fn reads_arrays(&self) -> bool {
+        self.mode == Mode::Unmapped
+    }
+
+    /// Whether the file is not mapped.
+    #[inline]
+    pub fn is_unmapped(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Reads bytes from a place of the file on, as many as `out` has.
+    ///
+    /// # Errors
+    /// Those of the system, and [`Failure::Interrupted`].
+    pub fn read_to(&self, offset: u64, out: &mut [u8], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+        if let Some(file) = self.map.file() {
+            return read_all_at(file, out, offset, keep_going);
+        }
+        let bytes = usize::try_from(offset).ok().and_then(|offset| self.bytes().get(offset..));
+        let bytes = bytes.and_then(|bytes| bytes.get(..out.len())).ok_or_else(cut_short)?;
+        for (out, bytes) in out.chunks_mut(STEP).zip(bytes.chunks(STEP)) {
+            check(keep_going)?;
+            out.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// Whether the file is not mapped, and was written to since it was opened.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn may_be_another(&self) -> Result<bool, Failure> {
+        self.map.file().map_or(Ok(false), |file| Ok(mapping::identify(file)?.1 != self.identity))
+    }
+
+    /// After items of a member were read: whether they are those of the member. Where the file is not mapped,
+    /// and was written to since it was opened, the member's local header tells.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NamesDiffer`] if they are not, and those of the system.
+    pub fn check_read(&self, member: &Member, name: &str) -> Result<(), Failure> {
+        let Some(file) = self.map.file() else { return Ok(()) };
+        if !self.may_be_another()? {
+            return Ok(());
+        }
+        Reading::of_headers(file, self.identity.size).alone(|window| {
+            let is_same = match member.file(window, name) {
+                Ok(_) => {
+                    // Where the header has none, a data descriptor follows the member.
+                    let crc = member.local_checksum(window)?;
+                    let listed = self.reading(|window| Ok(self.lookup.checksum(window, member, name)?));
+                    crc == 0 || crc == listed?.unwrap_or(crc)
+                }
+                Err(error) if error.is_about_file() => false,
+                Err(error) => return Err(error.into()),
+            };
+            if is_same { Ok(()) } else { Err(Error::at(ErrorKind::NamesDiffer, member.extent().0).into()) }
+        })
     }
 
     /// The lookup, which finds members in the bytes of the moment.
@@ -194,9 +309,14 @@ impl Snapshot {
     /// # Errors
     /// If the directory cannot be read, and [`Failure::Interrupted`].
     pub fn leave_out(&mut self, members: &[MemberId], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
-        let Self { map, holes, lookup, .. } = self;
-        let window = Window::whole(map.bytes(), holes);
-        polled(keep_going, |keep_going| lookup.leave_out(window, members, keep_going))
+        let Self { map, holes, lookup, kept, .. } = self;
+        let (Some(kept), Some(file)) = (kept, map.file()) else {
+            let window = Window::whole(map.bytes(), holes);
+            return polled(keep_going, |keep_going| lookup.leave_out(window, members, keep_going));
+        };
+        Reading::of_headers(file, kept.file_len()).with(kept, |window| {
+            polled(keep_going, |keep_going| lookup.leave_out(window, members, keep_going))
+        })
     }
 
     /// The members that the directory did not list when the file was opened: a writer left them, or was just
@@ -213,8 +333,8 @@ impl Snapshot {
     /// Whether the lookup can be believed about all members, and about names that it does not find.
     #[inline]
     pub fn is_verified(&self) -> bool {
-        // A map has all bytes.
-        self.lookup.is_verified(self.window()).unwrap_or(false)
+        // What was kept of a file that is not mapped has what this looks at, if anything is looked at.
+        self.lookup.is_verified(self.window()).unwrap_or(self.kept.is_some())
     }
 
     /// Verifies the snapshot: makes the lookup right about all members, and about names that it does not
@@ -248,13 +368,15 @@ impl Snapshot {
     fn try_to_verify(&self, is_quiet: bool, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         let window = self.window();
         // The file as it is now, if a writer has appended to it.
-        let is_there = self.lookup.is_there(window)?;
+        let is_there = self.kept.is_some() || self.lookup.is_there(window)?;
         let path = self.path.as_deref().filter(|_| !is_there);
         let newer = path.and_then(|path| mapping::map_file(path, Mode::Read).ok());
         let is_same_file = |file: &MappedFile| file.identity.inode == self.identity.inode;
         let newer = newer.filter(|file| is_same_file(file) && file.memory.len() as u64 >= window.len());
         let newer = newer.as_ref().map(MappedFile::window);
-        polled(keep_going, |keep_going| self.lookup.verify(window, newer, is_quiet, keep_going))
+        self.reading(|window| {
+            polled(keep_going, |keep_going| self.lookup.verify(window, newer, is_quiet, keep_going))
+        })
     }
 
     /// The member of a name. `again` is for a caller that does not then read the member.
@@ -263,8 +385,13 @@ impl Snapshot {
     /// If another program has renamed the member since; and those of `verify`.
     pub fn find(&self, name: &str, again: bool, verify: Verify<'_>) -> Result<Option<Member>, Failure> {
         loop {
-            let (window, lookup) = (self.window(), &self.lookup);
-            match if again { lookup.find_again(window, name)? } else { lookup.find(window, name)? } {
+            let lookup = &self.lookup;
+            // What was kept of a file that is not mapped tells by itself.
+            let again = again || self.kept.is_some();
+            let found = self.reading(|window| {
+                Ok(if again { lookup.find_again(window, name)? } else { lookup.find(window, name)? })
+            });
+            match found? {
                 Found::Member(member) => return Ok(Some(member)),
                 Found::Nothing => return Ok(None),
                 Found::Renamed(at) => return Err(Error::at(ErrorKind::Renamed, at).into()),
@@ -285,11 +412,9 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of [`Member::file`].
-    pub fn bytes_of(&self, member: &Member, name: &str) -> Result<(&[u8], u32), Failure> {
-        let window = self.window();
-        let bytes = window.get(member.file(window, name)?)?.unwrap_or_default();
-        let crc = self.lookup.checksum(window, member, name)?;
-        Ok((bytes, crc.map_or_else(|| member.local_checksum(window), Ok)?))
+    pub fn place_of(&self, member: &Member, name: &str) -> Result<(Range<u64>, u32), Failure> {
+        let range = self.reading(|window| Ok(member.file(window, name)?))?;
+        Ok((range, self.checksum(member, name)?))
     }
 
     /// The member of a name, by the bytes of the moment. None also if only a verified snapshot could tell
@@ -335,6 +460,11 @@ impl Snapshot {
         verify: Verify<'_>,
     ) -> Result<LocatedArray<'_>, Failure> {
         let window = self.window();
+        if self.kept.is_some() {
+            return self.reading(|window| {
+                Ok(self.lookup.locate(window, member, name, max_header_size)?.into_owned())
+            });
+        }
         let located = self.lookup.locate(window, member, name, max_header_size);
         if located.is_ok() || self.is_verified() {
             return Ok(located?);
@@ -349,19 +479,21 @@ impl Snapshot {
     /// # Errors
     /// Those of [`Member::file`] and [`Packed::new`]; and those of `verify`.
     pub fn packed(&self, member: &Member, name: &str, verify: Verify<'_>) -> Result<Packed<'_>, Failure> {
-        let window = self.window();
-        let packed = |member: &Member| -> Result<Packed<'_>, Error> {
+        let packed = |member: &Member| -> Result<Packed<'_>, Failure> {
             let compressed = self.lookup.compressed(member).ok_or(ErrorKind::NamesDiffer)?;
-            let range = member.file(window, name)?;
-            Packed::new(window.get(range)?.unwrap_or_default(), compressed)
+            let range = self.reading(|window| Ok(member.file(window, name)?))?;
+            Ok(match self.map.file() {
+                Some(file) => Packed::of_file(file, range, compressed)?,
+                None => Packed::new(self.window().get(range)?.unwrap_or_default(), compressed)?,
+            })
         };
         let found = packed(member);
         if found.is_ok() || self.is_verified() {
-            return Ok(found?);
+            return found;
         }
         verify()?;
-        let member = self.lookup.find(window, name)?.member().unwrap_or(*member);
-        Ok(packed(&member)?)
+        let member = self.lookup.find(self.window(), name)?.member().unwrap_or(*member);
+        packed(&member)
     }
 
     /// Calls `read`, which needs all members or their order, while the snapshot is verified.
@@ -375,7 +507,7 @@ impl Snapshot {
     ) -> Result<T, Failure> {
         loop {
             verify()?;
-            let found = read(&self.lookup, self.window());
+            let found = self.reading(|window| read(&self.lookup, window));
             // A writer can have overwritten the directory meanwhile.
             if self.is_verified() {
                 return found;
@@ -388,76 +520,4 @@ impl Snapshot {
 fn was_changed(path: &Path, before: Identity) -> bool {
     let now = mapping::open_file(path).ok().map(|(.., identity)| identity);
     now.is_some_and(|now| now.inode == before.inode && now != before)
-}
-
-/// A file that was opened once.
-struct Opened {
-    file: MappedFile,
-    lookup: Lookup,
-    unlisted: Option<Unlisted>,
-    /// Whether the directory did not change while it was read.
-    is_same: bool,
-}
-
-impl Opened {
-    fn once(
-        file: MappedFile,
-        is_taken: impl Fn() -> bool,
-        is_quiet: impl Fn() -> bool,
-        expected: Option<Identity>,
-        keep_going: KeepGoing<'_>,
-    ) -> Result<Self, Failure> {
-        let window = file.window();
-        if expected.is_some_and(|expected| expected != file.identity) {
-            return Err(Failure::Changed);
-        }
-        let survey = polled(keep_going, |keep_going| Survey::new(window, Effort::Read, keep_going))?;
-        let lookup =
-            |survey: &Survey| polled(keep_going, |keep_going| Lookup::new(window, survey, keep_going));
-        let (survey, lookup) = match lookup(&survey) {
-            Ok(lookup) => (survey, lookup),
-            Err(Failure::Format(error)) => {
-                let survey = polled(keep_going, |keep_going| {
-                    Survey::without_directory(window, error, Effort::Read, keep_going)
-                })?;
-                let lookup = lookup(&survey)?;
-                (survey, lookup)
-            }
-            Err(failure) => return Err(failure),
-        };
-        let unlisted = if lookup.is_recovered() {
-            Some(Unlisted { count: lookup.len(), is_lost: true })
-        } else {
-            // If the last end record is torn, an earlier one counts. Only the bytes behind that one tell that
-            // there were more members.
-            let is_lost = survey.visibility() == Visibility::Hidden;
-            (!survey.is_listed()).then_some(Unlisted { count: survey.found.len(), is_lost })
-        };
-        // A writer overwrites the end record before it overwrites the directory. A directory that was found
-        // without an end record stays as long as no writer has the file.
-        let is_same = if survey.visibility() == Visibility::Hidden {
-            match survey.seal() {
-                Some(seal) => seal.holds(window)? || is_quiet(),
-                // Members are found one by one, also beside a writer.
-                None => is_taken() || is_quiet(),
-            }
-        } else {
-            let is_there = DirectoryLocation::locate(window).ok().as_ref() == survey.location();
-            is_there && (survey.found.is_empty() || is_taken() || is_quiet())
-        };
-        Ok(Opened { file, lookup, unlisted, is_same })
-    }
-
-    fn into_snapshot(self, shown: PathBuf, path: Option<PathBuf>, claim: Option<Claim>) -> Snapshot {
-        let MappedFile { memory, identity, holes } = self.file;
-        Snapshot {
-            shown,
-            path,
-            identity,
-            holes,
-            map: Arc::new(Map::new(memory, claim)),
-            lookup: self.lookup,
-            unlisted: self.unlisted,
-        }
-    }
 }

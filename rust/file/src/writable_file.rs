@@ -180,7 +180,7 @@ impl Storage for WritableFile {
             return Ok(Contents { bytes: Arc::new([]), holes: Vec::new() });
         }
         let map = mapping::map(&self.file)?;
-        let holes = mapping::holes(&self.file, &metadata, &map);
+        let holes = mapping::holes(&self.file, &metadata, map[..].into());
         Ok(Contents { bytes: Arc::new(map), holes })
     }
 

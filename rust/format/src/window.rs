@@ -9,7 +9,9 @@
 //! file system like tmpfs, and ends the process if no page is left. In other file systems it takes time for
 //! nothing. So code that goes through a whole file goes through its data only.
 
-use std::ops::Range;
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::{Deref, Range};
 
 use crate::bytes::slice;
 use crate::error::{ErrorKind, Missing, Result};
@@ -18,21 +20,91 @@ use crate::error::{ErrorKind, Missing, Result};
 pub const POLL_BYTES: u64 = 1 << 26;
 
 /// Some bytes of a file, and where they start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Part<'a> {
     /// Where the bytes start in the file.
     pub at: u64,
     /// The bytes.
-    pub bytes: &'a [u8],
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> Part<'a> {
+    /// Bytes of someone else.
+    pub fn new(at: u64, bytes: &'a [u8]) -> Self {
+        Part { at, bytes: Cow::Borrowed(bytes) }
+    }
+}
+
+/// Parts of a file, in ascending order, and inside the file.
+#[derive(Debug)]
+enum Parts<'a> {
+    /// Those of someone else, for a moment.
+    Borrowed(&'a [Part<'a>]),
+    /// Those that are kept.
+    Owned(Vec<Part<'a>>),
+}
+
+impl<'a> Deref for Parts<'a> {
+    type Target = [Part<'a>];
+
+    fn deref(&self) -> &[Part<'a>] {
+        match self {
+            Parts::Borrowed(parts) => parts,
+            Parts::Owned(parts) => parts,
+        }
+    }
+}
+
+/// A caller that fetches what is missing at once.
+pub trait Fetch: fmt::Debug + Sync {
+    /// The bytes of a range, which is not empty and lies inside the file.
+    ///
+    /// # Errors
+    /// If they cannot be fetched. The caller knows why.
+    fn fetch(&self, range: Range<u64>) -> Result<&[u8], Missing>;
+
+    /// Calls `find` with the bytes of such a range, piece after piece, each with up to `overlap` bytes of the
+    /// next one, until it finds something. Gives back where that is. The bytes are not kept.
+    ///
+    /// # Errors
+    /// As for [`Fetch::fetch`].
+    fn search(
+        &self,
+        range: Range<u64>,
+        overlap: u64,
+        find: &mut dyn FnMut(&[u8]) -> Option<usize>,
+    ) -> Result<Option<u64>, Missing>;
 }
 
 /// The parts of a file that were fetched.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Fetched<'a> {
-    /// The parts, in ascending order, without overlap, and inside the file.
-    pub parts: &'a [Part<'a>],
+    parts: Parts<'a>,
+    len: u64,
+    /// Who fetches the others, if they are not to be reported as missing.
+    others: Option<&'a dyn Fetch>,
+}
+
+impl<'a> Fetched<'a> {
+    /// Parts in ascending order of a file of `len` bytes.
+    pub fn new(parts: &'a [Part<'a>], len: u64) -> Self {
+        Fetched { parts: Parts::Borrowed(parts), len, others: None }
+    }
+
+    /// The same, to be kept.
+    pub fn owned(parts: Vec<Part<'a>>, len: u64) -> Self {
+        Fetched { parts: Parts::Owned(parts), len, others: None }
+    }
+
+    /// These parts, and who fetches the others.
+    pub fn and<'b>(&'b self, others: &'b dyn Fetch) -> Fetched<'b> {
+        Fetched { parts: Parts::Borrowed(&self.parts), len: self.len, others: Some(others) }
+    }
+
     /// How long the file is.
-    pub len: u64,
+    pub fn file_len(&self) -> u64 {
+        self.len
+    }
 }
 
 /// All bytes of a file, or the parts of it that were fetched.
@@ -73,6 +145,12 @@ impl<'a> Window<'a> {
         Window { bytes: &[], holes: &[], fetched: Some(fetched) }
     }
 
+    /// The same window of a file that has these holes, which are in ascending order and do not overlap.
+    #[must_use]
+    pub fn with_holes(self, holes: &'a [Range<u64>]) -> Self {
+        Window { holes, ..self }
+    }
+
     /// How long the file is.
     #[inline]
     pub fn len(&self) -> u64 {
@@ -106,6 +184,29 @@ impl<'a> Window<'a> {
         Ok(self.get(range.start.min(end)..end)?.unwrap_or_default())
     }
 
+    /// Where `find` finds something in a range, as far as that is inside the file. It is called with all of
+    /// the bytes, or piece after piece, each with up to `overlap` bytes of the next one.
+    ///
+    /// # Errors
+    /// If any of these bytes was not fetched.
+    pub(crate) fn search(
+        &self,
+        range: Range<u64>,
+        overlap: u64,
+        find: &mut dyn FnMut(&[u8]) -> Option<usize>,
+    ) -> Result<Option<u64>, Missing> {
+        let end = range.end.min(self.len());
+        let range = range.start.min(end)..end;
+        if let Some(fetched) = self.fetched
+            && let Some(others) = fetched.others
+            && fetched.known(&range).is_none()
+            && !range.is_empty()
+        {
+            return others.search(range, overlap, find);
+        }
+        Ok(find(self.get_inside(range.clone())?).map(|at| range.start + at as u64))
+    }
+
     /// The next data at or behind this byte.
     pub fn data_from(&self, at: u64) -> Option<Range<u64>> {
         let mut next = self.holes.iter().skip(self.holes.partition_point(|hole| hole.end <= at)).peekable();
@@ -128,7 +229,7 @@ impl<'a> Window<'a> {
     }
 
     /// The file as if it ended at the first hole at or behind this byte: a read from this byte on then looks
-    /// at no hole.
+    /// at no hole. Where parts are fetched, it does not end there: holes are zeros.
     #[must_use]
     pub fn until_hole(&self, at: u64) -> Self {
         let hole = self.holes.get(self.holes.partition_point(|hole| hole.end <= at));
@@ -143,7 +244,7 @@ impl<'a> Window<'a> {
     /// [`ErrorKind::Interrupted`] and [`ErrorKind::Missing`].
     pub fn is_blank(&self, mut keep_going: impl FnMut() -> bool) -> Result<bool> {
         for step in self.data_in(0..self.len()).flat_map(steps) {
-            if self.get_inside(step)?.iter().any(|&byte| byte != 0) {
+            if self.search(step, 0, &mut |bytes| bytes.iter().position(|&byte| byte != 0))?.is_some() {
                 return Ok(false);
             }
             poll(&mut keep_going)?;
@@ -165,7 +266,10 @@ impl<'a> Window<'a> {
             if step.start > at {
                 crc.combine(&of_zeros(step.start - at));
             }
-            crc.update(self.get_inside(step.clone())?);
+            self.search(step.clone(), 0, &mut |bytes| {
+                crc.update(bytes);
+                None
+            })?;
             at = step.end;
             if step.end < range.end {
                 poll(&mut keep_going)?;
@@ -181,17 +285,24 @@ impl<'a> Window<'a> {
 impl<'a> Fetched<'a> {
     /// As [`Window::get`].
     #[cold]
-    fn get(&self, range: Range<u64>) -> Result<Option<&'a [u8]>, Missing> {
+    fn get(&'a self, range: Range<u64>) -> Result<Option<&'a [u8]>, Missing> {
         if range.start > range.end || range.end > self.len {
             return Ok(None);
         }
         if range.is_empty() {
             return Ok(Some(&[]));
         }
+        match (self.known(&range), self.others) {
+            (None, Some(others)) => others.fetch(range).map(Some),
+            (bytes, _) => bytes.map(Some).ok_or(Missing(range)),
+        }
+    }
+
+    /// The bytes of a range, if they are among the parts.
+    fn known(&self, range: &Range<u64>) -> Option<&[u8]> {
         let behind = self.parts.partition_point(|part| part.at <= range.start);
-        let part = behind.checked_sub(1).and_then(|index| self.parts.get(index));
-        let bytes = part.and_then(|part| slice(part.bytes, &(range.start - part.at..range.end - part.at)));
-        bytes.map(Some).ok_or(Missing(range))
+        let part = self.parts.get(behind.checked_sub(1)?)?;
+        slice(&part.bytes, &(range.start - part.at..range.end - part.at))
     }
 }
 
@@ -272,9 +383,9 @@ mod tests {
     #[test]
     fn what_was_not_fetched_is_missing_and_not_the_end() {
         let bytes: Vec<u8> = (0..100).collect();
-        let part = |range: Range<usize>| Part { at: range.start as u64, bytes: &bytes[range] };
+        let part = |range: Range<usize>| Part::new(range.start as u64, &bytes[range]);
         let parts = [part(10..20), part(20..25), part(40..60), part(99..100)];
-        let fetched = Fetched { parts: &parts, len: 100 };
+        let fetched = Fetched::new(&parts, 100);
         let window = Window::of_fetched(&fetched);
         for start in 0..=100 {
             for end in start..=100 {

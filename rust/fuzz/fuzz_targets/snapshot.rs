@@ -1,7 +1,8 @@
-//! Any bytes as an archive in memory, for reading and as a copy that can be written to: both find the same
-//! members, and nothing is found outside of the bytes.
+//! Any bytes as an archive in memory, for reading and as a copy that can be written to, and as a file that is
+//! not mapped: all find the same members, and nothing is found outside of the bytes.
 #![no_main]
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
@@ -18,11 +19,17 @@ const GO_ON: KeepGoing<'static> = &|| true;
 type Members = Vec<(String, Result<(u64, u64), String>)>;
 
 fn members(data: &[u8], mode: Mode) -> Result<Members, String> {
-    let source = Source::Lent(Box::new(Box::<[u8]>::from(data)));
+    let source = if mode == Mode::Unmapped {
+        let mut file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).expect("a file");
+        file.write_all(data).expect("room");
+        Source::Open(file, None)
+    } else {
+        Source::Lent(Box::new(Box::<[u8]>::from(data)))
+    };
     let snapshot = Snapshot::open(source, mode, PathBuf::from("memory"), None, GO_ON);
     let snapshot = snapshot.map_err(|failure| failure.to_string())?;
     assert_eq!(snapshot.map().is_writable(), mode == Mode::Copy);
-    assert_eq!(snapshot.bytes(), data);
+    assert_eq!(snapshot.bytes(), if mode == Mode::Unmapped { &[] } else { data });
     let verify = || snapshot.verify(GO_ON);
     let all = snapshot
         .verified(&verify, |lookup, window| Ok(lookup.members(window)?.collect::<Result<Vec<_>, _>>()?));
@@ -44,5 +51,7 @@ fn members(data: &[u8], mode: Mode) -> Result<Members, String> {
 }
 
 fuzz_target!(|data: &[u8]| {
-    assert_eq!(members(data, Mode::Read), members(data, Mode::Copy));
+    let found = members(data, Mode::Read);
+    assert_eq!(found, members(data, Mode::Copy));
+    assert_eq!(found, members(data, Mode::Unmapped));
 });

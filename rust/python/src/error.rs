@@ -47,9 +47,12 @@ pub(crate) fn exception_with(py: Python<'_>, path: &Path, failure: Failure, more
 fn os_error(py: Python<'_>, error: &io::Error, path: &Path) -> PyErr {
     let Some(code) = error.raw_os_error() else {
         let message = format!("{}: {error}", path.display());
-        // A NUL in the path: open() raises ValueError, too.
-        let is_value_error = error.kind() == io::ErrorKind::InvalidInput;
-        return if is_value_error { PyValueError::new_err(message) } else { PyOSError::new_err(message) };
+        return match error.kind() {
+            // A NUL in the path: open() raises ValueError, too.
+            io::ErrorKind::InvalidInput => PyValueError::new_err(message),
+            io::ErrorKind::OutOfMemory => PyMemoryError::new_err(message),
+            _ => PyOSError::new_err(message),
+        };
     };
     let strerror = || py.import("os")?.call_method1("strerror", (code,))?.extract::<String>();
     strerror()

@@ -70,7 +70,7 @@ fn an_edit_of_a_directory_is_seen() {
 #[test]
 fn a_range_that_is_missing_is_not_an_error_of_the_file() {
     let file = archive(3);
-    let fetched = Fetched { parts: &[], len: file.len() as u64 };
+    let fetched = Fetched::new(&[], file.len() as u64);
     let window = Window::of_fetched(&fetched);
     let error = Survey::new(window, Effort::Full, || true).unwrap_err();
     assert!(matches!(error.kind, ErrorKind::Missing(_)) && !error.is_about_file());

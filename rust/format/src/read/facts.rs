@@ -29,7 +29,7 @@ pub enum ArrayFacts<'a> {
     /// What its headers say, or what is wrong with them.
     Located(Result<LocatedArray<'a>>),
     /// It has to be decompressed. The name of the member.
-    Compressed(String),
+    Compressed(&'a str),
 }
 
 /// What the directory says of an array.
@@ -56,8 +56,12 @@ impl ListedArray<'_> {
     }
 }
 
+/// Whether to go on.
+type Done<E> = std::result::Result<(), E>;
+
 impl Lookup {
-    /// Calls `each` with all members, in archive order. The lookup must be verified.
+    /// Calls `each` with all members, in archive order. The lookup must be verified. `of_headers` calls what
+    /// it is given with the window through which the headers of a member are read, if they are needed.
     ///
     /// # Errors
     /// If the directory was not fetched, or was edited since, and those of `each`. What is wrong with one
@@ -66,16 +70,20 @@ impl Lookup {
         &self,
         window: Window<'_>,
         max_header_size: usize,
-        mut each: impl FnMut(MemberFacts<'_>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
+        of_headers: impl Fn(&mut dyn FnMut(Window<'_>) -> Done<E>) -> Done<E>,
+        mut each: impl FnMut(MemberFacts<'_>) -> Done<E>,
+    ) -> Done<E> {
+        let by_headers = |member: Member, name: &str, each: &mut dyn FnMut(MemberFacts<'_>) -> Done<E>| {
+            of_headers(&mut |window| each(self.facts_of(window, member, name, max_header_size)))
+        };
         if let Some(walked) = self.walked.get() {
             return walked.index.ids().filter_map(|id| Some((id, walked.get(id)?))).try_for_each(
                 |(id, member)| {
                     let name = walked.index.name(window, id);
-                    each(match name {
-                        Ok(name) => self.facts_of(window, member, name, max_header_size),
-                        Err(error) => wrong(member, error),
-                    })
+                    match name {
+                        Ok(name) => by_headers(member, &name, &mut each),
+                        Err(error) => each(wrong(member, error)),
+                    }
                 },
             );
         }
@@ -99,10 +107,10 @@ impl Lookup {
                 Some((crc, array)) => {
                     each(MemberFacts { member, crc, array: ArrayFacts::Listed(array) })?;
                 }
-                None => each(match self.listed(window.len(), &record, number) {
-                    Ok((member, name)) => self.facts_of(window, member, name, max_header_size),
-                    Err(error) => wrong(member, error),
-                })?,
+                None => match self.listed(window.len(), &record, number) {
+                    Ok((member, name)) => by_headers(member, &name, &mut each)?,
+                    Err(error) => each(wrong(member, error))?,
+                },
             }
         }
         Ok(())
@@ -112,10 +120,10 @@ impl Lookup {
         &self,
         window: Window<'a>,
         member: Member,
-        name: String,
+        name: &'a str,
         max_header_size: usize,
     ) -> MemberFacts<'a> {
-        let crc = self.checksum(window, &member, &name);
+        let crc = self.checksum(window, &member, name);
         let crc = crc.and_then(|crc| crc.map_or_else(|| member.local_checksum(window), Ok));
         let crc = match crc {
             Ok(crc) => crc,
@@ -124,7 +132,7 @@ impl Lookup {
         let array = if member.is_compressed() {
             ArrayFacts::Compressed(name)
         } else {
-            ArrayFacts::Located(self.locate(window, &member, &name, max_header_size))
+            ArrayFacts::Located(self.locate(window, &member, name, max_header_size))
         };
         MemberFacts { member, crc, array }
     }

@@ -75,6 +75,15 @@ pub struct LocatedArray<'a> {
     pub stored: u64,
 }
 
+impl LocatedArray<'_> {
+    /// The same, with no part of the bytes that it was read from.
+    #[must_use]
+    pub fn into_owned(self) -> LocatedArray<'static> {
+        let LocatedArray { header, offset, stored } = self;
+        LocatedArray { header: header.into_owned(), offset, stored }
+    }
+}
+
 /// The stored index of the file.
 #[derive(Debug, Clone, Copy)]
 struct Stored {
@@ -355,6 +364,12 @@ impl Lookup {
                 Some(stored) => stored.seal.is_there(window)?,
                 None => true,
             })
+    }
+
+    /// The directories in which it looks members up.
+    pub fn directories(&self) -> impl Iterator<Item = &DirectoryLocation> {
+        let walked = self.walked.get().map(|walked| walked.index.directory());
+        std::iter::once(&self.directory).chain(walked)
     }
 
     /// Whether the directory cannot be read, and the members were found without it.

@@ -473,14 +473,19 @@ impl<'a, 'f> Scan<'a, 'f> {
 
     /// Where the next record starts that could be a member or vouch for a directory.
     fn next_record(&mut self, mut range: Range<u64>) -> Result<Option<u64>> {
+        const OVERLAP: u64 = 4;
+
         let finder = memmem::Finder::new(b"PK");
         while let Some(data) = self.window.data_from(range.start).filter(|data| data.start < range.end) {
             // Four bytes more, so that a signature across the boundary is seen.
             let end = data.end.min(range.end).min(data.start + POLL_BYTES);
-            let part = self.window.get_inside(data.start..(end + 4).min(data.end).min(range.end))?;
-            let signature = |&at: &usize| matches!(part.get(at + 2..at + 4), Some(b"\x03\x04" | b"mm"));
-            if let Some(found) = finder.find_iter(part).find(signature) {
-                return Ok(Some(data.start + found as u64));
+            let part = data.start..(end + OVERLAP).min(data.end).min(range.end);
+            let found = self.window.search(part, OVERLAP, &mut |part| {
+                let signature = |&at: &usize| matches!(part.get(at + 2..at + 4), Some(b"\x03\x04" | b"mm"));
+                finder.find_iter(part).find(signature)
+            })?;
+            if found.is_some() {
+                return Ok(found);
             }
             range.start = end;
             self.poll()?;

@@ -75,8 +75,8 @@ impl Source for Remote<'_> {
         loop {
             let answer = {
                 let fetched = self.fetched.borrow();
-                let parts: Vec<_> = fetched.iter().map(|(at, bytes)| Part { at: *at, bytes }).collect();
-                let fetched = Fetched { parts: &parts, len: self.file.len() as u64 };
+                let parts: Vec<_> = fetched.iter().map(|(at, bytes)| Part::new(*at, bytes)).collect();
+                let fetched = Fetched::new(&parts, self.file.len() as u64);
                 read(Window::of_fetched(&fetched))
             };
             match answer {

@@ -5,6 +5,7 @@
 //! another dtype, NumPy copies.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use numpy::PyArrayDescr;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -17,10 +18,14 @@ use mmnpz_file::items::Extent;
 
 use crate::batch::arguments::Keys;
 use crate::batch::lookup::{BatchLookup, Key};
-use crate::batch::members::{decompressed, excerpt_err, fetch_headers, message, quoted, with_all, with_view};
+use crate::batch::members::{
+    Found, decompressed, excerpt_err, fetch_headers, message, name_of, quoted, with_all, with_found,
+    with_view,
+};
 use crate::detach::detached;
-use crate::error::{exception, keep_going};
+use crate::error::keep_going;
 use crate::numpy::array::{self, Layout};
+use crate::views::fresh;
 
 /// This many bytes are copied in a few microseconds: others who want the interpreter wait no longer than for
 /// anything else, while to get it back from them can take milliseconds.
@@ -54,15 +59,15 @@ impl<'a, 'py> Batch<'a, 'py> {
         let mut batch =
             Batch { lookup, keys, excerpts, wanted, dtype: None, odd: false, held: HashMap::new() };
         if !lookup.handle.file.lookup().has_compressed() {
-            with_all(lookup, keys, |_, key, layout| batch.add(key, layout))?;
+            with_all(lookup, keys, |_, key, found| batch.add(key, found))?;
             return Ok(batch);
         }
         batch.held = decompressed(lookup, keys, threads)?;
         for (number, key) in keys.iter().enumerate() {
             let held = batch.held.get(&number).cloned();
             match held.as_ref().and_then(array::layout) {
-                Some(layout) => batch.add(key, &layout)?,
-                None => with_view(lookup, key, |_, layout| batch.add(key, layout))?,
+                Some(layout) => batch.add(key, &Found { layout, offset: None })?,
+                None => with_found(lookup, key, |found| batch.add(key, found))?,
             }
         }
         Ok(batch)
@@ -70,7 +75,7 @@ impl<'a, 'py> Batch<'a, 'py> {
 
     /// Adds an excerpt of an array, if it fits to those before.
     #[inline]
-    fn add(&mut self, key: Key<'_, 'py>, layout: &Layout<'_>) -> PyResult<()> {
+    fn add(&mut self, key: Key<'_, 'py>, Found { layout, offset }: &Found<'_>) -> PyResult<()> {
         let misfit = |misfit| excerpt_err(self.lookup, key, &misfit);
         let rows = self.excerpts.next_rows(layout.shape).map_err(misfit)?;
         let shape = self.excerpts.row_shape(layout.shape);
@@ -90,9 +95,10 @@ impl<'a, 'py> Batch<'a, 'py> {
             self.check_casting(key, &dtype, wanted)?;
         }
         let map = self.lookup.map();
-        let place = self.excerpts.add(rows, map.offset_of(layout.start)).map_err(misfit)?;
-        let is_mapped = map.contains(layout.start) && map.has(place);
-        self.odd |= !(is_of_dtype && layout.in_order && is_mapped);
+        // Nothing is at the end of the file.
+        let place = self.excerpts.add(rows, offset.unwrap_or(map.len())).map_err(misfit)?;
+        let is_there = offset.is_some() && map.has(place);
+        self.odd |= !(is_of_dtype && layout.in_order && is_there);
         Ok(())
     }
 
@@ -219,12 +225,38 @@ impl<'a, 'py> Batch<'a, 'py> {
         // which copy without the interpreter, too.
         let copying =
             unsafe { Copying::new(self.lookup.map(), self.excerpts.places(), room, row, layout.start) };
-        let result = if room * self.keys.len() < DETACH_FROM {
+        let is_short =
+            room * self.keys.len() < DETACH_FROM && !self.lookup.handle.file.snapshot.is_unmapped();
+        let result = if is_short {
             copying.run(threads, &keep_going)
         } else {
             detached(self.lookup.py, || copying.run(threads, &keep_going))
         };
-        result.map_err(|failure| exception(self.lookup.py, self.lookup.shown(), failure))
+        let file = &self.lookup.handle.file;
+        result.map_err(|(number, failure)| match number.and_then(|number| self.keys.iter().nth(number)) {
+            Some(key) => file.member_err(self.lookup.py, failure, &name_of(self.lookup, key)),
+            None => file.err(self.lookup.py, failure),
+        })?;
+        self.check_read()
+    }
+
+    /// Once excerpts were read of a file that is not mapped: makes sure that they are of these members.
+    fn check_read(&self) -> PyResult<()> {
+        let (py, file) = (self.lookup.py, &self.lookup.handle.file);
+        if !file.snapshot.is_unmapped() {
+            return Ok(());
+        }
+        let may_be_another = detached(py, || file.snapshot.may_be_another());
+        if !may_be_another.map_err(|failure| file.err(py, failure))? {
+            return Ok(());
+        }
+        for key in self.keys.iter() {
+            let Some((member, name)) = self.lookup.named(key)? else { continue };
+            let name = name.to_str()?;
+            let checked = detached(py, || file.snapshot.check_read(&member, name));
+            checked.map_err(|failure| file.member_err(py, failure, name))?;
+        }
+        Ok(())
     }
 
     /// Copies items that are not behind each other, or become others.
@@ -232,16 +264,30 @@ impl<'a, 'py> Batch<'a, 'py> {
         let py = self.lookup.py;
         let slice = |start: usize, stop: usize| PySlice::new(py, start as isize, stop as isize, 1);
         let (is_whole, ranges) = (self.excerpts.are_whole(), self.excerpts.ranges());
-        let excerpts = self.keys.iter().zip(ranges).enumerate().map(|(number, (key, rows))| {
+        let file = &self.lookup.handle.file;
+        let excerpt = |number: usize, key: Key<'_, 'py>, rows: &Range<usize>| {
             let excerpt = |view: &Bound<'py, PyAny>| {
                 if is_whole { Ok(view.clone()) } else { view.get_item(slice(rows.start, rows.end)) }
             };
             match self.held.get(&number) {
                 Some(view) => excerpt(view),
-                None => with_view(self.lookup, key, |view, _| excerpt(view)),
+                None if !file.snapshot.reads_arrays() => with_view(self.lookup, key, |view, _| excerpt(view)),
+                None => match self.lookup.named(key)? {
+                    Some((member, name)) if !is_whole && !member.has_whole_name() => {
+                        fresh::rows(py, file, &member, name.to_str()?, rows)
+                    }
+                    _ => excerpt(&self.lookup.access(key, false)?),
+                },
             }
-        });
-        let excerpts = excerpts.collect::<PyResult<Vec<_>>>()?;
+        };
+        let mut all =
+            self.keys.iter().zip(ranges).enumerate().map(|(number, (key, rows))| excerpt(number, key, rows));
+        // What is read has memory of its own: there, only one is held at a time.
+        let mut held = Vec::new();
+        if !file.snapshot.reads_arrays() {
+            held = all.by_ref().collect::<PyResult<_>>()?;
+        }
+        let excerpts = held.into_iter().map(Ok).chain(all);
         // All excerpts at once, not one after the other. Those of compressed members are in memory.
         let (map, places) = (self.lookup.map(), self.excerpts.places());
         let mapped: Vec<_> = places.iter().copied().filter(|&place| map.has(place)).collect();
@@ -249,7 +295,8 @@ impl<'a, 'py> Batch<'a, 'py> {
         let copy = py.import("numpy")?.getattr("copyto")?;
         let casting = [("casting", "same_kind")].into_py_dict(py)?;
         let length = self.excerpts.length();
-        for (number, (excerpt, rows)) in excerpts.into_iter().zip(ranges).enumerate() {
+        for (number, (excerpt, rows)) in excerpts.zip(ranges).enumerate() {
+            let excerpt = excerpt?;
             if is_whole {
                 copy.call((out.get_item((number, PyEllipsis::get(py)))?, excerpt), Some(&casting))?;
             } else {

@@ -121,9 +121,9 @@ impl<'py> BatchLookup<'py> {
         Some(self.member(key)?.extent().0)
     }
 
-    /// A compressed member and its name. None for any other.
-    pub(crate) fn compressed(&self, key: Key<'_, 'py>) -> PyResult<Option<(Member, Bound<'py, PyString>)>> {
-        let found = match key {
+    /// A member and its name. None for what is no name of any.
+    pub(crate) fn named(&self, key: Key<'_, 'py>) -> PyResult<Option<(Member, Bound<'py, PyString>)>> {
+        Ok(match key {
             Key::Name(name) => {
                 let text = name.cast::<PyString>().ok();
                 let Some(text) = text.as_ref().and_then(|text| text.to_str().ok()) else { return Ok(None) };
@@ -134,8 +134,12 @@ impl<'py> BatchLookup<'py> {
                 let (member, name) = self.handle.file.at(self.py, position)?;
                 Some((member, PyString::new(self.py, &name)))
             }
-        };
-        Ok(found.filter(|(member, _)| member.is_compressed()))
+        })
+    }
+
+    /// A compressed member and its name. None for any other.
+    pub(crate) fn compressed(&self, key: Key<'_, 'py>) -> PyResult<Option<(Member, Bound<'py, PyString>)>> {
+        Ok(self.named(key)?.filter(|(member, _)| member.is_compressed()))
     }
 
     /// The place of all bytes of a member, from its local header on, if it is compressed.
@@ -143,7 +147,7 @@ impl<'py> BatchLookup<'py> {
         let Some((member, _)) = self.compressed(key)? else { return Ok(None) };
         let (at, size) = member.extent();
         let Some(Place { offset, bytes }) = self.map().headers_at(at) else { return Ok(None) };
-        let left = self.map().bytes().len() - offset;
+        let left = self.map().len() - offset;
         let bytes = usize::try_from(size).unwrap_or(left).saturating_add(bytes).min(left);
         Ok(Some(Place { offset, bytes }))
     }

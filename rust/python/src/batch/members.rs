@@ -12,15 +12,64 @@ use mmnpz_file::{copy, fetch};
 
 use crate::batch::arguments::{Keys, not_a_name};
 use crate::batch::lookup::{BatchLookup, Kept, Key};
-use crate::numpy::array::{self, Layout};
+use crate::numpy::array::{self, Described, Layout};
 
-/// Calls `read` with the view of a member and its layout.
+/// An array that is asked for.
+pub(crate) struct Found<'a> {
+    pub(crate) layout: Layout<'a>,
+    /// Where it is in the file, if its items are there as they are.
+    pub(crate) offset: Option<usize>,
+}
+
+/// Calls `read` with the array of a member.
+pub(crate) fn with_found<'py, R>(
+    lookup: &BatchLookup<'py>,
+    key: Key<'_, 'py>,
+    read: impl FnOnce(&Found<'_>) -> PyResult<R>,
+) -> PyResult<R> {
+    if lookup.handle.file.snapshot.reads_arrays() {
+        return with_described(lookup, key, read);
+    }
+    with_view(lookup, key, |_, found| read(found))
+}
+
+/// Calls `read` with the view of a member.
 pub(crate) fn with_view<'py, R>(
     lookup: &BatchLookup<'py>,
     key: Key<'_, 'py>,
-    read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
+    read: impl FnOnce(&Bound<'py, PyAny>, &Found<'_>) -> PyResult<R>,
 ) -> PyResult<R> {
     with_kept(lookup, key, lookup.kept(key)?, read)
+}
+
+/// Calls `read` with what the header of a member says that is read when it is asked for.
+#[cold]
+fn with_described<'py, R>(
+    lookup: &BatchLookup<'py>,
+    key: Key<'_, 'py>,
+    read: impl FnOnce(&Found<'_>) -> PyResult<R>,
+) -> PyResult<R> {
+    let (py, file) = (lookup.py, &lookup.handle.file);
+    if let Some((member, name)) = lookup.named(key)?
+        && !member.has_whole_name()
+        && !member.is_compressed()
+    {
+        let name = name.to_str()?;
+        let described = Described::new(py, &file.locate(py, &member, name)?);
+        let described = described.map_err(|error| file.unfit(py, &member, name, error))?;
+        return read(&Found { layout: described.layout(), offset: Some(described.offset) });
+    }
+    // What is no name has its error, and what is no array, too.
+    let value = named(lookup.access(key, false), key)?;
+    read(&Found { layout: layout_of(lookup, key, &value)?, offset: None })
+}
+
+fn layout_of<'a>(
+    lookup: &BatchLookup<'_>,
+    key: Key<'_, '_>,
+    value: &'a Bound<'_, PyAny>,
+) -> PyResult<Layout<'a>> {
+    array::layout(value).ok_or_else(|| PyTypeError::new_err(message(lookup, key, "it is no array")))
 }
 
 /// A view, or what is wrong with what was given as a name.
@@ -39,26 +88,26 @@ fn with_kept<'py, R>(
     lookup: &BatchLookup<'py>,
     key: Key<'_, 'py>,
     kept: Option<Kept<'_, 'py>>,
-    read: impl FnOnce(&Bound<'py, PyAny>, &Layout<'_>) -> PyResult<R>,
+    read: impl FnOnce(&Bound<'py, PyAny>, &Found<'_>) -> PyResult<R>,
 ) -> PyResult<R> {
-    let map = lookup.map().bytes().as_ptr_range();
+    let map = lookup.map();
     let kept = kept.map_or_else(|| named(lookup.access(key, lookup.cache), key).map(Kept::Own), Ok)?;
     if let Some(layout) = array::layout(&kept)
-        && map.start <= layout.start
-        && layout.start.cast_const() <= map.end
+        && map.contains(layout.start)
     {
-        return read(&kept, &layout);
+        let offset = Some(map.offset_of(layout.start));
+        return read(&kept, &Found { layout, offset });
     }
     let view = named(lookup.access(key, false), key)?;
-    let not_array = || PyTypeError::new_err(message(lookup, key, "it is no array"));
-    let layout = array::layout(&view).ok_or_else(not_array)?;
-    read(&view, &layout)
+    let layout = layout_of(lookup, key, &view)?;
+    let offset = map.contains(layout.start).then(|| map.offset_of(layout.start));
+    read(&view, &Found { layout, offset })
 }
 
 /// How many members are looked up together.
 const TOGETHER: usize = 64;
 
-/// Calls `read` with the layouts of the views of all members, and their numbers.
+/// Calls `read` with the arrays of all members, and their numbers.
 ///
 /// What is read of each lies in some five places of memory, each of which leads to the next, and copying the
 /// last batch has driven all of them out of the cache. One after the other, to wait for them takes a fifth of
@@ -66,8 +115,13 @@ const TOGETHER: usize = 64;
 pub(crate) fn with_all<'py>(
     lookup: &BatchLookup<'py>,
     keys: &Keys<'py>,
-    mut read: impl FnMut(usize, Key<'_, 'py>, &Layout<'_>) -> PyResult<()>,
+    mut read: impl FnMut(usize, Key<'_, 'py>, &Found<'_>) -> PyResult<()>,
 ) -> PyResult<()> {
+    if lookup.handle.file.snapshot.reads_arrays() {
+        let mut keys = keys.iter().enumerate();
+        return keys
+            .try_for_each(|(number, key)| with_described(lookup, key, |found| read(number, key, found)));
+    }
     let mut some = Vec::with_capacity(TOGETHER);
     let mut kept = Vec::with_capacity(TOGETHER);
     let mut keys = keys.iter();
@@ -86,7 +140,7 @@ pub(crate) fn with_all<'py>(
             copy::soon(layout.shape.as_ptr().cast(), size_of_val(layout.shape));
         }
         for ((&key, view), number) in some.iter().zip(kept.drain(..)).zip(&mut numbers) {
-            with_kept(lookup, key, view, |_, layout| read(number, key, layout))?;
+            with_kept(lookup, key, view, |_, found| read(number, key, found))?;
         }
     }
 }
@@ -164,5 +218,13 @@ pub(crate) fn quoted(lookup: &BatchLookup<'_>, key: Key<'_, '_>) -> String {
         Key::Position(position) => lookup
             .name_at(position)
             .map_or_else(|_| format!("at position {position}"), |name| format!("{name:?}")),
+    }
+}
+
+/// The name of a member.
+pub(crate) fn name_of(lookup: &BatchLookup<'_>, key: Key<'_, '_>) -> String {
+    match key {
+        Key::Name(name) => name.to_string(),
+        Key::Position(position) => lookup.name_at(position).unwrap_or_default(),
     }
 }

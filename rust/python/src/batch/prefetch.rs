@@ -7,8 +7,8 @@ use mmnpz_file::fetch::Place;
 
 use crate::batch::arguments::Keys;
 use crate::batch::lookup::{BatchLookup, Key};
-use crate::batch::members::{excerpt_err, fetch_headers, with_all, with_view};
-use crate::numpy::array::{self, Layout};
+use crate::batch::members::{Found, excerpt_err, fetch_headers, with_all, with_found};
+use crate::numpy::array;
 
 /// Has the system read these rows of members.
 pub(crate) fn prefetch(lookup: &BatchLookup<'_>, keys: &Keys<'_>, rows: &Rows) -> PyResult<()> {
@@ -19,16 +19,16 @@ pub(crate) fn prefetch(lookup: &BatchLookup<'_>, keys: &Keys<'_>, rows: &Rows) -
         for (number, key) in keys.iter().enumerate() {
             match lookup.compressed_at(key)? {
                 Some(place) => places.push(place),
-                None => with_view(lookup, key, |_, layout| {
-                    places.push(place_of(lookup, number, key, rows, layout)?);
+                None => with_found(lookup, key, |found| {
+                    places.push(place_of(lookup, number, key, rows, found)?);
                     Ok(())
                 })?,
             }
         }
         return lookup.handle.file.fetch(lookup.py, &places);
     }
-    with_all(lookup, keys, |number, key, layout| {
-        places.push(place_of(lookup, number, key, rows, layout)?);
+    with_all(lookup, keys, |number, key, found| {
+        places.push(place_of(lookup, number, key, rows, found)?);
         Ok(())
     })?;
     lookup.handle.file.fetch(lookup.py, &places)
@@ -40,10 +40,10 @@ fn place_of(
     number: usize,
     key: Key<'_, '_>,
     rows: &Rows,
-    layout: &Layout<'_>,
+    Found { layout, offset }: &Found<'_>,
 ) -> PyResult<Place> {
     let itemsize = array::itemsize(&layout.dtype(lookup.py));
-    let array = Array { shape: layout.shape, itemsize, offset: lookup.map().offset_of(layout.start) };
+    let array = Array { shape: layout.shape, itemsize, offset: offset.unwrap_or(lookup.map().len()) };
     let place = rows.place(number, &array, layout.in_order);
     place.map_err(|misfit| excerpt_err(lookup, key, &misfit))
 }

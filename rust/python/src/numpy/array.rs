@@ -362,7 +362,7 @@ pub(crate) fn extent(array: &Bound<'_, PyAny>) -> Option<Extent> {
 impl Layout<'_> {
     /// The dtype of the items.
     pub(crate) fn dtype<'py>(&self, py: Python<'py>) -> Bound<'py, PyArrayDescr> {
-        // SAFETY: the array of this layout keeps its dtype alive.
+        // SAFETY: the array, or the description, of this layout keeps its dtype alive.
         unsafe { Bound::from_borrowed_ptr(py, self.dtype.cast()).cast_into_unchecked() }
     }
 
@@ -371,6 +371,46 @@ impl Layout<'_> {
     pub(crate) fn is_of(&self, dtype: &Bound<'_, PyArrayDescr>) -> bool {
         // Nearly always both are the same object, which all views share.
         self.dtype.cast() == dtype.as_ptr() || self.dtype(dtype.py()).is_equiv_to(dtype)
+    }
+}
+
+/// An array that is in a file, and not in memory.
+#[derive(Debug)]
+pub(crate) struct Described {
+    shape: Vec<npy_intp>,
+    in_order: bool,
+    dtype: Py<PyArrayDescr>,
+    /// Where its items start in the file.
+    pub(crate) offset: usize,
+}
+
+impl Described {
+    /// What a header says.
+    ///
+    /// # Errors
+    /// If the array does not fit into the member, or no array can have its dtype.
+    pub(crate) fn new(
+        py: Python<'_>,
+        LocatedArray { header, offset, stored }: &LocatedArray<'_>,
+    ) -> PyResult<Self> {
+        let shape = &header.shape.0;
+        let dtype = with_dtype(py, &header.descr, |dtype| {
+            data_len(header, *stored, dtype)?;
+            Ok(dtype.dtype.clone_ref(py))
+        })?;
+        // Less than the length of the file, which is a usize.
+        let offset = *offset as usize;
+        let long = shape.iter().filter(|&&count| count != 1).count();
+        let in_order = !header.fortran_order || long < 2 || shape.contains(&0);
+        let shape = shape.iter().map(|&count| dimension(count)).collect::<PyResult<_>>()?;
+        Ok(Described { shape, in_order, dtype, offset })
+    }
+
+    /// Its layout, at no address.
+    pub(crate) fn layout(&self) -> Layout<'_> {
+        let Self { shape, in_order, dtype, .. } = self;
+        let (start, dtype) = (std::ptr::null_mut(), dtype.as_ptr().cast());
+        Layout { start, shape, in_order: *in_order, writeable: false, dtype }
     }
 }
 
@@ -429,6 +469,18 @@ pub(crate) fn zeros(py: Python<'_>, count: usize) -> PyResult<Bound<'_, PyAny>> 
         let array = PY_ARRAY_API.PyArray_Zeros(py, 1, shape.as_mut_ptr(), dtype, 0);
         Bound::from_owned_ptr_or_err(py, array)
     }
+}
+
+/// The items of an array that mmnpz reads start at a multiple of this.
+const ALIGN: usize = 64;
+
+/// A new array of zeros with `count` bytes behind those that are not used, and how many these are. The byte
+/// at `data` of the others is aligned.
+pub(crate) fn aligned(py: Python<'_>, count: usize, data: usize) -> PyResult<(Bound<'_, PyAny>, usize)> {
+    let too_large = || PyMemoryError::new_err("the array is too large");
+    let memory = zeros(py, count.checked_add(ALIGN).ok_or_else(too_large)?)?;
+    let start = layout(&memory).map_or(0, |layout| layout.start.addr());
+    Ok((memory, (start + data).wrapping_neg() % ALIGN))
 }
 
 /// Makes an array read-only that nobody else has.

@@ -38,8 +38,8 @@ pub(crate) fn _info<'py>(
     let of = |verify: Verify<'_>| {
         Info::of(&file.snapshot, &member, text, file.max_header_size, verify, &keep_going)
     };
-    let facts = if member.is_compressed() {
-        // To decompress a header can take any time.
+    let facts = if member.is_compressed() || file.snapshot.is_unmapped() {
+        // To decompress a header can take any time, and so can the disk.
         detached(py, || of(&|| Python::attach(|py| file.verify(py))))
     } else {
         of(&|| file.verify(py))

@@ -123,7 +123,7 @@ impl Reader {
         source: Option<Bound<'_, PyAny>>,
         path: PathBuf,
         filename: Py<PyAny>,
-        mode: char,
+        mode: Option<char>,
         map_type: Bound<'_, PyType>,
         view_type: Bound<'_, PyType>,
         cache: bool,
@@ -133,7 +133,11 @@ impl Reader {
         identity: Option<(u64, u128, u64)>,
     ) -> PyResult<()> {
         let expected = identity.map(|(size, modified, inode)| Identity { size, modified, inode });
-        let mode = if mode == 'c' { Mode::Copy } else { Mode::Read };
+        let mode = match mode {
+            Some('c') => Mode::Copy,
+            Some(_) => Mode::Read,
+            None => Mode::Unmapped,
+        };
         let source = mapping::source(source, filename.bind(py))?;
         let name = path.clone();
         let open = || Snapshot::open(source, mode, name, expected, &keep_going);
@@ -147,6 +151,10 @@ impl Reader {
         let map = Bound::new(py, map)?.unbind();
         let types = Types { map: map_type.unbind(), view: view_type.unbind() };
         let mut file = OpenFile::new(snapshot, options, map, types, max_header_size);
+        if file.snapshot.reads_arrays() && identity.is_none() && file.snapshot.unlisted().is_none() {
+            // Otherwise seen when the directory is first needed as a whole.
+            file.warn_of_damage(py)?;
+        }
         if skip {
             // Who made the pickle was warned.
             file.leave_out_bad(py, identity.is_none())?;
@@ -221,7 +229,7 @@ impl Reader {
         })?;
         let file = self.file(py)?;
         let map = file.snapshot.map();
-        detached(py, || map.advise(advice, 0, map.bytes().len()));
+        detached(py, || map.advise(advice, 0, map.len()));
         Ok(())
     }
 
@@ -254,6 +262,9 @@ impl Reader {
     #[getter]
     fn mmap<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (handle, _) = self.handle(py).map_err(|_| PyAttributeError::new_err("the reader is closed"))?;
+        if handle.file.snapshot.is_unmapped() {
+            return Err(PyAttributeError::new_err("the file is not mapped: mmap_mode is None"));
+        }
         Ok(handle.views.mmap.bind(py).clone())
     }
 

@@ -127,7 +127,8 @@ fn named(py: Python<'_>, file: &OpenFile, names: &[String]) -> PyResult<Vec<List
     let listed = |name: &String| {
         let found = file.find(py, name, false)?;
         let (member, name) = found.ok_or_else(|| unknown_name(file, &PyString::new(py, name)))?;
-        let listed = Listed::new(file.lookup(), file.window(), (member, name.to_owned()));
+        let member = (member, name.to_owned());
+        let listed = file.snapshot.reading(|window| Listed::new(file.lookup(), window, member));
         listed.map_err(|failure| file.err(py, failure))
     };
     names.iter().take(SOME).map(listed).collect()

@@ -3,11 +3,11 @@
 use pyo3::prelude::*;
 
 use mmnpz_file::Failure;
-use mmnpz_format::read::walked_index::MemberId;
+use mmnpz_format::read::walked_index::{Member, MemberId};
 
 use crate::detach::detached;
-use crate::error::{is_bad_member, keep_going, shown};
-use crate::numpy::array;
+use crate::error::{in_member, is_bad_member, keep_going, shown};
+use crate::numpy::array::{self, Described};
 use crate::views::open_file::{OpenFile, SHOWN, SOME, warn};
 use crate::views::value::value;
 
@@ -42,6 +42,16 @@ impl OpenFile {
         Ok(())
     }
 
+    /// Looks whether an array can be made of a member. One that is to be read is not read for that.
+    fn first_look(&self, mmap: &Bound<'_, PyAny>, member: &Member, name: &str) -> PyResult<()> {
+        if member.is_compressed() || !self.snapshot.reads_arrays() {
+            return value(self, mmap, member, name).map(drop);
+        }
+        let py = mmap.py();
+        let described = Described::new(py, &self.locate(py, member, name)?);
+        described.map(drop).map_err(|error| in_member(py, self.snapshot.shown(), name, error))
+    }
+
     /// The members that are no arrays, with their names for a message.
     fn bad_members(&self, mmap: &Bound<'_, PyAny>) -> PyResult<Vec<(MemberId, String)>> {
         let py = mmap.py();
@@ -55,8 +65,8 @@ impl OpenFile {
                 self.fetch_headers(py, next)?;
             }
             let name = name.to_str()?;
-            match value(self, mmap, member, name) {
-                Ok(_) => Ok(()),
+            match self.first_look(mmap, member, name) {
+                Ok(()) => Ok(()),
                 Err(error) if is_bad_member(py, &error) => {
                     bad.push((member.id, shown(name)));
                     Ok(())

@@ -4,7 +4,7 @@ use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
 use mmnpz_file::decompress::{Packed, for_all};
-use mmnpz_file::fetch::{self, Place};
+use mmnpz_file::fetch;
 use mmnpz_file::{Failure, KeepGoing};
 use mmnpz_format::npy::header::Header;
 use mmnpz_format::read::lookup::LocatedArray;
@@ -20,9 +20,6 @@ use crate::views::open_file::OpenFile;
 /// can take milliseconds.
 const DETACH_FROM: usize = 1 << 14;
 
-/// The data start at a multiple of this.
-const ALIGN: usize = 64;
-
 /// The arrays of compressed members with their names: new, and read-only unless the map is writable. Up to
 /// `threads` threads decompress them, the calling one included.
 pub(crate) fn arrays<'py>(
@@ -33,11 +30,17 @@ pub(crate) fn arrays<'py>(
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let failed = |number: usize, failure| file.member_err(py, failure, members[number].1);
     let described = |number: usize, error| in_member(py, file.snapshot.shown(), members[number].1, error);
-    let mut all = Vec::with_capacity(members.len());
-    for (number, (member, name)) in members.iter().enumerate() {
-        let found = file.snapshot.packed(member, name, &|| file.verify(py));
-        all.push(Seen { packed: found.map_err(|failure| failed(number, failure))?, header: None });
-    }
+    let packed = || {
+        let verify = || Python::attach(|py| file.verify(py));
+        let packed = members.iter().enumerate().map(|(number, (member, name))| {
+            let packed = file.snapshot.packed(member, name, &verify);
+            let packed = packed.map_err(|failure| (number, failure))?;
+            Ok(Seen { packed, header: None })
+        });
+        packed.collect::<Result<Vec<_>, _>>()
+    };
+    let packed = if file.snapshot.is_unmapped() { detached(py, packed) } else { packed() };
+    let mut all = packed.map_err(|(number, failure)| failed(number, failure))?;
     if let Err(failure) = read_headers(py, file, &mut all, threads) {
         if let Failure::Forked = failure {
             // What a lost thread has left half done must not be dropped.
@@ -46,7 +49,7 @@ pub(crate) fn arrays<'py>(
         }
         return Err(file.err(py, failure));
     }
-    let is_writable = file.snapshot.map().is_writable();
+    let is_writable = file.snapshot.map().is_writable() || file.snapshot.reads_arrays();
     let mut parts = Vec::with_capacity(members.len());
     for (number, Seen { packed, header }) in all.into_iter().enumerate() {
         let Some(header) = header else { continue };
@@ -59,7 +62,8 @@ pub(crate) fn arrays<'py>(
     let work = |(packed, out, done): &mut Unpacking<'_>, keep_going: KeepGoing<'_>| {
         *done = packed.decompress(out, keep_going);
     };
-    let decompressed = if all.iter().map(|(_, out, _)| out.len()).sum::<usize>() < DETACH_FROM {
+    let is_short = all.iter().map(|(_, out, _)| out.len()).sum::<usize>() < DETACH_FROM;
+    let decompressed = if is_short && !file.snapshot.is_unmapped() {
         for_all(&mut all, 1, &keep_going, &work)
     } else {
         detached(py, || for_all(&mut all, threads, &keep_going, &work))
@@ -96,18 +100,17 @@ fn read_headers(
     threads: usize,
 ) -> Result<(), Failure> {
     let map = file.snapshot.map();
-    let place = |bytes: &[u8]| Place { offset: map.offset_of(bytes.as_ptr()), bytes: bytes.len() };
-    let places: Vec<_> = all.iter().map(|seen| place(seen.packed.bytes())).collect();
+    let places: Vec<_> = all.iter().map(|seen| seen.packed.place(map)).collect();
     let is_cold = fetch::are_cold(map, &places);
     // Small members are decompressed as a whole for that, and any input can have few bytes in it.
-    let weight =
-        |seen: &Seen<'_>| seen.packed.size().min(DETACH_FROM as u64) + seen.packed.bytes().len() as u64;
+    let weight = |seen: &Seen<'_>| seen.packed.size().min(DETACH_FROM as u64) + seen.packed.stored_size();
     let size = all.iter().map(weight).sum::<u64>();
     let max_header_size = file.max_header_size;
     let work = |seen: &mut Seen<'_>, keep_going: KeepGoing<'_>| {
         seen.header = Some(seen.packed.header(max_header_size, keep_going));
     };
-    if !is_cold && size <= 2 * DETACH_FROM as u64 {
+    let is_here = !is_cold && !file.snapshot.is_unmapped();
+    if is_here && size <= 2 * DETACH_FROM as u64 {
         return for_all(all, 1, &keep_going, &work);
     }
     detached(py, || {
@@ -146,10 +149,8 @@ impl<'a, 'py> Part<'a, 'py> {
         let length = array::with_dtype(py, &header.descr, |dtype| array::data_len(&header, room, dtype))?;
         let too_large = || PyMemoryError::new_err("the array is too large");
         let length = usize::try_from(length).map_err(|_| too_large())?;
-        let size = data.checked_add(length).and_then(|size| size.checked_add(ALIGN)).ok_or_else(too_large)?;
-        let memory = array::zeros(py, size)?;
-        let start = array::layout(&memory).map_or(0, |layout| layout.start.addr());
-        let before = (start + data).wrapping_neg() % ALIGN;
+        let size = data.checked_add(length).ok_or_else(too_large)?;
+        let (memory, before) = array::aligned(py, size, data)?;
         Ok(Part { packed, header, memory, before, data, length, is_writable })
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod bad_members;
 pub(crate) mod decompressed;
+pub(crate) mod fresh;
 pub(crate) mod handle;
 pub(crate) mod map_again;
 pub(crate) mod open_file;

@@ -13,7 +13,7 @@ use mmnpz_file::snapshot::{Snapshot, Unlisted};
 use mmnpz_file::{Failure, fork};
 use mmnpz_format::Window;
 use mmnpz_format::error::Error;
-use mmnpz_format::read::lookup::Lookup;
+use mmnpz_format::read::lookup::{LocatedArray, Lookup};
 use mmnpz_format::read::walked_index::{Member, MemberId};
 use mmnpz_format::zip::name::EXTENSION;
 
@@ -104,8 +104,41 @@ impl OpenFile {
     pub(crate) fn member_err(&self, py: Python<'_>, failure: Failure, name: &str) -> PyErr {
         match failure {
             Failure::Format(error) => self.err(py, Failure::Format(error.in_member(name))),
+            Failure::Io(error) => {
+                let error = self.err(py, Failure::Io(error));
+                let note = format!("while the member {name:?} was read");
+                // An error without a note is as good.
+                let _ = error.value(py).call_method1(pyo3::intern!(py, "add_note"), (note,));
+                error
+            }
             other => self.err(py, other),
         }
+    }
+
+    /// The exception for a header that does not fit to its member, or of which no array can be made: that the
+    /// file is another one now, if that is why.
+    #[cold]
+    pub(crate) fn unfit(&self, py: Python<'_>, member: &Member, name: &str, error: PyErr) -> PyErr {
+        match detached(py, || self.snapshot.check_read(member, name)) {
+            Err(failure) => self.member_err(py, failure, name),
+            Ok(()) => in_member(py, self.snapshot.shown(), name, error),
+        }
+    }
+
+    /// What the header of a member says that is not compressed, and that is no view of a map.
+    pub(crate) fn locate(
+        &self,
+        py: Python<'_>,
+        member: &Member,
+        name: &str,
+    ) -> PyResult<LocatedArray<'static>> {
+        let locate = || {
+            let verify = || Python::attach(|py| self.verify(py));
+            let located = self.snapshot.locate(member, name, self.max_header_size, &verify)?;
+            Ok(located.into_owned())
+        };
+        let located = if self.snapshot.is_unmapped() { detached(py, locate) } else { locate() };
+        located.map_err(|failure| self.member_err(py, failure, name))
     }
 
     /// A new view of a member that is not compressed, with `mmap` as its base.
@@ -156,14 +189,18 @@ impl OpenFile {
             return Ok(());
         }
         detached(py, || snapshot.verify(&keep_going))?;
+        if go_on_unless(self.warn_of_damage(py)) { Ok(()) } else { Err(Failure::Interrupted) }
+    }
+
+    /// Warns if the directory is damaged, once.
+    pub(crate) fn warn_of_damage(&self, py: Python<'_>) -> PyResult<()> {
+        let snapshot = &self.snapshot;
         if self.lookup().is_recovered()
             && !snapshot.is_being_written()
             && !self.warned.swap(true, Ordering::Relaxed)
         {
             let damage = "the archive's directory is damaged";
-            if !go_on_unless(warn_of_found(py, snapshot, damage, self.lookup().len())) {
-                return Err(Failure::Interrupted);
-            }
+            warn_of_found(py, snapshot, damage, self.lookup().len())?;
         }
         Ok(())
     }
@@ -316,13 +353,15 @@ pub(crate) fn warn_of_unlisted(py: Python<'_>, snapshot: &Snapshot) -> PyResult<
 
 /// Warns of an archive that has members, and no arrays among them.
 pub(crate) fn warn_of_no_arrays(py: Python<'_>, snapshot: &Snapshot) -> PyResult<()> {
-    let (lookup, window) = (snapshot.lookup(), snapshot.window());
+    let lookup = snapshot.lookup();
     if !lookup.is_empty() || lookup.count_of_others() == 0 {
         return Ok(());
     }
-    let names = lookup
-        .names_of_others(window)
-        .map_or_else(|_| Vec::new(), |names| names.take(SHOWN).map(|name| shown(&name)).collect::<Vec<_>>());
+    let names = snapshot.reading(|window| {
+        let names = lookup.names_of_others(window)?;
+        Ok(names.take(SHOWN).map(|name| shown(&name)).collect::<Vec<_>>())
+    });
+    let names = names.unwrap_or_default();
     let (count, list) = (lookup.count_of_others(), names.join(", "));
     let (s, more) = (if count == 1 { "" } else { "s" }, if count > names.len() { ", …" } else { "" });
     let message = format!(

@@ -6,6 +6,7 @@ use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use mmnpz_file::Failure;
 use mmnpz_file::nearest::nearest;
 
 use crate::detach::detached;
@@ -39,16 +40,18 @@ pub(crate) fn unknown_name(file: &OpenFile, name: &Bound<'_, PyAny>) -> PyErr {
 
 /// The text, if the names can be read.
 fn note(file: &OpenFile, name: &str) -> Option<String> {
-    let (lookup, window) = (file.lookup(), file.window());
+    let lookup = file.lookup();
     let path = file.snapshot.shown().display();
     // A file that was cut short has no bytes behind the map. No text is worth a SIGBUS.
     if file.snapshot.was_changed() {
         return Some(format!("{path}: the file was changed since it was opened: open it again"));
     }
-    let names = || Some(lookup.members(window).ok()?.map_while(|member| Some(member.ok()?.1)));
-    let near = nearest(name, names()?, SHOWN);
-    let is_near = !near.is_empty();
-    let names: Vec<String> = if is_near { near } else { names()?.take(SHOWN).collect() };
+    let names = file.snapshot.reading(|window| {
+        let names = || Ok::<_, Failure>(lookup.members(window)?.map_while(|member| Some(member.ok()?.1)));
+        let near = nearest(name, names()?, SHOWN);
+        Ok(if near.is_empty() { (names()?.take(SHOWN).collect(), false) } else { (near, true) })
+    });
+    let (names, is_near): (Vec<String>, _) = names.ok()?;
     let list = names.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
     Some(match (lookup.len(), is_near, names.len()) {
         (0, ..) => format!("{path}: there are no arrays"),

@@ -11,8 +11,8 @@ use mmnpz_format::read::walked_index::Member;
 
 use crate::detach::detached;
 use crate::error::keep_going;
-use crate::views::decompressed;
 use crate::views::open_file::OpenFile;
+use crate::views::{decompressed, fresh};
 
 /// What a member gives. A view has `mmap` as its base.
 pub(crate) fn value<'py>(
@@ -26,6 +26,9 @@ pub(crate) fn value<'py>(
         && let Some(bytes) = bytes(py, file, member, name)?
     {
         return Ok(bytes.into_any());
+    }
+    if !member.is_compressed() && file.snapshot.reads_arrays() {
+        return fresh::array(py, file, member, name);
     }
     if !member.is_compressed() {
         return file.view(mmap, member, name);
@@ -43,13 +46,11 @@ fn bytes<'py>(
     name: &str,
 ) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let failed = |failure| file.member_err(py, failure, name);
-    let fetch = |bytes: &[u8]| {
-        let place = Place { offset: file.snapshot.map().offset_of(bytes.as_ptr()), bytes: bytes.len() };
-        file.fetch_cold(py, &[place])
-    };
     if member.is_compressed() {
-        let packed = file.snapshot.packed(member, name, &|| file.verify(py)).map_err(failed)?;
-        fetch(packed.bytes())?;
+        let packed = || file.snapshot.packed(member, name, &|| Python::attach(|py| file.verify(py)));
+        let packed = if file.snapshot.is_unmapped() { detached(py, packed) } else { packed() };
+        let packed = packed.map_err(failed)?;
+        file.fetch_cold(py, &[packed.place(file.snapshot.map())])?;
         if detached(py, || packed.starts_with(&MAGIC, &keep_going)).map_err(failed)? {
             return Ok(None);
         }
@@ -62,14 +63,25 @@ fn bytes<'py>(
         });
         return made.map(Some);
     }
-    let (bytes, expected) = file.snapshot.bytes_of(member, name).map_err(failed)?;
-    if bytes.starts_with(&MAGIC) {
+    let look = || {
+        let (range, expected) = file.snapshot.place_of(member, name)?;
+        let mut start = [0; MAGIC.len()];
+        let length = (range.end - range.start).min(MAGIC.len() as u64) as usize;
+        file.snapshot.read_to(range.start, &mut start[..length], &keep_going)?;
+        Ok((range, expected, start == MAGIC))
+    };
+    let found = if file.snapshot.is_unmapped() { detached(py, look) } else { look() };
+    let (range, expected, is_array) = found.map_err(failed)?;
+    if is_array {
         return Ok(None);
     }
-    fetch(bytes)?;
+    let size = usize::try_from(range.end - range.start);
+    let size = size.map_err(|_| PyMemoryError::new_err("the member is too large"))?;
+    file.fetch_cold(py, &[Place { offset: range.start as usize, bytes: size }])?;
     // The checksum is that of the bytes that are handed out: another program may write to the file.
-    let made = PyBytes::new_with(py, bytes.len(), |out| {
-        detached(py, || checksums::copy(bytes, out, expected, &keep_going)).map_err(failed)
+    let made = PyBytes::new_with(py, size, |out| {
+        let read = || checksums::read(&file.snapshot, range.start, out, expected, &keep_going);
+        detached(py, read).map_err(failed)
     });
     made.map(Some)
 }
