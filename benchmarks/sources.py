@@ -1,6 +1,7 @@
-"""The time to read all arrays of an archive that is not at a path, and to write one to a stream."""
+"""The time to read all arrays of an archive without a map of a path, and to write one to a stream."""
 
 import io
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from data import CONTENTS, SAVEZ, Plan
 from harness import OURS, Bar, Case, Contenders, best, duration, member_name, require, run, timed
+from numpy.typing import NDArray
 
 import mmnpz
 
 NUMPY = "numpy"
+PREAD = "os.preadv"
 
 
 def cases(plan: Plan) -> list[Case]:
@@ -21,12 +24,17 @@ def cases(plan: Plan) -> list[Case]:
     whats = {"signal": "signals of 130 to 640 KB", "small": "arrays of 400 bytes"}
     bars = (Bar(f"≥ 1 × {NUMPY}", 1, NUMPY),)
 
-    def case(label: str, how: str, of: dict[str, Any], ours: tuple[str, ...] = (OURS,)) -> Case:
+    def case(label: str, how: str, of: dict[str, Any], *others: str, bars: tuple[Bar, ...] = bars) -> Case:
         archive = str(plan.archive(SAVEZ, of["content"], of["members"]))
         label = f"{label} {of['members']:,} {whats[of['content']]}: per member"
-        return Case(label, (*ours, NUMPY), {"how": how, "archive": archive, **of}, duration, bars)
+        contenders = (OURS, *others, NUMPY)
+        return Case(label, contenders, {"how": how, "archive": archive, **of}, duration, bars)
 
+    as_fast_as_the_system = (Bar(f"≥ 0.9 × {PREAD}", 0.9, PREAD), *bars)
     return [
+        case("mmap_mode=None: read", "none", large, PREAD, bars=as_fast_as_the_system),
+        case("mmap_mode=None: read", "none", small),
+    ] + [
         case(label, how, of)
         for label, how in (
             ("an open file: read", "file"),
@@ -49,13 +57,15 @@ def measured(load: Callable[..., Any], how: str, archive: str, content: str, mem
         """Use all of each array."""
         total, array = 0.0, np.empty(0)
         with open(archive, "rb") as file:
-            mode = {"mmap_mode": "c"} if how == "copy" else {}
-            data = load(archive if how == "copy" else io.BytesIO(memory) if memory else file, **mode)
+            modes: dict[str, dict[str, Any]] = {"copy": {"mmap_mode": "c"}, "none": {"mmap_mode": None}}
+            source = archive if how in modes else io.BytesIO(memory) if memory else file
+            data = load(source, **modes.get(how, {}))
             for name in names:
                 array = data[name]
                 if how == "copy":
                     array[0] = 1
-                total += float(array.sum())
+                if how != "none":  # there, the array has been read
+                    total += float(array.sum())
         return total, array
 
     def check(result: tuple[float, Any]) -> None:
@@ -63,6 +73,27 @@ def measured(load: Callable[..., Any], how: str, archive: str, content: str, mem
         if how == "copy":
             last[0] = 1
         require(np.array_equal(result[1], last), "the last array is another one")
+
+    return best(lambda: timed(read, check), 3) / members
+
+
+def read_by_the_system(how: str, archive: str, content: str, members: int) -> float:
+    """The time to read the bytes of each array to where a new one has them."""
+    with mmnpz.load(archive) as data:
+        layout = data.layout()
+    places = list(zip(layout.offset.tolist(), layout.nbytes.tolist(), strict=True))
+
+    def read() -> NDArray[np.uint8]:
+        file, array = os.open(archive, os.O_RDONLY), np.empty(0, np.uint8)
+        for offset, count in places:
+            array = np.empty(count, np.uint8)
+            require(os.preadv(file, [array.data], offset) == count, "the file is too short")
+        os.close(file)
+        return array
+
+    def check(array: NDArray[np.uint8]) -> None:
+        last = CONTENTS[content](members - 1).reshape(-1).view(np.uint8)
+        require(np.array_equal(array, last), "the last array is another one")
 
     return best(lambda: timed(read, check), 3) / members
 
@@ -92,6 +123,7 @@ def written(by_mmnpz: bool, names: list[str], make: Callable[[int], Any]) -> flo
 CONTENDERS: Contenders = {
     OURS: partial(measured, mmnpz.load),
     NUMPY: partial(measured, np.load),
+    PREAD: read_by_the_system,
 }
 
 if __name__ == "__main__":
