@@ -138,7 +138,8 @@ fn check(bytes: &[u8], before: &[u8], items: &[(String, u64)], opened_before: bo
     }
     if lookup.is_verified(bytes.into()).unwrap() {
         let mut count = 0;
-        let done = lookup.facts(bytes.into(), MAX_HEADER_SIZE, |facts| {
+        let of_headers = |read: &mut dyn FnMut(Window<'_>) -> Result<(), Error>| read(bytes.into());
+        let done = lookup.facts(bytes.into(), MAX_HEADER_SIZE, of_headers, |facts| {
             count += 1;
             let (offset, stored) = match facts.array {
                 ArrayFacts::Listed(array) => (array.offset, array.stored),
