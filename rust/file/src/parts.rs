@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use elsa::sync::FrozenVec;
 use mmnpz_format::window::{Fetch, Fetched, Part};
 use mmnpz_format::{Missing, Window};
 
@@ -65,7 +66,7 @@ pub(crate) struct Reading<'a> {
     len: u64,
     /// How many bytes are read at a time, at least.
     least: u64,
-    parts: boxcar::Vec<Part<'static>>,
+    parts: FrozenVec<Box<Part<'static>>>,
     places: Mutex<Places>,
     bytes: AtomicU64,
 }
@@ -91,7 +92,7 @@ impl<'a> Reading<'a> {
     }
 
     fn new(file: &'a File, len: u64, least: u64) -> Self {
-        let (parts, places) = (boxcar::Vec::new(), Mutex::default());
+        let (parts, places) = (FrozenVec::default(), Mutex::default());
         Reading { file, len, least, parts, places, bytes: AtomicU64::new(0) }
     }
 
@@ -121,7 +122,7 @@ impl<'a> Reading<'a> {
 
     /// All that was read.
     pub(crate) fn finish(self) -> Vec<Part<'static>> {
-        self.parts.into_iter().collect()
+        self.parts.into_vec().into_iter().map(|part| *part).collect()
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -144,7 +145,7 @@ impl<'a> Reading<'a> {
     fn read(&self, range: &Range<u64>) -> io::Result<&[u8]> {
         let (end, before) = self.places().last;
         let follows = (end.saturating_sub(before)..=end.saturating_add(before)).contains(&range.start);
-        let least = if self.parts.count() < MANY { self.least } else { SCATTERED };
+        let least = if self.parts.len() < MANY { self.least } else { SCATTERED };
         let block = if follows { (2 * before).clamp(least, MOST) } else { least };
         let wanted = range.start.saturating_add(block).min(self.len).max(range.end);
         let size = wanted - range.start;
@@ -164,7 +165,7 @@ impl<'a> Reading<'a> {
             return Err(cut_short());
         }
         bytes.truncate(read);
-        let number = self.parts.push(Part { at: range.start, bytes: bytes.into() });
+        let number = self.parts.push_get_index(Box::new(Part { at: range.start, bytes: bytes.into() }));
         let mut places = self.places();
         // A part inside of this one would hide it from ranges that begin behind the start of that.
         let inside: Vec<u64> = places.numbers.range(range.start..wanted).map(|(&start, _)| start).collect();
@@ -274,7 +275,7 @@ mod tests {
             Ok(())
         });
         all.unwrap();
-        assert_eq!(reading.parts.count(), 0);
+        assert_eq!(reading.parts.len(), 0);
     }
 
     #[test]
