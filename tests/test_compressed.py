@@ -8,7 +8,6 @@ import signal
 import struct
 import sys
 import threading
-import time
 import warnings
 import zipfile
 import zlib
@@ -27,6 +26,7 @@ from hypothesis import strategies as st
 import mmnpz
 from tests.archives import Entry, build_zip, npy, npy_with_header, put, same
 from tests.processes import fork, run_python
+from tests.threads import others_run_during
 
 ARRAYS: dict[str, Any] = {
     "integers": np.arange(1000),
@@ -572,17 +572,7 @@ def test_whatever_is_wrong_ends_in_a_documented_error(
         assert data.verify() == []
 
 
-@pytest.fixture
-def no_switches() -> Iterator[None]:
-    """Have a thread get the interpreter only where another one gives it up."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1000)
-    yield
-    sys.setswitchinterval(interval)
-
-
 @pytest.mark.thread_unsafe(reason="changes how all threads switch")
-@pytest.mark.usefixtures("no_switches")
 @pytest.mark.parametrize("ask", ["lookup", "small", "bytes", "info", "layout", "preload", "gather", "verify"])
 def test_other_threads_run_while_members_are_decompressed(tmp_path: Path, ask: str) -> None:
     raw = npy(np.tile(np.arange(9_999), 300))
@@ -609,31 +599,8 @@ def test_other_threads_run_while_members_are_decompressed(tmp_path: Path, ask: s
         "gather": lambda: data.gather(["long"], 0, length=1),
         "verify": data.verify,
     }
-    turns = 0
-    done = threading.Event()
-
-    def count() -> None:
-        nonlocal turns
-        while not done.is_set():
-            turns += 1
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=count)
-    thread.start()
     # Once while the header is decompressed, and then while the array is.
-    least = 3 if ask in {"lookup", "gather", "preload"} else 1
-    try:
-        # More than once: on a busy machine, the other thread need not get a processor meanwhile.
-        for _ in range(100):
-            before = turns
-            calls[ask]()
-            if turns >= before + least:
-                break
-        else:
-            pytest.fail("no other thread ran")
-    finally:
-        done.set()
-        thread.join()
+    assert others_run_during(calls[ask], least=3 if ask in {"lookup", "gather", "preload"} else 1)
 
 
 @pytest.mark.thread_unsafe(reason="works in a process of its own")

@@ -2,9 +2,7 @@
 
 import os
 import signal
-import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import mmnpz
 from tests.processes import fork, run_python, wait_for
 from tests.test_gather import NAMES, RECORDINGS, ROWS, equal, recording, recordings, stacked
-from tests.threads import in_threads
+from tests.threads import in_threads, others_run_during
 
 __all__ = ["recordings"]
 
@@ -161,29 +159,4 @@ def test_other_threads_run_during_a_gather(tmp_path: Path) -> None:
         writer["a"] = np.zeros(1 << 22)
     data = mmnpz.load(path)
     out = np.empty((8, 1 << 22))
-    ticks = 0
-    done = threading.Event()
-
-    def tick() -> None:
-        nonlocal ticks
-        while not done.is_set():
-            ticks += 1
-            time.sleep(0)
-
-    thread = threading.Thread(target=tick)
-    interval = sys.getswitchinterval()
-    try:
-        # From here on a thread runs only while another thread has given up the GIL.
-        sys.setswitchinterval(1000)
-        thread.start()
-        for _ in range(100):
-            before = ticks
-            data.gather(["a"] * 8, out=out)
-            if ticks > before:
-                break
-        else:
-            pytest.fail("no other thread ran")
-    finally:
-        done.set()
-        sys.setswitchinterval(interval)
-        thread.join()
+    assert others_run_during(lambda: data.gather(["a"] * 8, out=out))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import mmnpz
 from mmnpz.torch import NpzDataset
 from tests.archives import npy, same
 from tests.processes import run_python
-from tests.threads import in_threads
+from tests.threads import in_threads, others_run_during
 
 COUNT = 1500
 """So many members have a directory of more than the 64 KiB that are read at a time."""
@@ -498,29 +497,4 @@ def test_other_threads_run_while_a_file_is_read(tmp_path: Path, ask: str) -> Non
         "packed": lambda: data["packed"],
         "verify": data.verify,
     }
-    turns = 0
-    done = threading.Event()
-
-    def count() -> None:
-        nonlocal turns
-        while not done.is_set():
-            turns += 1
-            done.wait(0.0001)
-
-    thread = threading.Thread(target=count)
-    interval = sys.getswitchinterval()
-    # From here on, a thread runs only while another one has given up the GIL.
-    sys.setswitchinterval(1000)
-    thread.start()
-    try:
-        for _ in range(5000):
-            before = turns
-            calls[ask]()
-            if turns > before:
-                break
-        else:
-            pytest.fail("no other thread ran")
-    finally:
-        done.set()
-        sys.setswitchinterval(interval)
-        thread.join()
+    assert others_run_during(calls[ask], attempts=5000)
