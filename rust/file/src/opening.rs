@@ -107,7 +107,8 @@ fn keep(
             let start = survey.seal().map_or(u64::MAX, |seal| seal.start());
             window.get_inside(start.min(directory.range.start)..directory.comment.end)?;
         }
-        // Asked before the directory is read: beside a writer, members that are not found are not lost.
+        // Beside a writer, members that are not found are not lost. One that came and went since the file was
+        // opened has changed its time, which this looks at, too.
         let is_quiet = (beside.is_quiet)();
         polled(keep_going, |keep_going| lookup.verify(window, None, is_quiet, keep_going))?;
         lookup.is_verified(window)?;
