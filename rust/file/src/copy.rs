@@ -252,11 +252,11 @@ impl<'a> Copying<'a> {
     fn read(&self, file: &File, unit: &Range<usize>) {
         self.for_each_piece(unit, |at, place, padding| {
             // SAFETY: by the contract of `new`, the batch has as many bytes, and those of the padding, from
-            // `at` on, and this thread alone has taken the unit. They may be uninitialized, and a call of the
-            // system writes to them.
+            // `at` on, and this thread alone has taken the unit.
             let read = unsafe {
                 let to = self.out.0.add(at);
-                let read = read_exact_to(file, to, place.bytes, place.offset as u64);
+                let out = std::slice::from_raw_parts_mut(to.cast(), place.bytes);
+                let read = read_exact_to(file, out, place.offset as u64);
                 if padding > 0 {
                     self.fill(to.add(place.bytes), padding, at + place.bytes);
                 }

@@ -139,8 +139,10 @@ impl<'a> Packed<'a> {
                 bytes
                     .try_reserve_exact(usize::try_from(count).map_err(|_| ErrorKind::TooLarge)?)
                     .map_err(no_memory)?;
-                bytes.resize(count as usize, 0);
-                read_all_at(file, &mut bytes, range.start, keep_going)?;
+                let room = &mut bytes.spare_capacity_mut()[..count as usize];
+                read_all_at(file, room, range.start, keep_going)?;
+                // SAFETY: there is room for them, and they were read.
+                unsafe { bytes.set_len(count as usize) };
                 Ok(bytes.into())
             }
         }

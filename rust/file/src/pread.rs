@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 
 use crate::failure::{Failure, KeepGoing, check};
 
@@ -50,23 +51,20 @@ pub(crate) fn read_exact_at(file: &File, block: &mut [u8], at: u64) -> io::Resul
 /// Those of the system, and [`Failure::Interrupted`].
 pub(crate) fn read_all_at(
     file: &File,
-    out: &mut [u8],
+    out: &mut [MaybeUninit<u8>],
     at: u64,
     keep_going: KeepGoing<'_>,
 ) -> Result<(), Failure> {
     for (number, out) in out.chunks_mut(STEP).enumerate() {
         check(keep_going)?;
-        read_exact_at(file, out, at + (number * STEP) as u64)?;
+        read_exact_to(file, out, at + (number * STEP) as u64)?;
     }
     Ok(())
 }
 
-/// As [`read_exact_at`], to memory that need not be initialized.
-///
-/// # Safety
-/// `out` points to `count` bytes to which nobody else has access meanwhile.
+/// As [`read_exact_at`], to memory that need not be initialized. Once it returns without an error, it is.
 #[cfg(unix)]
-pub(crate) unsafe fn read_exact_to(file: &File, out: *mut u8, count: usize, at: u64) -> io::Result<()> {
+pub(crate) fn read_exact_to(file: &File, out: &mut [MaybeUninit<u8>], at: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd;
 
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
@@ -75,11 +73,11 @@ pub(crate) unsafe fn read_exact_to(file: &File, out: *mut u8, count: usize, at: 
     use libc::{off64_t as off_t, pread64 as pread};
 
     let mut done = 0;
-    while done < count {
+    while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let at = off_t::try_from(at + done as u64).map_err(|_| cut_short())?;
-        // SAFETY: the descriptor is open as long as `file` is borrowed. By contract, `out` has as many bytes
-        // behind those that were read.
-        let read = unsafe { pread(file.as_raw_fd(), out.add(done).cast(), (count - done).min(STEP), at) };
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and the system writes no more bytes
+        // than `rest` has.
+        let read = unsafe { pread(file.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len().min(STEP), at) };
         match usize::try_from(read) {
             Ok(0) => return Err(cut_short()),
             Ok(more) => done += more,
@@ -95,11 +93,10 @@ pub(crate) unsafe fn read_exact_to(file: &File, out: *mut u8, count: usize, at: 
 }
 
 #[cfg(windows)]
-pub(crate) unsafe fn read_exact_to(file: &File, out: *mut u8, count: usize, at: u64) -> io::Result<()> {
-    // SAFETY: by contract. Zeros first, as no reference may be made to bytes that are not initialized.
-    let out = unsafe {
-        out.write_bytes(0, count);
-        std::slice::from_raw_parts_mut(out, count)
-    };
+pub(crate) fn read_exact_to(file: &File, out: &mut [MaybeUninit<u8>], at: u64) -> io::Result<()> {
+    // Zeros first, as no reference may be made to bytes that are not initialized.
+    out.fill(MaybeUninit::new(0));
+    // SAFETY: they are initialized, and bytes have the same layout.
+    let out = unsafe { &mut *(out as *mut [MaybeUninit<u8>] as *mut [u8]) };
     read_exact_at(file, out, at)
 }

@@ -16,8 +16,10 @@
 //! answer.
 
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -254,6 +256,22 @@ impl Snapshot {
     /// # Errors
     /// Those of the system, and [`Failure::Interrupted`].
     pub fn read_to(&self, offset: u64, out: &mut [u8], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+        // SAFETY: of the same layout, and only bytes that are initialized are written to it.
+        let out = unsafe { &mut *(ptr::from_mut(out) as *mut [MaybeUninit<u8>]) };
+        self.read_new(offset, out, keep_going)
+    }
+
+    /// As [`Snapshot::read_to`], to memory that need not be initialized. Once it returns without an error, it
+    /// is.
+    ///
+    /// # Errors
+    /// Those of the system, and [`Failure::Interrupted`].
+    pub fn read_new(
+        &self,
+        offset: u64,
+        out: &mut [MaybeUninit<u8>],
+        keep_going: KeepGoing<'_>,
+    ) -> Result<(), Failure> {
         if let Some(file) = self.map.file() {
             return read_all_at(file, out, offset, keep_going);
         }
@@ -261,7 +279,8 @@ impl Snapshot {
         let bytes = bytes.and_then(|bytes| bytes.get(..out.len())).ok_or_else(cut_short)?;
         for (out, bytes) in out.chunks_mut(STEP).zip(bytes.chunks(STEP)) {
             check(keep_going)?;
-            out.copy_from_slice(bytes);
+            // SAFETY: as many bytes as `out` has.
+            unsafe { out.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), out.len()) };
         }
         Ok(())
     }

@@ -477,10 +477,26 @@ const ALIGN: usize = 64;
 /// A new array of zeros with `count` bytes behind those that are not used, and how many these are. The byte
 /// at `data` of the others is aligned.
 pub(crate) fn aligned(py: Python<'_>, count: usize, data: usize) -> PyResult<(Bound<'_, PyAny>, usize)> {
-    let too_large = || PyMemoryError::new_err("the array is too large");
-    let memory = zeros(py, count.checked_add(ALIGN).ok_or_else(too_large)?)?;
-    let start = layout(&memory).map_or(0, |layout| layout.start.addr());
-    Ok((memory, (start + data).wrapping_neg() % ALIGN))
+    let memory = zeros(py, with_room(count)?)?;
+    let before = unused(&memory, data);
+    Ok((memory, before))
+}
+
+/// As [`aligned`] with the first byte aligned, but the bytes are not initialized.
+pub(crate) fn aligned_new(py: Python<'_>, count: usize) -> PyResult<(Bound<'_, PyAny>, usize)> {
+    let memory = empty(&numpy::dtype::<u8>(py), &[with_room(count)?])?;
+    let before = unused(&memory, 0);
+    Ok((memory, before))
+}
+
+fn with_room(count: usize) -> PyResult<usize> {
+    count.checked_add(ALIGN).ok_or_else(|| PyMemoryError::new_err("the array is too large"))
+}
+
+/// How many of the first bytes of an array are not used, if the byte at `data` behind them is to be aligned.
+fn unused(memory: &Bound<'_, PyAny>, data: usize) -> usize {
+    let start = layout(memory).map_or(0, |layout| layout.start.addr());
+    (start + data).wrapping_neg() % ALIGN
 }
 
 /// Makes an array read-only that nobody else has.

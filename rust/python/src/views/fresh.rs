@@ -1,5 +1,6 @@
 //! Arrays that are read when they are asked for, each into memory of its own.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use numpy::PyUntypedArray;
@@ -74,16 +75,20 @@ fn read<'py>(
     let snapshot = &file.snapshot;
     let too_large = || PyMemoryError::new_err("the array is too large");
     let length = usize::try_from(data_len(py, file, &located, (member, name))?).map_err(|_| too_large())?;
-    let (memory, before) = array::aligned(py, length, 0)?;
+    let (memory, before) = array::aligned_new(py, length)?;
     let Some(layout) = array::layout(&memory) else { return Err(too_large()) };
-    // SAFETY: a new array of zeros, of `length` bytes behind the first `before`, which nobody else has, and
-    // which `memory` keeps.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(layout.start.add(before), length) };
+    let start = layout.start.wrapping_add(before);
+    // SAFETY: a new array of `length` bytes behind the first `before`, which nobody else has, and which
+    // `memory` keeps.
+    let out = unsafe { std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), length) };
     let read = detached(py, || {
-        snapshot.read_to(located.offset, bytes, &keep_going)?;
+        snapshot.read_new(located.offset, out, &keep_going)?;
         snapshot.check_read(member, name)
     });
+    // Python does not get to see memory to which nothing was read: it is freed here.
     read.map_err(|failure| file.member_err(py, failure, name))?;
+    // SAFETY: as above, and all of them were read.
+    let bytes = unsafe { std::slice::from_raw_parts(start, length) };
     let located = LocatedArray { offset: 0, stored: length as u64, ..located };
     let array = array::with_dtype(py, &located.header.descr, |dtype| {
         let memory_of = Memory { bytes, is_writable: true };
