@@ -29,6 +29,7 @@ SCENARIOS = (
     "index_memory",
     "first_access",
     "excerpts",
+    "loader",
     "preload",
     "verify",
     "compressed",

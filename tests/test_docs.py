@@ -29,7 +29,7 @@ NOT_PYTHON = {"console", "text", "{eval-rst}", "{include}", "{toctree}"}
 
 
 # The module and the page that need PyTorch, if it is not installed. In CI it must be installed.
-WITHOUT = set() if "CI" in os.environ or importlib.util.find_spec("torch") else {"mmnpz.torch", "howto.md"}
+WITHOUT = set() if "CI" in os.environ or importlib.util.find_spec("torch") else {"mmnpz.torch", "training.md"}
 
 
 def session_of(page: Path) -> str:
@@ -140,7 +140,8 @@ def test_help_shows_the_docstrings_of_the_stub() -> None:
 def test_pytorch_is_documented() -> None:
     if WITHOUT:
         pytest.skip("PyTorch is not installed")
-    assert {"mmnpz.torch.NpzDataset"} <= set(WITH_EXAMPLES)
+    documented = {"NpzDataset", "collate", "Batches", "BucketBatches"}
+    assert {f"mmnpz.torch.{name}" for name in documented} <= set(WITH_EXAMPLES)
     assert {"mmnpz.torch", "mmnpz.torch.NpzDataset.name"} <= {name for name, _ in docstrings()}
 
 

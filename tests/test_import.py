@@ -73,7 +73,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi"), *(REPOSITORY 
 PRIVATE = re.compile(
     r"(?<![\w.])(np|numpy)(\.\w+)*\._[a-z]\w*"
     r"|from numpy[\w.]* import [^\n]*(?<![\w])_[a-z]\w*"
-    r"|(?<![\w.])(np|numpy)\.core\b|\b_\w+_impl\b|\"_(read|write|check)_\w*\"|multiarray"
+    r"|(?<![\w.])(np|numpy)\.core\b|\b_(?!disabled_torch_)\w+_impl\b|\"_(read|write|check)_\w*\"|multiarray"
 )
 
 

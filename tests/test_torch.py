@@ -517,10 +517,10 @@ def test_a_pickle_is_small(tmp_path: Path) -> None:
             dataset = NpzDataset(source, excerpt=head, transform=absolute)
             for _ in range(2):
                 assert dataset[0].tolist() == [1, 2, 3]
-                assert len(pickle.dumps(dataset, protocol)) <= 1024
+                assert len(pickle.dumps(dataset, protocol)) <= 1536
                 dataset = pickle.loads(pickle.dumps(dataset, protocol))
         given = NpzDataset(path, names, excerpt=head, transform=absolute)
-        assert len(pickle.dumps(given, protocol)) <= 1024 + 4 * len(names)
+        assert len(pickle.dumps(given, protocol)) <= 1536 + 4 * len(names)
 
 
 @pytest.mark.parametrize("again", [lambda d: pickle.loads(pickle.dumps(d)), copy.copy, copy.deepcopy])

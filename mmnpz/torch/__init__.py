@@ -1,0 +1,19 @@
+"""Arrays of ``.npz`` files as samples for PyTorch. ``import mmnpz`` does not load this module."""
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError(
+        "mmnpz.torch needs PyTorch, which `pip install torch` installs", name="torch"
+    ) from error
+
+from mmnpz.torch.dataset import NpzDataset, collate
+from mmnpz.torch.samplers import Batches, BucketBatches
+
+__all__ = ["Batches", "BucketBatches", "NpzDataset", "collate"]
+
+for _public in (NpzDataset, collate, Batches, BucketBatches):
+    _public.__module__ = __name__
+del _public
