@@ -9,7 +9,7 @@ export PIP_RESUME_RETRIES ?= 50
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml mmnpz/_mmnpz.pyi $(shell find rust/format/src rust/file rust/python -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: help demo test lint deny types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
+.PHONY: help demo train test lint deny types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the verbs
@@ -31,6 +31,11 @@ $(VENV)/extra-%: $(VENV)/built pyproject.toml
 
 demo: $(VENV)/extra-demo  ## the main job on real files: write a dataset, append, read excerpts, compare with numpy.load
 	$(BIN)/python examples/demo.py
+
+# Of arcade, only the sounds: no code of it runs.
+train: $(VENV)/extra-torch  ## train on real audio: spectrograms of different lengths, random excerpts, workers
+	$(BIN)/pip install --quiet --no-deps arcade==3.3.3
+	$(BIN)/python examples/train.py
 
 test: $(VENV)/extra-test  ## the Python tests
 	$(BIN)/pytest

@@ -24,6 +24,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset
 
 from mmnpz.torch import Batches, NpzDataset, collate
+from mmnpz.torch.memory import Pool
 
 METHODS = multiprocessing.get_all_start_methods()
 LENGTHS = [12, 5, 30, 8, 12, 7, 40, 9]
@@ -460,6 +461,16 @@ def test_the_memory_of_a_batch_is_used_again(path: Path) -> None:
         gc.collect()
     assert len(places) == 1
     assert len({batch.data_ptr() for batch in [dataset[[0, 1]] for _ in range(40)]}) == 40
+
+
+def test_memory_is_taken_before_there_is_an_array_in_it() -> None:
+    pool = Pool()
+    first, second = pool.begin(1000), pool.begin(1000)
+    arrays = [memory.array((10,), np.dtype("f8")) for memory in (first, second, first)]
+    for number, array in enumerate(arrays):
+        array[:] = number
+    assert [array.tolist() for array in arrays] == [[0.0] * 10, [1.0] * 10, [2.0] * 10]
+    assert all(array.ctypes.data % 64 == 0 for array in arrays)
 
 
 def test_threads_get_memory_of_their_own(path: Path) -> None:

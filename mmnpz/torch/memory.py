@@ -218,12 +218,11 @@ class _Received:
         kind = np.dtype(dtype)
         count = math.prod(shape)
         array: NDArray[Any] = np.ndarray(shape, kind, self.map, start) if count else np.empty(shape, kind)
-        owner, getpid = os.getpid(), os.getpid
 
         def give_back(_: object) -> None:
-            # Called when the tensor is gone. Not while another process may have it.
+            # Called when the tensor is gone. Not if another process may have it: a child, or its parent.
             self.live.pop(number, None)
-            if getpid() == owner and number not in self.kept:
+            if number not in self.kept:
                 self.map[number] = 0
 
         self.live[number] = weakref.ref(array, give_back)
