@@ -793,7 +793,7 @@ MEMORY = """
 import gc, os, sys
 import numpy as np, torch, mmnpz
 from torch.utils.data import DataLoader, Dataset
-from mmnpz.torch import NpzDataset
+from mmnpz.torch import NpzDataset, collate
 
 MEMBERS = 100_000
 
@@ -815,7 +815,12 @@ def report(samples):
     assert len(samples) == 500 and samples[0].shape == (50,)
     return os.getpid(), unique()
 
-def worker(dataset, method):
+def report_batch(samples):
+    x, label, index = collate(samples)
+    assert x.shape == (500, 20) and bool((label == index * 2).all())
+    return os.getpid(), unique()
+
+def worker(dataset, method, report=report):
     '''KiB that a worker has for itself after its last batch.'''
     options = dict(num_workers=2, multiprocessing_context=method)
     figures = dict(DataLoader(dataset, batch_size=500, shuffle=True, collate_fn=report, **options))
@@ -840,6 +845,7 @@ if __name__ == "__main__":
         worker(Fresh(), method),
         worker(NpzDataset(path), method),
         worker(NpzDataset(path, names), method),
+        worker(NpzDataset(path, length=20, labels=np.arange(MEMBERS) * 2, index=True), method, report_batch),
         worker(NpzDataset(reader), method),
     )
 """
@@ -849,11 +855,12 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 def test_a_worker_costs_no_memory_for_each_array(tmp_path: Path, method: str) -> None:
-    base, everything, named, cached = map(
+    base, everything, named, batches, cached = map(
         int, run_script(MEMORY, tmp_path, tmp_path / "a.npz", method).split()
     )
     assert everything - base <= 4096
     assert named - base <= 4096
+    assert batches - base <= 4096
     # A reader that keeps its views exceeds the limit. This shows that the test measures memory in the
     # workers.
     assert cached - base > 4096
