@@ -19,7 +19,7 @@ from data import (
     rows_of_recording,
     safetensors_excerpts,
 )
-from harness import OURS, Bar, Case, Contenders, digits, member_name, require, run
+from harness import OURS, Bar, Case, Contenders, digits, duration, member_name, require, run
 
 import mmnpz
 
@@ -58,6 +58,16 @@ def cases(plan: Plan) -> list[Case]:
             warm | {"workers": 2},
         ),
         case(" from a disk, not in the page cache", (OURS, GATHER, VIEWS), 0.8, GATHER, cold),
+        *(
+            Case(
+                f"the first batch of a DataLoader with 2 workers ({method}), {members:,} arrays",
+                (OURS, COLLATED, VIEWS),
+                {**warm, "workers": 2, "method": method},
+                duration,
+                (Bar(f"≤ 1.1 × {VIEWS}", 1 / 1.1, VIEWS),),
+            )
+            for method in ("spawn", "forkserver")
+        ),
     ]
 
 
@@ -117,7 +127,10 @@ def check(batch: Any, members: Any) -> None:
         )
 
 
-def with_loader(how: str, workers: int = 0, epochs: int = 1, cold: bool = False, **where: Any) -> float:
+def with_loader(
+    how: str, workers: int = 0, epochs: int = 1, cold: bool = False, method: str = "", **where: Any
+) -> float:
+    """Return excerpts a second in the best epoch or, with `method`, the seconds until the first batch."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -127,6 +140,8 @@ def with_loader(how: str, workers: int = 0, epochs: int = 1, cold: bool = False,
     members = where["members"]
     path = where["archives"][SAFETENSORS if how == SAFETENSORS else OWN]
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    if method:
+        options["multiprocessing_context"] = method
     batches = Batches(range(members), BATCH, shuffle=True, drop_last=True)
     if how in (VIEWS, SAFETENSORS):
         loader: Any = DataLoader(OneByOne(how, path, members), batch_sampler=batches, **options)  # type: ignore[arg-type]
@@ -138,6 +153,13 @@ def with_loader(how: str, workers: int = 0, epochs: int = 1, cold: bool = False,
             loader = DataLoader(dataset, sampler=batches, batch_size=None, **options)
     if cold:
         _drop(path, where["strict"])
+
+    if method:
+        begin = time.perf_counter()
+        batch = next(iter(loader))
+        seconds = time.perf_counter() - begin
+        check(*batch)
+        return seconds
 
     def epoch() -> float:
         last: Any = None
