@@ -140,7 +140,7 @@ def test_help_shows_the_docstrings_of_the_stub() -> None:
 def test_pytorch_is_documented() -> None:
     if WITHOUT:
         pytest.skip("PyTorch is not installed")
-    documented = {"NpzDataset", "collate", "Batches", "BucketBatches"}
+    documented = {"NpzDataset", "collate", "Batches", "BatchStream", "BucketBatches"}
     assert {f"mmnpz.torch.{name}" for name in documented} <= set(WITH_EXAMPLES)
     assert {"mmnpz.torch", "mmnpz.torch.NpzDataset.name"} <= {name for name, _ in docstrings()}
 

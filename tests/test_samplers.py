@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from mmnpz.torch import Batches, BucketBatches, NpzDataset, collate
+from mmnpz.torch import Batches, BatchStream, BucketBatches, NpzDataset, collate
 
 
 def flat(batches: Any) -> list[Any]:
@@ -336,3 +336,87 @@ def test_with_a_plain_loader(path: Path) -> None:
     assert len(batches) == len(loader)
     assert sum(int(lengths.sum()) for _, lengths in batches) == int(dataset.lengths.sum())
     assert all(batch.shape[0] * batch.shape[1] <= 64 for batch, _ in batches)
+
+
+# Streams
+
+STREAMED = """
+import sys, warnings
+warnings.filterwarnings("ignore", "'set_vital' is deprecated")
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+from mmnpz.torch import Batches, BatchStream, NpzDataset
+
+def lists(batches):
+    return [[column.tolist() for column in batch] for batch in batches]
+
+if __name__ == "__main__":
+    dataset = NpzDataset(sys.argv[1], length=8, index=True)
+
+    def loader(kind, **options):
+        stream = BatchStream(dataset, Batches(dataset, 3, shuffle=True, seed=5))
+        return kind(stream, batch_size=None, num_workers=2, multiprocessing_context="fork", **options)
+
+    torch.manual_seed(3)
+    for persistent in (False, True):
+        working = loader(DataLoader, persistent_workers=persistent)
+        assert len(working) == 14
+        epochs = [lists(working) for _ in range(3)]
+        for batches in epochs:
+            assert len(batches) == 14
+            assert sorted(index for _, indices in batches for index in indices) == list(range(40))
+        assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    torch.manual_seed(3)
+    assert [lists(loader(DataLoader)) for _ in range(1)] != [epochs[0]]
+
+    # Ranks have parts of the same order, where the number of the epoch is set.
+    found = []
+    for rank in (0, 1):
+        sampler = Batches(dataset, 3, shuffle=True, seed=5, rank=rank, world_size=2)
+        stream = BatchStream(dataset, sampler)
+        working = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context="fork")
+        for epoch in range(2):
+            stream.set_epoch(epoch)
+            found.append([index for _, indices in lists(working) for index in indices])
+    assert sorted(found[0] + found[2]) == sorted(found[1] + found[3]) == list(range(40))
+    assert found[0] != found[1]
+
+    for done in (1, 4, 7):
+        first = loader(StatefulDataLoader)
+        batches = iter(first)
+        head = lists(next(batches) for _ in range(done))
+        state = first.state_dict()
+        rest = lists(batches)
+        again = loader(StatefulDataLoader)
+        again.load_state_dict(state)
+        assert lists(again) == rest, done
+        assert len(head + rest) == 14
+    print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+def test_workers_that_draw_their_own_batches(path: Path, tmp_path: Path) -> None:
+    assert run_script(STREAMED, tmp_path, path) == "done\n"
+
+
+@QUIET
+def test_a_stream_without_workers_goes_on(path: Path) -> None:
+    dataset = NpzDataset(path, length=8, index=True)
+
+    def loader() -> Any:
+        return StatefulDataLoader(BatchStream(dataset, MAKERS["shuffled"](5)), batch_size=None)
+
+    whole = loader()
+    expected = [as_lists(whole) for _ in range(2)]
+    sampler = MAKERS["shuffled"](5)
+    assert expected == [as_lists(dataset[indices] for indices in sampler) for _ in range(2)]
+    for done in (0, 1, 6):
+        first = loader()
+        batches = iter(first)
+        found = as_lists(next(batches) for _ in range(done))
+        again = loader()
+        again.load_state_dict(first.state_dict())
+        assert found + as_lists(again) == expected[0]

@@ -11,9 +11,10 @@ except ModuleNotFoundError as error:
 
 from mmnpz.torch.dataset import NpzDataset, collate
 from mmnpz.torch.samplers import Batches, BucketBatches
+from mmnpz.torch.stream import BatchStream
 
-__all__ = ["Batches", "BucketBatches", "NpzDataset", "collate"]
+__all__ = ["BatchStream", "Batches", "BucketBatches", "NpzDataset", "collate"]
 
-for _public in (NpzDataset, collate, Batches, BucketBatches):
+for _public in (NpzDataset, collate, Batches, BucketBatches, BatchStream):
     _public.__module__ = __name__
 del _public

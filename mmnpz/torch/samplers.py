@@ -28,7 +28,7 @@ def _index_batch(indices: Iterable[int], seed: int | None) -> IndexBatch:
     return batch
 
 
-def _mixed(*numbers: int) -> int:
+def mixed(*numbers: int) -> int:
     """Return 63 bits in which all numbers have a part (the finalizer of SplitMix64)."""
     state = 0
     for number in numbers:
@@ -39,7 +39,7 @@ def _mixed(*numbers: int) -> int:
     return state >> 1
 
 
-class _Sampler(Sampler[list[int]]):
+class BatchSampler(Sampler[list[int]]):
     """What samplers of batches have in common: epochs, ranks, and states."""
 
     def __init__(
@@ -64,6 +64,10 @@ class _Sampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Give the batches of the next epoch, or those that are left where the state says that was loaded."""
+        return (batch for _, batch in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, IndexBatch]]:
+        """Give each batch with its number in the epoch."""
         # A loader may make iterators that it does not use: an epoch begins with its first batch.
         current = object()
         if self._current is not None:
@@ -75,15 +79,18 @@ class _Sampler(Sampler[list[int]]):
                 continue
             if self._current is current:
                 self._done = number + 1
-            yield _index_batch(indices.tolist(), _mixed(self.seed, epoch, self.rank, number))
+            yield number, _index_batch(indices.tolist(), mixed(self.seed, epoch, self.rank, number))
         if self._current is current:
             self._epoch, self._done, self._current = epoch + 1, 0, None
 
     def _index_arrays(self, epoch: int) -> "Iterable[NDArray[np.int64]]":
         raise NotImplementedError
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
     def _generator(self, epoch: int) -> np.random.Generator:
-        return np.random.default_rng(_mixed(self.seed, epoch))
+        return np.random.default_rng(mixed(self.seed, epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """
@@ -139,7 +146,7 @@ def _positive(name: str, number: int) -> int:
     return int(number)
 
 
-class Batches(_Sampler):
+class Batches(BatchSampler):
     """
     Batches of samples: in order, shuffled, or shuffled so that what lies together in the file stays near.
 
@@ -248,7 +255,7 @@ class Batches(_Sampler):
         return order
 
 
-class BucketBatches(_Sampler):
+class BucketBatches(BatchSampler):
     """
     Batches of samples that are about as long, which padding makes no larger than a bound.
 
