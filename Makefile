@@ -51,7 +51,7 @@ lint: $(VENV)/extra-lint  ## formats and lints, Python and Rust
 TOOLS := $(CURDIR)/.tools
 
 $(TOOLS)/bin/cargo-deny:
-	cargo install --quiet --locked cargo-deny --root $(TOOLS)
+	cargo install --quiet --locked --debug cargo-deny --root $(TOOLS)  # compiled twice as fast, and used once
 
 deny: $(TOOLS)/bin/cargo-deny  ## what the Rust dependencies are: licences, sources, versions (DENY=advisories asks the network)
 	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources $(DENY)
