@@ -77,8 +77,9 @@ model:  ## what has no locks: all interleavings in a model, and real threads und
 wheel:  ## sdist and wheel, and the tests on the installed wheel with the oldest NumPy
 	.ci/test-wheel $(PYTHON)
 
-docs: $(VENV)/extra-docs $(VENV)/extra-torch  ## the documentation, warnings are errors
+docs: $(VENV)/extra-docs $(VENV)/extra-torch $(VENV)/extra-frameworks $(VENV)/extra-test  ## the documentation, warnings are errors; and its examples of other frameworks
 	$(BIN)/sphinx-build -n -T -W --keep-going -b html docs docs/_build/html
+	MMNPZ_FRAMEWORKS=1 $(BIN)/pytest -q tests/test_docs.py -k frameworks
 
 fuzz:  ## fuzz each target for FUZZ_SECONDS (needs a nightly toolchain)
 	.ci/fuzz $(FUZZ_SECONDS)

@@ -28,6 +28,10 @@ FENCE = re.compile(r"^( *)(`{3,}|~{3,})(\S*)")
 NOT_PYTHON = {"console", "text", "{eval-rst}", "{include}", "{toctree}"}
 
 
+# `make docs` installs what this page needs.
+if "MMNPZ_FRAMEWORKS" not in os.environ and not importlib.util.find_spec("grain"):
+    PAGES.remove(ROOT / "docs" / "frameworks.md")
+
 # The module and the page that need PyTorch, if it is not installed. In CI it must be installed.
 WITHOUT = set() if "CI" in os.environ or importlib.util.find_spec("torch") else {"mmnpz.torch", "training.md"}
 
