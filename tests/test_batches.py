@@ -1,6 +1,7 @@
 """`mmnpz.torch.NpzDataset` makes batches as one, with labels and lengths, in memory that is used again."""
 
 import copy
+import enum
 import gc
 import multiprocessing
 import os
@@ -463,6 +464,132 @@ def test_the_memory_of_a_batch_is_used_again(path: Path) -> None:
     assert len({batch.data_ptr() for batch in [dataset[[0, 1]] for _ in range(40)]}) == 40
 
 
+def test_a_list_that_a_subclass_has_changed_is_no_longer_the_batch(path: Path) -> None:
+    class Changed(NpzDataset):
+        change: Any
+
+        def __getitems__(self, indices: Any) -> list[Any]:
+            samples = super().__getitems__(indices)
+            self.change(samples)
+            return samples
+
+    first, second, third = (NpzDataset(path, length=4, start=0)[[index]][0].tolist() for index in (0, 2, 6))
+    changes: list[Any] = [
+        (lambda samples: samples.reverse(), [third, second, first]),
+        (lambda samples: samples.pop(), [first, second]),
+        (lambda samples: samples.append(samples[0]), [first, second, third, first]),
+        (lambda samples: samples.__setitem__(1, samples[0]), [first, first, third]),
+        (lambda samples: samples, [first, second, third]),
+    ]
+    for change, expected in changes:
+        dataset = Changed(path, length=4, start=0)
+        dataset.change = change
+        assert collate(dataset.__getitems__([0, 2, 6])).tolist() == expected
+
+
+def test_a_batch_does_not_depend_on_those_before(tmp_path: Path) -> None:
+    arrays = {"big": np.arange(4, dtype=">i4"), "wide": np.arange(4, dtype="<i8") + (1 << 40)}
+    with mmnpz.NpzWriter(tmp_path / "a.npz") as writer:
+        for name, array in arrays.items():
+            writer.write(name, array)
+    dataset = NpzDataset(tmp_path / "a.npz", length=3, start=0)
+    for _ in range(2):
+        for index, name in ((0, "big"), (0, "big"), (1, "wide"), (0, "big")):
+            assert dataset[[index]].tolist() == [arrays[name][:3].tolist()]
+            with pytest.raises(TypeError, match="differs"):
+                dataset[[0, 1]]
+
+
+class Colour(enum.StrEnum):
+    """Labels that are more than the texts that they are."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [Colour.RED, Colour.BLUE],
+        ["a\0", "b"],
+        [-1, 2**63],
+        [np.uint64(2**64 - 1), np.int64(-1)],
+        [True, 2],
+        [None, None],
+        ["a", "b" * 5000],
+    ],
+    ids=str,
+)
+def test_labels_stay_what_they_are(path: Path, labels: Any) -> None:
+    dataset = NpzDataset(path, ["0", "2"], length=2, labels=labels)
+    found = [label for _, label in dataset.__getitems__([1, 0])]
+    assert found == labels[::-1]
+    assert [type(label) for label in found] == [type(label) for label in labels[::-1]]
+
+
+def test_texts_of_very_different_lengths_take_little_memory(path: Path) -> None:
+    labels = ["a"] * 7 + ["b" * 100_000]
+    dataset = NpzDataset(path, length=2, labels=labels)
+    assert len(pickle.dumps(dataset)) < 110_000
+    assert dataset[[0, 7]][1] == ["a", "b" * 100_000]
+
+
+def test_wrong_arguments_of_batches(path: Path, pairs: Path) -> None:
+    for labels in ("abcdefgh", {1, 2, 3, 4, 5, 6, 7, 8}, b"abcdefgh"):
+        with pytest.raises(TypeError, match="labels must be"):
+            NpzDataset(path, labels=labels)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got booleans"):
+        NpzDataset(path, length=2)[[True, False]]
+    wrong: Any = 2.7
+    with pytest.raises(TypeError):
+        NpzDataset(path, length=2, start=wrong)
+    with pytest.raises(TypeError, match="start must return integers"):
+        NpzDataset(path, length=2, start=lambda indices, lengths: lengths / 3)[[0]]
+    with pytest.raises(ValueError, match='"x/0/mel" and "x/0/label" must have as many rows'):
+        NpzDataset(pairs, fields=["x/{id}/mel", "x/{id}/label"], along=[1], pad=0)
+
+
+def test_a_default_device_that_is_not_the_processor(path: Path) -> None:
+    with torch.device("meta"):
+        batch, index = NpzDataset(path, length=4, index=True)[[0, 2]]
+        sampler = Batches(range(8), 2, shuffle=True)
+        sample = NpzDataset(path, index=True)[3]
+    assert {batch.device.type, index.device.type, *(part.device.type for part in sample)} == {"cpu"}
+    assert len(list(sampler)) == 4
+
+
+def test_memory_does_not_stay_as_large_as_the_largest_batch() -> None:
+    pool = Pool()
+    with pool.begin(100_000_000) as memory:
+        large = memory.array((100_000_000,), np.dtype("u1"))
+    del large
+    for _ in range(20):
+        with pool.begin(1_000_000):
+            pass
+    assert sum(len(buffer.bytes) for buffer in pool._buffers) < 10_000_000
+
+
+def test_an_array_that_begins_while_another_thread_looks_for_memory() -> None:
+    pool, met = Pool(), threading.Barrier(2)
+    with pool.begin(1000) as first:
+
+        def look() -> None:
+            met.wait()
+            for _ in range(2000):
+                with pool.begin(1000) as memory:
+                    memory.array((10,), np.dtype("f8"))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        met.wait()
+        arrays = [first.array((1,), np.dtype("f8")) for _ in range(8)]
+        thread.join()
+    with pool.begin(1000) as other:
+        assert not np.shares_memory(other.array((10,), np.dtype("f8")), arrays[0])
+    places = {array.ctypes.data for array in arrays}
+    assert len(places) == 8
+
+
 def test_memory_is_taken_before_there_is_an_array_in_it() -> None:
     pool = Pool()
     first, second = pool.begin(1000), pool.begin(1000)
@@ -586,6 +713,7 @@ import gc, os, sys
 import torch
 from torch.utils.data import DataLoader
 from mmnpz.torch import Batches, NpzDataset
+import mmnpz.torch.memory as memory
 
 if __name__ == "__main__":
     dataset = NpzDataset(sys.argv[1], length=4, start=0, index=True)
@@ -621,6 +749,20 @@ if __name__ == "__main__":
     for _ in range(5):
         list(loader)
     assert other.tolist() == before
+    # Memory that forks have taken away is replaced.
+    for turn in range(60):
+        for number, (other, index) in enumerate(loader):
+            if number == 1:
+                child = os.fork()
+                if child == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+    del other, index
+    gc.collect()
+    list(loader)
+    assert 0 < len(memory._Received.all) <= 8, memory._Received.all
+    maps = open("/proc/self/maps").read().count("mmnpz-batch")
+    assert maps <= 8, maps
     print("done")
 """
 
@@ -631,6 +773,77 @@ def test_a_batch_that_a_forked_child_has_stays(path: Path, tmp_path: Path) -> No
     # From Python 3.12 on, to fork a process that has threads is warned of.
     quiet = "import warnings\nwarnings.simplefilter('ignore')\n"
     assert run_script(quiet + FORKED, tmp_path, path) == "done\n"
+
+
+ODD = """
+import multiprocessing, os, sys
+import torch
+from torch.utils.data import DataLoader
+from mmnpz.torch import Batches, NpzDataset
+import mmnpz.torch.memory as memory
+
+class Odd(NpzDataset):
+    def __getitem__(self, indices):
+        x = super().__getitem__(indices)
+        how = self.how
+        if how == "queue":
+            queue.put(x)
+        elif how == "type":
+            return torch.zeros(2, 3).as_subclass(type(x))
+        elif how == "made":
+            return type(x)(2, 3)
+        return x
+
+def refuse(*_):
+    raise PermissionError(1, "not permitted")
+
+def same_number(worker):
+    # Each worker has the number of a process that is there, as if those of ended ones came again.
+    real = os.getpid()
+    os.getpid = lambda: 1
+
+if __name__ == "__main__":
+    queue = multiprocessing.get_context("fork").SimpleQueue()
+    expected = NpzDataset(sys.argv[1], length=4, start=0)[[0, 1]].tolist()
+
+    def batches(how, **options):
+        dataset = Odd(sys.argv[1], length=4, start=0)
+        dataset.how = how
+        sampler = Batches(range(8), 2, seed=0)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=1, timeout=20, **options)
+
+    for how in ("type", "made"):
+        assert [tuple(batch.shape) for batch in batches(how)][-1] == (2, 3)
+
+    # What a worker also sends to others: here, to this process by another queue.
+    for batch in batches("queue"):
+        assert torch.equal(queue.get(), batch)
+
+    # Where another process maps the memory first.
+    loader = batches("queue")
+    other = multiprocessing.get_context("fork").Process(target=lambda: [queue.get() for _ in range(4)])
+    other.start()
+    found = list(loader)
+    other.join()
+    assert found[0].tolist() == expected and other.exitcode == 0
+
+    for _ in range(3):
+        found = list(batches("", worker_init_fn=same_number))
+        assert found[0].tolist() == expected
+        first = found[1].tolist()
+        assert first == NpzDataset(sys.argv[1], length=4, start=0)[[2, 3]].tolist()
+
+    memory.os.memfd_create = refuse
+    assert next(iter(batches(""))).tolist() == expected
+    print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no shared memory of this kind")
+@pytest.mark.thread_unsafe(reason="works in a process of its own")
+def test_odd_workers(path: Path, tmp_path: Path) -> None:
+    quiet = "import warnings\nwarnings.simplefilter('ignore')\n"
+    assert run_script(quiet + ODD, tmp_path, path) == "done\n"
 
 
 LEFT = """
@@ -652,7 +865,7 @@ if __name__ == "__main__":
         sampler = Batches(range(8), 2, seed=0)
         for batch in DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=2):
             assert batch.shape == (2, 4, 2)
-        counts.append((len(memory._received), descriptors()))
+        counts.append((len(memory._Received.all), descriptors()))
     assert counts[0][0] > 0, counts
     assert max(counts[2:]) <= max(counts[:2]), counts
     print("done")

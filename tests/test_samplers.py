@@ -173,6 +173,8 @@ def test_wrong_arguments() -> None:
         (lambda: Batches(range(3), 1, rank=1), TypeError),
         (lambda: Batches(range(3), 1, rank=2, world_size=2), ValueError),
         (lambda: BucketBatches([3], 0), ValueError),
+        (lambda: BucketBatches([[3]], 9), TypeError),
+        (lambda: BucketBatches([3.5], 9), TypeError),
     ):
         with pytest.raises(error):
             make()
@@ -221,6 +223,15 @@ def test_a_sampler_goes_on_where_another_was(kind: str, epochs: int) -> None:
             assert list(again) == following
         assert list(batches) == expected[done:]
         assert list(sampler) == following
+
+
+def test_a_copy_begins_the_epoch_that_the_original_would() -> None:
+    sampler = Batches(range(40), 3, shuffle=True, seed=1)
+    next(iter(sampler))
+    copies = [pickle.loads(pickle.dumps(sampler)), copy.deepcopy(sampler), copy.copy(sampler)]
+    following = list(sampler)
+    assert len(flat(following)) == 40
+    assert all(list(again) == following for again in copies)
 
 
 def test_an_epoch_that_is_left_is_followed_by_the_next() -> None:

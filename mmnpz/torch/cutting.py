@@ -1,5 +1,6 @@
 """What a dataset takes of each array, and which arrays belong together."""
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ class Cut:
             raise TypeError("stride excludes start")
         if isinstance(start, str) and start not in ("random", "center"):
             raise ValueError(f'start must be "random", "center", a row or a callable, got {start!r}')
+        if start is not None and not isinstance(start, str) and not callable(start):
+            start = operator.index(start)
         self._length = length
         self._start = "random" if start is None else start
         self._stride = stride
@@ -61,7 +64,10 @@ class Cut:
         if windows is not None:
             return windows * (self._stride or 1), self._length
         if callable(self._start):
-            return np.asarray(self._start(indices, lengths)).astype(np.int64), self._length
+            starts = np.asarray(self._start(indices, lengths))
+            if starts.dtype.kind not in "iu":
+                raise TypeError(f"start must return integers, got an array of {starts.dtype}")
+            return starts.astype(np.int64), self._length
         room = np.maximum(lengths - self._length, 0)
         if self._start == "random":
             starts = (_random(len(lengths), seed) * (room + 1)).astype(np.int64)
@@ -75,7 +81,9 @@ class Cut:
 def _random(count: int, seed: int | None) -> "NDArray[np.float64]":
     """Return numbers of the half-open interval from 0 to 1."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    numbers: NDArray[np.float64] = torch.rand(count, dtype=torch.float64, generator=generator).numpy()
+    numbers: NDArray[np.float64] = torch.rand(
+        count, dtype=torch.float64, generator=generator, device="cpu"
+    ).numpy()
     return numbers
 
 

@@ -40,16 +40,23 @@ class _Handles(threading.local):
 class _Rows(NamedTuple):
     """What the rows of arrays are like."""
 
+    # In the file. The batch has it in native byte order.
     dtype: np.dtype[Any]
     row: tuple[int, ...]
-    # With which `dtype` they are gathered, if theirs is not native.
-    converted: dict[str, Any]
 
 
 class _Samples(list[Any]):
     """The samples of a batch that was made as one."""
 
-    batch: Any = None
+    def __init__(self, samples: Iterable[Any], batch: Any) -> None:
+        super().__init__(samples)
+        self._made = tuple(self)
+        self._batch = batch
+
+    def batch(self) -> Any:
+        """Return the batch, if the list has still just its samples."""
+        is_same = len(self) == len(self._made) and all(map(operator.is_, self, self._made))
+        return self._batch if is_same else None
 
 
 def collate(samples: list[Any]) -> Any:
@@ -80,7 +87,7 @@ def collate(samples: list[Any]) -> Any:
     tensor([[ 1.,  2.,  3.],
             [11., 12., 13.]], dtype=torch.float64)
     """
-    batch = getattr(samples, "batch", None)
+    batch = samples.batch() if isinstance(samples, _Samples) else None
     return default_collate(samples) if batch is None else batch
 
 
@@ -255,6 +262,7 @@ class NpzDataset(Dataset[Any]):
         self._length = count
         if self._cut.is_given:
             self._lengths = self._lengths_of_arrays(reader)
+            self._check_along(reader)
         if stride is not None and self._lengths is not None:
             self._firsts = np.concatenate(([0], np.cumsum(self._cut.counts(self._lengths))))
             self._length = int(self._firsts[-1])
@@ -295,10 +303,8 @@ class NpzDataset(Dataset[Any]):
             if not len(indices):  # type: ignore[arg-type]
                 return []
             columns = self._columns(indices, self._own_pool())
-            samples = _Samples(self._rows(columns))
-            if self._transform is None:
-                samples.batch = self._packed(columns)
-            return samples
+            samples = self._rows(columns)
+            return samples if self._transform is not None else _Samples(samples, self._packed(columns))
         reader = self._reader()
         places = [self._checked(index) for index in indices]
         if self._excerpt is not None and self._transform is not None:
@@ -388,6 +394,8 @@ class NpzDataset(Dataset[Any]):
     def _all_checked(self, indices: Any) -> "NDArray[np.int64]":
         """Return the indices of a batch, counted from the start."""
         given = np.asarray(indices)
+        if given.dtype.kind == "b" and given.size:
+            raise TypeError("indices must be integers, got booleans; numpy.flatnonzero gives those of a mask")
         if given.dtype.kind in "iu" and given.size and given.min() >= 0 and given.max() < self._length:
             return given.astype(np.int64, copy=False)
         return np.array([self._checked(index) for index in indices], np.int64)
@@ -401,10 +409,23 @@ class NpzDataset(Dataset[Any]):
         array = int(self._array_of(place))
         return array if self._numbers is None else self._numbers.item(field, array)
 
-    def _lengths_of_arrays(self, reader: NpzReader) -> "NDArray[Any]":
+    def _check_along(self, reader: NpzReader) -> None:
+        """Make sure that the fields that are cut together are as long as each other."""
+        for field in range(1, self._fields.count):
+            if not self._fields.is_cut(field):
+                continue
+            assert self._numbers is not None
+            lengths = self._lengths_of_arrays(reader, field)
+            differs = lengths != self._lengths
+            if differs.any():
+                array = int(np.argmax(differs))
+                first, other = (_name_at(reader, int(self._numbers[number][array])) for number in (0, field))
+                raise ValueError(f'members "{first}" and "{other}" must have as many rows as each other')
+
+    def _lengths_of_arrays(self, reader: NpzReader, field: int = 0) -> "NDArray[Any]":
         lengths = reader.layout().length
         if self._numbers is not None:
-            lengths = lengths[self._numbers[0]]
+            lengths = lengths[self._numbers[field]]
         is_short = not len(lengths) or lengths.max() < 1 << 31
         return lengths.astype(np.int32) if is_short else lengths
 
@@ -419,8 +440,20 @@ class NpzDataset(Dataset[Any]):
         lengths = self._lengths[arrays].astype(np.int64)
         windows = None if self._firsts is None else places - self._firsts[arrays]
         starts, length = cut.places(places, lengths, windows, getattr(indices, "seed", None))
-        memory = Memory(None) if pool is None else pool.begin(self._size(len(places), length))
-        columns = []
+        with Memory(None) if pool is None else pool.begin(self._size(len(places), length)) as memory:
+            return self._columns_in(memory, reader, arrays, lengths, (starts, length), places)
+
+    def _columns_in(
+        self,
+        memory: Memory,
+        reader: NpzReader,
+        arrays: "NDArray[np.int64]",
+        lengths: "NDArray[np.int64]",
+        cut_places: "tuple[NDArray[np.int64] | None, int]",
+        places: "NDArray[np.int64]",
+    ) -> list[Any]:
+        cut, (starts, length) = self._cut, cut_places
+        columns: list[Any] = []
         for field in range(self._fields.count):
             positions = arrays if self._numbers is None else self._numbers[field][arrays]
             options: dict[str, Any] = {"threads": self._threads}
@@ -464,24 +497,27 @@ class NpzDataset(Dataset[Any]):
             # Rows are nearly always as those before were. If not, `gather` says what they are, or what is
             # wrong with them.
             shape = (len(positions), *((options["length"],) if is_cut else ()), *known.row)
-            out = memory.array(shape, known.dtype)
+            native = memory.array(shape, known.dtype.newbyteorder("="))
+            out = native.view(known.dtype)
             try:
-                reader.gather(positions, **options | known.converted, out=out)
-                return memory.tensor(out)
+                reader.gather(positions, **options, out=out)
             except (TypeError, ValueError):
                 pass
+            else:
+                if not known.dtype.isnative:
+                    out.byteswap(inplace=True)
+                return memory.tensor(native)
         array = reader.gather(positions, **options)
-        converted: dict[str, Any] = {}
+        rows = _Rows(array.dtype, array.shape[2 if is_cut else 1 :])
         if not array.dtype.isnative:
-            converted["dtype"] = array.dtype.newbyteorder("=")
-            array = reader.gather(positions, **options | converted)
+            array = array.astype(array.dtype.newbyteorder("="))
         if array.dtype.kind in "US":
             return array.tolist()
         try:
             torch.from_numpy(array[:0])
         except TypeError as error:
             raise _no_dtype(reader, int(positions[0]), array.dtype) from error
-        self._known[field] = _Rows(array.dtype, array.shape[2 if is_cut else 1 :], converted)
+        self._known[field] = rows
         return _put(memory, array)
 
     def _packed(self, columns: Sequence[Any]) -> Any:
@@ -527,7 +563,7 @@ class NpzDataset(Dataset[Any]):
             label = self._labels[place]
             columns.append(str(label) if isinstance(label, np.str_) else label)
         if self._index:
-            columns.append(torch.tensor(place))
+            columns.append(torch.tensor(place, device="cpu"))
         return self._packed(columns)
 
     def _tensor(self, reader: NpzReader, number: int, part: "NDArray[Any]") -> torch.Tensor:
@@ -564,23 +600,33 @@ def _labels(
             labels = [labels[name] for name in names]
         except KeyError as error:
             raise KeyError(f"labels has no label for {error.args[0]!r}") from None
+    if isinstance(labels, (str, bytes)) or not hasattr(labels, "__getitem__"):
+        raise TypeError(f"labels must be a mapping or a sequence, got {type(labels).__name__}")
     if len(labels) != count:
         raise ValueError(f"labels has {len(labels)} labels for {count} arrays")
-    if isinstance(labels, (np.ndarray, torch.Tensor)):
-        array = np.asarray(labels)
-    elif all(isinstance(label, str) for label in labels):
-        array = np.array(labels, np.str_)
-    elif {type(label) for label in labels} <= {int, float}:
+    kinds = set() if isinstance(labels, (np.ndarray, torch.Tensor)) else {type(label) for label in labels}
+    if isinstance(labels, np.ndarray):
+        array = labels
+    elif isinstance(labels, torch.Tensor):
+        array = labels.detach().cpu().numpy()
+    elif kinds == {str}:
+        # All texts of an array take as much room as the longest, and lose NUL characters at their ends.
+        room, longest = sum(map(len, labels)), max(map(len, labels))
+        if longest * count > 4 * room + 1000 or any(label.endswith("\0") for label in labels):
+            return list(labels)
         array = np.array(labels)
+    elif kinds <= {int, float}:
+        array = np.array(labels)
+        if kinds == {int} and array.dtype.kind == "f":  # some are too large
+            return list(labels)
     else:
         try:
             found = [np.asarray(label) for label in labels]
-            kinds = {(each.shape, each.dtype.kind) for each in found}
             array = np.stack(found)
         except (TypeError, ValueError):  # of different shapes, or no arrays
             return list(labels)
-        # Numbers that become others, such as a bool that becomes an integer, stay what they are.
-        if len(kinds) > 1 and not kinds <= {((), "i"), ((), "f"), ((), "u")}:
+        # Labels that would become others, such as a bool that becomes an integer, stay what they are.
+        if len({each.dtype.kind for each in found}) > 1 or array.dtype.kind == "U":
             return list(labels)
     if array.dtype.kind in "biufc" or (array.dtype.kind == "U" and array.ndim == 1):
         return np.array(array, array.dtype.newbyteorder("="), order="C")

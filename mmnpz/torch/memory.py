@@ -8,17 +8,20 @@ holds for as long as its storage lives.
 In a worker process of a `torch.utils.data.DataLoader` the buffers are shared memory (`memfd_create`). PyTorch
 would make new shared memory for each tensor, and the receiver would map it. Here, the receiver gets the
 descriptor of a buffer once, and afterwards only a number. Each tensor in a buffer has a byte in its first
-ones: the worker sets it when it sends the tensor, and the receiver clears it when its tensor is gone.
+ones: the worker sets it when it sends the tensor, and the receiver clears it when its tensor is gone. Where
+the receiver has forked since, the tensor may live on elsewhere: the worker gives such a buffer up.
 """
 
+import itertools
 import math
 import mmap
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from multiprocessing import reduction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,13 +33,20 @@ if TYPE_CHECKING:
 
 _ALIGN = 64
 
-# The first bytes of a shared buffer: one for each tensor that was sent, and one that tells whether the
-# receiver has mapped the buffer.
-_HEAD = 64
-_MAPPED = _HEAD - 1
+# The first bytes of a shared buffer: one for each tensor that was sent (see `_SENT`), one that tells whether
+# a receiver has mapped the buffer, and the token of the worker.
+_HEAD = 128
+_MAPPED = 63
+_TOKEN = slice(64, 80)
+
+# What the byte of a tensor says: the receiver has it, or other processes may have it for ever.
+_SENT, _LOST = 1, 2
 
 # How many buffers a pool keeps: more than a loader has under way. Who collects batches gets others.
 _MOST = 16
+
+# Of how many batches the largest one tells how large buffers are.
+_LAST = 16
 
 _CAN_SHARE = hasattr(os, "memfd_create")
 
@@ -50,56 +60,83 @@ class _Buffer:
     def _set(self, memory: "NDArray[np.uint8]", start: int = 0) -> None:
         start += -(memory.ctypes.data + start) % _ALIGN
         self.bytes = memory[start:]
-        self.arrays: list[weakref.ref[NDArray[Any]]] = []
+        # Whether a batch is being made in it.
+        self.is_taken = False
+        # The arrays in it that are there. Entries come and go in any thread, each by one operation.
+        self.arrays: dict[object, weakref.ref[NDArray[Any]]] = {}
+
+    def add(self, array: "NDArray[Any]") -> None:
+        """Count an array in the buffer for as long as it is there."""
+        arrays, key = self.arrays, object()
+        arrays[key] = weakref.ref(array, lambda _: arrays.pop(key, None))
 
     def is_free(self) -> bool:
-        self.arrays = [array for array in self.arrays if array() is not None]
-        return not self.arrays
+        return not (self.is_taken or self.arrays)
+
+    def is_lost(self) -> bool:
+        """Tell whether the buffer will never be free."""
+        return False
 
 
 class _SharedBuffer(_Buffer):
     """Memory of a worker, which it shares with the process that it sends its tensors to."""
 
-    _count = 0
+    _count = itertools.count()
+    _worker: tuple[int, bytes] = (0, b"")
 
     def __init__(self, size: int) -> None:
-        self._file = os.memfd_create("mmnpz-batch", os.MFD_CLOEXEC)
+        self.file = os.memfd_create("mmnpz-batch", os.MFD_CLOEXEC)
         try:
             size = -(-(size + _HEAD) // mmap.PAGESIZE) * mmap.PAGESIZE
-            os.ftruncate(self._file, size)
-            self.map = mmap.mmap(self._file, size)
+            os.ftruncate(self.file, size)
+            self.map = mmap.mmap(self.file, size)
         except BaseException:
-            os.close(self._file)
+            os.close(self.file)
             raise
-        _SharedBuffer._count += 1
-        self.key = (os.getpid(), _SharedBuffer._count)
+        if _SharedBuffer._worker[0] != os.getpid():
+            # Another process may have the same number later.
+            _SharedBuffer._worker = (os.getpid(), os.urandom(16))
+        process, token = _SharedBuffer._worker
+        self.key = (process, token, next(_SharedBuffer._count))
+        self.map[_TOKEN] = token
+        self._lock = threading.Lock()
         self._set(np.frombuffer(self.map, np.uint8), _HEAD)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "map"):
-            close(self._file)
+            close(self.file)
 
     def is_free(self) -> bool:
         return super().is_free() and not any(self.map[:_MAPPED])
 
+    def is_lost(self) -> bool:
+        sent = self.map[:_MAPPED]
+        return super().is_free() and _LOST in sent and _SENT not in sent
+
     def send(self) -> tuple[int, Any] | None:
-        """Return a number for a tensor that is sent, and the descriptor if the receiver has not got it."""
-        number = self.map.find(b"\0", 0, _MAPPED)
-        if number < 0:
+        """Return a number for a tensor that is sent, and the descriptor if no receiver has got it."""
+        try:
+            handle = None if self.map[_MAPPED] else reduction.DupFd(self.file)
+        except OSError:  # no more descriptors, for one
             return None
-        self.map[number] = 1
-        return number, None if self.map[_MAPPED] else reduction.DupFd(self._file)
+        with self._lock:
+            number = self.map.find(b"\0", 0, _MAPPED)
+            if number < 0:
+                return None
+            self.map[number] = _SENT
+        return number, handle
 
 
 class Pool:
     """The memory of one data set, in one process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # The collector may run a program's code while it is held.
+        self._lock = threading.RLock()
         self._buffers: list[_Buffer] = []
         self._is_shared = _CAN_SHARE and get_worker_info() is not None
         self._process = os.getpid()
-        self._size = 0
+        self._sizes: deque[int] = deque(maxlen=_LAST)
 
     def is_of_this_process(self) -> bool:
         """Tell whether this process made the pool, rather than one from which it was forked."""
@@ -108,28 +145,45 @@ class Pool:
     def begin(self, size: int) -> "Memory":
         """Return memory for a batch of about this many bytes."""
         with self._lock:
-            self._size = size = max(size, self._size)
-            buffer = next((buffer for buffer in self._buffers if buffer.is_free()), None)
-            if buffer is not None and len(buffer.bytes) < size:
-                self._buffers.remove(buffer)
-                buffer = None
-            if buffer is None and len(self._buffers) < _MOST:
-                room = size + size // 4
-                buffer = _SharedBuffer(room) if self._is_shared else _Buffer(room)
-                self._buffers.append(buffer)
-            # Taken before another thread looks for a free one.
+            self._sizes.append(size)
+            size = max(self._sizes)
+            for buffer in list(self._buffers):
+                if buffer.is_free():
+                    if size <= len(buffer.bytes) <= max(4 * size, 1 << 20):
+                        buffer.is_taken = True
+                        return Memory(buffer)
+                    self._buffers.remove(buffer)
+                elif buffer.is_lost():
+                    self._buffers.remove(buffer)
+            if len(self._buffers) >= _MOST:
+                return Memory(None)
+            buffer = self._new(size + size // 4)
+            buffer.is_taken = True
+            self._buffers.append(buffer)
             return Memory(buffer)
+
+    def _new(self, size: int) -> _Buffer:
+        if self._is_shared:
+            try:
+                return _SharedBuffer(size)
+            except OSError:  # the system refuses it, and so will PyTorch share tensors as it does
+                self._is_shared = False
+        return _Buffer(size)
 
 
 class Memory:
-    """Where the tensors of a batch are put."""
+    """Where the tensors of a batch are put, while it is made."""
 
     def __init__(self, buffer: _Buffer | None) -> None:
         self._buffer = buffer
         self._used = 0
-        if buffer is not None:
-            self._keep = buffer.bytes[:0]
-            buffer.arrays.append(weakref.ref(self._keep))
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._buffer is not None:
+            self._buffer.is_taken = False
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "NDArray[Any]":
         """Return an array whose items are not initialized."""
@@ -138,7 +192,7 @@ class Memory:
         if buffer is None or end > len(buffer.bytes):
             return np.empty(shape, dtype)
         array = buffer.bytes[start:end].view(dtype).reshape(shape)
-        buffer.arrays.append(weakref.ref(array))
+        buffer.add(array)
         self._used = end + -end % _ALIGN
         return array
 
@@ -157,8 +211,9 @@ class _Shared(torch.Tensor):
     # What is computed of it is an ordinary tensor.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
-    _buffer: _SharedBuffer
-    _array: "weakref.ref[NDArray[Any]]"
+    # None for a tensor that a program made of this type.
+    _buffer: _SharedBuffer | None = None
+    _array: "weakref.ref[NDArray[Any]] | None" = None
 
     @classmethod
     def of(cls, tensor: torch.Tensor, buffer: _SharedBuffer, array: "NDArray[Any]") -> "_Shared":
@@ -180,36 +235,52 @@ class _Shared(torch.Tensor):
 
 def _send(tensor: _Shared) -> Any:
     """Reduce a tensor to its place in the buffer, if it still has just what was put there."""
-    plain, array, buffer = tensor.detach(), tensor._array(), tensor._buffer
+    plain, buffer = tensor.detach(), tensor._buffer
+    array = None if tensor._array is None else tensor._array()
     is_there = (
-        array is not None
+        buffer is not None
+        and array is not None
         and plain.data_ptr() == array.ctypes.data
         and tuple(plain.shape) == array.shape
         and plain.is_contiguous()
         and not tensor.requires_grad
         and buffer.key[0] == os.getpid()
     )
-    sent = buffer.send() if is_there else None
-    if sent is None or array is None:
+    sent = buffer.send() if buffer is not None and is_there else None
+    if buffer is None or array is None or sent is None:
         plain = plain.requires_grad_() if tensor.requires_grad else plain
         return reduce_tensor(plain)  # type: ignore[no-untyped-call]
     start = array.ctypes.data - buffer.bytes.ctypes.data + _HEAD
-    return _receive, (buffer.key, len(buffer.map), *sent, start, array.shape, array.dtype.str)
+    where = (buffer.key, buffer.file, len(buffer.map))
+    return _receive, (where, *sent, start, array.shape, array.dtype.str)
 
 
 reduction.ForkingPickler.register(_Shared, _send)
 
 
+# The process of a worker and its token, and the number of a buffer.
+_Key = tuple[int, bytes, int]
+
+
 class _Received:
     """A buffer of a worker that is mapped here."""
 
-    def __init__(self, key: tuple[int, int], handle: Any, size: int) -> None:
-        self.key = key
-        file = handle.detach()
+    # All of them. What runs when a tensor goes finds it here, as the interpreter may end then.
+    all: ClassVar[dict[_Key, "_Received"]] = {}
+    lost: ClassVar[int] = _LOST
+
+    def __init__(self, where: tuple[_Key, int, int], handle: Any) -> None:
+        self.key, file, size = where
+        if handle is not None:
+            file = handle.detach()
+        else:  # another process has mapped it, too
+            file = os.open(f"/proc/{self.key[0]}/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
         try:
             self.map = mmap.mmap(file, size)
         finally:
             os.close(file)
+        if self.map[_TOKEN] != self.key[1]:
+            raise RuntimeError("the worker that sent a batch is gone, and its memory, too")
         self.live: dict[int, weakref.ref[NDArray[Any]]] = {}
         self.kept: set[int] = set()
         self.map[_MAPPED] = 1
@@ -218,57 +289,51 @@ class _Received:
         kind = np.dtype(dtype)
         count = math.prod(shape)
         array: NDArray[Any] = np.ndarray(shape, kind, self.map, start) if count else np.empty(shape, kind)
-
-        def give_back(_: object) -> None:
-            # Called when the tensor is gone. Not if another process may have it: a child, or its parent.
-            self.live.pop(number, None)
-            if number not in self.kept:
-                self.map[number] = 0
-
-        self.live[number] = weakref.ref(array, give_back)
+        self.live[number] = weakref.ref(array, lambda _: self.give_back(number))
         return array
 
+    def give_back(self, number: int) -> None:
+        """Give the memory of a tensor that is gone back to the worker."""
+        self.live.pop(number, None)
+        # A child may have it, or the parent of this process.
+        is_kept = number in self.kept
+        self.map[number] = self.lost if is_kept else 0
+        if not self.live and (is_kept or not self.is_alive(self.key[0])):
+            self.all.pop(self.key, None)
 
-_received: dict[tuple[int, int], _Received] = {}
+    @staticmethod
+    def is_alive(process: int, kill: Callable[[int, int], None] = os.kill) -> bool:
+        """Tell whether there is such a process."""
+        try:
+            kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
 
 
 def _receive(
-    key: tuple[int, int],
-    size: int,
-    number: int,
-    handle: Any,
-    start: int,
-    shape: tuple[int, ...],
-    dtype: str,
+    where: tuple[_Key, int, int], number: int, handle: Any, start: int, shape: tuple[int, ...], dtype: str
 ) -> torch.Tensor:
     """Return the tensor that a worker has sent."""
-    buffer = _received.get(key)
+    received = _Received.all
+    buffer = received.get(where[0])
     if buffer is None:
-        if handle is None:
-            raise RuntimeError("a batch was sent to another process than the one that has mapped its memory")
-        _forget_the_dead()
-        buffer = _received[key] = _Received(key, handle, size)
+        for key in list(received):
+            if not _Received.is_alive(key[0]):
+                received.pop(key, None)
+        buffer = received[where[0]] = _Received(where, handle)
     elif handle is not None:  # sent before the buffer was mapped
         os.close(handle.detach())
     return torch.from_numpy(buffer.array(number, start, shape, dtype))
 
 
-def _forget_the_dead() -> None:
-    """Give up the buffers of workers that have ended."""
-    for key in list(_received):
-        try:
-            os.kill(key[0], 0)
-        except ProcessLookupError:
-            _received.pop(key, None)
-        except OSError:
-            pass
-
-
 def _keep_for_children() -> None:
     """Before a fork: a child may use a batch for longer than this process does."""
-    for buffer in list(_received.values()):
+    for buffer in list(_Received.all.values()):
         buffer.kept.update(list(buffer.live))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_keep_for_children, after_in_child=_received.clear)
+    os.register_at_fork(before=_keep_for_children, after_in_child=_Received.all.clear)

@@ -53,13 +53,18 @@ class BatchSampler(Sampler[list[int]]):
             raise ValueError(f"rank must be one of 0 to {world_size - 1}, got {rank}")
         if seed is None:
             # All ranks must have the same one.
-            seed = 0 if world_size > 1 else int(torch.empty((), dtype=torch.int64).random_().item())
+            seed = (
+                0
+                if world_size > 1
+                else int(torch.empty((), dtype=torch.int64, device="cpu").random_().item())
+            )
         self.shuffle = bool(shuffle)
         self.drop_last = bool(drop_last)
         self.seed = int(seed)
         self.rank, self.world_size = rank, world_size
-        # The epoch, how many of its batches were given, and the iterator that gives them, if there is one.
         self._epoch, self._done = 0, 0
+        # Whether batches of the epoch were asked for here, not only loaded with a state; and by whom.
+        self._is_begun = False
         self._current: object = None
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -69,19 +74,22 @@ class BatchSampler(Sampler[list[int]]):
     def numbered(self) -> Iterator[tuple[int, IndexBatch]]:
         """Give each batch with its number in the epoch."""
         # A loader may make iterators that it does not use: an epoch begins with its first batch.
-        current = object()
-        if self._current is not None:
+        current = self._current = object()
+        if self._is_begun:
             self._epoch, self._done = self._epoch + 1, 0
-        self._current = current
-        epoch = self._epoch
+        self._is_begun = True
+        epoch, done = self._epoch, self._done
         for number, indices in enumerate(self._index_arrays(epoch)):
-            if number < self._done and self._current is current:
+            if number < done:
                 continue
             if self._current is current:
                 self._done = number + 1
             yield number, _index_batch(indices.tolist(), mixed(self.seed, epoch, self.rank, number))
         if self._current is current:
-            self._epoch, self._done, self._current = epoch + 1, 0, None
+            self._go_to(epoch + 1, 0)
+
+    def _go_to(self, epoch: int, done: int) -> None:
+        self._epoch, self._done, self._is_begun, self._current = epoch, done, False, None
 
     def _index_arrays(self, epoch: int) -> "Iterable[NDArray[np.int64]]":
         raise NotImplementedError
@@ -103,8 +111,8 @@ class BatchSampler(Sampler[list[int]]):
         epoch : int
             The number.
         """
-        if self._current is not None or self._epoch != epoch:
-            self._epoch, self._done, self._current = int(epoch), 0, None
+        if self._is_begun or self._epoch != epoch:
+            self._go_to(int(epoch), 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_current": None}
@@ -130,7 +138,7 @@ class BatchSampler(Sampler[list[int]]):
             What `state_dict` of a sampler with the same options returned.
         """
         self.seed = state_dict["seed"]
-        self._epoch, self._done, self._current = state_dict["epoch"], state_dict["batches"], None
+        self._go_to(state_dict["epoch"], state_dict["batches"])
 
 
 def _rank_and_world_size() -> tuple[int, int]:
@@ -184,7 +192,9 @@ class Batches(BatchSampler):
     -----
     An epoch depends on the seed and on its number alone. With the state of a sampler, another one goes on in
     the middle of an epoch. Each batch of indices carries a seed, from which `NpzDataset` draws where its
-    excerpts start: they are the same after a break, and with any number of workers.
+    excerpts start: they are the same after a break, and with any number of workers. A wrapper that passes on
+    other indices (`torch.utils.data.Subset`, `torch.utils.data.ConcatDataset`) loses that seed, and so does a
+    subclass that makes its samples one by one: to split a dataset, use its `names`.
 
     Where a disk or a network reads ahead, a block is read in one go, and serves several batches. A window
     should have many more samples than a batch.
@@ -262,7 +272,7 @@ class BucketBatches(BatchSampler):
     Parameters
     ----------
     lengths : array_like or NpzDataset
-        How many rows each sample has, or a data set that has `lengths`.
+        How many rows each sample has, or a dataset of whole arrays, for its `lengths`.
     max_rows : int
         How many rows a batch has at most, padding included: the number of its samples times the length of the
         longest.
@@ -315,6 +325,8 @@ class BucketBatches(BatchSampler):
     ) -> None:
         super().__init__(shuffle, drop_last, seed, rank, world_size)
         self.lengths = np.asarray(getattr(lengths, "lengths", lengths))
+        if self.lengths.ndim != 1 or (self.lengths.dtype.kind not in "iu" and self.lengths.size):
+            raise TypeError(f"lengths must be a sequence of integers, or have `lengths`: got {lengths!r}")
         self.max_rows = _positive("max_rows", max_rows)
         self.batch_size = None if batch_size is None else _positive("batch_size", batch_size)
         self.pool = _positive("pool", pool)

@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmnpz.torch.dataset import NpzDataset
-from mmnpz.torch.samplers import BatchSampler, mixed
+from mmnpz.torch.samplers import BatchSampler, BucketBatches, mixed
 
 
 class BatchStream(IterableDataset[Any]):
@@ -31,7 +31,8 @@ class BatchStream(IterableDataset[Any]):
     -----
     Workers that are new in each epoch do not know its number. So shuffled batches depend on the seed that
     the loader draws for each epoch from PyTorch's generator, too. That seed is another one in each process of
-    a group: with several ranks, call `set_epoch` before each epoch instead.
+    a group: with several ranks, call `set_epoch` before each epoch instead, of which workers that stay for
+    the next epoch do not hear.
 
     `state_dict` and `load_state_dict` are for torchdata's `StatefulDataLoader`, which goes on in the middle
     of an epoch with the same batches, if it has as many workers as before.
@@ -55,6 +56,8 @@ class BatchStream(IterableDataset[Any]):
         self._is_mixed = False
 
     def __len__(self) -> int:
+        if isinstance(self.batches, BucketBatches) and self.batches.shuffle:
+            raise TypeError("how many batches there are is known only when an epoch begins")
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
