@@ -67,6 +67,7 @@ def test_ranks_share_all_samples(count: int, size: int, world_size: int, options
         assert flat(found[0]) == list(range(len(flat(found[0]))))
 
 
+@pytest.mark.thread_unsafe(reason="seeds the generator of all threads")
 def test_epochs_have_orders_of_their_own() -> None:
     sampler = Batches(range(1000), 10, shuffle=True, seed=4)
     first: list[Any] = list(sampler)
