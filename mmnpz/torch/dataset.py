@@ -281,7 +281,7 @@ class NpzDataset(Dataset[Any]):
         if isinstance(index, (list, tuple, range)) or getattr(index, "ndim", 0) == 1:
             if self._cut.is_given and self._transform is None:
                 return self._packed(self._columns(index, self._own_pool()))
-            # Not those of a subclass: it is that which asks, or it leaves samples as they are.
+            # Of the samples of this class: a subclass that overrides this method changes the whole batch.
             return collate(self._samples(index))  # type: ignore[arg-type]
         if self._cut.is_given:
             return self._rows(self._columns([index], None))[0]
