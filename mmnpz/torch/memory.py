@@ -226,7 +226,7 @@ class _Shared(torch.Tensor):
         return self.as_subclass(torch.Tensor)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # For all but the loader: a copy, as the buffer will be used again.
+        # For all but the queues of processes (see `_send`): a copy, as the buffer will be used again.
         return self.plain().clone().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
