@@ -144,7 +144,8 @@ def with_loader(
         options["multiprocessing_context"] = method
     batches = Batches(range(members), BATCH, shuffle=True, drop_last=True)
     if how in (VIEWS, SAFETENSORS):
-        loader: Any = DataLoader(OneByOne(how, path, members), batch_sampler=batches, **options)  # type: ignore[arg-type]
+        single: Any = OneByOne(how, path, members)  # PyTorch asks no more of a dataset than its methods
+        loader: Any = DataLoader(single, batch_sampler=batches, **options)
     else:
         dataset = NpzDataset(path, length=LENGTH, index=True, threads=2 if how == THREADS else 1)
         if how == COLLATED:

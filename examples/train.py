@@ -123,9 +123,9 @@ def train(
     )
     for _ in range(epochs):
         for x, _lengths, y in loader:
-            loss = nn.functional.cross_entropy(model(x.transpose(1, 2)), y)
+            loss: Any = nn.functional.cross_entropy(model(x.transpose(1, 2)), y)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.item())
 

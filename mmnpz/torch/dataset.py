@@ -23,6 +23,9 @@ from mmnpz.torch.memory import Memory, Pool
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+    # A callable takes the indices of a batch and the lengths of their arrays.
+    Start = Literal["random", "center"] | int | Callable[[NDArray[np.int64], NDArray[np.int64]], ArrayLike]
+
 # Read once, after the import of torch. Nothing turns the GIL off later. If something turns it on later, the
 # handles for each thread are unnecessary but harmless.
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -218,7 +221,7 @@ class NpzDataset(Dataset[Any]):
         excerpt: "Callable[[NDArray[Any]], ArrayLike] | None" = None,
         transform: Callable[[torch.Tensor], Any] | None = None,
         length: int | None = None,
-        start: "Literal['random', 'center'] | int | Callable[[NDArray[np.int64], NDArray[np.int64]], ArrayLike] | None" = None,  # noqa: E501
+        start: "Start | None" = None,
         stride: int | None = None,
         pad: "ArrayLike | None" = None,
         dtype: "DTypeLike | None" = None,
@@ -278,14 +281,15 @@ class NpzDataset(Dataset[Any]):
     def __getitem__(
         self, index: "SupportsIndex | Sequence[SupportsIndex] | NDArray[Any] | torch.Tensor"
     ) -> Any:
-        if isinstance(index, (list, tuple, range)) or getattr(index, "ndim", 0) == 1:
+        given: Any = index
+        if isinstance(given, (list, tuple, range)) or getattr(given, "ndim", 0) == 1:
             if self._cut.is_given and self._transform is None:
-                return self._packed(self._columns(index, self._own_pool()))
+                return self._packed(self._columns(given, self._own_pool()))
             # Of the samples of this class: a subclass that overrides this method changes the whole batch.
-            return collate(self._samples(index))  # type: ignore[arg-type]
+            return collate(self._samples(given))
         if self._cut.is_given:
-            return self._rows(self._columns([index], None))[0]
-        return self._sample(self._reader(), self._checked(index))  # type: ignore[arg-type]
+            return self._rows(self._columns([given], None))[0]
+        return self._sample(self._reader(), self._checked(given))
 
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Any]:
         """Return the samples of a batch, as a list."""
@@ -298,11 +302,11 @@ class NpzDataset(Dataset[Any]):
 
     def _samples(self, indices: Iterable[SupportsIndex]) -> list[Any]:
         if self._cut.is_given:
-            if not hasattr(indices, "__len__"):
-                indices = list(indices)
-            if not len(indices):  # type: ignore[arg-type]
+            # As they are, if they can be: those of `Batches` have a seed.
+            given: Any = indices if hasattr(indices, "__len__") else list(indices)
+            if not len(given):
                 return []
-            columns = self._columns(indices, self._own_pool())
+            columns = self._columns(given, self._own_pool())
             samples = self._rows(columns)
             return samples if self._transform is not None else _Samples(samples, self._packed(columns))
         reader = self._reader()

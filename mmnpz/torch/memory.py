@@ -48,6 +48,9 @@ _MOST = 16
 # Of how many batches the largest one tells how large buffers are.
 _LAST = 16
 
+# As PyTorch sends a tensor. Its types are not told.
+_reduce: Any = reduce_tensor
+
 _CAN_SHARE = hasattr(os, "memfd_create")
 
 
@@ -208,8 +211,9 @@ class Memory:
 class _Shared(torch.Tensor):
     """A tensor in a worker whose memory is shared with the receiver of its batches."""
 
-    # What is computed of it is an ordinary tensor.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    # What is computed of it is an ordinary tensor: the value that "Extending PyTorch" gives for this. PyTorch
+    # types it as another kind of function.
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     # None for a tensor that a program made of this type.
     _buffer: _SharedBuffer | None = None
@@ -227,7 +231,8 @@ class _Shared(torch.Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # For all but the queues of processes (see `_send`): a copy, as the buffer will be used again.
-        return self.plain().clone().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+        copied: Any = self.plain().clone()
+        return copied.__reduce_ex__(protocol)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         return self.plain().clone()
@@ -249,7 +254,7 @@ def _send(tensor: _Shared) -> Any:
     sent = buffer.send() if buffer is not None and is_there else None
     if buffer is None or array is None or sent is None:
         plain = plain.requires_grad_() if tensor.requires_grad else plain
-        return reduce_tensor(plain)  # type: ignore[no-untyped-call]
+        return _reduce(plain)
     start = array.ctypes.data - buffer.bytes.ctypes.data + _HEAD
     where = (buffer.key, buffer.file, len(buffer.map))
     return _receive, (where, *sent, start, array.shape, array.dtype.str)

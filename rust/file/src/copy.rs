@@ -252,7 +252,8 @@ impl<'a> Copying<'a> {
     fn read(&self, file: &File, unit: &Range<usize>) {
         self.for_each_piece(unit, |at, place, padding| {
             // SAFETY: by the contract of `new`, the batch has as many bytes, and those of the padding, from
-            // `at` on, and this thread alone has taken the unit.
+            // `at` on, and this thread alone has taken the unit: nobody else has the slice. Its items need
+            // not be initialized.
             let read = unsafe {
                 let to = self.out.0.add(at);
                 let out = std::slice::from_raw_parts_mut(to.cast(), place.bytes);

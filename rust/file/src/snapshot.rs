@@ -279,7 +279,7 @@ impl Snapshot {
         let bytes = bytes.and_then(|bytes| bytes.get(..out.len())).ok_or_else(cut_short)?;
         for (out, bytes) in out.chunks_mut(STEP).zip(bytes.chunks(STEP)) {
             check(keep_going)?;
-            // SAFETY: as many bytes as `out` has.
+            // SAFETY: as many bytes as `out` has, which nobody else has: the two do not overlap.
             unsafe { out.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), out.len()) };
         }
         Ok(())
