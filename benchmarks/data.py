@@ -94,6 +94,18 @@ def write_compressed(method: str, path: Path, arrays: Iterable[tuple[str, NDArra
 # The contents of the members.
 
 
+def write_shards(path: Path, members: int) -> None:
+    """Write the recordings as shards of webdataset: tar files, with an `.npy` file for each."""
+    from webdataset import ShardWriter
+
+    path.mkdir()
+    with ShardWriter(f"{path}/%06d.tar", maxcount=max(members // 20, 1), verbose=0) as shards:
+        for number in range(members):
+            content = BytesIO()
+            np.save(content, recording(number))
+            shards.write({"__key__": member_name(number), "npy": content.getvalue()})
+
+
 def rows_of(number: int) -> int:
     return 200 + number * 7919 % 801
 
@@ -213,6 +225,9 @@ class Plan:
 
     def our_archive(self, members: int) -> Path:
         return self.archive("ours", "small", members)
+
+    def shards(self, members: int) -> Path:
+        return self._archive("webdataset", "recording", members, write_shards)
 
     def archive(self, writer: str, content: str, members: int, *, on_disk: bool = False) -> Path:
         """Return the path of a data set in the format of mmnpz, `numpy.savez` or a peer."""

@@ -24,6 +24,7 @@ PEERS = {
     "tensorstore": ("tensorstore", "tensorstore"),
     "spdl": ("spdl-io", "spdl.io"),
     "mmap_ninja": ("mmap-ninja", "mmap_ninja"),
+    "webdataset": ("webdataset", "webdataset"),
 }
 """The distribution and the module of each peer."""
 

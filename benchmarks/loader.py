@@ -1,8 +1,9 @@
 """The rate of batches of excerpts from a PyTorch loader, beside `gather` and datasets of single ones."""
 
+import io
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from data import (
     safetensors_excerpts,
 )
 from harness import OURS, Bar, Case, Contenders, digits, duration, member_name, require, run
+from peers import PEERS, number_of
 
 import mmnpz
 
@@ -28,12 +30,15 @@ LENGTH, BATCH = 100, 64
 COLLATED, THREADS = f"{OURS}, collate_fn", f"{OURS}, threads=2"
 GATHER, GATHERS = "gather", "gather, 2 processes"
 VIEWS, SAFETENSORS = "views", "safetensors"
+SPDL, WEBDATASET = "spdl", "webdataset"
+LENGTHS = f"{OURS}, length="
 
 
 def cases(plan: Plan) -> list[Case]:
     members = plan.scaled(20_000, 200)
     archives = {OWN: plan.archive(OWN, "recording", members)}
     archives[SAFETENSORS] = plan.archive(SAFETENSORS, "recording", members)
+    archives[WEBDATASET] = plan.shards(members)
     warm = {"archives": {name: str(path) for name, path in archives.items()}, "members": members}
     warm["epochs"] = plan.scaled(15, 2)
     many = plan.scaled(4096, 200)
@@ -47,17 +52,29 @@ def cases(plan: Plan) -> list[Case]:
         bars = (Bar(f"≥ {limit} × {peer}", limit, peer),)
         return Case(f"DataLoader{how}, {what}", contenders, parameters, _rate, bars, True)
 
-    alone = (OURS, COLLATED, THREADS, GATHER, VIEWS, SAFETENSORS)
+    alone = (OURS, COLLATED, THREADS, GATHER, VIEWS, SAFETENSORS, SPDL, WEBDATASET)
+    first = {**warm, "epochs": 1}
     return [
         case("", alone, 0.85, GATHER, warm),
         case(
             " with 2 workers",
-            (OURS, COLLATED, GATHERS, VIEWS, SAFETENSORS),
+            (OURS, COLLATED, GATHERS, VIEWS, SAFETENSORS, SPDL, WEBDATASET),
             0.8,
             GATHERS,
             warm | {"workers": 2},
         ),
         case(" from a disk, not in the page cache", (OURS, GATHER, VIEWS), 0.8, GATHER, cold),
+        *(
+            Case(
+                f"DataLoader with a transform of each sample{epoch}, {what}",
+                (OURS, LENGTHS, VIEWS),
+                {**parameters, "transformed": True},
+                _rate,
+                (Bar(f"≥ 1 × {VIEWS}", 1, VIEWS),),
+                True,
+            )
+            for epoch, parameters in (("", warm), (", first epoch", first))
+        ),
         *(
             Case(
                 f"the first batch of a DataLoader with 2 workers ({method}), {members:,} arrays",
@@ -89,8 +106,8 @@ def places(members: int, seed: int) -> Iterator[tuple[list[int], list[int]]]:
 class OneByOne:
     """A dataset as programs write it: a copy of a slice for each sample."""
 
-    def __init__(self, how: str, path: str, members: int) -> None:
-        self.how, self.path = how, path
+    def __init__(self, how: str, path: str, members: int, transform: Callable[[Any], Any] | None) -> None:
+        self.how, self.path, self.transform = how, path, transform
         self.rows = [rows_of(number) for number in range(members)]
         self.take: Any = None
 
@@ -105,8 +122,20 @@ class OneByOne:
                 _views(self.path) if self.how == VIEWS else safetensors_excerpts(self.path, keep=False)
             )
         start = int(torch.randint(self.rows[number] - LENGTH + 1, ()))
-        part = self.take(member_name(number), start, start + LENGTH)
-        return torch.from_numpy(np.array(part)), number
+        part = torch.from_numpy(np.array(self.take(member_name(number), start, start + LENGTH)))
+        return part if self.transform is None else self.transform(part), number
+
+
+def _at_random(view: Any) -> Any:
+    import torch
+
+    start = int(torch.randint(len(view) - LENGTH + 1, ()))
+    return view[start : start + LENGTH]
+
+
+def _transform(tensor: Any) -> Any:
+    """Change nothing, at the cost of something simple."""
+    return tensor.add_(0)
 
 
 def _views(path: str) -> Excerpt:
@@ -128,7 +157,13 @@ def check(batch: Any, members: Any) -> None:
 
 
 def with_loader(
-    how: str, workers: int = 0, epochs: int = 1, cold: bool = False, method: str = "", **where: Any
+    how: str,
+    workers: int = 0,
+    epochs: int = 1,
+    cold: bool = False,
+    method: str = "",
+    transformed: bool = False,
+    **where: Any,
 ) -> float:
     """Return excerpts a second in the best epoch or, with `method`, the seconds until the first batch."""
     import torch
@@ -143,8 +178,15 @@ def with_loader(
     if method:
         options["multiprocessing_context"] = method
     batches = Batches(range(members), BATCH, shuffle=True, drop_last=True)
-    if how in (VIEWS, SAFETENSORS):
-        single: Any = OneByOne(how, path, members)  # PyTorch asks no more of a dataset than its methods
+    transform = _transform if transformed else None
+    if transformed or how in (VIEWS, SAFETENSORS):
+        single: Any  # PyTorch asks no more of a dataset than its methods
+        if how == OURS:
+            single = NpzDataset(path, excerpt=_at_random, transform=transform, index=True)
+        elif how == LENGTHS:
+            single = NpzDataset(path, length=LENGTH, transform=transform, index=True)
+        else:
+            single = OneByOne(how, path, members, transform)
         loader: Any = DataLoader(single, batch_sampler=batches, **options)
     else:
         dataset = NpzDataset(path, length=LENGTH, index=True, threads=2 if how == THREADS else 1)
@@ -162,16 +204,62 @@ def with_loader(
         check(*batch)
         return seconds
 
+    return _best(lambda: loader, epochs)
+
+
+def _best(batches: Callable[[], Any], epochs: int) -> float:
+    """Return samples a second in the best epoch."""
+
     def epoch() -> float:
         last: Any = None
         begin, count = time.perf_counter(), 0
-        for last in loader:
+        for last in batches():
             count += len(last[0])
         seconds = time.perf_counter() - begin
         check(*last)
         return count / seconds
 
     return max(epoch() for _ in range(epochs))
+
+
+def with_spdl(archives: dict[str, str], members: int, epochs: int, workers: int = 0) -> float:
+    """The pipeline of spdl, whose workers are threads, and its reader, with the arrays kept."""
+    import torch
+    from spdl import pipeline as spdl
+
+    store, count = PEERS[SPDL].open(archives[OWN], (COLUMNS,)), max(workers, 1)
+
+    def batch(places: tuple[list[int], list[int]]) -> tuple[Any, list[int]]:
+        out = np.empty((BATCH, LENGTH, COLUMNS), np.float32)
+        store.fill([store.key(member_name(number)) for number in places[0]], places[1], out)
+        return torch.from_numpy(out), places[0]
+
+    def epoch() -> Iterator[Any]:
+        builder: Any = spdl.PipelineBuilder()
+        source = builder.add_source(places(members, 0))
+        pipeline = source.pipe(batch, concurrency=count).add_sink(2 * count).build(num_threads=count)
+        with pipeline.auto_stop():
+            yield from pipeline
+
+    return _best(epoch, epochs)
+
+
+def _of_shard(sample: dict[str, Any]) -> tuple[Any, int]:
+    import torch
+
+    return torch.from_numpy(_at_random(np.load(io.BytesIO(sample["npy"])))), number_of(sample["__key__"])
+
+
+def with_webdataset(archives: dict[str, str], members: int, epochs: int, workers: int = 0) -> float:
+    """Shards in random order, and a buffer of samples in random order: it reads whole arrays, one by one."""
+    import webdataset
+
+    shards = [str(path) for path in sorted(Path(archives[WEBDATASET]).iterdir())]
+    dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), empty_check=False)
+    samples = dataset.map(_of_shard).shuffle(1000).batched(BATCH, partial=False)
+    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    loader = webdataset.WebLoader(samples, batch_size=None, **options)
+    return _best(lambda: loader, min(epochs, 2))
 
 
 def with_gather(
@@ -222,7 +310,9 @@ def with_gathers(archives: dict[str, str], members: int, epochs: int, workers: i
 CONTENDERS: Contenders = {
     GATHER: with_gather,
     GATHERS: with_gathers,
-    **{how: partial(with_loader, how) for how in (OURS, COLLATED, THREADS, VIEWS, SAFETENSORS)},
+    SPDL: with_spdl,
+    WEBDATASET: with_webdataset,
+    **{how: partial(with_loader, how) for how in (OURS, COLLATED, THREADS, LENGTHS, VIEWS, SAFETENSORS)},
 }
 
 if __name__ == "__main__":

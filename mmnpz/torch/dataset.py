@@ -19,6 +19,7 @@ from mmnpz._mmnpz import _fetch, _fetch_headers, _is_mapped, _name_at, _position
 from mmnpz.reading import NpzReader
 from mmnpz.torch.cutting import Cut, Fields
 from mmnpz.torch.memory import Memory, Pool
+from mmnpz.torch.passing import Parcel, is_large, is_spawning, open_parcel
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 # Read once, after the import of torch. Nothing turns the GIL off later. If something turns it on later, the
 # handles for each thread are unnecessary but harmless.
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+# The attributes with an entry for each array.
+_PASSED = ("_numbers", "_labels", "_lengths", "_firsts")
 
 
 class _Handles(threading.local):
@@ -272,6 +277,7 @@ class NpzDataset(Dataset[Any]):
         self._pickled = b""
         self._handles: SimpleNamespace | _Handles | None = _handles(reader)
         self._pool: Pool | None = None
+        self._parcel: Parcel | None = None
         # What the rows of each field were like in the last batch.
         self._known: dict[int, _Rows] = {}
 
@@ -368,7 +374,19 @@ class NpzDataset(Dataset[Any]):
         """Return the state without what belongs to this process."""
         # The state holds the pickled reader: the other process opens the file when it first uses the dataset.
         pickled = self._pickled or pickle.dumps(self._reader())
-        return self.__dict__ | {"_pickled": pickled, "_handles": None, "_pool": None, "_known": {}}
+        own = dict.fromkeys(("_handles", "_pool", "_parcel"))
+        state: dict[str, Any] = self.__dict__ | own | {"_pickled": pickled, "_known": {}}
+        large = {key: state[key] for key in _PASSED if is_spawning() and is_large(state[key])}
+        if large:
+            if self._parcel is None:
+                self._parcel = Parcel(large)
+            state |= {**dict.fromkeys(large), "_sent": self._parcel.send()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        sent = state.pop("_sent", None)
+        for name, value in (state if sent is None else state | open_parcel(sent)).items():
+            setattr(self, name, value)
 
     def _reader(self) -> NpzReader:
         """Return this thread's handle on the file. Open the file if it is not open yet."""
@@ -567,13 +585,14 @@ class NpzDataset(Dataset[Any]):
             label = self._labels[place]
             columns.append(str(label) if isinstance(label, np.str_) else label)
         if self._index:
-            columns.append(torch.tensor(place, device="cpu"))
+            columns.append(torch.from_numpy(np.array(place)))  # torch.tensor takes thrice as long
         return self._packed(columns)
 
     def _tensor(self, reader: NpzReader, number: int, part: "NDArray[Any]") -> torch.Tensor:
         # The only copy, in the layout that torch needs. torch would also accept the read-only view, with a
         # warning; a write to that tensor would end the process with SIGSEGV.
-        array = np.array(part, dtype=part.dtype.newbyteorder("="), order="C")
+        dtype = part.dtype if part.dtype.isnative else part.dtype.newbyteorder("=")
+        array = np.array(part, dtype=dtype, order="C")
         try:
             return torch.from_numpy(array)
         except TypeError as error:
