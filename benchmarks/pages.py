@@ -1,5 +1,6 @@
 """Render the pages that show figures, from the file that keeps the figures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def _draw(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 
 def _page(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, str]) -> str:
-    newest = max((entry["facts"] for entry in stored.values()), key=lambda facts: facts["date"])
-    facts = {**newest, "rounds": _rounds(outcomes)}
+    common = _common(stored)
+    facts = {**common, "rounds": _rounds(outcomes)}
     parts = [
         "# Benchmarks",
         BEGIN,
@@ -69,14 +70,21 @@ def _page(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, 
     for scenario, entry in stored.items():
         parts += [f"### `{scenario}`", report.details(report.outcomes_of(entry))]
         differing = {
-            name: entry["facts"].get(name) for name in SAME if entry["facts"].get(name) != newest[name]
+            name: entry["facts"].get(name) for name in SAME if entry["facts"].get(name) != common[name]
         }
-        if differing or entry["facts"]["date"] != newest["date"]:
+        if differing or entry["facts"]["date"] != common["date"]:
             differing["date"] = entry["facts"]["date"]
             parts.append(
                 "Measured with: " + "; ".join(f"{name} {value}" for name, value in differing.items()) + "."
             )
     return "\n\n".join(parts) + "\n"
+
+
+def _common(stored: report.Stored) -> dict[str, str]:
+    """Return the facts of the machine on which most scenarios were measured, from the last of its runs."""
+    found = [entry["facts"] for entry in stored.values()]
+    counts = Counter(facts["processor"] for facts in found)
+    return max(found, key=lambda facts: (counts[facts["processor"]], facts["date"]))
 
 
 def _rounds(outcomes: Sequence[Outcome]) -> str:
@@ -87,7 +95,7 @@ def _rounds(outcomes: Sequence[Outcome]) -> str:
 
 def _excerpt(stored: report.Stored, outcomes: Sequence[Outcome], images: dict[str, str]) -> str:
     """Return the text of the section in the README."""
-    facts = max((entry["facts"] for entry in stored.values()), key=lambda facts: facts["date"])
+    facts = _common(stored)
     shown = [plot for plot in ("excerpts",) if plot in images]
     parts = [
         report.summary(outcomes),

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, KeepGoing, check};
-use crate::fetch::{LOOKS, POLL, Place, STEP, is_cold};
+use crate::fetch::{LOOKS, POLL, Place, STEP, is_cold, merged};
 use crate::mapping::Map;
 use crate::paging::Advice;
 use crate::pread::read_exact_to;
@@ -204,9 +204,12 @@ impl<'a> Copying<'a> {
                 return;
             }
             if self.told.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                self.for_each_piece(&(from..to), |_, place, _| {
+                let mut pieces = Vec::new();
+                self.for_each_piece(&(from..to), |_, place, _| pieces.push(place));
+                pieces.retain(|piece| piece.bytes > 0);
+                for place in merged(pieces) {
                     self.map.advise(Advice::WillNeed, place.offset, place.bytes);
-                });
+                }
             }
         }
     }

@@ -26,6 +26,10 @@ const LOOK_EACH: usize = 16;
 /// The headers of a member with an ordinary `.npy` header have at most this many bytes.
 const HEADERS: usize = 512;
 
+/// Places that are no further apart than this are read with what is between them. Disks and networks take
+/// about as long for a request as for some more bytes, and many allow only so many requests a second.
+const NEAR: usize = 1 << 14;
+
 /// Bytes of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -88,13 +92,29 @@ pub fn are_cold(map: &Map, places: &[Place]) -> bool {
     is_cold(map, places, LOOKS.max(places.len() / LOOK_EACH))
 }
 
+/// The places to ask the system for, in the order in which they lie, so that what lies side by side is one
+/// request.
+pub(crate) fn merged(mut places: Vec<Place>) -> Vec<Place> {
+    places.sort_unstable_by_key(|place| place.offset);
+    places.dedup_by(|next, last| {
+        let end = last.offset + last.bytes;
+        let is_near = next.offset <= end.saturating_add(NEAR);
+        if is_near {
+            last.bytes = end.max(next.offset + next.bytes) - last.offset;
+        }
+        is_near
+    });
+    places
+}
+
 /// Has the system read places.
 ///
 /// # Errors
 /// [`Failure::Interrupted`].
 pub fn fetch(map: &Map, places: &[Place], keep_going: KeepGoing<'_>) -> Result<(), Failure> {
     let mut polled = Instant::now();
-    for place in places {
+    let are_there = |place: &Place| place.bytes > 0 && map.has(*place);
+    for place in merged(places.iter().copied().filter(are_there).collect()) {
         let end = place.offset + place.bytes;
         for offset in (place.offset..end).step_by(STEP) {
             map.advise(Advice::WillNeed, offset, STEP.min(end - offset));
@@ -105,4 +125,30 @@ pub fn fetch(map: &Map, places: &[Place], keep_going: KeepGoing<'_>) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_side_by_side_is_one_request() {
+        let places = |ranges: &[(usize, usize)]| -> Vec<Place> {
+            ranges.iter().map(|&(start, end)| Place { offset: start, bytes: end - start }).collect()
+        };
+        let near = 100 + NEAR;
+        type Ranges = &'static [(usize, usize)];
+        let near_and_far: [(usize, usize); 2] = [(0, 100), (near + 1, near + 5)];
+        assert_eq!(merged(places(&[near_and_far[1], near_and_far[0]])), places(&near_and_far));
+        assert_eq!(merged(places(&[(near, near + 5), (0, 100)])), places(&[(0, near + 5)]));
+        let cases: [(Ranges, Ranges); 4] = [
+            (&[], &[]),
+            (&[(200, 300), (0, 100), (100, 200)], &[(0, 300)]),
+            (&[(10, 20), (0, 100), (50, 60), (90, 120)], &[(0, 120)]),
+            (&[(usize::MAX - 9, usize::MAX), (5, 6)], &[(5, 6), (usize::MAX - 9, usize::MAX)]),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(merged(places(given)), places(expected), "{given:?}");
+        }
+    }
 }
