@@ -131,13 +131,15 @@ pub fn fetch(map: &Map, places: &[Place], keep_going: KeepGoing<'_>) -> Result<(
 mod tests {
     use super::*;
 
+    type Ranges = &'static [(usize, usize)];
+
     #[test]
     fn what_lies_side_by_side_is_one_request() {
         let places = |ranges: &[(usize, usize)]| -> Vec<Place> {
             ranges.iter().map(|&(start, end)| Place { offset: start, bytes: end - start }).collect()
         };
         let near = 100 + NEAR;
-        type Ranges = &'static [(usize, usize)];
+
         let near_and_far: [(usize, usize); 2] = [(0, 100), (near + 1, near + 5)];
         assert_eq!(merged(places(&[near_and_far[1], near_and_far[0]])), places(&near_and_far));
         assert_eq!(merged(places(&[(near, near + 5), (0, 100)])), places(&[(0, near + 5)]));
