@@ -96,10 +96,11 @@ def write_compressed(method: str, path: Path, arrays: Iterable[tuple[str, NDArra
 
 def write_shards(path: Path, members: int) -> None:
     """Write the recordings as shards of webdataset: tar files, with an `.npy` file for each."""
-    from webdataset import ShardWriter
+    import webdataset
 
+    module: Any = webdataset
     path.mkdir()
-    with ShardWriter(f"{path}/%06d.tar", maxcount=max(members // 20, 1), verbose=0) as shards:
+    with module.ShardWriter(f"{path}/%06d.tar", maxcount=max(members // 20, 1), verbose=0) as shards:
         for number in range(members):
             content = BytesIO()
             np.save(content, recording(number))

@@ -252,8 +252,9 @@ def _of_shard(sample: dict[str, Any]) -> tuple[Any, int]:
 
 def with_webdataset(archives: dict[str, str], members: int, epochs: int, workers: int = 0) -> float:
     """Shards in random order, and a buffer of samples in random order: it reads whole arrays, one by one."""
-    import webdataset
+    import webdataset as module
 
+    webdataset: Any = module
     shards = [str(path) for path in sorted(Path(archives[WEBDATASET]).iterdir())]
     dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), empty_check=False)
     samples = dataset.map(_of_shard).shuffle(1000).batched(BATCH, partial=False)

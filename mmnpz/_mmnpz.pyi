@@ -25,6 +25,7 @@ __all__ = [
     "_name_at",
     "_position",
     "_repair",
+    "_update",
     "_verify",
     "_walk",
     "memmap",
@@ -49,6 +50,14 @@ def _repair(
     changed : bool
         Whether the repair changed the file.
     """
+
+def _update(
+    writer: Writer,
+    pairs: Iterator[Any],
+    progress: Callable[[int, int | None], object] | None,
+    total: int | None,
+) -> None:
+    """Write the arrays of an iterator of pairs of names and arrays, small ones together."""
 
 def _verify(
     reader: Reader,

@@ -461,7 +461,7 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         names: Iterable[str] | None = None,
         *,
         threads: int | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
         strict: bool = False,
     ) -> list[DamagedMember]:
         """
@@ -478,8 +478,9 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             The arrays to check. All, by default.
         threads : int, optional
             How many threads check members at a time. As many as there are processors, by default.
-        progress : callable, optional
+        progress : callable or True, optional
             Called with two numbers now and then: how many bytes were checked, and how many are to be checked.
+            True shows a bar, and needs tqdm.
         strict : bool, optional
             Whether the first damaged member that is found is an error.
 
@@ -530,7 +531,14 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
         if isinstance(names, (str, bytes)):
             raise TypeError(f"names must be an iterable of names, got {names!r}")
         chosen = None if names is None else list(names)
-        fields = _verify(self, chosen, threads and min(threads, 1 << 16), progress, bool(strict))
+        most = threads and min(threads, 1 << 16)
+        if progress is None:
+            fields = _verify(self, chosen, most, None, bool(strict))
+        else:
+            from mmnpz._progress import told
+
+            with told(progress, f"{self._origin[0][0][1]}") as tell:
+                fields = _verify(self, chosen, most, tell, bool(strict))
         damaged = [DamagedMember(*each) for each in fields]
         if strict and damaged:
             from zipfile import BadZipFile  # imported here: `import mmnpz` should not load zipfile

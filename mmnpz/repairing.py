@@ -63,7 +63,9 @@ class RepairReport(NamedTuple):
 
 
 def repair(
-    fn: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
+    fn: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> RepairReport:
     """
     Write the central directory of an archive whose writer was killed.
@@ -83,8 +85,9 @@ def repair(
     ----------
     fn : str or os.PathLike
         The file to repair.
-    progress : callable, optional
+    progress : callable or True, optional
         Called with two numbers: how many bytes the repair has checked, and how many it has to check in all.
+        True shows a bar, and needs tqdm.
 
     Returns
     -------
@@ -118,5 +121,12 @@ def repair(
     example.npz: nothing to repair, 1 members
     """
     path = os.fspath(fn)
-    members, recovered, dropped, changed = _repair(path, progress)
+    if progress is None:
+        found = _repair(path, None)
+    else:
+        from mmnpz._progress import told
+
+        with told(progress, path) as tell:
+            found = _repair(path, tell)
+    members, recovered, dropped, changed = found
     return RepairReport(path, members, recovered, [DroppedMember(*member) for member in dropped], changed)

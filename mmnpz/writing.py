@@ -3,12 +3,16 @@
 import warnings
 from io import UnsupportedOperation
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
-from mmnpz._mmnpz import Writer
+from mmnpz._mmnpz import Writer, _update
 from mmnpz._sink import Sink, sink_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from numpy.typing import ArrayLike
+
     from mmnpz._sink import Target
 
 __all__ = ["NpzWriter"]
@@ -119,6 +123,74 @@ class NpzWriter(Writer):
         if not excludes_others and not sink.is_stream:
             warn_without_lock(sink.name, stacklevel=3)
 
+    def update(
+        self,
+        other: "Mapping[str, Any] | Iterable[tuple[str, Any]]" = (),
+        /,
+        *,
+        progress: "Callable[[int, int | None], object] | bool | None" = None,
+        **arrays: "ArrayLike",
+    ) -> None:
+        """
+        Write many arrays, the small ones together.
+
+        Each array becomes a member as `write` makes it. When this returns, the operating system has all of
+        them. If the process is killed meanwhile, those are there that were written first, one after the
+        other. Threads may call this at the same time.
+
+        Parameters
+        ----------
+        other : mapping or iterable, optional
+            The arrays by their names: a mapping, or pairs of a name and an array. An iterator is read as it
+            is written, in some megabytes of memory.
+        progress : callable or True, optional
+            Called now and then with two numbers: how many bytes of arrays are written, and how many there
+            are in all. The second one is None unless `other` is a dict of arrays. True shows a bar, and needs
+            tqdm.
+        **arrays : array_like
+            Further arrays by their names.
+
+        Warns
+        -----
+        UserWarning
+            As `write`.
+
+        Raises
+        ------
+        TypeError
+            If an element of `other` is not a pair, or a name is no str.
+        ValueError, OSError, RuntimeError
+            As for `write`. The arrays in front of the one that is at fault are written.
+
+        Notes
+        -----
+        Arrays of up to 64 KiB are collected, and written by one system call for each megabyte. Where that
+        cannot write, as on a full disk, they are written one by one, up to the first that cannot be.
+
+        A writer with ``sync=True`` waits for the disk twice for all arrays of up to 512 KiB together (or 256
+        MiB of them, or 131,072). Before that, none of these counts, no other thread is warned of their names,
+        and `close` in another thread waits.
+
+        Examples
+        --------
+        >>> import mmnpz
+        >>> with mmnpz.NpzWriter("example.npz") as writer:
+        ...     writer.update({"labels/0": 3, "labels/1": 5}, rate=[16000])
+        ...     writer.update((f"squares/{n}", [n, n * n]) for n in range(3))
+        >>> mmnpz.load("example.npz").files
+        ['labels/0', 'labels/1', 'rate', 'squares/0', 'squares/1', 'squares/2']
+        """
+        if progress is None:
+            _update(self, _pairs(other, arrays), None, None)
+            return
+        from mmnpz._progress import told
+
+        with told(progress, self._shown()) as tell:
+            _update(self, _pairs(other, arrays), tell, _size(other, arrays))
+
+    def _shown(self) -> str:
+        return "" if self._sink is None else f"{self._sink.name}"
+
     def flush(self, sync: bool = False) -> None:  # noqa: D102  # that of Writer, see below
         if self._sink is not None and self._sink.is_stream and not self.closed:
             raise UnsupportedOperation(
@@ -157,6 +229,29 @@ class NpzWriter(Writer):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a writer cannot be pickled: a file has one writer")
+
+
+def _pairs(other: Any, arrays: dict[str, Any]) -> "Iterator[Any]":
+    """Return pairs of names and arrays, as `dict.update` finds them."""
+    if not arrays:
+        return _pairs_of(other)
+    return (pair for pairs in (_pairs_of(other), iter(arrays.items())) for pair in pairs)
+
+
+def _pairs_of(other: Any) -> "Iterator[Any]":
+    if isinstance(other, dict):
+        return iter(other.items())
+    if hasattr(other, "keys"):
+        return ((name, other[name]) for name in other.keys())  # noqa: SIM118  # as dict.update does
+    return iter(other)
+
+
+def _size(other: Any, arrays: dict[str, Any]) -> int | None:
+    """Return how many bytes the arrays have, if that is known."""
+    if type(other) is not dict and other != ():
+        return None  # other mappings may give anything
+    sizes = [getattr(array, "nbytes", None) for array in (*dict(other).values(), *arrays.values())]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def warn_without_lock(path: str, stacklevel: int) -> None:

@@ -2,10 +2,11 @@
 
 import gc
 import multiprocessing
+import multiprocessing.context
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import context
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Starting(popen_spawn_posix.Popen):
 @contextmanager
 def starting() -> Iterator[Starting]:
     process = Starting()
-    set_spawning: Any = context.set_spawning_popen  # its types say that there is always one
+    set_spawning: Any = multiprocessing.context.set_spawning_popen  # its types say that there is always one
     set_spawning(process)
     try:
         yield process
@@ -71,13 +72,13 @@ def test_pickles_for_a_process_fit_into_a_pipe(path: Path, labels: Any, stride: 
         path, NAMES, length=10, start=0 if stride is None else None, stride=stride, labels=labels
     )
     with starting() as process:
-        pickles = [bytes(ForkingPickler.dumps(dataset)) for _ in range(2)]
+        pickled = [bytes(ForkingPickler.dumps(dataset)) for _ in range(2)]
         # Twice in one pickle: both may get the same descriptor.
         both = bytes(ForkingPickler.dumps((dataset, NpzDataset(path), dataset)))
-    assert all(len(pickle) < PIPE // 8 for pickle in (*pickles, both))
+    assert all(len(each) < PIPE // 8 for each in (*pickled, both))
     assert process._fds
-    copies = [ForkingPickler.loads(pickle) for pickle in pickles]
-    copies += ForkingPickler.loads(both)[::2]
+    copies = [pickle.loads(each) for each in pickled]
+    copies += pickle.loads(both)[::2]
     del dataset
     gc.collect()
     for other in copies:

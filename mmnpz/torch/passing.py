@@ -11,7 +11,8 @@ import mmap
 import os
 import pickle
 from collections.abc import Callable
-from multiprocessing import context, reduction
+from multiprocessing import reduction
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ _PLAIN = {str, bytes, int, float, bool, type(None)}
 
 def is_spawning() -> bool:
     """Tell whether what is pickled now is for a process that is being started, which can get descriptors."""
-    return _CAN_PASS and context.get_spawning_popen() is not None
+    return _CAN_PASS and get_spawning_popen() is not None
 
 
 class Parcel:

@@ -44,6 +44,11 @@ class Script:
         self.steps.append(self.writing(name, array))
         return self
 
+    def update(self, arrays: dict[str, Any]) -> "Script":
+        writes = [self.writing(name, array) for name, array in arrays.items()]
+        self.steps.append(("update", [write[1:] for write in writes]))
+        return self
+
     def flush(self, sync: bool = False) -> "Script":
         self.steps.append(("flush", sync))
         return self
@@ -91,6 +96,14 @@ def flushes(script: Script, **options: Any) -> None:
         # More than the room of the last flush holds.
         script.write(f"d{number}", noise(30_000, number)).flush()
     script.flush().write("e", noise(300_000)).write("f", 1).flush(sync=True).write("a", noise(10)).close()
+
+
+def update(script: Script, **options: Any) -> None:
+    script.open("x", **options).update({f"a{number}": noise(200 * number, number) for number in range(9)})
+    script.write("b", noise(50)).flush().update({"c": noise(70_000), "d": noise(40), "a3": noise(30)})
+    # More than the room of the flush holds, and a large one among them.
+    script.update({f"e{number}": noise(30_000, number) for number in range(6)} | {"f": noise(1_200_000)})
+    script.flush(sync=True).update({"g": 1, "h": noise(10)}).close()
 
 
 def moved(script: Script, **options: Any) -> None:
@@ -196,7 +209,8 @@ def replace(script: Script, **options: Any) -> None:
 FRESH: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
-        small, flushes, moved, large, inner, aligned, aligned_widely, nothing, threads, large_in_threads
+        small, flushes, update, moved, large, inner, aligned, aligned_widely, nothing, threads,
+        large_in_threads,
     )
 }  # fmt: skip
 

@@ -47,9 +47,14 @@ def write(request: dict[str, Any]) -> None:
         own = random.Random(f"{request['seed']} {thread}")
         for number in range(MEMBERS):
             name = f"{request['seed']}/{thread}/{number}"
-            writer.write(name, array_of(name))
+            names = [name]
+            if own.random() < 0.2:
+                names = [f"{name}/{part}" for part in range(own.choice([1, 5, 20]))]
+                writer.update((part, array_of(part)) for part in names)
+            else:
+                writer.write(name, array_of(name))
             # One system call for the whole line: a kill cannot leave a part of it in the report.
-            os.write(report, f"{name}\n".encode())
+            os.write(report, "".join(f"{name}\n" for name in names).encode())
             if own.random() < 0.1:
                 writer.flush(sync=own.random() < 0.1)
 

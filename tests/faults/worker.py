@@ -53,6 +53,13 @@ class Player:
         self.writer.write(name, array)
         self.note("done", name, value, self.sync)
 
+    def step_update(self, arrays: list[tuple[str, int, Any]]) -> None:
+        for name, value, _ in arrays:
+            self.note("begin", name, value)
+        self.writer.update([(name, array) for name, _, array in arrays])
+        for name, value, _ in arrays:
+            self.note("done", name, value, self.sync)
+
     def step_flush(self, sync: bool) -> None:
         self.flushes += 1
         number = self.flushes

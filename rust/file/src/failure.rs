@@ -27,8 +27,9 @@ pub enum Failure {
     /// Not a regular file, but a device or a pipe.
     #[error("not a regular file")]
     Irregular,
-    /// A signal handler closed the writer in the middle of a write of the same thread.
-    #[error("the writer cannot be closed by a signal handler that interrupts its own write")]
+    /// The writer is closed in the middle of a write of the same thread: by a signal handler, or by what gives
+    /// it arrays.
+    #[error("the writer cannot be closed in the middle of a write of the same thread")]
     Writing,
     /// The file has another [`Identity`](crate::mapping::Identity) than the caller expects.
     #[error("the file is not the one that was pickled, or it was changed since")]

@@ -25,6 +25,8 @@
 //! - [`first_wins`]: a hash map in which the first value of a key stays: the views of members.
 //! - [`checksums`]: comparing the bytes of members with their checksums.
 
+pub mod batch;
+mod blocks;
 mod boot;
 pub mod checksums;
 pub mod columns;

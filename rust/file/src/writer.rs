@@ -4,8 +4,8 @@
 //! what is synced, makes that come true: a large member's local header after all else of it, a directory
 //! after its members.
 
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -21,22 +21,17 @@ use mmnpz_format::zip::name::StoredName;
 
 use crate::failure::{Failure, KeepGoing, check};
 use crate::items::Items;
-use crate::storage::{self, Storage};
+use crate::storage::{self, SIGNATURE, Storage};
 use crate::writable_file::{self, WritableFile};
-use crate::{fork, recovery, replace};
+use crate::{blocks, fork, recovery, replace};
 
-/// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache.
-/// With blocks of 512 KiB the two threads wait more for each other.
-const BLOCK: u64 = 1 << 20;
+mod together;
 
 /// `close` asks the caller whether to go on each time it has waited this long for other threads.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The index of at least this many members is made while the directory is being written.
 const MANY: u64 = 1 << 14;
-
-/// The caller is asked whether to go on every time this many blocks were written.
-const POLL_BLOCKS: usize = 16;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +70,9 @@ struct State {
     appender: Appender,
     /// Gaps that could not be filled yet, as writing failed.
     gaps: Vec<Filler>,
-    /// The threads that write a large member: these look at signals meanwhile.
+    /// Where there can be headers of members that could not be written.
+    stale: Vec<u64>,
+    /// The threads that write a large member, or have a batch written: these look at signals meanwhile.
     large: Vec<ThreadId>,
     /// How many threads close the writer, or have closed it. While there is any, no member is reserved.
     closers: usize,
@@ -171,7 +168,13 @@ impl<S: Storage> ArchiveWriter<S> {
             storage,
             sync,
             forks: fork::generation(),
-            state: Mutex::new(State { appender, gaps: Vec::new(), large: Vec::new(), closers: 0 }),
+            state: Mutex::new(State {
+                appender,
+                gaps: Vec::new(),
+                stale: Vec::new(),
+                large: Vec::new(),
+                closers: 0,
+            }),
             finished: Condvar::new(),
             publishing: Mutex::new(is_on_disk),
         }
@@ -179,6 +182,11 @@ impl<S: Storage> ArchiveWriter<S> {
 
     fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
         self.state.lock().map_err(|_| Failure::Poisoned)
+    }
+
+    /// Whether all that is said to be written survives a power failure.
+    pub fn syncs(&self) -> bool {
+        self.sync
     }
 
     /// Whether this process opened it. In a forked child nothing may be written.
@@ -213,8 +221,8 @@ impl<S: Storage> ArchiveWriter<S> {
         member: &NewMember<'_>,
         is_repeated: bool,
     ) -> Result<Answer, Failure> {
-        if state.closers > 0 {
-            return Ok(Answer::Closed);
+        if let Some(answer) = self.not_yet(state) {
+            return Ok(answer);
         }
         if is_repeated {
             state.appender.repeats_name();
@@ -223,9 +231,6 @@ impl<S: Storage> ArchiveWriter<S> {
         }
         let header = member.header.len() as u64;
         let size = header + member.items.len();
-        if state.appender.has_prologue() && self.must_sync_prologue(state) {
-            return Ok(Answer::Unprepared);
-        }
         self.begin(state)?;
         Ok(match state.appender.reserve(&member.name, header, size)? {
             Reserved::NoRoom(size) => Answer::NoRoom(size),
@@ -238,9 +243,52 @@ impl<S: Storage> ArchiveWriter<S> {
         })
     }
 
+    /// What must be done before a member can have a place.
+    fn not_yet(&self, state: &State) -> Option<Answer> {
+        if state.closers > 0 {
+            return Some(Answer::Closed);
+        }
+        (state.appender.has_prologue() && self.must_sync_prologue(state)).then_some(Answer::Unprepared)
+    }
+
+    /// Takes headers away of members that could not be written together with others. Nothing else is written
+    /// before that is done.
+    fn erase_stale(&self, state: &mut State) -> Result<(), Failure> {
+        while let Some(&at) = state.stale.last() {
+            self.storage.release(at..at + SIGNATURE as u64)?;
+            state.stale.pop();
+        }
+        Ok(())
+    }
+
+    /// A thread has had as many large members or batches written, or given up.
+    fn is_over(&self, state: &mut State, count: usize, thread: Option<ThreadId>) {
+        for _ in 0..count {
+            let found = state.large.iter().position(|&other| Some(other) == thread);
+            found.map(|at| state.large.swap_remove(at));
+        }
+        if state.closers > 0 {
+            // Somebody waits in `close`. Telling nobody would cost a system call too.
+            self.finished.notify_all();
+        }
+    }
+
+    /// Gives a range up, under the lock, before anybody else gets it. The file does not get shorter: a reader
+    /// may have mapped it. What cannot be done here only leaves bytes that nobody reads.
+    /// Says whether the range is a gap now, which a filler fills.
+    fn abandon(&self, state: &mut State, range: Range<u64>) -> bool {
+        let _ = self.storage.release(range.clone());
+        let gap = state.appender.abandon(range);
+        let is_gap = gap.is_some();
+        state.gaps.extend(gap);
+        self.fill_gaps(state);
+        is_gap
+    }
+
     /// Writes what must be in the file before members are appended, under the lock: nobody may be ahead of
     /// it.
     fn begin(&self, state: &mut State) -> Result<(), Failure> {
+        self.erase_stale(state)?;
         if !state.appender.has_prologue() {
             return Ok(());
         }
@@ -283,25 +331,13 @@ impl<S: Storage> ArchiveWriter<S> {
         let written =
             if large { self.write_large(place, member, keep_going) } else { self.write_small(place, member) };
         let mut state = self.lock()?;
-        if large {
-            let this = thread::current().id();
-            let found = state.large.iter().position(|&thread| thread == this);
-            found.map(|at| state.large.swap_remove(at));
+        match &written {
+            Ok(crc) => state.appender.finish(place, &member.name, *crc, member.array_field),
+            Err(_) => {
+                self.abandon(&mut state, place.header..place.end);
+            }
         }
-        if let Ok(crc) = &written {
-            state.appender.finish(place, &member.name, *crc, member.array_field);
-        } else {
-            // Under the lock, before anybody else gets the range. The file does not get shorter: a reader may
-            // have mapped it. What cannot be done here only leaves bytes that nobody reads.
-            let _ = self.storage.release(place.header..place.end);
-            let gap = state.appender.abandon(place);
-            state.gaps.extend(gap);
-            self.fill_gaps(&mut state);
-        }
-        if state.closers > 0 {
-            // Somebody waits in `close`. Telling nobody would cost a system call too.
-            self.finished.notify_all();
-        }
+        self.is_over(&mut state, usize::from(large), Some(thread::current().id()));
         drop(state);
         written.map(|_| ())
     }
@@ -334,11 +370,6 @@ impl<S: Storage> ArchiveWriter<S> {
     }
 
     /// Block by block, and the local header once more at the end, when the checksum is known.
-    ///
-    /// A second thread takes every other block: while one copies and checksums, the other is in the system
-    /// call, so that the bytes which are stored are those that were checksummed, whatever happens to the
-    /// array, and writing still goes at the pace of the system call alone. If there is no free core, nothing
-    /// is lost.
     fn write_large(
         &self,
         place: &Placement,
@@ -346,24 +377,7 @@ impl<S: Storage> ArchiveWriter<S> {
         keep_going: KeepGoing<'_>,
     ) -> Result<u32, Failure> {
         self.begin_member(place, &member.name)?;
-        let next = AtomicU64::new(0);
-        let stop = AtomicBool::new(false);
-        let job = Job { storage: &self.storage, place, member, next: &next, stop: &stop };
-        let mut blocks = thread::scope(|scope| {
-            // Without another thread (there can be a limit) one does it all.
-            let other = thread::Builder::new().spawn_scoped(scope, || job.write_blocks(|| Ok(()))).ok();
-            let mine = job.write_blocks(|| check(keep_going));
-            let others = other.map_or(Ok(Ok(Vec::new())), thread::ScopedJoinHandle::join);
-            let mut blocks = mine?;
-            blocks.extend(others.map_err(|_| Failure::Poisoned)??);
-            Ok::<_, Failure>(blocks)
-        })?;
-        blocks.sort_unstable_by_key(|(number, _)| *number);
-        let mut crc = crc32fast::Hasher::new();
-        for (_, block) in &blocks {
-            crc.combine(block);
-        }
-        let crc = crc.finalize();
+        let crc = blocks::write(&self.storage, place.file, member.header, &member.items, keep_going)?;
         self.complete(place, &member.name, crc)?;
         Ok(crc)
     }
@@ -549,64 +563,5 @@ impl<S: Storage> ArchiveWriter<S> {
             self.lock()?.closers -= 1;
         }
         finished
-    }
-}
-
-/// A large member whose blocks are written by several threads.
-struct Job<'a, S> {
-    storage: &'a S,
-    place: &'a Placement,
-    member: &'a NewMember<'a>,
-    /// The next block that nobody took.
-    next: &'a AtomicU64,
-    /// Some thread failed: the others need not go on.
-    stop: &'a AtomicBool,
-}
-
-impl<S: Storage> Job<'_, S> {
-    /// Takes blocks and writes them until none is left; gives back their checksums.
-    fn write_blocks(
-        &self,
-        poll: impl Fn() -> Result<(), Failure>,
-    ) -> Result<Vec<(u64, crc32fast::Hasher)>, Failure> {
-        let result = self.try_write_blocks(poll);
-        if result.is_err() {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-
-    fn try_write_blocks(
-        &self,
-        poll: impl Fn() -> Result<(), Failure>,
-    ) -> Result<Vec<(u64, crc32fast::Hasher)>, Failure> {
-        let size = self.place.end - self.place.file;
-        let mut items = self.member.items.clone();
-        let mut block = Vec::with_capacity(BLOCK as usize);
-        let mut written = Vec::new();
-        while !self.stop.load(Ordering::Relaxed) {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let at = number.saturating_mul(BLOCK);
-            if at >= size {
-                break;
-            }
-            let mut left = BLOCK.min(size - at);
-            block.clear();
-            let header = self.member.header.get(at as usize..).unwrap_or_default();
-            block.extend_from_slice(&header[..header.len().min(left as usize)]);
-            left -= block.len() as u64;
-            if left > 0 {
-                items.seek(at + block.len() as u64 - self.member.header.len() as u64);
-                items.read(left as usize, &mut block);
-            }
-            let mut crc = crc32fast::Hasher::new();
-            crc.update(&block);
-            written.push((number, crc));
-            self.storage.write_at(&block, self.place.file + at)?;
-            if written.len() % POLL_BLOCKS == 0 {
-                poll()?;
-            }
-        }
-        Ok(written)
     }
 }

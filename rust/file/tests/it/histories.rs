@@ -12,18 +12,20 @@ use std::thread;
 use proptest::prelude::*;
 
 use crate::ranges;
-use crate::support::{GO_ON, new_member, reserve, write, write_described, writer};
+use crate::support::{GO_ON, new_member, reserve, write, write_batch, write_described, writer};
+use mmnpz_file::items::Items;
 use mmnpz_file::repair::repair_storage;
 use mmnpz_file::simulated_disk::{History, PAGE, SECTOR, SimulatedDisk};
 use mmnpz_file::writer::ArchiveWriter;
 use mmnpz_format::Window;
 use mmnpz_format::additions::local_member::LocalMember;
-use mmnpz_format::error::{ErrorKind, Result};
+use mmnpz_format::error::Result;
 use mmnpz_format::read::lookup::Lookup;
 use mmnpz_format::read::walked_index::{Member, WalkedIndex};
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::zip::end::DirectoryLocation;
+use mmnpz_format::zip::name::StoredName;
 
 /// Writes are torn at multiples of this, so that there are many states.
 const TEAR: u64 = 64;
@@ -38,6 +40,9 @@ pub(crate) enum Step {
     Small(usize),
     /// A large member; meanwhile another thread writes a small one, and flushes.
     Large(usize, Option<usize>),
+    /// Members that are written together, which fails after a number of bytes if one is given; then, one
+    /// behind them.
+    Batch(Vec<usize>, Option<usize>),
     /// A member whose write fails after a number of bytes, and one behind it.
     Failed(usize, usize),
     /// A member that others overtake: its place is reserved, other threads do these steps, and it is written
@@ -61,9 +66,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::FlushSync),
     ];
     let size = prop_oneof![3 => 0..400usize, 1 => 60_000..300_000usize];
+    let batch = (proptest::collection::vec(0..400usize, 1..9), proptest::option::weighted(0.3, 0..3000usize));
     let overtaken = (size, proptest::collection::vec(beside, 1..4), any::<bool>());
     let step = prop_oneof![
         12 => (0..400usize).prop_map(Step::Small),
+        4 => batch.prop_map(|(sizes, part)| Step::Batch(sizes, part)),
         1 => (0..700usize, proptest::option::of(0..200usize)).prop_map(|(size, other)| Step::Large(size, other)),
         3 => (0..500usize, 0..600usize).prop_map(|(size, part)| Step::Failed(size, part)),
         2 => (60_000..200_000usize).prop_map(Step::Small),
@@ -305,6 +312,44 @@ impl<'a> Sim<'a> {
         self.small(20);
     }
 
+    fn batch(&mut self, sizes: &[usize], part: Option<usize>) {
+        let members: Vec<_> = sizes.iter().map(|&size| self.member(size)).collect();
+        let mut batch = self.writer.new_batch().unwrap();
+        self.disk.fail_after(part.map(|part| part as u64));
+        let mut moved = None;
+        let mut before = || moved = moved.or(Some(self.disk.now()));
+        let mut written = Ok(());
+        for members in members.chunks(4) {
+            for (name, data) in members {
+                assert!(!batch.has(&StoredName::new(name).unwrap()));
+                batch.push(StoredName::new(name).unwrap(), &[], None, Items::from(&data[..]));
+            }
+            written = written.and_then(|()| write_batch(&self.writer, &mut batch, &mut before));
+            if written.is_ok() && !self.sync {
+                let now = self.disk.now();
+                for (name, _) in members {
+                    self.promises.members.get_mut(name).unwrap().done = Some(now);
+                }
+            }
+        }
+        let synced = self.writer.sync_batch(&mut batch);
+        let written = written.and(synced);
+        self.disk.fail_after(None);
+        if let Some(at) = moved {
+            self.unpublished_at(at);
+        }
+        if written.is_ok() {
+            let now = self.disk.now();
+            if self.sync {
+                for (name, _) in &members {
+                    self.done(name, now);
+                }
+            }
+        } else {
+            self.small(20);
+        }
+    }
+
     fn overtaken(&mut self, size: usize, beside: &[Step], is_killed: bool) {
         let (name, data) = self.member(size);
         self.unpublished();
@@ -342,6 +387,7 @@ impl<'a> Sim<'a> {
             Step::Small(size) => self.small(size),
             Step::Large(size, other) => self.large(size, other),
             Step::Failed(size, part) => self.failed(size, part),
+            Step::Batch(ref sizes, part) => self.batch(sizes, part),
             Step::Overtaken(size, ref beside, is_killed) => self.overtaken(size, beside, is_killed),
             Step::Flush => self.flush(false),
             Step::FlushSync => self.flush(true),
@@ -587,26 +633,6 @@ fn an_entry_that_is_made_of_two_is_not_believed() {
     }
 }
 
-#[test]
-fn a_seal_is_torn_only_where_nobody_needs_it() {
-    // The next writer finds a member in the room of a directory that was to grow.
-    try_out(
-        || SimulatedDisk::trusted(Vec::new()),
-        (64, false),
-        &[Step::Small(209), Step::Flush, Step::Small(0), Step::Session, Step::Small(0)],
-        0..1,
-    );
-}
-
-#[test]
-fn a_directory_that_is_kept_is_vouched_for_when_it_is_whole() {
-    // Wherever it lies in its sectors.
-    for prefix in (0..SECTOR as usize).step_by(3) {
-        let beginning = [vec![1; prefix], foreign()].concat();
-        try_out(|| SimulatedDisk::new(beginning.clone()), (1, false), &[Step::Small(0)], 0..4);
-    }
-}
-
 /// The bytes of a file with another text of the same length.
 fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
     let mut replaced = bytes.to_vec();
@@ -661,34 +687,4 @@ fn a_member_that_was_renamed_in_place_survives_two_kills() {
             });
         }
     }
-}
-
-#[test]
-fn a_header_of_which_only_a_part_is_there_is_in_the_way() {
-    let disk = SimulatedDisk::default();
-    let open = writer(&disk, 64, false).unwrap();
-    for name in ["m1", "m2"] {
-        write(&open, name, &[7; 138], || {}).unwrap();
-    }
-    let built = disk.bytes();
-    let second = Survey::new(&built, Effort::Read, || true).unwrap().found[1].header as usize;
-    for kept in 30..60 {
-        let mut bytes = built.clone();
-        bytes[second + kept..].fill(0);
-        let survey = Survey::new(&bytes, Effort::Read, || true).unwrap();
-        assert_eq!((survey.found.len(), survey.end), (1, second as u64), "{kept}");
-        assert_eq!(survey.stale_headers().collect::<Vec<_>>(), [second as u64], "{kept}");
-    }
-}
-
-#[test]
-fn a_survey_can_be_interrupted() {
-    let disk = SimulatedDisk::default();
-    let open = writer(&disk, 1, false).unwrap();
-    for number in 0..5000 {
-        write(&open, &format!("m{number}"), &[7; 128], || {}).unwrap();
-    }
-    let bytes = disk.bytes();
-    assert_eq!(Survey::new(&bytes, Effort::Read, || true).unwrap().found.len(), 5000);
-    assert_eq!(Survey::new(&bytes, Effort::Read, || false).unwrap_err().kind, ErrorKind::Interrupted);
 }

@@ -2,6 +2,7 @@
 
 use mmnpz_format::additions::array_field::{ArrayField, Described};
 use mmnpz_format::additions::mark::MemberState::Finished;
+use mmnpz_format::error::ErrorKind;
 use mmnpz_format::recover::recovery_scan::Effort;
 use mmnpz_format::recover::survey::Survey;
 use mmnpz_format::write::placement::{Alignment, Placement};
@@ -9,10 +10,10 @@ use mmnpz_format::zip::end::DirectoryLocation;
 use mmnpz_format::zip::name::StoredName;
 use mmnpz_format::zip::records::{CentralHeader, LocalHeader};
 
-use crate::histories::{foreign, foreign_with, read};
+use crate::histories::{Step, foreign, foreign_with, read, try_out};
 use crate::support::{GO_ON, archive, write, write_described, writer};
 use mmnpz_file::repair::repair_storage;
-use mmnpz_file::simulated_disk::{Event, SimulatedDisk};
+use mmnpz_file::simulated_disk::{Event, SECTOR, SimulatedDisk};
 
 const END_RECORD: usize = 22;
 
@@ -261,4 +262,54 @@ fn an_old_end_record_in_the_room_is_erased_by_whoever_writes_next() {
     let repaired = SimulatedDisk::new(bytes);
     repair_storage(&repaired, "disk".into(), &|_, _| true, GO_ON).unwrap();
     assert_eq!(repaired.bytes()[at..at + 4], [0; 4]);
+}
+
+#[test]
+fn a_header_of_which_only_a_part_is_there_is_in_the_way() {
+    let disk = SimulatedDisk::default();
+    let open = writer(&disk, 64, false).unwrap();
+    for name in ["m1", "m2"] {
+        write(&open, name, &[7; 138], || {}).unwrap();
+    }
+    let built = disk.bytes();
+    let second = Survey::new(&built, Effort::Read, || true).unwrap().found[1].header as usize;
+    for kept in 30..60 {
+        let mut bytes = built.clone();
+        bytes[second + kept..].fill(0);
+        let survey = Survey::new(&bytes, Effort::Read, || true).unwrap();
+        assert_eq!((survey.found.len(), survey.end), (1, second as u64), "{kept}");
+        assert_eq!(survey.stale_headers().collect::<Vec<_>>(), [second as u64], "{kept}");
+    }
+}
+
+#[test]
+fn a_survey_can_be_interrupted() {
+    let disk = SimulatedDisk::default();
+    let open = writer(&disk, 1, false).unwrap();
+    for number in 0..5000 {
+        write(&open, &format!("m{number}"), &[7; 128], || {}).unwrap();
+    }
+    let bytes = disk.bytes();
+    assert_eq!(Survey::new(&bytes, Effort::Read, || true).unwrap().found.len(), 5000);
+    assert_eq!(Survey::new(&bytes, Effort::Read, || false).unwrap_err().kind, ErrorKind::Interrupted);
+}
+
+#[test]
+fn a_seal_is_torn_only_where_nobody_needs_it() {
+    // The next writer finds a member in the room of a directory that was to grow.
+    try_out(
+        || SimulatedDisk::trusted(Vec::new()),
+        (64, false),
+        &[Step::Small(209), Step::Flush, Step::Small(0), Step::Session, Step::Small(0)],
+        0..1,
+    );
+}
+
+#[test]
+fn a_directory_that_is_kept_is_vouched_for_when_it_is_whole() {
+    // Wherever it lies in its sectors.
+    for prefix in (0..SECTOR as usize).step_by(3) {
+        let beginning = [vec![1; prefix], foreign()].concat();
+        try_out(|| SimulatedDisk::new(beginning.clone()), (1, false), &[Step::Small(0)], 0..4);
+    }
 }

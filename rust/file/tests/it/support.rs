@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mmnpz_file::batch::Batch;
 use mmnpz_file::items::Items;
 use mmnpz_file::simulated_disk::SimulatedDisk;
 use mmnpz_file::writer::{Answer, ArchiveWriter, NewMember};
@@ -77,6 +78,29 @@ pub(crate) fn reserve(
             answer @ (Answer::Duplicate | Answer::Closed) => panic!("{answer:?}"),
         }
     }
+}
+
+/// Writes the members of a batch.
+pub(crate) fn write_batch(
+    writer: &ArchiveWriter<&SimulatedDisk>,
+    batch: &mut Batch,
+    mut before: impl FnMut(),
+) -> Result<(), Failure> {
+    loop {
+        match writer.reserve_batch(batch)? {
+            Answer::Place(_) => break,
+            Answer::NoRoom(size) => {
+                before();
+                writer.make_room(size)?;
+            }
+            Answer::Unprepared => {
+                before();
+                writer.prepare()?;
+            }
+            answer @ (Answer::Duplicate | Answer::Closed) => panic!("{answer:?}"),
+        }
+    }
+    writer.write_batch(batch)
 }
 
 /// An archive with these members.

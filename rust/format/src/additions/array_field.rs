@@ -66,7 +66,7 @@ struct Array<'a, S> {
 }
 
 /// The array field of all arrays with the same header, without what differs. Programs write many such arrays.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArrayField {
     bytes: Vec<u8>,
     /// The length of the `.npy` header.

@@ -18,6 +18,7 @@
 //! What is behind the members, and so what applies, are the phases of a writer (`tail`). What must be written
 //! before the first member is the `prologue`. How a writer begins behind what is in a file is in `resume`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::additions::array_field::ArrayField;
@@ -106,6 +107,11 @@ impl Appender {
         let Start { next, length, prologue, directory, tail, listing } = Start::behind(file, survey)?;
         let prologue = prologue.map(Unwritten::from);
         Ok(Appender { alignment, next, length, starts: Vec::new(), prologue, directory, tail, listing })
+    }
+
+    /// To how many bytes the data of arrays are aligned.
+    pub fn alignment(&self) -> usize {
+        self.alignment.bytes()
     }
 
     /// Whether there is a member of this name.
@@ -249,6 +255,36 @@ impl Appender {
         Ok(Reserved::Place(place))
     }
 
+    /// Reserves ranges for several members that are written together, one behind the other: for each its
+    /// name, the length of its `.npy` header, and the size of its `.npy` file. Puts their places into
+    /// `places`, or returns how many bytes are needed where there is no room.
+    ///
+    /// # Errors
+    /// As for [`Placement::new`].
+    pub fn reserve_all<'a>(
+        &mut self,
+        members: impl Iterator<Item = (&'a StoredName, u64, u64)>,
+        places: &mut Vec<Placement>,
+    ) -> Result<Option<u64>> {
+        places.clear();
+        let (complete_below, mut next) = (self.complete_below(), self.next);
+        for (name, npy_header, size) in members {
+            let place = Placement::new(next, name, npy_header, size, self.alignment, complete_below)?;
+            next = place.end;
+            places.push(place);
+        }
+        let Some(first) = places.first() else { return Ok(None) };
+        if self.tail.limit().is_some_and(|limit| next > limit) {
+            return Ok(Some(next - self.next));
+        }
+        // Together they are as one that is being written.
+        self.starts.push(first.header);
+        self.next = next;
+        self.tail.extend_to(next);
+        self.listing = Listing::Partial;
+        Ok(None)
+    }
+
     /// A name is going to be there twice, of which a stored index has no notion.
     pub fn repeats_name(&mut self) {
         self.directory.forgo_index();
@@ -259,7 +295,8 @@ impl Appender {
         !self.starts.is_empty()
     }
 
-    /// Enters a member that has been written, with what is known of its array.
+    /// Enters a member that has been written, with what is known of its array. Of members that are written
+    /// together, the first one first, and all before anything else is done.
     pub fn finish(
         &mut self,
         place: &Placement,
@@ -267,27 +304,28 @@ impl Appender {
         crc: u32,
         array_field: Option<&ArrayField>,
     ) {
-        self.forget(place);
+        self.forget(place.header);
         self.directory.push(place, name, crc, array_field);
         self.length = self.length.max(place.end);
     }
 
-    /// Gives the range of a member back that could not be written. If nothing is behind it, it is used again;
-    /// else it is a gap, for which this returns what fills it (see [`Filler`]).
+    /// Gives the range of a member back that could not be written, or of members that are written together.
+    /// If nothing is behind it, it is used again; else it is a gap, for which this returns what fills it (see
+    /// [`Filler`]).
     ///
     /// Whoever calls this has taken the signature of the member's local header away: a recovery scan must not
     /// follow it.
-    pub fn abandon(&mut self, place: &Placement) -> Option<Filler> {
-        self.forget(place);
-        if self.next == place.end {
-            self.next = place.header;
+    pub fn abandon(&mut self, range: Range<u64>) -> Option<Filler> {
+        self.forget(range.start);
+        if self.next == range.end {
+            self.next = range.start;
             return None;
         }
-        Filler::new(place.header..place.end)
+        Filler::new(range)
     }
 
-    fn forget(&mut self, place: &Placement) {
-        let at = self.starts.iter().position(|&start| start == place.header);
+    fn forget(&mut self, start: u64) {
+        let at = self.starts.iter().position(|&other| other == start);
         at.map(|at| self.starts.swap_remove(at));
     }
 

@@ -39,6 +39,11 @@ impl Alignment {
             Err(ErrorKind::Alignment(bytes).into())
         }
     }
+
+    /// The number of bytes.
+    pub(crate) fn bytes(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// The place of a member in the file.

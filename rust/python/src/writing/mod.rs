@@ -1,5 +1,6 @@
-//! The class of writers, `repair`, and what `savez` needs.
+//! The class of writers, `update`, `repair`, and what `savez` needs.
 
 pub(crate) mod repair;
 pub(crate) mod replacement;
+pub(crate) mod update;
 pub(crate) mod writer;

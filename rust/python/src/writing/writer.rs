@@ -29,7 +29,7 @@ impl Writer {
     }
 
     /// The archive, unless this is a fork of the process that opened it.
-    fn own_archive(&self, py: Python<'_>) -> PyResult<Arc<ArchiveWriter>> {
+    pub(crate) fn own_archive(&self, py: Python<'_>) -> PyResult<Arc<ArchiveWriter>> {
         let archive = self.archive(py)?;
         if archive.is_own() {
             return Ok(archive);
@@ -38,8 +38,17 @@ impl Writer {
     }
 }
 
-fn closed() -> PyErr {
+pub(crate) fn closed() -> PyErr {
     PyValueError::new_err("the writer is closed")
+}
+
+/// Warns as `zipfile` does of a name that the archive has already.
+#[cold]
+pub(crate) fn warn_of_duplicate(py: Python<'_>, name: &str) -> PyResult<()> {
+    let full = PyString::new(py, &format!("{name}.npy")).repr()?;
+    // No NUL: StoredName has none.
+    let message = std::ffi::CString::new(format!("Duplicate name: {full}"))?;
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)
 }
 
 #[pymethods]
@@ -76,7 +85,7 @@ impl Writer {
     }
 
     #[doc = docstring!("Writer.write")]
-    fn write(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(crate) fn write(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = array.py();
         let archive = self.own_archive(py)?;
         let path = archive.shown.as_path();
@@ -104,10 +113,7 @@ impl Writer {
                 Answer::Unprepared => detached_on(py, path, || archive.prepare())?,
                 Answer::NoRoom(size) => detached_on(py, path, || archive.make_room(size))?,
                 Answer::Duplicate => {
-                    let full = PyString::new(py, &format!("{name}.npy")).repr()?;
-                    // No NUL: StoredName has none.
-                    let message = std::ffi::CString::new(format!("Duplicate name: {full}"))?;
-                    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)?;
+                    warn_of_duplicate(py, name)?;
                     is_repeated = true;
                 }
             }
