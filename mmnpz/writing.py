@@ -164,8 +164,8 @@ class NpzWriter(Writer):
 
         Notes
         -----
-        Arrays of up to 64 KiB are collected, and written by one system call for each megabyte. Where that
-        cannot write, as on a full disk, they are written one by one, up to the first that cannot be.
+        Arrays of up to 64 KiB are collected, and written by one system call for each two megabytes. Where
+        that cannot write, as on a full disk, they are written one by one, up to the first that cannot be.
 
         A writer with ``sync=True`` waits for the disk twice for all arrays of up to 512 KiB together (or 256
         MiB of them, or 131,072). Before that, none of these counts, no other thread is warned of their names,

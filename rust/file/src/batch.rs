@@ -14,7 +14,7 @@ use mmnpz_format::zip::name::StoredName;
 use crate::items::Items;
 
 /// A batch is written once its members have this many bytes.
-const FULL: usize = 1 << 20;
+const FULL: usize = 1 << 21;
 
 /// The members are synced together that have this many bytes, or are this many, and those that follow are
 /// synced later: what a kill can lose of them has a bound, and so has the memory that they take.

@@ -45,17 +45,18 @@ impl<S: Storage> ArchiveWriter<S> {
         let mut places = std::mem::take(&mut batch.places);
         let missing = state.appender.reserve_all(batch.sizes(), &mut places)?;
         batch.places = places;
-        Ok(match (missing, batch.places.first()) {
-            (Some(size), _) => Answer::NoRoom(size),
-            (None, Some(&place)) => {
-                // A signal handler of this thread must not wait for what it interrupts.
-                let this = thread::current().id();
-                batch.thread = Some(this);
-                state.large.push(this);
-                Answer::Place(place)
-            }
-            (None, None) => Answer::Closed,
-        })
+        let Some(&place) = batch.places.first() else { return Ok(Answer::Closed) };
+        if let Some(size) = missing {
+            return Ok(Answer::NoRoom(size));
+        }
+        // A signal handler of this thread must not wait for what it interrupts.
+        let this = thread::current().id();
+        batch.thread = Some(this);
+        state.large.push(this);
+        drop(state);
+        // Here, and not in the thread that writes: the bytes are in the cache of this one.
+        batch.lay_out(if self.sync { MemberState::Begun } else { MemberState::Finished });
+        Ok(Answer::Place(place))
     }
 
     /// Writes the members of a batch, for which a range was reserved. If this writer syncs, they count only
@@ -93,8 +94,6 @@ impl<S: Storage> ArchiveWriter<S> {
 
     fn write_together(&self, batch: &mut Batch) -> Result<(), Failure> {
         let at = batch.range().start;
-        let state = if self.sync { MemberState::Begun } else { MemberState::Finished };
-        batch.lay_out(state);
         if at == 0
             && let (Some(place), Some(name)) = (batch.places.first(), batch.names().next())
         {
