@@ -112,19 +112,19 @@ fn take(batch: &Mutex<Option<Batch>>) -> Batch {
 
 impl Update<'_, '_> {
     fn add(&mut self, name: &Bound<'_, PyString>, array: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (py, path) = (self.py, &self.archive.shown);
-        let text = name.to_str()?;
-        let stored =
-            StoredName::new(text).map_err(|error| exception(py, path, error.in_member(text).into()))?;
-        let array = as_array(array)?;
-        let header = npy_header(&array).map_err(|error| in_member(py, path, text, error))?;
-        let items = items(&array)?;
-        let bytes = items.len();
+        let (py, text) = (self.py, name.to_str()?);
+        let stored = StoredName::new(text)
+            .map_err(|error| exception(py, &self.archive.shown, error.in_member(text).into()))?;
         if self.batch.has(&stored) || self.unsynced.contains(stored.bytes()) {
             // The directory tells of names that are there twice.
             self.write(true)?;
             self.sync()?;
         }
+        let array = as_array(array)?;
+        let header = npy_header(&array).map_err(|error| in_member(py, &self.archive.shown, text, error))?;
+        // No code of the program runs between this and the copy of the items.
+        let items = items(&array)?;
+        let bytes = items.len();
         let small = if self.archive.syncs() { SMALL_SYNCED } else { SMALL };
         if bytes + header.bytes.len() as u64 > small {
             header.keep();
