@@ -101,6 +101,7 @@ def test_an_open_archive_is_a_source(tmp_path: Path) -> None:
     check(path, MIXED)
 
 
+@pytest.mark.thread_unsafe(reason="changes the filters of warnings")
 @given(
     st.lists(
         st.tuples(
@@ -132,6 +133,7 @@ def test_the_file_is_that_of_single_writes(sizes: list[tuple[str, int]], align: 
     assert len(archives[0]) - len(archives[1]) in range(-align * len(arrays), align * len(arrays) + 1)
 
 
+@pytest.mark.thread_unsafe(reason="changes the filters of warnings")
 @pytest.mark.parametrize("sync", [False, True])
 def test_names_that_are_there_twice(tmp_path: Path, sync: bool) -> None:
     path = tmp_path / "archive.npz"
@@ -158,6 +160,7 @@ def test_names_that_are_there_twice(tmp_path: Path, sync: bool) -> None:
     assert data.verify() == []
 
 
+@pytest.mark.thread_unsafe(reason="changes the filters of warnings")
 @pytest.mark.parametrize("sync", [False, True])
 def test_a_warning_that_is_an_error_ends_it_there(tmp_path: Path, sync: bool) -> None:
     path = tmp_path / "archive.npz"
@@ -492,6 +495,7 @@ def test_a_full_disk_ends_it_at_the_first_array_that_has_no_room(
     assert all(int(data[f"{number:05}"]) == number for number in range(0, count, 97))
 
 
+@pytest.mark.thread_unsafe(reason="changes the filters of warnings")
 def test_names_are_known_after_a_sync_in_the_middle(tmp_path: Path) -> None:
     # With 131,072 members, those before are synced, and those that are collected are not.
     numbers = [*range(140_000), 500, 131_100, 139_999]
