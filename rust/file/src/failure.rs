@@ -27,8 +27,8 @@ pub enum Failure {
     /// Not a regular file, but a device or a pipe.
     #[error("not a regular file")]
     Irregular,
-    /// The writer is closed in the middle of a write of the same thread: by a signal handler, or by what gives
-    /// it arrays.
+    /// The writer is closed in the middle of a write of the same thread: by a signal handler, or by what
+    /// gives it arrays.
     #[error("the writer cannot be closed in the middle of a write of the same thread")]
     Writing,
     /// The file has another [`Identity`](crate::mapping::Identity) than the caller expects.
