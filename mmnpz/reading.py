@@ -11,6 +11,7 @@ import numpy as np
 from mmnpz import _neighbours
 from mmnpz._memmap import memmap
 from mmnpz._mmnpz import DirectReader, _info, _layout, _name_at, _verify, _walk
+from mmnpz._progress import told
 from mmnpz._source import source_of
 from mmnpz.layout import Layout, MemberInfo
 
@@ -532,13 +533,8 @@ class NpzReader(DirectReader, Mapping[str, "NDArray[Any]"]):
             raise TypeError(f"names must be an iterable of names, got {names!r}")
         chosen = None if names is None else list(names)
         most = threads and min(threads, 1 << 16)
-        if progress is None:
-            fields = _verify(self, chosen, most, None, bool(strict))
-        else:
-            from mmnpz._progress import told
-
-            with told(progress, f"{self._origin[0][0][1]}") as tell:
-                fields = _verify(self, chosen, most, tell, bool(strict))
+        with told(progress, f"{self._origin[0][0][1]}") as tell:
+            fields = _verify(self, chosen, most, tell, bool(strict))
         damaged = [DamagedMember(*each) for each in fields]
         if strict and damaged:
             from zipfile import BadZipFile  # imported here: `import mmnpz` should not load zipfile

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mmnpz._mmnpz import _repair
+from mmnpz._progress import told
 
 __all__ = ["DroppedMember", "RepairReport", "repair"]
 
@@ -121,12 +122,6 @@ def repair(
     example.npz: nothing to repair, 1 members
     """
     path = os.fspath(fn)
-    if progress is None:
-        found = _repair(path, None)
-    else:
-        from mmnpz._progress import told
-
-        with told(progress, path) as tell:
-            found = _repair(path, tell)
-    members, recovered, dropped, changed = found
+    with told(progress, path) as tell:
+        members, recovered, dropped, changed = _repair(path, tell)
     return RepairReport(path, members, recovered, [DroppedMember(*member) for member in dropped], changed)

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from mmnpz._mmnpz import Writer, _update
+from mmnpz._progress import told
 from mmnpz._sink import Sink, sink_of
 
 if TYPE_CHECKING:
@@ -180,16 +181,9 @@ class NpzWriter(Writer):
         >>> mmnpz.load("example.npz").files
         ['labels/0', 'labels/1', 'rate', 'squares/0', 'squares/1', 'squares/2']
         """
-        if progress is None:
-            _update(self, _pairs(other, arrays), None, None)
-            return
-        from mmnpz._progress import told
-
-        with told(progress, self._shown()) as tell:
-            _update(self, _pairs(other, arrays), tell, _size(other, arrays))
-
-    def _shown(self) -> str:
-        return "" if self._sink is None else f"{self._sink.name}"
+        total = None if progress is None else _size(other, arrays)
+        with told(progress, "" if self._sink is None else self._sink.name) as tell:
+            _update(self, _pairs(other, arrays), tell, total)
 
     def flush(self, sync: bool = False) -> None:  # noqa: D102  # that of Writer, see below
         if self._sink is not None and self._sink.is_stream and not self.closed:
@@ -242,7 +236,8 @@ def _pairs_of(other: Any) -> "Iterator[Any]":
     if isinstance(other, dict):
         return iter(other.items())
     if hasattr(other, "keys"):
-        return ((name, other[name]) for name in other.keys())  # noqa: SIM118  # as dict.update does
+        names = other.keys()
+        return ((name, other[name]) for name in names)
     return iter(other)
 
 

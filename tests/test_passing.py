@@ -101,6 +101,22 @@ def test_what_is_small_or_may_have_its_own_way_stays_in_the_pickle(path: Path, l
     assert len(process._fds) == (len(labels) > 5)  # the numbers of the names
 
 
+@pytest.mark.thread_unsafe(reason="changes what the system offers")
+def test_where_no_descriptor_is_left_the_pickle_holds_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    dataset = NpzDataset(path, NAMES)
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with starting() as process:
+        pickled = bytes(ForkingPickler.dumps(dataset))
+    assert not process._fds
+    assert len(pickled) > PIPE
+    assert np.array_equal(pickle.loads(pickled)[3], dataset[3])
+
+
 def test_other_pickles_hold_all(path: Path) -> None:
     dataset = NpzDataset(path, NAMES, length=5, labels=np.arange(20_000))
     assert len(ForkingPickler.dumps(dataset)) > PIPE

@@ -377,9 +377,12 @@ class NpzDataset(Dataset[Any]):
         own = dict.fromkeys(("_handles", "_pool", "_parcel"))
         state: dict[str, Any] = self.__dict__ | own | {"_pickled": pickled, "_known": {}}
         large = {key: state[key] for key in _PASSED if is_spawning() and is_large(state[key])}
-        if large:
-            if self._parcel is None:
+        if large and self._parcel is None:
+            try:
                 self._parcel = Parcel(large)
+            except OSError:  # no descriptors or memory are left for it: the pickle holds all
+                large = {}
+        if large and self._parcel is not None:
             state |= {**dict.fromkeys(large), "_sent": self._parcel.send()}
         return state
 

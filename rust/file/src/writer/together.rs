@@ -66,13 +66,15 @@ impl<S: Storage> ArchiveWriter<S> {
     /// If the system cannot write: then the members in front of the first one that it cannot write are
     /// written, and the range of the others is given up.
     pub fn write_batch(&self, batch: &mut Batch) -> Result<(), Failure> {
-        let mut result = self.write_together(batch);
+        let at = batch.range().start;
+        let together = || Ok::<_, Failure>(self.storage.write_at(batch.bytes(), at)?);
+        let mut result = self.begin_batch(batch).and_then(|()| together());
         let mut count = batch.len();
         if result.is_err() {
             // One by one, as if each was written alone.
-            count = 0;
+            (count, result) = (0, self.begin_batch(batch));
             for (at, bytes) in batch.laid_out() {
-                result = self.storage.write_at(bytes, at).map_err(Failure::from);
+                result = result.and_then(|()| Ok(self.storage.write_at(bytes, at)?));
                 if result.is_err() {
                     break;
                 }
@@ -92,15 +94,12 @@ impl<S: Storage> ArchiveWriter<S> {
         result
     }
 
-    fn write_together(&self, batch: &mut Batch) -> Result<(), Failure> {
-        let at = batch.range().start;
-        if at == 0
-            && let (Some(place), Some(name)) = (batch.places.first(), batch.names().next())
-        {
-            // A new file shows that it is ours, however little of its first member is there.
-            self.begin_member(place, name)?;
+    /// A new file shows that it is ours, however little of its first member is there.
+    fn begin_batch(&self, batch: &Batch) -> Result<(), Failure> {
+        match (batch.places.first(), batch.names().next()) {
+            (Some(place), Some(name)) if place.header == 0 => self.begin_member(place, name),
+            _ => Ok(()),
         }
-        Ok(self.storage.write_at(batch.bytes(), at)?)
     }
 
     /// Waits until the members of a batch are on the disk, and then makes them count, all with one pair of

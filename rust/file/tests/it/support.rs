@@ -62,10 +62,29 @@ pub(crate) fn new_member<'a>(
 pub(crate) fn reserve(
     writer: &ArchiveWriter<&SimulatedDisk>,
     member: &NewMember<'_>,
+    before: impl FnMut(),
+) -> Result<Placement, Failure> {
+    until_placed(writer, || writer.reserve(member, false), before)
+}
+
+/// Writes the members of a batch.
+pub(crate) fn write_batch(
+    writer: &ArchiveWriter<&SimulatedDisk>,
+    batch: &mut Batch,
+    before: impl FnMut(),
+) -> Result<(), Failure> {
+    until_placed(writer, || writer.reserve_batch(batch), before)?;
+    writer.write_batch(batch)
+}
+
+/// Does what must be done until there is a place.
+fn until_placed(
+    writer: &ArchiveWriter<&SimulatedDisk>,
+    mut reserve: impl FnMut() -> Result<Answer, Failure>,
     mut before: impl FnMut(),
 ) -> Result<Placement, Failure> {
     loop {
-        match writer.reserve(member, false)? {
+        match reserve()? {
             Answer::Place(place) => return Ok(place),
             Answer::NoRoom(size) => {
                 before();
@@ -78,29 +97,6 @@ pub(crate) fn reserve(
             answer @ (Answer::Duplicate | Answer::Closed) => panic!("{answer:?}"),
         }
     }
-}
-
-/// Writes the members of a batch.
-pub(crate) fn write_batch(
-    writer: &ArchiveWriter<&SimulatedDisk>,
-    batch: &mut Batch,
-    mut before: impl FnMut(),
-) -> Result<(), Failure> {
-    loop {
-        match writer.reserve_batch(batch)? {
-            Answer::Place(_) => break,
-            Answer::NoRoom(size) => {
-                before();
-                writer.make_room(size)?;
-            }
-            Answer::Unprepared => {
-                before();
-                writer.prepare()?;
-            }
-            answer @ (Answer::Duplicate | Answer::Closed) => panic!("{answer:?}"),
-        }
-    }
-    writer.write_batch(batch)
 }
 
 /// An archive with these members.
