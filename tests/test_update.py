@@ -421,12 +421,13 @@ def test_progress_as_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "tqdm", module)
     path = tmp_path / "archive.npz"
     with mmnpz.NpzWriter(path) as writer:
-        writer.update({"a": np.zeros(5000), "b": [1, 2]}, progress=True)
+        # More than one batch, each of which moves the bar.
+        writer.update({f"{number}": np.zeros(5000) for number in range(200)} | {"b": [1, 2]}, progress=True)
     assert mmnpz.load(path).verify(progress=True) == []
     mmnpz.repair(path, progress=True)
     update, verify, _ = Bar.made
-    assert (update.n, update.total, update.is_open) == (40_016, None, False)
-    assert verify.n == verify.total > 40_000
+    assert (update.n, update.total, update.is_open) == (8_000_016, None, False)
+    assert verify.n == verify.total > 8_000_000
     assert [bar.is_open for bar in Bar.made] == [False] * 3
     assert str(path) in update.options["desc"]
     monkeypatch.setitem(sys.modules, "tqdm", None)
@@ -495,17 +496,43 @@ def test_a_full_disk_ends_it_at_the_first_array_that_has_no_room(
     assert all(int(data[f"{number:05}"]) == number for number in range(0, count, 97))
 
 
+@pytest.mark.thread_unsafe(reason="changes a limit of the process")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
+@pytest.mark.parametrize("sync", [False, True])
+def test_on_a_full_disk_no_smaller_array_comes_behind_one_without_room(tmp_path: Path, sync: bool) -> None:
+    import resource
+    import signal
+
+    # The large ones fill a batch. When it fails, the small ones are collected, and would have room.
+    arrays = [np.zeros(30_000, np.uint8)] * 70 + [np.zeros(1, np.uint8)] * 20_000
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with mmnpz.NpzWriter(tmp_path / "archive.npz", sync=sync) as writer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, most))
+            try:
+                with pytest.raises(OSError, match="File too large"):
+                    writer.update((f"{number:05}", array) for number, array in enumerate(arrays))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            assert writer.files == [f"{number:05}" for number in range(33)]
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 @pytest.mark.thread_unsafe(reason="changes the filters of warnings")
 def test_names_are_known_after_a_sync_in_the_middle(tmp_path: Path) -> None:
     # With 131,072 members, those before are synced, and those that are collected are not.
-    numbers = [*range(140_000), 500, 131_100, 139_999]
+    twice = [500, *range(125_000, 160_000, 1000)]
+    numbers = [*range(160_000), *twice]
     with (
         mmnpz.NpzWriter(tmp_path / "archive.npz", sync=True) as writer,
         warnings.catch_warnings(record=True) as warned,
     ):
         warnings.simplefilter("always")
         writer.update((f"{number:06}", number) for number in numbers)
-    assert [str(warning.message)[-11:-1] for warning in warned] == ["000500.npy", "131100.npy", "139999.npy"]
+    found = [str(warning.message)[-11:-1] for warning in warned]
+    assert found == [f"{number:06}.npy" for number in twice]
 
 
 def test_padding_counts_for_what_is_collected(tmp_path: Path) -> None:
