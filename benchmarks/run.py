@@ -40,6 +40,7 @@ SCENARIOS = (
     "ufunc_view",
     "gather",
     "write_large",
+    "grow_large",
     "write_small",
     "append_one",
     "peak_memory",

@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "Created",
     "DirectReader",
     "Mapping",
     "Reader",
     "Replacement",
     "Writer",
     "__version__",
+    "_create",
     "_fetch",
     "_fetch_headers",
     "_info",
@@ -50,6 +52,21 @@ def _repair(
     changed : bool
         Whether the repair changed the file.
     """
+
+@final
+class Created:
+    """An array in the file that a program fills."""
+
+    def finish(self, progress: Callable[[int, int], object] | None) -> None:
+        """Make the array a member. In a forked child, do nothing."""
+
+    def discard(self) -> None:
+        """Give the array up, so that it never exists. In a forked child, do nothing."""
+
+def _create(
+    writer: Writer, name: str, shape: list[int], dtype: np.dtype[Any], fortran_order: bool
+) -> tuple[Created, NDArray[Any]]:
+    """Return an array of zeros in the file, and that array for programs to fill."""
 
 def _update(
     writer: Writer,
@@ -542,7 +559,13 @@ class Writer:
         Returns whether another writer of the file is noticed: not if the file system has no locks.
         """
 
-    def write(self, name: str, array: ArrayLike) -> None:
+    def write(
+        self,
+        name: str,
+        array: ArrayLike,
+        *,
+        progress: Callable[[int, int], object] | bool | None = None,
+    ) -> None:
         """
         Write an array as a member of the archive.
 
@@ -558,6 +581,9 @@ class Writer:
             Anything that `numpy.asanyarray` takes, of any size, memory order and strides. The member has the
             bytes that `numpy.save` would write. The writer streams arrays that are not in memory, such as
             memory maps.
+        progress : callable or True, optional
+            Called now and then while a large array is written, and at the end, with two numbers: how many
+            bytes of the array are written, and how many it has. True shows a bar, and needs tqdm.
 
         Warns
         -----

@@ -5,14 +5,16 @@ from io import UnsupportedOperation
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
+from mmnpz._creating import Creation
 from mmnpz._mmnpz import Writer, _update
 from mmnpz._progress import told
 from mmnpz._sink import Sink, sink_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from mmnpz._sink import Target
 
@@ -123,6 +125,86 @@ class NpzWriter(Writer):
         sink.close_at_exit(self)
         if not excludes_others and not sink.is_stream:
             warn_without_lock(sink.name, stacklevel=3)
+
+    def create(
+        self,
+        name: str,
+        shape: "int | Sequence[int]",
+        dtype: "DTypeLike",
+        *,
+        fortran_order: bool = False,
+        progress: "Callable[[int, int], object] | bool | None" = None,
+    ) -> "AbstractContextManager[NDArray[Any]]":
+        """
+        Create an array in the file, for the program to fill: it may be larger than memory.
+
+        Use it in a ``with`` statement, which gives the array. The block may fill it in any order, with any
+        number of threads, and with forked processes that have ended before the block does. When the block
+        ends, the array becomes a member of the archive: the system has it, and a kill does not lose it. If
+        the block raises an exception, or the process is killed in it, the member never exists.
+
+        Parameters
+        ----------
+        name : str
+            The member's name without its ``.npy`` extension.
+        shape : int or sequence of ints
+            The shape of the array.
+        dtype : dtype_like
+            The dtype of the array, as `numpy.dtype` takes it.
+        fortran_order : bool, optional
+            Whether the first axis is the fastest, instead of the last.
+        progress : callable or True, optional
+            Called at the end of the block, while the checksum of the array is taken, with two numbers: how
+            many bytes are done, and how many the array has. True shows a bar, and needs tqdm.
+
+        Returns
+        -------
+        context manager
+            What to use in a ``with`` statement, once. It gives an array of zeros: a plain `numpy.ndarray`,
+            C- or Fortran-contiguous, aligned as the writer aligns arrays. Nothing is written before the block
+            begins.
+
+        Warns
+        -----
+        UserWarning
+            As `write`.
+
+        Raises
+        ------
+        OSError
+            If the disk has no space for the array, when the block begins: the system sets all of it aside, so
+            that no write to the array finds the disk full. Also if the system cannot map the file.
+        ValueError
+            If an array of this dtype cannot be written, or the name cannot be stored, as for `write`. If a
+            dimension is negative. If the writer is closed, or is closed in the block: the array is then given
+            up.
+        RuntimeError
+            In a forked child, if the block begins there.
+
+        Notes
+        -----
+        When the block ends, `out` becomes read-only. It and views of it go on showing the array as long as
+        the program keeps them; what a program writes through such a view later does not reach the file. After
+        an exception, they show zeros. (Windows cannot cut a map off: there, no view may be written to after
+        the block.)
+
+        A file system that cannot set space aside gets zeros written, which takes as long as to write the
+        array.
+
+        Examples
+        --------
+        >>> import mmnpz
+        >>> with mmnpz.NpzWriter("example.npz") as writer:
+        ...     with writer.create("table", (3, 4), "int32") as table:
+        ...         for row in range(3):
+        ...             table[row] = range(row, row + 4)
+        >>> mmnpz.load("example.npz")["table"]
+        memmap([[0, 1, 2, 3],
+                [1, 2, 3, 4],
+                [2, 3, 4, 5]], dtype=int32)
+        """
+        filename = "" if self._sink is None else self._sink.name
+        return Creation(self, filename, name, shape, dtype, fortran_order, progress)
 
     def update(
         self,

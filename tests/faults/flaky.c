@@ -1,14 +1,17 @@
 /* A disk that fails now and then: every FLAKY-th write puts half of its bytes into the file and returns EIO,
  * and a read of the byte at UNREADABLE, of whichever file, returns EIO. With NO_LOCKS, it has no locks,
- * and with NO_SHARED_MAPS, no maps that share the pages of a file.
+ * with NO_SHARED_MAPS, no maps that share the pages of a file. With SPACE=none it cannot set space aside, with
+ * SPACE=full there is none, and with SPACE=any it says that it has set any space aside.
  *
- * Preloaded into a process; FLAKY, UNREADABLE, NO_LOCKS and NO_SHARED_MAPS are environment variables.
+ * Preloaded into a process; FLAKY, UNREADABLE, NO_LOCKS, NO_SHARED_MAPS and SPACE are environment variables.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -30,6 +33,16 @@ ssize_t pread64(int descriptor, void *data, size_t size, off64_t offset) {
     const char *bad = getenv("UNREADABLE");
     if (!bad || atoll(bad) < offset || atoll(bad) >= offset + (off64_t)size) return real(descriptor, data, size, offset);
     errno = EIO;
+    return -1;
+}
+
+int fallocate64(int descriptor, int mode, off64_t offset, off64_t length) {
+    static int (*_Atomic real)(int, int, off64_t, off64_t);
+    if (!real) real = (int (*)(int, int, off64_t, off64_t))dlsym(RTLD_NEXT, "fallocate64");
+    const char *space = getenv("SPACE");
+    if (!space || mode & FALLOC_FL_PUNCH_HOLE) return real(descriptor, mode, offset, length);
+    if (!strcmp(space, "any")) return 0;
+    errno = strcmp(space, "full") ? EOPNOTSUPP : ENOSPC;
     return -1;
 }
 

@@ -49,6 +49,12 @@ class Script:
         self.steps.append(("update", [write[1:] for write in writes]))
         return self
 
+    def create(
+        self, name: str, array: Any, inner: Step = ("flush", False), give_up: bool = False
+    ) -> "Script":
+        self.steps.append(("create", *self.writing(name, array)[1:], inner, give_up))
+        return self
+
     def flush(self, sync: bool = False) -> "Script":
         self.steps.append(("flush", sync))
         return self
@@ -104,6 +110,14 @@ def update(script: Script, **options: Any) -> None:
     # More than the room of the flush holds, and a large one among them.
     script.update({f"e{number}": noise(30_000, number) for number in range(6)} | {"f": noise(1_200_000)})
     script.flush(sync=True).update({"g": 1, "h": noise(10)}).close()
+
+
+def create(script: Script, **options: Any) -> None:
+    script.open("x", **options).create("a", noise(900), give_up=True).create("b", noise(5000))
+    script.create("c", np.asfortranarray(noise(70_002).reshape(3, -1)), inner=script.writing("d", noise(10)))
+    # More than the room holds, and behind it a member.
+    script.create("e", noise(1_200_000), inner=script.writing("f", noise(3000)), give_up=True)
+    script.create("g", noise(1_300_000)).flush(sync=True).create("empty", np.zeros((3, 0))).close()
 
 
 def moved(script: Script, **options: Any) -> None:
@@ -209,7 +223,7 @@ def replace(script: Script, **options: Any) -> None:
 FRESH: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
-        small, flushes, update, moved, large, inner, aligned, aligned_widely, nothing, threads,
+        small, flushes, update, create, moved, large, inner, aligned, aligned_widely, nothing, threads,
         large_in_threads,
     )
 }  # fmt: skip

@@ -31,6 +31,19 @@ def array_of(name: str) -> Any:
     return values[: size - size % 3].reshape(-1, 3).T if size % 5 == 0 else values
 
 
+def create(writer: mmnpz.NpzWriter, name: str, give_up: bool) -> None:
+    """Create an array and fill it; or give it up, and write it."""
+    array = array_of(name)
+    try:
+        with writer.create(name, array.shape, array.dtype, fortran_order=np.isfortran(array)) as out:
+            if give_up:
+                out[...] = 1
+                raise ZeroDivisionError
+            out[...] = array
+    except ZeroDivisionError:
+        writer.write(name, array)
+
+
 def write(request: dict[str, Any]) -> None:
     """Write at most `MEMBERS` members in each thread, unless killed before."""
     chance = random.Random(request["seed"])
@@ -49,6 +62,8 @@ def write(request: dict[str, Any]) -> None:
             name = f"{request['seed']}/{thread}/{number}"
             names = [name]
             if own.random() < 0.2:
+                create(writer, name, give_up=own.random() < 0.2)
+            elif own.random() < 0.2:
                 names = [f"{name}/{part}" for part in range(own.choice([1, 5, 20]))]
                 writer.update((part, array_of(part)) for part in names)
             else:

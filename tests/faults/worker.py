@@ -6,11 +6,14 @@ pickled, so one process serves many recordings. It imports only the package unde
 
 import ctypes
 import json
+import os
 import pickle
 import sys
 import threading
 import warnings
 from typing import Any
+
+import numpy as np
 
 import mmnpz
 
@@ -60,6 +63,22 @@ class Player:
         for name, value, _ in arrays:
             self.note("done", name, value, self.sync)
 
+    def step_create(self, name: str, value: int, array: Any, inner: tuple[Any, ...], give_up: bool) -> None:
+        """Create an array and fill it, with another step in the middle of it."""
+        self.note("begin", name, value)
+        block = self.writer.create(name, array.shape, array.dtype, fortran_order=np.isfortran(array))
+        out = block.__enter__()
+        data = array.tobytes(order="F" if np.isfortran(array) else "C")
+        half = len(data) // 2
+        put(out, data[:half], 0)
+        self.play(inner)
+        put(out, data[half:], half)
+        if give_up:
+            block.__exit__(ValueError, ValueError(), None)
+        else:
+            block.__exit__(None, None, None)
+            self.note("done", name, value, self.sync)
+
     def step_flush(self, sync: bool) -> None:
         self.flushes += 1
         number = self.flushes
@@ -74,8 +93,6 @@ class Player:
 
     def step_close_descriptors(self) -> None:
         """Close every descriptor of the archive while the writer uses it."""
-        import os
-
         for number in os.listdir("/proc/self/fd"):
             try:
                 target = os.readlink(f"/proc/self/fd/{number}")
@@ -101,6 +118,22 @@ class Player:
         self.note("repairing")
         mmnpz.repair(path)
         self.note("repaired")
+
+
+def put(out: Any, data: bytes, at: int) -> None:
+    """Write bytes into an array in a file, so that the shim sees it."""
+    if not data:
+        return
+    address = out.__array_interface__["data"][0] + at
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            span, rights, offset, _, _, *path = line.split(maxsplit=5)
+            start, end = (int(number, 16) for number in span.split("-"))
+            if start <= address < end and rights == "rw-s":
+                with open(path[0].strip(), "r+b", buffering=0) as file:
+                    os.pwrite(file.fileno(), data, int(offset, 16) + address - start)
+                return
+    raise AssertionError("the array is in no shared map")
 
 
 def main() -> None:

@@ -1,18 +1,29 @@
-//! Writing a large member, block by block, with two threads.
+//! Work on a large member, block by block, with several threads: writing it, and taking its checksum.
 
+use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
-use crate::failure::{Failure, KeepGoing, check};
+use crc32fast::Hasher;
+
+use crate::failure::Failure;
 use crate::items::Items;
+use crate::pread;
 use crate::storage::Storage;
 
 /// Large members are copied, checksummed and written in blocks of this size, which stay in a core's cache.
 /// With blocks of 512 KiB the two threads wait more for each other.
 const BLOCK: u64 = 1 << 20;
 
-/// The caller is asked whether to go on every time this many blocks were written.
+/// The caller is told of progress every time it has done this many blocks.
 const POLL_BLOCKS: usize = 16;
+
+/// More threads than these read no faster.
+const MOST_THREADS: usize = 8;
+
+/// Is told how many bytes are done, and says whether to go on.
+pub type Progress<'a> = &'a dyn Fn(u64) -> bool;
 
 /// Writes an `.npy` file of this header and these items, which starts at byte `file`; returns its checksum.
 ///
@@ -24,85 +35,129 @@ pub(crate) fn write(
     file: u64,
     header: &[u8],
     items: &Items<'_>,
-    keep_going: KeepGoing<'_>,
+    progress: Progress<'_>,
 ) -> Result<u32, Failure> {
-    let next = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    let job = Job { storage, file, header, items, next: &next, stop: &stop };
+    let header_len = header.len() as u64;
+    let worker = || {
+        let mut items = items.clone();
+        let mut block = Vec::with_capacity(BLOCK as usize);
+        move |part: Range<u64>, crc: &mut Hasher| {
+            block.clear();
+            let mut left = (part.end - part.start) as usize;
+            let of_header = header.get(part.start as usize..).unwrap_or_default();
+            block.extend_from_slice(&of_header[..of_header.len().min(left)]);
+            left -= block.len();
+            if left > 0 {
+                items.seek(part.start + block.len() as u64 - header_len);
+                items.read(left, &mut block);
+            }
+            crc.update(&block);
+            Ok(storage.write_at(&block, file + part.start)?)
+        }
+    };
+    in_blocks(header_len + items.len(), 2, worker, progress)
+}
+
+/// The checksum of a range of a file, which is read with all processors.
+pub(crate) fn checksum(file: &File, range: Range<u64>, progress: Progress<'_>) -> Result<u32, Failure> {
+    let size = range.end - range.start;
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let worker = || {
+        let mut block = vec![0; BLOCK.min(size) as usize];
+        move |part: Range<u64>, crc: &mut Hasher| {
+            let block = &mut block[..(part.end - part.start) as usize];
+            pread::read_exact_at(file, block, range.start + part.start)?;
+            crc.update(block);
+            Ok(())
+        }
+    };
+    in_blocks(size, threads, worker, progress)
+}
+
+/// Has threads, this one among them, work on the blocks of `size` bytes, and returns the checksum of all.
+/// Each thread makes a worker, which gets the range of each block that the thread takes, and puts the bytes
+/// into the checksum of that block.
+fn in_blocks<W>(
+    size: u64,
+    threads: usize,
+    worker: impl Fn() -> W + Sync,
+    progress: Progress<'_>,
+) -> Result<u32, Failure>
+where
+    W: FnMut(Range<u64>, &mut Hasher) -> Result<(), Failure>,
+{
+    let job = Job { size, next: AtomicU64::new(0), done: AtomicU64::new(0), stop: AtomicBool::new(false) };
+    let (job, worker) = (&job, &worker);
+    let threads = threads.min(usize::try_from(size.div_ceil(BLOCK)).unwrap_or(usize::MAX));
     let mut blocks = thread::scope(|scope| {
-        // Without another thread (there can be a limit) one does it all.
-        let other = thread::Builder::new().spawn_scoped(scope, || job.write_blocks(|| Ok(()))).ok();
-        let mine = job.write_blocks(|| check(keep_going));
-        let others = other.map_or(Ok(Ok(Vec::new())), thread::ScopedJoinHandle::join);
+        // Without other threads (there can be a limit) one does it all.
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, || job.work(worker(), None)).ok();
+        let others: Vec<_> = (1..threads).map_while(spawn).collect();
+        let mine = job.work(worker(), Some(progress));
+        let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
         let mut blocks = mine?;
-        blocks.extend(others.map_err(|_| Failure::Poisoned)??);
+        for other in others {
+            blocks.extend(other.map_err(|_| Failure::Poisoned)??);
+        }
         Ok::<_, Failure>(blocks)
     })?;
     blocks.sort_unstable_by_key(|(number, _)| *number);
-    let mut crc = crc32fast::Hasher::new();
+    let mut crc = Hasher::new();
     for (_, block) in &blocks {
         crc.combine(block);
     }
     Ok(crc.finalize())
 }
 
-/// A large member whose blocks are written by several threads.
-struct Job<'a, S> {
-    storage: &'a S,
-    /// Where the member's `.npy` file starts.
-    file: u64,
-    header: &'a [u8],
-    items: &'a Items<'a>,
+/// Blocks on which several threads work.
+struct Job {
+    size: u64,
     /// The next block that nobody took.
-    next: &'a AtomicU64,
+    next: AtomicU64,
+    /// How many bytes are done.
+    done: AtomicU64,
     /// Some thread failed: the others need not go on.
-    stop: &'a AtomicBool,
+    stop: AtomicBool,
 }
 
-impl<S: Storage> Job<'_, S> {
-    /// Takes blocks and writes them until none is left; gives back their checksums.
-    fn write_blocks(
+impl Job {
+    /// Takes blocks until none is left; gives back their checksums.
+    fn work(
         &self,
-        poll: impl Fn() -> Result<(), Failure>,
-    ) -> Result<Vec<(u64, crc32fast::Hasher)>, Failure> {
-        let result = self.try_write_blocks(poll);
+        worker: impl FnMut(Range<u64>, &mut Hasher) -> Result<(), Failure>,
+        progress: Option<Progress<'_>>,
+    ) -> Result<Vec<(u64, Hasher)>, Failure> {
+        let result = self.try_work(worker, progress);
         if result.is_err() {
             self.stop.store(true, Ordering::Relaxed);
         }
         result
     }
 
-    fn try_write_blocks(
+    fn try_work(
         &self,
-        poll: impl Fn() -> Result<(), Failure>,
-    ) -> Result<Vec<(u64, crc32fast::Hasher)>, Failure> {
-        let size = self.header.len() as u64 + self.items.len();
-        let mut items = self.items.clone();
-        let mut block = Vec::with_capacity(BLOCK as usize);
-        let mut written = Vec::new();
+        mut worker: impl FnMut(Range<u64>, &mut Hasher) -> Result<(), Failure>,
+        progress: Option<Progress<'_>>,
+    ) -> Result<Vec<(u64, Hasher)>, Failure> {
+        let mut finished = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let at = number.saturating_mul(BLOCK);
-            if at >= size {
+            let start = number.saturating_mul(BLOCK);
+            if start >= self.size {
                 break;
             }
-            let mut left = BLOCK.min(size - at);
-            block.clear();
-            let header = self.header.get(at as usize..).unwrap_or_default();
-            block.extend_from_slice(&header[..header.len().min(left as usize)]);
-            left -= block.len() as u64;
-            if left > 0 {
-                items.seek(at + block.len() as u64 - self.header.len() as u64);
-                items.read(left as usize, &mut block);
-            }
-            let mut crc = crc32fast::Hasher::new();
-            crc.update(&block);
-            written.push((number, crc));
-            self.storage.write_at(&block, self.file + at)?;
-            if written.len() % POLL_BLOCKS == 0 {
-                poll()?;
+            let end = self.size.min(start + BLOCK);
+            let mut crc = Hasher::new();
+            worker(start..end, &mut crc)?;
+            finished.push((number, crc));
+            let done = self.done.fetch_add(end - start, Ordering::Relaxed) + end - start;
+            if finished.len() % POLL_BLOCKS == 0
+                && let Some(progress) = progress
+                && !progress(done)
+            {
+                return Err(Failure::Interrupted);
             }
         }
-        Ok(written)
+        Ok(finished)
     }
 }

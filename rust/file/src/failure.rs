@@ -31,6 +31,9 @@ pub enum Failure {
     /// gives it arrays.
     #[error("the writer cannot be closed in the middle of a write of the same thread")]
     Writing,
+    /// The writer was closed while a program filled an array.
+    #[error("the writer was closed before the array was finished")]
+    GivenUp,
     /// The file has another [`Identity`](crate::mapping::Identity) than the caller expects.
     #[error("the file is not the one that was pickled, or it was changed since")]
     Changed,

@@ -11,10 +11,12 @@
 //!   system about their use.
 //! - [`storage`]: the trait of files to which archives are written. `writable_file`: a file to which one
 //!   process alone writes. [`replace`]: a new file in place of an old one.
-//! - [`items`]: the bytes of an array in memory. `recovery`: from a file to a writer that appends to it.
-//!   [`writer`]: an archive that is open for writing. [`repair`]: the directory of an archive that no writer
-//!   closed.
 //! - `pread`, `parts`: reading a file that is not mapped.
+//! - [`items`]: the bytes of an array in memory. [`blocks`]: writing them, and checksums, with several
+//!   threads. `shared_map`: a map through which programs write to a part of a file.
+//! - `recovery`: from a file to a writer that appends to it. [`batch`]: small members that are written
+//!   together. [`writer`]: an archive that is open for writing. [`repair`]: the directory of an archive that
+//!   no writer closed.
 //! - [`fetch`]: having the system read many places of a map at once. [`excerpts`]: where a batch lies in a
 //!   map.
 //! - `copy_pool`, `share`: threads that share work. [`copy`]: copying excerpts of a map.
@@ -26,7 +28,7 @@
 //! - [`checksums`]: comparing the bytes of members with their checksums.
 
 pub mod batch;
-mod blocks;
+pub mod blocks;
 mod boot;
 pub mod checksums;
 pub mod columns;
@@ -51,6 +53,7 @@ mod recovery;
 pub mod repair;
 pub mod replace;
 mod share;
+mod shared_map;
 #[cfg(feature = "simulation")]
 pub mod simulated_disk;
 pub mod snapshot;

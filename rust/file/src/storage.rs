@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
+use crate::failure::{Failure, KeepGoing, check};
 use mmnpz_format::Window;
 use mmnpz_format::additions::filler::Filler;
 use mmnpz_format::write::grow_in_place::SharedBytes;
@@ -103,6 +104,15 @@ pub trait Storage: Sync {
         let _ = room;
     }
 
+    /// Makes a range zeros, and has the file system set its space aside, so that no later write to it finds
+    /// the disk full. The file then reaches to its end at least.
+    ///
+    /// # Errors
+    /// Those of the system, and [`Failure::Interrupted`].
+    fn allocate(&self, range: Range<u64>, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+        write_zeros(self, range, keep_going)
+    }
+
     /// Whether there can have been a power failure since the file was last written.
     ///
     /// # Errors
@@ -119,6 +129,23 @@ pub trait Storage: Sync {
         let _ = path;
         Ok(())
     }
+}
+
+/// Writes zeros to a range.
+pub(crate) fn write_zeros<S: Storage + ?Sized>(
+    storage: &S,
+    range: Range<u64>,
+    keep_going: KeepGoing<'_>,
+) -> Result<(), Failure> {
+    let zeros = vec![0; BLOCK.min(range.end - range.start) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        check(keep_going)?;
+        let count = BLOCK.min(range.end - at);
+        storage.write_at(&zeros[..count as usize], at)?;
+        at += count;
+    }
+    Ok(())
 }
 
 /// Writes a filler.

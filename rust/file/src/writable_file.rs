@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, KeepGoing, check};
 use crate::lock::{self, WriteLock};
-use crate::storage::{Contents, SIGNATURE, Storage};
+use crate::storage::{Contents, SIGNATURE, Storage, write_zeros};
 use crate::{boot, mapping};
 
 /// A file that is open for writing, and to which no other process writes.
@@ -161,6 +161,9 @@ fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
 /// How many zeros one write puts into a range that cannot be cleared otherwise.
 const BLOCK: u64 = 1 << 20;
 
+/// How many bytes are set aside between two questions whether to go on.
+const ALLOCATED: u64 = 1 << 30;
+
 impl Storage for WritableFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -196,6 +199,25 @@ impl Storage for WritableFile {
         occupy(&self.file, room);
     }
 
+    fn allocate(&self, range: Range<u64>, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
+        clear(&self.file, range.clone())?;
+        let mut at = range.start;
+        while at < range.end {
+            check(keep_going)?;
+            let part = at..range.end.min(at + ALLOCATED);
+            if !set_aside(&self.file, &part)? {
+                // What is set aside already is zeros.
+                return write_zeros(self, at..range.end, keep_going);
+            }
+            at = part.end;
+        }
+        if range.end > self.len()? {
+            // Where the file has become longer meanwhile, this byte is that of this range all the same.
+            self.write_at(&[0], range.end - 1)?;
+        }
+        Ok(())
+    }
+
     fn may_be_torn(&self) -> io::Result<bool> {
         Ok(boot::is_older(&self.file.metadata()?))
     }
@@ -222,7 +244,7 @@ fn release(file: &File, range: Range<u64>) -> io::Result<()> {
 fn occupy(file: &File, room: &Range<u64>) {
     #[cfg(target_os = "linux")]
     if is_in_memory(file) {
-        allocate(file, libc::FALLOC_FL_KEEP_SIZE, room);
+        let _ = allocate(file, libc::FALLOC_FL_KEEP_SIZE, room);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (file, room);
@@ -274,23 +296,36 @@ pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
 /// Makes a range a hole. Returns whether the file system did.
 #[cfg(target_os = "linux")]
 fn punch(file: &File, range: &Range<u64>) -> bool {
-    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, range)
+    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, range).is_ok()
 }
 
-/// Asks for space for a range, or for a hole, as `mode` says. Returns whether the file system did so.
+/// Sets the space of a range aside, in which nothing changes. Returns whether the file system can do that. An
+/// error leaves the file as long as it is.
 #[cfg(target_os = "linux")]
-fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
+fn set_aside(file: &File, range: &Range<u64>) -> io::Result<bool> {
+    match allocate(file, libc::FALLOC_FL_KEEP_SIZE, range) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+/// Asks for space for a range, or for a hole, as `mode` says.
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
 
-    let (Ok(start), Ok(length)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else {
-        return false;
-    };
+    let too_large = |_| io::Error::from_raw_os_error(libc::EFBIG);
+    let start = i64::try_from(range.start).map_err(too_large)?;
+    let length = i64::try_from(range.end - range.start).map_err(too_large)?;
     loop {
         // SAFETY: the descriptor is open as long as `file` is borrowed, and the call uses no memory of this
         // process.
-        let is_done = unsafe { libc::fallocate64(file.as_raw_fd(), mode, start, length) == 0 };
-        if is_done || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return is_done;
+        if unsafe { libc::fallocate64(file.as_raw_fd(), mode, start, length) == 0 } {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }
@@ -298,6 +333,11 @@ fn allocate(file: &File, mode: libc::c_int, range: &Range<u64>) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn punch(_file: &File, _range: &Range<u64>) -> bool {
     false
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_aside(_file: &File, _range: &Range<u64>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Writes bytes at a place of a file.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -19,12 +19,16 @@ use mmnpz_format::write::patch::Patch;
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
 
+use crate::blocks::{self, Progress};
 use crate::failure::{Failure, KeepGoing, check};
 use crate::items::Items;
 use crate::storage::{self, SIGNATURE, Storage};
 use crate::writable_file::{self, WritableFile};
-use crate::{blocks, fork, recovery, replace};
+use crate::{fork, recovery, replace};
 
+pub use creating::Created;
+
+mod creating;
 mod together;
 
 /// `close` asks the caller whether to go on each time it has waited this long for other threads.
@@ -32,6 +36,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The index of at least this many members is made while the directory is being written.
 const MANY: u64 = 1 << 14;
+
+/// No local header is longer, padding included.
+const LONGEST_HEADER: u64 = 1 << 17;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +81,8 @@ struct State {
     stale: Vec<u64>,
     /// The threads that write a large member, or have a batch written: these look at signals meanwhile.
     large: Vec<ThreadId>,
+    /// The arrays in the file that programs fill.
+    created: Vec<Arc<Created>>,
     /// How many threads close the writer, or have closed it. While there is any, no member is reserved.
     closers: usize,
 }
@@ -173,6 +182,7 @@ impl<S: Storage> ArchiveWriter<S> {
                 gaps: Vec::new(),
                 stale: Vec::new(),
                 large: Vec::new(),
+                created: Vec::new(),
                 closers: 0,
             }),
             finished: Condvar::new(),
@@ -221,25 +231,36 @@ impl<S: Storage> ArchiveWriter<S> {
         member: &NewMember<'_>,
         is_repeated: bool,
     ) -> Result<Answer, Failure> {
+        let header = member.header.len() as u64;
+        let answer = self.place(state, &member.name, (header, header + member.items.len()), is_repeated)?;
+        if let Answer::Place(place) = answer
+            && place.is_large()
+        {
+            state.large.push(thread::current().id());
+        }
+        Ok(answer)
+    }
+
+    /// A place for an `.npy` file whose header and which itself have these sizes.
+    fn place(
+        &self,
+        state: &mut State,
+        name: &StoredName,
+        (header, size): (u64, u64),
+        is_repeated: bool,
+    ) -> Result<Answer, Failure> {
         if let Some(answer) = self.not_yet(state) {
             return Ok(answer);
         }
         if is_repeated {
             state.appender.repeats_name();
-        } else if state.appender.is_likely(&member.name)? {
+        } else if state.appender.is_likely(name)? {
             return Ok(Answer::Duplicate);
         }
-        let header = member.header.len() as u64;
-        let size = header + member.items.len();
         self.begin(state)?;
-        Ok(match state.appender.reserve(&member.name, header, size)? {
+        Ok(match state.appender.reserve(name, header, size)? {
             Reserved::NoRoom(size) => Answer::NoRoom(size),
-            Reserved::Place(place) => {
-                if place.is_large() {
-                    state.large.push(thread::current().id());
-                }
-                Answer::Place(place)
-            }
+            Reserved::Place(place) => Answer::Place(place),
         })
     }
 
@@ -277,7 +298,11 @@ impl<S: Storage> ArchiveWriter<S> {
     /// may have mapped it. What cannot be done here only leaves bytes that nobody reads.
     /// Says whether the range is a gap now, which a filler fills.
     fn abandon(&self, state: &mut State, range: Range<u64>) -> bool {
-        let _ = self.storage.release(range.clone());
+        // Where nothing was ever finished, the first header is all that tells that the file is ours: it stays
+        // until a member takes its place.
+        let is_all = range.start == 0 && state.appender.count() == 0;
+        let released = if is_all { LONGEST_HEADER.min(range.end) } else { range.start };
+        let _ = self.storage.release(released..range.end);
         let gap = state.appender.abandon(range);
         let is_gap = gap.is_some();
         state.gaps.extend(gap);
@@ -320,16 +345,16 @@ impl<S: Storage> ArchiveWriter<S> {
     /// Writes a member into its range and enters it in the directory.
     ///
     /// # Errors
-    /// If the system cannot write, or it was interrupted: then the range is given up.
+    /// If the system cannot write, or `progress` said no: then the range is given up.
     pub fn write(
         &self,
         place: &Placement,
         member: &mut NewMember<'_>,
-        keep_going: KeepGoing<'_>,
+        progress: Progress<'_>,
     ) -> Result<(), Failure> {
         let large = place.is_large();
         let written =
-            if large { self.write_large(place, member, keep_going) } else { self.write_small(place, member) };
+            if large { self.write_large(place, member, progress) } else { self.write_small(place, member) };
         let mut state = self.lock()?;
         match &written {
             Ok(crc) => state.appender.finish(place, &member.name, *crc, member.array_field),
@@ -374,10 +399,10 @@ impl<S: Storage> ArchiveWriter<S> {
         &self,
         place: &Placement,
         member: &NewMember<'_>,
-        keep_going: KeepGoing<'_>,
+        progress: Progress<'_>,
     ) -> Result<u32, Failure> {
         self.begin_member(place, &member.name)?;
-        let crc = blocks::write(&self.storage, place.file, member.header, &member.items, keep_going)?;
+        let crc = blocks::write(&self.storage, place.file, member.header, &member.items, progress)?;
         self.complete(place, &member.name, crc)?;
         Ok(crc)
     }
@@ -531,7 +556,8 @@ impl<S: Storage> ArchiveWriter<S> {
         Ok(self.lock()?.appender.contains(name)?)
     }
 
-    /// Waits for members that are being written, writes the directory, and lets nothing more be written.
+    /// Gives up arrays that programs still fill, waits for members that are being written, writes the
+    /// directory, and lets nothing more be written.
     ///
     /// # Errors
     /// If the system cannot write: it can be called again. [`Failure::Writing`] in the middle of a write of
@@ -543,7 +569,11 @@ impl<S: Storage> ArchiveWriter<S> {
             return Err(Failure::Writing);
         }
         state.closers += 1;
-        while state.appender.is_busy() {
+        loop {
+            state = self.give_up_created(state)?;
+            if !state.appender.is_busy() {
+                break;
+            }
             state = self.finished.wait_timeout(state, PATIENCE).map_err(|_| Failure::Poisoned)?.0;
             if state.appender.is_busy() {
                 drop(state);

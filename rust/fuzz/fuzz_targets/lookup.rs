@@ -59,7 +59,7 @@ fn write(writer: &ArchiveWriter<&SimulatedDisk>, name: &str, data: &[u8]) -> Res
     };
     loop {
         match writer.reserve(&member, false)? {
-            Answer::Place(place) => return writer.write(&place, &mut member, GO_ON).map(|()| true),
+            Answer::Place(place) => return writer.write(&place, &mut member, &|_| true).map(|()| true),
             Answer::NoRoom(size) => writer.make_room(size)?,
             Answer::Unprepared => writer.prepare()?,
             Answer::Duplicate => return Ok(false),

@@ -30,6 +30,7 @@ mod detach;
 mod error;
 mod mapping;
 mod numpy;
+mod progress;
 mod reading;
 mod swap_cell;
 mod views;
@@ -57,6 +58,8 @@ mod _mmnpz {
     use super::reading::verify::_verify;
     #[pymodule_export]
     use super::views::map_again::_map_again;
+    #[pymodule_export]
+    use super::writing::create::{Created, create};
     #[pymodule_export]
     use super::writing::repair::repair;
     #[pymodule_export]

@@ -38,9 +38,9 @@ fn a_thread_that_is_interrupted_while_it_closes_does_not_open_the_writer_for_oth
         let mut second = member("second", &[2; 200]);
         let answer = open.reserve(&second, false).unwrap();
         if let Answer::Place(place) = &answer {
-            open.write(place, &mut second, GO_ON).unwrap();
+            open.write(place, &mut second, &|_| true).unwrap();
         }
-        open.write(&place, &mut first, GO_ON).unwrap();
+        open.write(&place, &mut first, &|_| true).unwrap();
         other.join().unwrap().unwrap();
         assert_eq!(answer, Answer::Closed);
     });

@@ -361,7 +361,7 @@ impl<'a> Sim<'a> {
         if is_killed {
             self.run(&Step::Killed);
         } else {
-            self.writer.write(&place, &mut member, GO_ON).unwrap();
+            self.writer.write(&place, &mut member, &|_| true).unwrap();
             self.done(&name, self.disk.now());
         }
     }

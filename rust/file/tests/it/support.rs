@@ -46,7 +46,7 @@ pub(crate) fn write_described(
 ) -> Result<(), Failure> {
     let mut member = new_member(name, data, field)?;
     let place = reserve(writer, &member, before)?;
-    writer.write(&place, &mut member, GO_ON)
+    writer.write(&place, &mut member, &|_| true)
 }
 
 /// A member with these bytes, for [`reserve`].

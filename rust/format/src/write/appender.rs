@@ -324,6 +324,12 @@ impl Appender {
         Filler::new(range)
     }
 
+    /// As [`Appender::abandon`], for a range that nothing may be written to again: it is a gap in any case.
+    pub fn pass_over(&mut self, range: Range<u64>) -> Option<Filler> {
+        self.forget(range.start);
+        Filler::new(range)
+    }
+
     fn forget(&mut self, start: u64) {
         let at = self.starts.iter().position(|&other| other == start);
         at.map(|at| self.starts.swap_remove(at));
@@ -334,8 +340,9 @@ impl Appender {
         match (publish, self.listing) {
             (_, Listing::Closed) => false,
             (Publish::Close, listing) => listing != Listing::Untouched,
-            // Of a new file there is nothing to show; room in front of an end record would be no archive.
-            (Publish::Flush(0), listing) => listing == Listing::Partial && self.next > 0,
+            // Without a finished member there is nothing to show; room in front of an end record would be no
+            // archive.
+            (Publish::Flush(0), listing) => listing == Listing::Partial && self.count() > 0,
             (Publish::Flush(size), _) => {
                 self.tail.limit().is_some_and(|limit| self.next.saturating_add(size) > limit)
             }

@@ -315,6 +315,26 @@ unsafe fn new_view<'py>(
     }
 }
 
+/// An array over memory that programs fill, and that `owner` has for as long as it lives.
+///
+/// # Safety
+/// At `start` must be as many bytes as an array of this dtype and shape has, initialized, as long as `owner`
+/// lives. Programs may write there.
+pub(crate) unsafe fn filled_array<'py>(
+    owner: &Bound<'py, PyAny>,
+    dtype: &Bound<'py, PyArrayDescr>,
+    shape: &[u64],
+    fortran_order: bool,
+    start: *mut u8,
+) -> PyResult<Bound<'py, PyAny>> {
+    let array_type = owner.py().get_type::<PyUntypedArray>();
+    let mut dimensions = shape.iter().map(|&number| dimension(number)).collect::<PyResult<Vec<_>>>()?;
+    let order = if fortran_order { NPY_ARRAY_F_CONTIGUOUS } else { 0 };
+    let flags = order | NPY_ARRAY_WRITEABLE;
+    // SAFETY: by contract. Whoever made the header of this dtype has seen that it has no references.
+    unsafe { new_view(&array_type, dtype.clone(), &mut dimensions, flags, start, owner) }
+}
+
 /// Where the items of an array are, and in what order.
 #[derive(Debug)]
 pub(crate) struct Layout<'a> {

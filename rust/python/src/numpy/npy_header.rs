@@ -70,7 +70,7 @@ pub(crate) struct NpyHeader {
     pub(crate) array_field: Option<ArrayField>,
     descr: Option<Description>,
     fortran_order: bool,
-    shape: Vec<u64>,
+    pub(crate) shape: Vec<u64>,
 }
 
 thread_local! {
@@ -104,14 +104,35 @@ impl NpyHeader {
         self.fortran_order = is_fortran(array);
         self.shape.clear();
         self.shape.extend(array.shape().iter().map(|&dimension| dimension as u64));
-        header::encode_to(
-            &mut self.bytes,
-            &descr.text,
-            self.fortran_order,
-            &self.shape,
-            numpy_leaves_room(py)?,
-        )
-        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        if self.encode(py, &descr, numpy_leaves_room(py)?)? {
+            self.descr = Some(descr);
+        }
+        if array.dtype().is(&described) && self.has_layout_of(array) {
+            return Ok(());
+        }
+        self.descr = None;
+        Err(PyValueError::new_err("the array was changed while it was written"))
+    }
+
+    /// The header of an array of this dtype, shape and order that does not exist yet.
+    pub(crate) fn of(
+        dtype: &Bound<'_, PyArrayDescr>,
+        fortran_order: bool,
+        shape: Vec<u64>,
+    ) -> PyResult<Self> {
+        // NumPy says C order where both orders hold.
+        let is_line = shape.contains(&0) || shape.iter().filter(|&&dimension| dimension > 1).count() <= 1;
+        let (py, descr) = (dtype.py(), description(dtype)?);
+        let mut header = NpyHeader { shape, fortran_order: fortran_order && !is_line, ..Self::default() };
+        header.encode(py, &descr, numpy_leaves_room(py)?)?;
+        Ok(header)
+    }
+
+    /// Makes the bytes, and what the directory repeats of them, where `growth` with room for a longer
+    /// dimension. Says whether NumPy of any version reads them; else warns.
+    fn encode(&mut self, py: Python<'_>, descr: &Description, growth: bool) -> PyResult<bool> {
+        header::encode_to(&mut self.bytes, &descr.text, self.fortran_order, &self.shape, growth)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let header = self.bytes.len();
         self.array_field = ArrayField::new(&Described {
             descr: &descr.text,
@@ -120,19 +141,12 @@ impl NpyHeader {
             header,
         });
         let message = match self.bytes[6] {
-            1 => None,
-            2 => Some(c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9")),
-            _ => Some(c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17")),
+            1 => return Ok(true),
+            2 => c_str!("the header needs .npy format 2.0, which NumPy reads since 1.9"),
+            _ => c_str!("the header needs .npy format 3.0, which NumPy reads since 1.17"),
         };
-        match message {
-            None => self.descr = Some(descr),
-            Some(message) => PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?,
-        }
-        if array.dtype().is(&described) && self.has_layout_of(array) {
-            return Ok(());
-        }
-        self.descr = None;
-        Err(PyValueError::new_err("the array was changed while it was written"))
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
+        Ok(false)
     }
 
     /// Whether an array has the shape and the order of the one that this is the header of.

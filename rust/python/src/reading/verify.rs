@@ -12,7 +12,8 @@ use mmnpz_file::Failure;
 use mmnpz_file::checksums::{self, Damage, Listed, SOME, Source, Wrong};
 
 use crate::detach::detached;
-use crate::error::{go_on_unless, keep_going};
+use crate::error::keep_going;
+use crate::progress::tell_outside;
 use crate::reading::reader::Reader;
 use crate::views::open_file::OpenFile;
 use crate::views::unknown_name::unknown_name;
@@ -104,7 +105,7 @@ fn check(
         }
         let Some(progress) = &way.progress else { return keep_going() };
         let arguments = (done.load(Ordering::Relaxed).min(total), total);
-        keep_going() && go_on_unless(Python::attach(|py| progress.call1(py, arguments).map(drop)))
+        keep_going() && tell_outside(|py| progress.call1(py, arguments).map(drop))
     };
     let threads = way.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     checksums::check(source, members, threads, way.is_first_enough, done, &go_on)

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use crate::detach::detached_on;
-use crate::error::{go_on_unless, keep_going};
+use crate::error::keep_going;
+use crate::progress::tell_of_some;
 
 /// A member that is not in the archive: its name, where its local header is, and the reason.
 type Dropped = (String, u64, &'static str);
@@ -18,10 +19,7 @@ pub(crate) fn repair(
     path: PathBuf,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(u64, Vec<String>, Vec<Dropped>, bool)> {
-    let tell = |done: u64, total: u64| match &progress {
-        Some(progress) => go_on_unless(Python::attach(|py| progress.call1(py, (done, total)).map(drop))),
-        None => keep_going(),
-    };
+    let tell = |done, total| tell_of_some(progress.as_ref(), done, total);
     let repaired = detached_on(py, &path, || mmnpz_file::repair::repair(&path, &tell, &keep_going))?;
     let dropped = repaired.dropped.into_iter().map(|member| (member.name, member.header, member.why));
     Ok((repaired.count, repaired.recovered, dropped.collect(), repaired.changed))

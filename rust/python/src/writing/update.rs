@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PySequence, PyString, PyTuple};
 
 use crate::detach::{detached, detached_on};
-use crate::error::{exception, in_member};
+use crate::error::{exception, in_member, keep_going};
 use crate::numpy::npy_header::{as_array, items, npy_header};
+use crate::progress::tell_outside;
 use crate::writing::writer::{Writer, closed, warn_of_duplicate};
 use mmnpz_file::Failure;
 use mmnpz_file::batch::Batch;
@@ -131,7 +132,15 @@ impl Update<'_, '_> {
             // So that arrays count in their order.
             self.write(true)?;
             self.sync()?;
-            self.writer.write(text, array.as_any())?;
+            let (before, total) = (self.done, self.total);
+            let progress = self.progress.map(|progress| progress.clone().unbind());
+            let tell = |done: u64, bytes: u64| match &progress {
+                Some(progress) => {
+                    tell_outside(|py| progress.call1(py, (before + done.min(bytes), total)).map(drop))
+                }
+                None => keep_going(),
+            };
+            self.writer.write_array(text, array.as_any(), &tell)?;
             self.done += bytes;
             return self.tell();
         }

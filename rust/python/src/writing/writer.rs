@@ -10,10 +10,11 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use crate::detach::detached_on;
 use crate::error::{exception, in_member, keep_going};
 use crate::numpy::npy_header::{as_array, items, npy_header};
+use crate::progress::{tell_of_all, tell_of_some, telling};
 use crate::swap_cell::SwapCell;
 use mmnpz_file::Failure;
 use mmnpz_file::writer::{Answer, ArchiveWriter, Mode, NewMember};
-use mmnpz_format::write::placement::Alignment;
+use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
 
 #[doc = docstring!("Writer")]
@@ -36,6 +37,42 @@ impl Writer {
         }
         Err(exception(py, &archive.shown, Failure::Forked))
     }
+
+    /// Writes an array, and says how many bytes it has. `tell` is called outside the interpreter, with how
+    /// many bytes are done and how many there are, and says whether to go on.
+    pub(crate) fn write_array(
+        &self,
+        name: &str,
+        array: &Bound<'_, PyAny>,
+        tell: &(dyn Fn(u64, u64) -> bool + Sync),
+    ) -> PyResult<u64> {
+        let py = array.py();
+        let archive = self.own_archive(py)?;
+        let path = archive.shown.as_path();
+        let fail = |failure| exception(py, path, failure);
+        let stored_name = StoredName::new(name).map_err(|error| fail(error.in_member(name).into()))?;
+        let array = as_array(array)?;
+        let header = npy_header(&array).map_err(|error| in_member(py, path, name, error))?;
+        let mut member = NewMember {
+            name: stored_name,
+            header: &header.bytes,
+            array_field: header.array_field.as_ref(),
+            items: items(&array)?,
+        };
+        let place = place(py, &archive, name, |is_repeated| {
+            match archive.try_reserve(&member, is_repeated).map_err(fail)? {
+                Some(answer) => Ok(answer),
+                // Another thread has the lock for a moment. It must not wait for the interpreter, which this
+                // thread has.
+                None => detached_on(py, path, || archive.reserve(&member, is_repeated)),
+            }
+        })?;
+        // `array` keeps the memory that `member` points to until this returns.
+        let total = member.items.len();
+        let written = detached_on(py, path, || archive.write(&place, &mut member, &|done| tell(done, total)));
+        header.keep();
+        written.map(|()| total)
+    }
 }
 
 pub(crate) fn closed() -> PyErr {
@@ -49,6 +86,30 @@ pub(crate) fn warn_of_duplicate(py: Python<'_>, name: &str) -> PyResult<()> {
     // No NUL: StoredName has none.
     let message = std::ffi::CString::new(format!("Duplicate name: {full}"))?;
     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)
+}
+
+/// A place for a member, which `reserve` asks for, until there is one; it is told whether the name is meant to
+/// be there twice.
+pub(crate) fn place(
+    py: Python<'_>,
+    archive: &ArchiveWriter,
+    name: &str,
+    mut reserve: impl FnMut(bool) -> PyResult<Answer>,
+) -> PyResult<Placement> {
+    let path = archive.shown.as_path();
+    let mut is_repeated = false;
+    loop {
+        match reserve(is_repeated)? {
+            Answer::Place(place) => return Ok(place),
+            Answer::Closed => return Err(closed()),
+            Answer::Unprepared => detached_on(py, path, || archive.prepare())?,
+            Answer::NoRoom(size) => detached_on(py, path, || archive.make_room(size))?,
+            Answer::Duplicate => {
+                warn_of_duplicate(py, name)?;
+                is_repeated = true;
+            }
+        }
+    }
 }
 
 #[pymethods]
@@ -85,47 +146,25 @@ impl Writer {
     }
 
     #[doc = docstring!("Writer.write")]
-    pub(crate) fn write(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = array.py();
-        let archive = self.own_archive(py)?;
-        let path = archive.shown.as_path();
-        let fail = |failure| exception(py, path, failure);
-        let stored_name = StoredName::new(name).map_err(|error| fail(error.in_member(name).into()))?;
-        let array = as_array(array)?;
-        let header = npy_header(&array).map_err(|error| in_member(py, path, name, error))?;
-        let mut member = NewMember {
-            name: stored_name,
-            header: &header.bytes,
-            array_field: header.array_field.as_ref(),
-            items: items(&array)?,
-        };
-        let mut is_repeated = false;
-        let place = loop {
-            let reserved = match archive.try_reserve(&member, is_repeated).map_err(fail)? {
-                Some(answer) => answer,
-                // Another thread has the lock for a moment. It must not wait for the interpreter, which this
-                // thread has.
-                None => detached_on(py, path, || archive.reserve(&member, is_repeated))?,
-            };
-            match reserved {
-                Answer::Place(place) => break place,
-                Answer::Closed => return Err(closed()),
-                Answer::Unprepared => detached_on(py, path, || archive.prepare())?,
-                Answer::NoRoom(size) => detached_on(py, path, || archive.make_room(size))?,
-                Answer::Duplicate => {
-                    warn_of_duplicate(py, name)?;
-                    is_repeated = true;
-                }
-            }
-        };
-        // `array` keeps the memory that `member` points to until this returns.
-        let written = detached_on(py, path, || archive.write(&place, &mut member, &keep_going));
-        header.keep();
-        written
+    #[pyo3(signature = (name, array, *, progress=None))]
+    fn write(
+        &self,
+        name: &str,
+        array: &Bound<'_, PyAny>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        if progress.is_none() {
+            return self.write_array(name, array, &|_, _| keep_going()).map(drop);
+        }
+        let (py, archive) = (array.py(), self.own_archive(array.py())?);
+        telling(py, progress, &archive.shown, |tell| {
+            let total = self.write_array(name, array, &|done, total| tell_of_some(tell, done, total))?;
+            tell_of_all(py, tell, total)
+        })
     }
 
     fn __setitem__(&self, name: &str, array: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.write(name, array)
+        self.write_array(name, array, &|_, _| keep_going()).map(drop)
     }
 
     #[doc = docstring!("Writer.flush")]
