@@ -37,8 +37,9 @@ train: $(VENV)/extra-torch  ## train on real audio: spectrograms of different le
 	$(BIN)/pip install --quiet --no-deps arcade==3.3.3
 	$(BIN)/python examples/train.py
 
+# Worksteal: some tests take a minute, and most none at all.
 test: $(VENV)/extra-test  ## the Python tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/extra-lint  ## formats and lints, Python and Rust
 	$(BIN)/ruff format --check .
