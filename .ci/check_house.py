@@ -16,6 +16,8 @@ WIDTH = 110
 # Lines of a file, by the folder that it is in. A test is read alone, what ships as a whole.
 LONGEST = {"tests": 900}
 LONGEST_ELSEWHERE = 700
+# The stub declares all of the compiled half, which a language that has no includes must have in one file.
+LONGEST_STUB = 900
 
 Graph = dict[str, set[str]]
 
@@ -133,7 +135,7 @@ def problems() -> Iterator[str]:
         if path.suffix not in (".rs", ".py", ".pyi") or not path.exists():
             continue
         lines = path.read_text().splitlines()
-        most = LONGEST.get(path.parts[0], LONGEST_ELSEWHERE)
+        most = LONGEST.get(path.parts[0], LONGEST_ELSEWHERE) if path.suffix != ".pyi" else LONGEST_STUB
         if len(lines) > most:
             yield f"{name}: {len(lines)} lines, more than {most}"
         for number, line in enumerate(lines, 1):

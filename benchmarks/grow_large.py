@@ -56,10 +56,15 @@ def with_h5py(path: Path, chunk: Chunk, chunks: int) -> None:
         fill(file.create_dataset("array", len(chunk) * chunks, np.float32), chunk)
 
 
+def read_h5py(path: Path) -> Any:
+    file: Any = h5py.File(path)
+    return file["array"][...]
+
+
 READ: dict[str, Callable[[Path], Any]] = {
     OURS: lambda path: mmnpz.load(path)["array"],
     "np.memmap": np.load,
-    "h5py": lambda path: h5py.File(path)["array"][...],
+    "h5py": read_h5py,
 }
 
 

@@ -13,17 +13,20 @@ from mmnpz._memmap import memmap
 from mmnpz._mmnpz import __version__
 from mmnpz.layout import Layout, MemberInfo
 from mmnpz.reading import DamagedMember, NpzReader, load
-from mmnpz.repairing import DroppedMember, RepairReport, repair
+from mmnpz.repairing import DroppedMember, PartialArray, RepairReport, repair
 from mmnpz.saving import savez, savez_compressed
+from mmnpz.streaming import ArrayStream
 from mmnpz.writing import NpzWriter
 
 __all__ = [
+    "ArrayStream",
     "DamagedMember",
     "DroppedMember",
     "Layout",
     "MemberInfo",
     "NpzReader",
     "NpzWriter",
+    "PartialArray",
     "RepairReport",
     "__version__",
     "load",

@@ -1,15 +1,33 @@
 """The blocks in which a program fills an array in the file."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
-from mmnpz._mmnpz import Created, Writer, _create
+from mmnpz._mmnpz import _create
 from mmnpz._progress import Progress, told
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    from mmnpz._mmnpz import Created, Writer
+
+
+def as_of_array(dtype: "DTypeLike", shape: "int | Sequence[int]") -> tuple[np.dtype[Any], list[int]]:
+    """
+    Return dtype and shape as an array has them that is made with these.
+
+    The axes of a sub-array dtype are axes of the array, and strings have a character at least.
+    """
+    probe = np.empty(0, dtype)
+    axes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    axes = (*(operator.index(axis) for axis in axes), *probe.shape[1:])
+    if any(axis < 0 for axis in axes):
+        raise ValueError(f"a dimension cannot be negative, got {shape!r}")
+    return probe.dtype, list(axes)
 
 
 class Creation:
@@ -36,26 +54,21 @@ class Creation:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: "Writer",
         filename: str,
         name: str,
         shape: "int | Sequence[int]",
-        dtype: DTypeLike,
+        dtype: "DTypeLike",
         fortran_order: bool,
         progress: "Progress | bool | None",
     ) -> None:
-        # As an array: the axes of a sub-array dtype are those of the array, and a string has a character.
-        probe = np.empty(0, dtype)
-        axes = (shape,) if np.ndim(shape) == 0 else tuple(shape)  # type: ignore[arg-type]
-        self._shape = [operator.index(axis) for axis in (*axes, *probe.shape[1:])]
-        if any(axis < 0 for axis in self._shape):
-            raise ValueError(f"a dimension cannot be negative, got {shape!r}")
+        self._dtype, self._shape = as_of_array(dtype, shape)
         self._writer, self._filename, self._name = writer, filename, name
-        self._dtype, self._fortran_order, self._progress = probe.dtype, bool(fortran_order), progress
+        self._fortran_order, self._progress = bool(fortran_order), progress
         self._open: tuple[Created, NDArray[Any]] | None = None
         self._is_used = False
 
-    def __enter__(self) -> NDArray[Any]:
+    def __enter__(self) -> "NDArray[Any]":
         if self._is_used:
             raise RuntimeError("an array is created once")
         self._is_used = True

@@ -15,6 +15,7 @@ __all__ = [
     "Mapping",
     "Reader",
     "Replacement",
+    "Stream",
     "Writer",
     "__version__",
     "_create",
@@ -36,8 +37,8 @@ __all__ = [
 __version__: Final[str]
 
 def _repair(
-    path: str | PathLike[str], progress: Callable[[int, int], object] | None
-) -> tuple[int, list[str], list[tuple[str, int, str]], bool]:
+    path: str | PathLike[str], keep_partial: bool, progress: Callable[[int, int], object] | None
+) -> tuple[int, list[str], list[tuple[str, int, str]], bool, list[tuple[str, str, int]]]:
     """
     Repair the file at `path`, and return the parts of a `mmnpz.RepairReport`.
 
@@ -51,7 +52,113 @@ def _repair(
         The name, the offset of the local header, and the reason, for each member that was dropped.
     changed : bool
         Whether the repair changed the file.
+    partial : list of (str, str, int)
+        The name, the name of the stream, and the number of rows, for each array of the rows of a stream that
+        was not finished.
     """
+
+@disjoint_base
+class Stream:
+    """
+    The compiled base class of `mmnpz.ArrayStream`.
+
+    Attributes
+    ----------
+    name : str
+        The member's name without its ``.npy`` extension.
+    dtype : numpy.dtype
+        The dtype of the array.
+    shape : tuple of int
+        The shape of the array so far.
+    closed : bool
+        Whether the array is finished, or was given up.
+    """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def _open(self, writer: Writer, name: str, dtype: np.dtype[Any], row_shape: list[int]) -> None:
+        """Begin an array without rows."""
+
+    def append(self, rows: ArrayLike) -> None:
+        """
+        Add rows at the end.
+
+        All of them are added or, after an error, none. They are collected, and written some at a time.
+        Threads may call this at the same time.
+
+        Parameters
+        ----------
+        rows : array_like
+            A row, or an array of rows, of any memory order and strides. Items are converted to the dtype of
+            the array if NumPy's rule ``same_kind`` allows it.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit, or the stream is closed.
+        TypeError
+            If the items cannot become items of the array.
+        OSError
+            If the operating system cannot write. Rows that were added before stay: what could not be written
+            is tried again at the next call.
+        RuntimeError
+            In a forked child.
+        """
+
+    def flush(self, sync: bool = False) -> None:
+        """
+        Give the operating system all rows that were added.
+
+        A kill of the process does not lose these rows: `repair` with ``keep_partial=True`` makes them an
+        array.
+
+        Parameters
+        ----------
+        sync : bool, optional
+            Whether to wait until they are on the disk, too, so that a power failure does not lose them. A
+            writer with ``sync=True`` always does.
+
+        Raises
+        ------
+        OSError
+            If the operating system cannot write.
+        ValueError
+            If the stream is closed.
+        RuntimeError
+            In a forked child.
+        """
+
+    def close(self) -> None:
+        """
+        Finish the array: it becomes a member of the archive.
+
+        Does nothing if the stream is closed, and in a forked child.
+
+        Raises
+        ------
+        OSError
+            If the operating system cannot write. It can be called again.
+        """
+
+    def _discard(self) -> None:
+        """Give the array up, so that it never exists. In a forked child, do nothing."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the array is finished, or was given up."""
+
+    @property
+    def name(self) -> str:
+        """The member's name without its ``.npy`` extension."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array so far."""
+
+    def __len__(self) -> int: ...
 
 @final
 class Created:

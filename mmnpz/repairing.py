@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mmnpz._mmnpz import _repair
 from mmnpz._progress import told
 
-__all__ = ["DroppedMember", "RepairReport", "repair"]
+__all__ = ["DroppedMember", "PartialArray", "RepairReport", "repair"]
 
 
 class DroppedMember(NamedTuple):
@@ -29,6 +29,26 @@ class DroppedMember(NamedTuple):
     reason: str
 
 
+class PartialArray(NamedTuple):
+    """
+    An array that `repair` made of the rows of a stream that was not finished.
+
+    Attributes
+    ----------
+    name : str
+        The name of the array: that of the stream, with ``.partial`` behind it if there was an array of that
+        name.
+    stream : str
+        The name of the stream.
+    rows : int
+        The number of rows.
+    """
+
+    name: str
+    stream: str
+    rows: int
+
+
 class RepairReport(NamedTuple):
     """
     What `repair` found and did. ``str`` gives the report as text.
@@ -46,6 +66,8 @@ class RepairReport(NamedTuple):
         failure.
     changed : bool
         Whether `repair` changed the file.
+    partial : tuple of PartialArray
+        The arrays that `repair` made of streams, with ``keep_partial=True``. They are among `recovered`, too.
     """
 
     path: str
@@ -53,12 +75,18 @@ class RepairReport(NamedTuple):
     recovered: list[str]
     dropped: list[DroppedMember]
     changed: bool
+    partial: tuple[PartialArray, ...] = ()
 
     def __str__(self) -> str:
         if not self.changed:
             return f"{self.path}: nothing to repair, {self.members} members"
         lines = [f"{self.path}: repaired, {self.members} members, {len(self.recovered)} of them recovered"]
-        lines += [f"recovered {name!r}" for name in self.recovered]
+        partial = {array.name: array for array in self.partial}
+        lines += [f"recovered {name!r}" for name in self.recovered if name not in partial]
+        lines += [
+            f"recovered {name!r}: {array.rows} rows of the stream {array.stream!r}, which was not finished"
+            for name, array in partial.items()
+        ]
         lines += [f"dropped {name!r} at byte {offset}: {reason}" for name, offset, reason in self.dropped]
         return "\n".join(lines)
 
@@ -66,6 +94,7 @@ class RepairReport(NamedTuple):
 def repair(
     fn: str | os.PathLike[str],
     *,
+    keep_partial: bool = False,
     progress: Callable[[int, int], object] | bool | None = None,
 ) -> RepairReport:
     """
@@ -86,6 +115,10 @@ def repair(
     ----------
     fn : str or os.PathLike
         The file to repair.
+    keep_partial : bool, optional
+        Whether a stream that was not finished (see `NpzWriter.stream`) becomes an array of its whole rows:
+        after a kill, those that were in the file, at least all that were flushed; after a power failure,
+        those that were flushed with ``sync=True``, at least. By default, `repair` drops it for good.
     progress : callable or True, optional
         Called with two numbers: how many bytes the repair has checked, and how many it has to check in all.
         True shows a bar, and needs tqdm.
@@ -123,5 +156,12 @@ def repair(
     """
     path = os.fspath(fn)
     with told(progress, path) as tell:
-        members, recovered, dropped, changed = _repair(path, tell)
-    return RepairReport(path, members, recovered, [DroppedMember(*member) for member in dropped], changed)
+        members, recovered, dropped, changed, partial = _repair(path, bool(keep_partial), tell)
+    return RepairReport(
+        path,
+        members,
+        recovered,
+        [DroppedMember(*member) for member in dropped],
+        changed,
+        tuple(PartialArray(*array) for array in partial),
+    )

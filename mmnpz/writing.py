@@ -9,6 +9,7 @@ from mmnpz._creating import Creation
 from mmnpz._mmnpz import Writer, _update
 from mmnpz._progress import told
 from mmnpz._sink import Sink, sink_of
+from mmnpz.streaming import ArrayStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -205,6 +206,72 @@ class NpzWriter(Writer):
         """
         filename = "" if self._sink is None else self._sink.name
         return Creation(self, filename, name, shape, dtype, fortran_order, progress)
+
+    def stream(
+        self,
+        name: str,
+        dtype: "DTypeLike",
+        row_shape: "int | Sequence[int]" = (),
+        *,
+        keep_partial: bool = False,
+    ) -> ArrayStream:
+        """
+        Begin an array that grows along its first axis, whose length need not be known.
+
+        Parameters
+        ----------
+        name : str
+            The member's name without its ``.npy`` extension.
+        dtype : dtype_like
+            The dtype of the array, as `numpy.dtype` takes it.
+        row_shape : int or sequence of ints, optional
+            The shape of a row: that of the array without its first axis.
+        keep_partial : bool, optional
+            Whether the rows so far become an array if the ``with`` block of the stream raises an exception.
+            By default, the array then never exists.
+
+        Returns
+        -------
+        ArrayStream
+            What takes the rows. Use it in a ``with`` statement, or call its `~ArrayStream.close`: then it
+            becomes a member. `close` of the writer does so, too.
+
+        Warns
+        -----
+        UserWarning
+            As `write`.
+
+        Raises
+        ------
+        ValueError
+            If an array of this dtype cannot be written, or the name cannot be stored, as for `write`. If a
+            dimension is negative, or the writer is closed.
+        RuntimeError
+            In a forked child.
+
+        Notes
+        -----
+        Several streams may be open, and other arrays may be written meanwhile. Behind a stream, others then
+        lie in the file: when it needs more space, it moves behind them, to twice the space, and what it had
+        becomes a hole in the file. So each byte is copied at most twice on average, by the system, which
+        shares instead of copying where the file system can do that (Btrfs, XFS).
+
+        Examples
+        --------
+        >>> import mmnpz
+        >>> with mmnpz.NpzWriter("example.npz") as writer:
+        ...     with writer.stream("recording", "int16", row_shape=2) as recording:
+        ...         recording.append([1, 2])
+        ...         recording.append([[3, 4], [5, 6]])
+        ...         recording.extend([number, -number] for number in range(7, 9))
+        >>> mmnpz.load("example.npz")["recording"]
+        memmap([[ 1,  2],
+                [ 3,  4],
+                [ 5,  6],
+                [ 7, -7],
+                [ 8, -8]], dtype=int16)
+        """
+        return ArrayStream(self, name, dtype, row_shape, keep_partial=keep_partial)
 
     def update(
         self,

@@ -6,6 +6,7 @@ Other writers append to the same file, and are killed too. `MMNPZ_KILLS` is the 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,21 @@ def check_whole(path: Path, names: list[str]) -> None:
         assert sorted(f"{name}.npy" for name in mmnpz.load(path).files) == sorted(there)
 
 
+def check_partial(path: Path, names: list[str]) -> None:
+    """Check a repair of a copy that keeps the rows of streams."""
+    copy = path.with_suffix(".copy.npz")
+    shutil.copyfile(path, copy)
+    report = mmnpz.repair(copy, keep_partial=True)
+    for array in report.partial:
+        promise.TRIED["streams that were kept"] += 1
+        assert same(mmnpz.load(copy)[array.name], array_of(array.stream)[: array.rows]), array
+    data = mmnpz.load(copy)
+    assert data.verify() == []
+    for name in names:
+        assert same(data[name], array_of(name)), f"{name} is wrong"
+    copy.unlink()
+
+
 def test_killed_again_and_again(victims: Victims, tmp_path: Path) -> None:
     chance = random.Random(int(os.environ.get("MMNPZ_SEED", "1")))
     report = tmp_path / "report"
@@ -127,6 +143,8 @@ def test_killed_again_and_again(victims: Victims, tmp_path: Path) -> None:
             assert not names
             continue
         check_at_once(path, names)
+        if chance.random() < 0.5:
+            check_partial(path, names)
         if chance.random() < 0.3:
             mmnpz.repair(path)
             check_whole(path, names)

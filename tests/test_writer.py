@@ -218,8 +218,8 @@ def test_subclass_with_another_signature(tmp_path: Path) -> None:
             super().__init__(folder / f"{number}.npz", "w", align=4096)
             self.number = number
 
-        def write(self, name: str, array: Any) -> None:
-            super().write(f"log/{name}", array)
+        def write(self, name: str, array: Any, **options: Any) -> None:
+            super().write(f"log/{name}", array, **options)
 
     with Log(tmp_path, number=7) as writer:
         writer.write("x", 1)

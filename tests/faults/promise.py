@@ -54,7 +54,8 @@ class Knowledge:
     A name may be written several times. `values` has the array of each name and number, and `order` the
     numbers of a name in the order of the calls. `done` counts the calls of `write` that had returned, for
     each name. `durable` counts those whose array must survive a power failure. `flushing` keeps `done` as it
-    was at the start of each flush.
+    was at the start of each flush. `streams` has, for each stream that is open, the number of its array, and
+    how many rows must survive a kill, and a power failure. A repair `keeps` them.
     """
 
     values: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -62,11 +63,21 @@ class Knowledge:
     done: dict[str, int] = field(default_factory=dict)
     durable: dict[str, int] = field(default_factory=dict)
     flushing: dict[int, dict[str, int]] = field(default_factory=dict)
+    streams: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    keeps: bool = False
 
     def copy(self) -> "Knowledge":
         """Copy everything but the arrays."""
         order = {name: list(values) for name, values in self.order.items()}
-        return Knowledge(self.values, order, dict(self.done), dict(self.durable), dict(self.flushing))
+        return Knowledge(
+            self.values,
+            order,
+            dict(self.done),
+            dict(self.durable),
+            dict(self.flushing),
+            dict(self.streams),
+            self.keeps,
+        )
 
     def has(self, name: str, array: Any) -> None:
         """Add a member that is in the file from the start."""
@@ -79,6 +90,14 @@ class Knowledge:
         if event.operation is not Operation.NOTE:
             return
         match event.words:
+            case ["opening", _] | ["repairing", False]:
+                # This drops the rows of streams.
+                self.streams.clear()
+            case ["repairing", True]:
+                self.keeps = True
+            case _:
+                pass
+        match event.words:
             case ["opening", "w"]:
                 # The writer may already have replaced the old file, so none of the old members is required.
                 self.done.clear()
@@ -89,6 +108,14 @@ class Knowledge:
                 self.done[name] = self.order[name].index(value) + 1
                 if sync:
                     self.durable[name] = self.done[name]
+                self.streams.pop(name, None)
+            case ["streaming", name, value]:
+                self.streams[name] = (value, 0, 0)
+            case ["rows", name, rows, sync]:
+                value, _, durable = self.streams[name]
+                self.streams[name] = (value, rows, rows if sync else durable)
+            case ["given up", name]:
+                self.streams.pop(name, None)
             case ["flush", number]:
                 self.flushing[number] = dict(self.done)
             case ["flushed", number, True]:
@@ -111,11 +138,17 @@ class Knowledge:
     def key(self, power: bool) -> frozenset[Any]:
         """Return the promise as a key: the same bytes are checked again only if the promise differs."""
         counts = self.durable if power else self.done
-        return frozenset((name, counts.get(name, 0), len(values)) for name, values in self.order.items())
+        names = frozenset((name, counts.get(name, 0), len(values)) for name, values in self.order.items())
+        return names | frozenset(self.streams.items())
 
     def possible(self) -> dict[str, list[Any]]:
         """Return all names that the file may have, each with the arrays that it may have."""
-        return {name: [self.values[name, value] for value in values] for name, values in self.order.items()}
+        found = {name: [self.values[name, value] for value in values] for name, values in self.order.items()}
+        for name, (value, _, _) in self.streams.items() if self.keeps else ():
+            rows = Rows(self.values[name, value])
+            found[name] = [*found[name], rows]
+            found[f"{name}.partial"] = [rows]
+        return found
 
 
 @dataclass(frozen=True)
@@ -195,7 +228,8 @@ def summary() -> list[str]:
     """Return the lines of the summary: what was tried, and how many states broke the promise."""
     order = (
         "states after kills", "states after power failures", "writers killed", "openings beside writers",
-        "unzip -t", "members looked for", "old readers that said so", "states that break the promise",
+        "unzip -t", "members looked for", "streams that were kept", "old readers that said so",
+        "states that break the promise",
     )  # fmt: skip
     return [f"{TRIED[what]:>9,}  {what}" for what in order]
 
@@ -268,9 +302,19 @@ def by_numpy(path: Path, names: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What an array may be: the first rows of this one."""
+
+    whole: Any
+
+
 def is_one_of(array: Any, allowed: list[Any]) -> bool:
     """Return whether an array exists and equals one of the allowed arrays."""
-    return array is not None and any(same(array, other) for other in allowed)
+    if array is None:
+        return False
+    arrays = [other.whole[: len(array)] if isinstance(other, Rows) else other for other in allowed]
+    return any(same(array, other) for other in arrays)
 
 
 def corrupt(file: zipfile.ZipFile, names: Iterable[str]) -> str | None:
@@ -363,6 +407,8 @@ class Judge:
         promised = Promised(content, required, possible, before)
         self.check_repair(promised)
         self.check_append(promised)
+        if knowledge.streams:
+            self.check_partial(promised, knowledge)
 
     def check_before(
         self, path: Path, required: dict[str, list[Any]], possible: dict[str, list[Any]]
@@ -426,6 +472,43 @@ class Judge:
         if self.asks_others(required) and path.read_bytes()[:2] == b"PK":
             with np.load(path) as data:
                 demand(same(data["resumed"], extra), "repaired, then resumed: NumPy reads another array")
+
+    def check_partial(self, promised: Promised, knowledge: Knowledge) -> None:
+        """Check a repair that keeps the rows of streams."""
+        path = fresh(self.work, promised.content, self.power)
+        rows = {
+            name: durable if self.power else kept for name, (_, kept, durable) in knowledge.streams.items()
+        }
+        try:
+            report = mmnpz.repair(path, keep_partial=True)
+        except zipfile.BadZipFile as error:
+            demand(not promised.required and not any(rows.values()), f"keep_partial: {error}")
+            return
+        found, warned = loaded(path)
+        demand(not warned, f"keep_partial: {warned}")
+        for name, allowed in promised.required.items():
+            demand(is_one_of(found.get(name), allowed), f"keep_partial: {name!r} is gone")
+        arrays = {array.stream: array for array in report.partial}
+        for stream, (value, _, _) in knowledge.streams.items():
+            whole = knowledge.values[stream, value]
+            if stream in arrays:
+                array = arrays[stream]
+                demand(array.name in {stream, f"{stream}.partial"}, f"keep_partial: {array}")
+                is_right = is_one_of(found.get(array.name), [whole[: array.rows]])
+                demand(is_right, f"keep_partial: wrong rows: {array}")
+                demand(array.rows >= rows[stream], f"keep_partial: {array}, and {rows[stream]} were flushed")
+            elif rows[stream]:
+                # It was finished, and nobody was told; or by a repair before.
+                kept = [found.get(name) for name in (stream, f"{stream}.partial")] if knowledge.keeps else []
+                is_there = is_one_of(found.get(stream), [whole]) or any(
+                    is_one_of(array, [Rows(whole)]) and len(array) >= rows[stream]
+                    for array in kept
+                    if array is not None
+                )
+                demand(is_there, f"keep_partial: {rows[stream]} rows of {stream!r} are lost")
+        self.check_from_header_to_header(path, "keep_partial")
+        again = mmnpz.repair(path, keep_partial=True)
+        demand(not again.changed, f"keep_partial: repaired again: {again}")
 
     def append(self, path: Path, required: dict[str, list[Any]], how: str) -> Any:
         """Append an array to a file, and return the array."""

@@ -63,8 +63,16 @@ class Script:
         self.steps.append(("close",))
         return self
 
-    def repair(self) -> "Script":
-        self.steps.append(("repair", str(self.path)))
+    def stream(self, name: str, array: Any, parts: list[Any], end: str = "close") -> "Script":
+        self.steps.append(self.streaming(name, array, parts, end))
+        return self
+
+    def streaming(self, name: str, array: Any, parts: list[Any], end: str = "close") -> Step:
+        """Add rows: each part is a number of them, "flush", "sync", or another step."""
+        return ("stream", *self.writing(name, array)[1:], parts, end)
+
+    def repair(self, keep_partial: bool = False) -> "Script":
+        self.steps.append(("repair", str(self.path), keep_partial))
         return self
 
     def threads(self, lists: Iterable[list[Step]]) -> "Script":
@@ -118,6 +126,28 @@ def create(script: Script, **options: Any) -> None:
     # More than the room holds, and behind it a member.
     script.create("e", noise(1_200_000), inner=script.writing("f", noise(3000)), give_up=True)
     script.create("g", noise(1_300_000)).flush(sync=True).create("empty", np.zeros((3, 0))).close()
+
+
+def stream(script: Script, **options: Any) -> None:
+    script.open("x", **options).stream("given up", noise(200_000), [100_000], end="raise")
+    script.stream("short", noise(50).reshape(10, 5), [3, "flush", 2, "sync", 4])
+    # It moves behind "b", and behind "c" and a directory, and has a gap at its end.
+    parts = [70_000, "flush", script.writing("b", noise(500)), 400_000, ("flush", False), "sync"]
+    parts += [script.writing("c", noise(20)), 1_500_000, script.writing("d", noise(30)), 5]
+    script.stream("long", noise(2_400_003).reshape(-1, 1), parts)
+    script.stream("kept", noise(150_002), [100_000, script.writing("e", noise(10))], end="keep")
+    script.stream("b", noise(90_000), ["flush", 80_000, "flush"], end="writer")
+
+
+def streams(script: Script, **options: Any) -> None:
+    """Grow streams in threads, beside writes and flushes."""
+    script.open("x", **options).threads(
+        [
+            [script.streaming("one", noise(500_000, 1), [90_000, "flush", 100_000, 200_000, "sync"])],
+            [script.streaming("two", noise(300_000, 2), [90_000, 90_000, "flush"])],
+            [script.writing(f"n{number}", noise(9000, number)) for number in range(5)] + [("flush", False)],
+        ]
+    ).write("end", noise(5)).close()
 
 
 def moved(script: Script, **options: Any) -> None:
@@ -223,8 +253,8 @@ def replace(script: Script, **options: Any) -> None:
 FRESH: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
-        small, flushes, update, create, moved, large, inner, aligned, aligned_widely, nothing, threads,
-        large_in_threads,
+        small, flushes, update, create, stream, streams, moved, large, inner, aligned, aligned_widely,
+        nothing, threads, large_in_threads,
     )
 }  # fmt: skip
 

@@ -44,6 +44,17 @@ def create(writer: mmnpz.NpzWriter, name: str, give_up: bool) -> None:
         writer.write(name, array)
 
 
+def stream(writer: mmnpz.NpzWriter, name: str, chance: random.Random) -> None:
+    """Stream an array, with a smaller one written in the middle of it."""
+    array = array_of(name)
+    with writer.stream(name, array.dtype, array.shape[1:]) as rows:
+        size = max(1, len(array) // chance.choice([1, 20, 100]))
+        for start in range(0, len(array), size):
+            rows.append(array[start : start + size])
+            if chance.random() < 0.5:
+                rows.flush()
+
+
 def write(request: dict[str, Any]) -> None:
     """Write at most `MEMBERS` members in each thread, unless killed before."""
     chance = random.Random(request["seed"])
@@ -61,7 +72,9 @@ def write(request: dict[str, Any]) -> None:
         for number in range(MEMBERS):
             name = f"{request['seed']}/{thread}/{number}"
             names = [name]
-            if own.random() < 0.2:
+            if own.random() < 0.2 and array_of(name).flags.c_contiguous:
+                stream(writer, name, own)
+            elif own.random() < 0.2:
                 create(writer, name, give_up=own.random() < 0.2)
             elif own.random() < 0.2:
                 names = [f"{name}/{part}" for part in range(own.choice([1, 5, 20]))]

@@ -79,6 +79,35 @@ class Player:
             block.__exit__(None, None, None)
             self.note("done", name, value, self.sync)
 
+    def step_stream(self, name: str, value: int, array: Any, parts: list[Any], end: str) -> None:
+        """Add the rows of an array to a stream, with other steps in the middle of it, and end the stream."""
+        self.note("begin", name, value)
+        self.note("streaming", name, value)
+        stream = self.writer.stream(name, array.dtype, array.shape[1:], keep_partial=end == "keep")
+        stream.__enter__()
+        at = 0
+        for part in parts:
+            if isinstance(part, tuple):
+                self.play(part)
+            elif isinstance(part, int):
+                stream.append(array[at : at + part])
+                at += part
+            else:
+                stream.flush(sync=part == "sync")
+                self.note("rows", name, at, part == "sync" or self.sync)
+        if end == "raise":
+            self.note("given up", name)
+            stream.__exit__(ValueError, ValueError(), None)
+        else:
+            stream.append(array[at:])
+            if end == "close":
+                stream.close()
+            elif end == "keep":
+                stream.__exit__(ValueError, ValueError(), None)
+            else:
+                self.writer.close()
+            self.note("done", name, value, self.sync)
+
     def step_flush(self, sync: bool) -> None:
         self.flushes += 1
         number = self.flushes
@@ -114,9 +143,9 @@ class Player:
             thread.join()
         return results
 
-    def step_repair(self, path: str) -> None:
-        self.note("repairing")
-        mmnpz.repair(path)
+    def step_repair(self, path: str, keep_partial: bool) -> None:
+        self.note("repairing", keep_partial)
+        mmnpz.repair(path, keep_partial=keep_partial)
         self.note("repaired")
 
 

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, ScopedJoinHandle};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use crc32fast::Hasher;
 
+use crate::copy_pool;
 use crate::failure::Failure;
+use crate::fork;
 use crate::items::Items;
 use crate::pread;
 use crate::storage::Storage;
@@ -55,7 +58,28 @@ pub(crate) fn write(
             Ok(storage.write_at(&block, file + part.start)?)
         }
     };
-    in_blocks(header_len + items.len(), 2, worker, progress)
+    Ok(in_blocks(header_len + items.len(), 2, worker, progress)?.finalize())
+}
+
+/// Writes items at byte `at`, as [`write`] does; returns the state of their checksum.
+pub(crate) fn write_part(
+    storage: &impl Storage,
+    at: u64,
+    items: &Items<'_>,
+    progress: Progress<'_>,
+) -> Result<Hasher, Failure> {
+    let worker = || {
+        let mut items = items.clone();
+        let mut block = Vec::with_capacity(BLOCK as usize);
+        move |part: Range<u64>, crc: &mut Hasher| {
+            block.clear();
+            items.seek(part.start);
+            items.read((part.end - part.start) as usize, &mut block);
+            crc.update(&block);
+            Ok(storage.write_at(&block, at + part.start)?)
+        }
+    };
+    in_blocks(items.len(), 2, worker, progress)
 }
 
 /// The checksum of a range of a file, which is read with all processors.
@@ -71,7 +95,7 @@ pub(crate) fn checksum(file: &File, range: Range<u64>, progress: Progress<'_>) -
             Ok(())
         }
     };
-    in_blocks(size, threads, worker, progress)
+    Ok(in_blocks(size, threads, worker, progress)?.finalize())
 }
 
 /// Has threads, this one among them, work on the blocks of `size` bytes, and returns the checksum of all.
@@ -82,31 +106,34 @@ fn in_blocks<W>(
     threads: usize,
     worker: impl Fn() -> W + Sync,
     progress: Progress<'_>,
-) -> Result<u32, Failure>
+) -> Result<Hasher, Failure>
 where
     W: FnMut(Range<u64>, &mut Hasher) -> Result<(), Failure>,
 {
-    let job = Job { size, next: AtomicU64::new(0), done: AtomicU64::new(0), stop: AtomicBool::new(false) };
-    let (job, worker) = (&job, &worker);
-    let threads = threads.min(usize::try_from(size.div_ceil(BLOCK)).unwrap_or(usize::MAX));
-    let mut blocks = thread::scope(|scope| {
-        // Without other threads (there can be a limit) one does it all.
-        let spawn = |_| thread::Builder::new().spawn_scoped(scope, || job.work(worker(), None)).ok();
-        let others: Vec<_> = (1..threads).map_while(spawn).collect();
-        let mine = job.work(worker(), Some(progress));
-        let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
-        let mut blocks = mine?;
-        for other in others {
-            blocks.extend(other.map_err(|_| Failure::Poisoned)??);
-        }
-        Ok::<_, Failure>(blocks)
-    })?;
+    let (next, done, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let job = Job { size, next, done, stop };
+    let forks = fork::generation();
+    let others = Mutex::new(Vec::new());
+    let help = |_| {
+        let blocks = job.work(worker(), None);
+        others.lock().unwrap_or_else(PoisonError::into_inner).push(blocks);
+    };
+    let helpers = usize::try_from(size.div_ceil(BLOCK)).unwrap_or(usize::MAX).min(threads).saturating_sub(1);
+    let mine = copy_pool::together(helpers, &help, || job.work(worker(), Some(progress)));
+    if forks != fork::generation() {
+        // A child that a signal handler has forked off has no helpers, and what they did is not there.
+        return Err(Failure::Forked);
+    }
+    let mut blocks = mine?;
+    for other in others.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        blocks.extend(other?);
+    }
     blocks.sort_unstable_by_key(|(number, _)| *number);
     let mut crc = Hasher::new();
     for (_, block) in &blocks {
         crc.combine(block);
     }
-    Ok(crc.finalize())
+    Ok(crc)
 }
 
 /// Blocks on which several threads work.

@@ -31,6 +31,12 @@ pub enum Failure {
     /// gives it arrays.
     #[error("the writer cannot be closed in the middle of a write of the same thread")]
     Writing,
+    /// An array that grows was finished, or given up.
+    #[error("the stream is closed")]
+    Ended,
+    /// An array that grows is used by a signal handler that runs in the middle of adding rows to it.
+    #[error("the stream is in use by what this interrupts")]
+    InUse,
     /// The writer was closed while a program filled an array.
     #[error("the writer was closed before the array was finished")]
     GivenUp,

@@ -15,8 +15,8 @@
 //! - [`items`]: the bytes of an array in memory. [`blocks`]: writing them, and checksums, with several
 //!   threads. `shared_map`: a map through which programs write to a part of a file.
 //! - `recovery`: from a file to a writer that appends to it. [`batch`]: small members that are written
-//!   together. [`writer`]: an archive that is open for writing. [`repair`]: the directory of an archive that
-//!   no writer closed.
+//!   together. [`stream`]: an array that grows; `partial`: what a killed writer left of one. [`writer`]: an
+//!   archive that is open for writing. [`repair`]: the directory of an archive that no writer closed.
 //! - [`fetch`]: having the system read many places of a map at once. [`excerpts`]: where a batch lies in a
 //!   map.
 //! - `copy_pool`, `share`: threads that share work. [`copy`]: copying excerpts of a map.
@@ -47,6 +47,7 @@ pub mod mapping;
 pub mod nearest;
 mod opening;
 pub mod paging;
+mod partial;
 mod parts;
 mod pread;
 mod recovery;
@@ -58,6 +59,7 @@ mod shared_map;
 pub mod simulated_disk;
 pub mod snapshot;
 pub mod storage;
+pub mod stream;
 mod writable_file;
 pub mod writer;
 

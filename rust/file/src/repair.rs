@@ -9,6 +9,8 @@ use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name;
 
 use crate::failure::{Failure, KeepGoing};
+use crate::partial;
+pub use crate::partial::Kept;
 pub use crate::recovery::Dropped;
 use crate::recovery::{self, FoundFile};
 use crate::storage::Storage;
@@ -24,21 +26,25 @@ pub struct Repaired {
     pub recovered: Vec<String>,
     /// The members that are not in the archive.
     pub dropped: Vec<Dropped>,
+    /// Arrays of the rows of streams that were not finished.
+    pub kept: Vec<Kept>,
     /// Whether the repair changed the file.
     pub changed: bool,
 }
 
-/// Makes the file at `path` an archive that lists all its sound members. `progress` gets the number of bytes
+/// Makes the file at `path` an archive that lists all its sound members; with `keep_partial`, the whole rows
+/// of streams that were not finished are members, too. `progress` gets the number of bytes
 /// that were checked, and the number of all bytes to check; it returns whether to go on.
 ///
 /// # Errors
 /// If it is no archive, another writer has it, or the system cannot write.
 pub fn repair(
     path: &Path,
+    keep_partial: bool,
     progress: &dyn Fn(u64, u64) -> bool,
     keep_going: KeepGoing<'_>,
 ) -> Result<Repaired, Failure> {
-    repair_storage(writable_file::open(path)?, path.to_owned(), progress, keep_going)
+    repair_storage(writable_file::open(path)?, path.to_owned(), keep_partial, progress, keep_going)
 }
 
 /// As [`repair`], for a file that is open, at `path`.
@@ -48,11 +54,16 @@ pub fn repair(
 pub fn repair_storage(
     storage: impl Storage,
     path: PathBuf,
+    keep_partial: bool,
     progress: &dyn Fn(u64, u64) -> bool,
     keep_going: KeepGoing<'_>,
 ) -> Result<Repaired, Failure> {
     let alignment = Alignment::new(1)?;
     let mut found = FoundFile::new(&storage, Effort::Full, keep_going)?;
+    let kept = if keep_partial { partial::keep(&storage, &found, keep_going)? } else { Vec::new() };
+    if !kept.is_empty() {
+        found = FoundFile::new(&storage, Effort::Full, keep_going)?;
+    }
     let window = found.contents.window();
     if found.survey.is_whole() {
         let count = found.survey.location().map_or(0, |directory| directory.count);
@@ -63,7 +74,7 @@ pub fn repair_storage(
             recovery::erase_stale_end_records(&storage, window, &found.survey)?;
             storage.sync()?;
         }
-        return Ok(Repaired { count, recovered: Vec::new(), dropped: Vec::new(), changed });
+        return Ok(Repaired { count, recovered: Vec::new(), dropped: Vec::new(), kept, changed });
     }
     let total: u64 = found.survey.found.iter().map(|member| member.end - member.file).sum();
     let mut done = 0;
@@ -93,5 +104,5 @@ pub fn repair_storage(
     } else {
         ArchiveWriter::new(path, storage, appender, true).close(keep_going)?;
     }
-    Ok(Repaired { count, recovered, dropped, changed: true })
+    Ok(Repaired { count, recovered, dropped, kept, changed: true })
 }

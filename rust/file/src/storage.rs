@@ -113,6 +113,16 @@ pub trait Storage: Sync {
         write_zeros(self, range, keep_going)
     }
 
+    /// Copies a range, which the file has, to another place, with which it has no byte in common.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn copy(&self, range: Range<u64>, to: u64) -> io::Result<()> {
+        let contents = self.contents()?;
+        let bytes = (*contents.bytes).as_ref().get(range.start as usize..range.end as usize);
+        self.write_at(bytes.ok_or(io::ErrorKind::UnexpectedEof)?, to)
+    }
+
     /// Whether there can have been a power failure since the file was last written.
     ///
     /// # Errors

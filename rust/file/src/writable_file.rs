@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::failure::{Failure, KeepGoing, check};
 use crate::lock::{self, WriteLock};
 use crate::storage::{Contents, SIGNATURE, Storage, write_zeros};
-use crate::{boot, mapping};
+use crate::{boot, mapping, pread};
 
 /// A file that is open for writing, and to which no other process writes.
 pub struct WritableFile {
@@ -201,6 +201,10 @@ impl Storage for WritableFile {
 
     fn allocate(&self, range: Range<u64>, keep_going: KeepGoing<'_>) -> Result<(), Failure> {
         clear(&self.file, range.clone())?;
+        // Whoever tries step by step fills the disk for a moment, to the harm of others.
+        if has_no_space_for(&self.file, &range)? {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC).into());
+        }
         let mut at = range.start;
         while at < range.end {
             check(keep_going)?;
@@ -216,6 +220,10 @@ impl Storage for WritableFile {
             self.write_at(&[0], range.end - 1)?;
         }
         Ok(())
+    }
+
+    fn copy(&self, range: Range<u64>, to: u64) -> io::Result<()> {
+        copy(&self.file, range, to)
     }
 
     fn may_be_torn(&self) -> io::Result<bool> {
@@ -291,6 +299,91 @@ pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
         at = at.max(hole.end);
     }
     Ok(())
+}
+
+/// As [`Storage::copy`]: the system copies, or shares what is on the disk, where it can.
+fn copy(file: &File, range: Range<u64>, to: u64) -> io::Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let done = copy_in_system(file, at..range.end, to + (at - range.start))?;
+        if done == 0 {
+            break;
+        }
+        at += done;
+    }
+    let mut block = vec![0; BLOCK.min(range.end - at) as usize];
+    while at < range.end {
+        let block = &mut block[..BLOCK.min(range.end - at) as usize];
+        pread::read_exact_at(file, block, at)?;
+        write_all_at(file, block, to + (at - range.start))?;
+        at += block.len() as u64;
+    }
+    Ok(())
+}
+
+/// Has the system copy some bytes of a range, and returns how many: none if it cannot.
+#[cfg(target_os = "linux")]
+fn copy_in_system(file: &File, range: Range<u64>, to: u64) -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+
+    let (Ok(mut from), Ok(mut to)) = (i64::try_from(range.start), i64::try_from(to)) else { return Ok(0) };
+    let count = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    let file = file.as_raw_fd();
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call writes to two numbers that
+    // live as long as it.
+    let done = unsafe { libc::copy_file_range(file, &raw mut from, file, &raw mut to, count, 0) };
+    if let Ok(done) = u64::try_from(done) {
+        return Ok(done);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EXDEV | libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::EBADF) => {
+            Ok(0)
+        }
+        _ if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        _ => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_in_system(_file: &File, _range: Range<u64>, _to: u64) -> io::Result<u64> {
+    Ok(0)
+}
+
+/// Whether the file system says that it has less space than a range takes in addition to what it has.
+#[cfg(unix)]
+fn has_no_space_for(file: &File, range: &Range<u64>) -> io::Result<bool> {
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsRawFd;
+
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    use libc::{fstatvfs, statvfs};
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    use libc::{fstatvfs64 as fstatvfs, statvfs64 as statvfs};
+
+    let mut found = MaybeUninit::<statvfs>::uninit();
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and `found` is room for what the call
+    // writes.
+    if unsafe { fstatvfs(file.as_raw_fd(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled `found`, as it did not fail.
+    let found = unsafe { found.assume_init() };
+    if found.f_blocks == 0 {
+        // It does not tell.
+        return Ok(false);
+    }
+    let inside = range.start..range.end.min(file.metadata()?.len()).max(range.start);
+    let holes = mapping::holes_in(file, inside.clone()).into_iter().map(|hole| hole.end - hole.start);
+    let needed = holes.sum::<u64>() + (range.end - inside.end);
+    #[allow(clippy::unnecessary_cast, reason = "types differ between systems")]
+    Ok((found.f_bfree as u64).saturating_mul(found.f_frsize as u64) < needed)
+}
+
+/// Other systems are not asked.
+#[cfg(not(unix))]
+fn has_no_space_for(_file: &File, _range: &Range<u64>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Makes a range a hole. Returns whether the file system did.

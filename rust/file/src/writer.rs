@@ -23,12 +23,15 @@ use crate::blocks::{self, Progress};
 use crate::failure::{Failure, KeepGoing, check};
 use crate::items::Items;
 use crate::storage::{self, SIGNATURE, Storage};
+use crate::stream::Stream;
 use crate::writable_file::{self, WritableFile};
 use crate::{fork, recovery, replace};
 
 pub use creating::Created;
+pub use streaming::Added;
 
 mod creating;
+mod streaming;
 mod together;
 
 /// `close` asks the caller whether to go on each time it has waited this long for other threads.
@@ -83,6 +86,8 @@ struct State {
     large: Vec<ThreadId>,
     /// The arrays in the file that programs fill.
     created: Vec<Arc<Created>>,
+    /// The arrays that grow.
+    streams: Vec<Arc<Stream>>,
     /// How many threads close the writer, or have closed it. While there is any, no member is reserved.
     closers: usize,
 }
@@ -183,6 +188,7 @@ impl<S: Storage> ArchiveWriter<S> {
                 stale: Vec::new(),
                 large: Vec::new(),
                 created: Vec::new(),
+                streams: Vec::new(),
                 closers: 0,
             }),
             finished: Condvar::new(),
@@ -556,8 +562,8 @@ impl<S: Storage> ArchiveWriter<S> {
         Ok(self.lock()?.appender.contains(name)?)
     }
 
-    /// Gives up arrays that programs still fill, waits for members that are being written, writes the
-    /// directory, and lets nothing more be written.
+    /// Finishes arrays that grow, gives up arrays that programs still fill, waits for members that are being
+    /// written, writes the directory, and lets nothing more be written.
     ///
     /// # Errors
     /// If the system cannot write: it can be called again. [`Failure::Writing`] in the middle of a write of
@@ -567,6 +573,11 @@ impl<S: Storage> ArchiveWriter<S> {
         if state.large.contains(&thread::current().id()) {
             // A signal handler that runs in the middle of `write`, which would wait for itself.
             return Err(Failure::Writing);
+        }
+        while !state.streams.is_empty() {
+            drop(state);
+            self.finish_streams(keep_going)?;
+            state = self.lock()?;
         }
         state.closers += 1;
         loop {

@@ -28,7 +28,9 @@ pub(crate) fn exception_with(py: Python<'_>, path: &Path, failure: Failure, more
         }
         Failure::Io(error) => os_error(py, &error, path),
         Failure::Irregular => bad_zip_file(py, message),
-        Failure::Writing | Failure::GivenUp | Failure::Changed => PyValueError::new_err(message),
+        Failure::Writing | Failure::GivenUp | Failure::Ended | Failure::InUse | Failure::Changed => {
+            PyValueError::new_err(message)
+        }
         Failure::Forked | Failure::Poisoned => PyRuntimeError::new_err(message),
         Failure::Format(error) => match error.kind.part() {
             Part::Interrupted => exception(py, path, Failure::Interrupted),

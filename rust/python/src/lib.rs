@@ -65,6 +65,8 @@ mod _mmnpz {
     #[pymodule_export]
     use super::writing::replacement::Replacement;
     #[pymodule_export]
+    use super::writing::stream::Stream;
+    #[pymodule_export]
     use super::writing::update::update;
     #[pymodule_export]
     use super::writing::writer::Writer;

@@ -8,7 +8,7 @@ use mmnpz_file::simulated_disk::SimulatedDisk;
 use mmnpz_file::writer::{Answer, NewMember};
 use mmnpz_format::zip::name::StoredName;
 
-use crate::support::{GO_ON, writer};
+use crate::support::writer;
 
 fn member<'a>(name: &str, data: &'a [u8]) -> NewMember<'a> {
     NewMember {

@@ -449,7 +449,7 @@ fn check_going_on(
         let done = disk.now();
         all.members.get_mut("later").unwrap().done = Some(done);
         open.close(GO_ON).unwrap();
-    } else if repair_storage(&disk, PathBuf::from("disk"), &|_, _| true, GO_ON).is_err() {
+    } else if repair_storage(&disk, PathBuf::from("disk"), false, &|_, _| true, GO_ON).is_err() {
         assert!(all.members.values().all(|promise| promise.done.is_none()), "not repaired");
         return;
     }

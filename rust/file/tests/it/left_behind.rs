@@ -260,7 +260,7 @@ fn an_old_end_record_in_the_room_is_erased_by_whoever_writes_next() {
     write(&open, "c", &[], || {}).unwrap();
     assert_eq!(appended.bytes()[at..at + 4], [0; 4]);
     let repaired = SimulatedDisk::new(bytes);
-    repair_storage(&repaired, "disk".into(), &|_, _| true, GO_ON).unwrap();
+    repair_storage(&repaired, "disk".into(), false, &|_, _| true, GO_ON).unwrap();
     assert_eq!(repaired.bytes()[at..at + 4], [0; 4]);
 }
 

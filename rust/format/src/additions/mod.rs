@@ -18,7 +18,8 @@
 pub mod array_field;
 pub mod base;
 pub(crate) mod certificate;
-pub mod checksum;
+pub mod checkpoint;
+mod checksum;
 pub mod fence;
 pub mod filler;
 mod index_shape;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Missing, Result};
 use crate::npy::literal::{self, Literal};
 use crate::window::Window;
 
@@ -256,6 +256,43 @@ pub fn encode_to(
 /// by 1 to 64 bytes, never by none, counting the newline as part of the text.
 fn padded_len(prefix: usize, text: usize) -> usize {
     text + 1 + HEADER_ALIGN - (prefix + text + 1) % HEADER_ALIGN
+}
+
+/// The header of the `.npy` file at byte `at`, from its magic string to the newline in front of the data, if
+/// it has at most `most` bytes.
+///
+/// # Errors
+/// If it was not fetched.
+pub fn bytes_at(window: Window<'_>, at: u64, most: usize) -> Result<Option<&[u8]>, Missing> {
+    let Some(start) = window.get(at..at.saturating_add(12))? else { return Ok(None) };
+    let length = match start {
+        [magic @ .., 1, 0, low, high, _, _] if *magic == MAGIC => {
+            10 + usize::from(u16::from_le_bytes([*low, *high]))
+        }
+        [magic @ .., 2 | 3, 0, a, b, c, d] if *magic == MAGIC => {
+            12 + u32::from_le_bytes([*a, *b, *c, *d]) as usize
+        }
+        _ => return Ok(None),
+    };
+    if length > most { Ok(None) } else { window.get(at..at + length as u64) }
+}
+
+/// A header that [`encode`] made, for an array with another first dimension: of the same length, as it has
+/// room for any. None if it is no such header.
+pub fn with_rows(header: &[u8], rows: u64) -> Option<Vec<u8>> {
+    const SHAPE: &[u8] = b", 'shape': (";
+    let at = header.windows(SHAPE.len()).rposition(|part| part == SHAPE)? + SHAPE.len();
+    let digits = header[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let mut out = header[..at].to_vec();
+    push_decimal(rows, &mut out);
+    let text = header[at + digits..].strip_suffix(b"\n")?.trim_ascii_end();
+    out.extend_from_slice(text);
+    if digits == 0 || out.len() >= header.len() {
+        return None;
+    }
+    out.resize(header.len() - 1, b' ');
+    out.push(b'\n');
+    Some(out)
 }
 
 fn push_decimal(mut number: u64, text: &mut Vec<u8>) {

@@ -3,6 +3,7 @@
 
 pub(crate) mod listed;
 mod member_scan;
+pub mod partial;
 mod provenance;
 pub mod recovery_scan;
 mod stale_index;

@@ -244,15 +244,59 @@ impl Appender {
     /// # Errors
     /// As for [`Placement::new`].
     pub fn reserve(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
-        let place = Placement::new(self.next, name, npy_header, size, self.alignment, self.complete_below())?;
+        let below = self.complete_below();
+        let place = Placement::new(self.next, name, npy_header, size, self.alignment, below)?;
+        Ok(self.take(place))
+    }
+
+    /// As [`Appender::reserve`], for a member that [grows](Appender::extend).
+    ///
+    /// # Errors
+    /// Those.
+    pub fn reserve_growing(&mut self, name: &StoredName, npy_header: u64, size: u64) -> Result<Reserved> {
+        let below = self.complete_below();
+        let place = Placement::growing(self.next, name, npy_header, size, self.alignment, below)?;
+        Ok(self.take(place))
+    }
+
+    /// Takes a range, if there is room for it.
+    fn take(&mut self, place: Placement) -> Reserved {
         if self.tail.limit().is_some_and(|limit| place.end > limit) {
-            return Ok(Reserved::NoRoom(place.end - self.next));
+            return Reserved::NoRoom(place.end - self.next);
         }
         self.next = place.end;
         self.tail.extend_to(place.end);
         self.starts.push(place.header);
         self.listing = Listing::Partial;
-        Ok(Reserved::Place(place))
+        Reserved::Place(place)
+    }
+
+    /// Extends the range of a member that grows up to this byte. None if something is behind it: it must be
+    /// [reserved](Appender::reserve_growing) another one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`](crate::error::ErrorKind::TooLarge).
+    pub fn extend(&mut self, place: &Placement, end: u64) -> Result<Option<Reserved>> {
+        if self.next != place.end {
+            return Ok(None);
+        }
+        let place = place.resized(end)?;
+        if self.tail.limit().is_some_and(|limit| end > limit) {
+            return Ok(Some(Reserved::NoRoom(end - self.next)));
+        }
+        self.next = end;
+        self.tail.extend_to(end);
+        Ok(Some(Reserved::Place(place)))
+    }
+
+    /// Gives back what a member that has grown does not need of its range, which ended at `reserved`. If
+    /// something is behind that, it is a gap, as for [`Appender::abandon`].
+    pub fn cut(&mut self, place: &Placement, reserved: u64) -> Option<Filler> {
+        if self.next == reserved {
+            self.next = place.end;
+            return None;
+        }
+        Filler::new(place.end..reserved)
     }
 
     /// Reserves ranges for several members that are written together, one behind the other: for each its

@@ -8,8 +8,10 @@
 use zerocopy::IntoBytes;
 
 use crate::additions::array_field::{self, ArrayField};
+use crate::additions::checkpoint;
 use crate::additions::mark::{LARGE, LowWater, MemberRange, MemberState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::recover::partial::Partial;
 use crate::zip::encode::{
     DATE, LOCAL_ZIP64_LEN, needs_zip64, saturating, version, write_central, write_zip64_extra,
 };
@@ -55,8 +57,8 @@ pub struct Placement {
     pub file: u64,
     /// Where it ends, and the next member may start.
     pub end: u64,
-    /// The length of the extra field with the mark, padding included.
-    mark_len: u64,
+    /// The length of the extra fields, padding included.
+    extra_len: u64,
     low_water: LowWater,
 }
 
@@ -74,16 +76,71 @@ impl Placement {
         alignment: Alignment,
         finished: u64,
     ) -> Result<Self> {
+        let zip64_len = if needs_zip64(size) { LOCAL_ZIP64_LEN } else { 0 };
+        Self::with_room(at, name, (npy_header, size), alignment, finished, zip64_len)
+    }
+
+    /// As [`Placement::new`], for a member that [can grow](Placement::resized): its local header has room for
+    /// any size, and for [checkpoints](crate::additions::checkpoint).
+    ///
+    /// # Errors
+    /// Those.
+    pub fn growing(
+        at: u64,
+        name: &StoredName,
+        npy_header: u64,
+        size: u64,
+        alignment: Alignment,
+        finished: u64,
+    ) -> Result<Self> {
+        Self::with_room(
+            at,
+            name,
+            (npy_header, size),
+            alignment,
+            finished,
+            LOCAL_ZIP64_LEN + checkpoint::room(npy_header),
+        )
+    }
+
+    /// The place of an array of the first `count` rows of a stream that was not finished, under this name.
+    /// None if there is no room for the name.
+    pub fn of_rows(rows: &Partial, name: &StoredName, count: u64) -> Option<Self> {
+        let fixed = LocalHeader::SIZE as u64 + u64::from(name.len());
+        // It vouches for no other member.
+        let low_water = LowWater::new(rows.header, 0);
+        let end = rows.data.checked_add(count.checked_mul(rows.row)?)?;
+        let least = low_water.field_len() + if needs_zip64(end - rows.file) { LOCAL_ZIP64_LEN } else { 0 };
+        let extra_len = (rows.file - rows.header).checked_sub(fixed).filter(|&length| length >= least)?;
+        Some(Placement { header: rows.header, file: rows.file, end, extra_len, low_water })
+    }
+
+    /// A place with this much room for extra fields, in addition to the mark.
+    fn with_room(
+        at: u64,
+        name: &StoredName,
+        (npy_header, size): (u64, u64),
+        alignment: Alignment,
+        finished: u64,
+        room: u64,
+    ) -> Result<Self> {
         let low_water = LowWater::new(at, finished);
         let fixed = LocalHeader::SIZE as u64 + u64::from(name.len());
-        let fixed = if needs_zip64(size) { fixed + LOCAL_ZIP64_LEN } else { fixed };
         let too_large = || Error::from(ErrorKind::TooLarge);
-        let least = low_water.field_len();
+        let least = low_water.field_len() + room;
         let unpadded = at.checked_add(fixed + least + npy_header).ok_or_else(too_large)?;
-        let mark_len = least + (unpadded.wrapping_neg() & (alignment.0 - 1));
-        let file = at.checked_add(fixed + mark_len).ok_or_else(too_large)?;
+        let extra_len = least + (unpadded.wrapping_neg() & (alignment.0 - 1));
+        let file = at.checked_add(fixed + extra_len).ok_or_else(too_large)?;
         let end = file.checked_add(size).filter(|&end| end <= MAX_OFFSET).ok_or_else(too_large)?;
-        Ok(Placement { header: at, file, end, mark_len, low_water })
+        Ok(Placement { header: at, file, end, extra_len, low_water })
+    }
+
+    /// The place of the same member with another end, if it [can grow](Placement::growing).
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] if that is beyond 2**63.
+    pub fn resized(&self, end: u64) -> Result<Self> {
+        if end > MAX_OFFSET { Err(ErrorKind::TooLarge.into()) } else { Ok(Placement { end, ..*self }) }
     }
 
     /// Whether the member is written in pieces, so that its local header says last that it is finished.
@@ -119,7 +176,7 @@ impl Placement {
             uncompressed: saturating(self.size()).into(),
             name_len: name.len().into(),
             // Less than MAX_ALIGNMENT and a few bytes more.
-            extra_len: ((self.mark_len + zip64_len) as u16).into(),
+            extra_len: (self.extra_len as u16).into(),
         };
         let (fixed, rest) = out.split_at_mut(LocalHeader::SIZE);
         fixed.copy_from_slice(header.as_bytes());

@@ -53,13 +53,22 @@ pub(crate) fn as_array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
 
 /// The items of `array`. The caller must keep the array as long as it uses them.
 pub(crate) fn items<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Items<'a>> {
-    let is_contiguous = array.is_c_contiguous() || array.is_fortran_contiguous();
+    some_items(array, array.is_c_contiguous() || array.is_fortran_contiguous())
+}
+
+fn some_items<'a>(array: &'a Bound<'_, PyUntypedArray>, is_contiguous: bool) -> PyResult<Items<'a>> {
     // SAFETY: the pointer leads to a live array; this copies the address of its first item.
     let start = unsafe { (*array.as_array_ptr()).data }.cast_const().cast();
     // SAFETY: NumPy vouches for the shape and the strides. The caller keeps the array, and so its memory.
     let items =
         unsafe { Items::new(start, array.dtype().itemsize(), array.shape(), array.strides(), is_contiguous) };
     items.ok_or_else(|| PyTypeError::new_err("the array is larger than the address space"))
+}
+
+/// The items of `array` in C order, whatever order they lie in. The caller must keep the array as long as it
+/// uses them.
+pub(crate) fn items_in_order<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Items<'a>> {
+    some_items(array, array.is_c_contiguous())
 }
 
 /// The `.npy` header of all arrays of one dtype, order and shape.
@@ -173,6 +182,11 @@ struct Description {
     /// The address of the dtype, if the dtype is kept as long as the process lives: no other dtype can then
     /// get this address.
     kept: Option<usize>,
+}
+
+/// The description of a dtype as Python source.
+pub(crate) fn description_of(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Arc<str>> {
+    Ok(description(dtype)?.text)
 }
 
 fn description(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Description> {

@@ -25,7 +25,7 @@ pub(crate) struct Created {
     shown: PathBuf,
     /// The fork generation of the process in which the block began.
     forks: u64,
-    created: Arc<writer::Created>,
+    array: Arc<writer::Created>,
 }
 
 impl Created {
@@ -63,7 +63,8 @@ pub(crate) fn create<'py>(
     let created = detached_on(py, path, begin)?;
     let start = created.start();
     let (shown, forks) = (archive.shown.clone(), fork::generation());
-    let created = Bound::new(py, Created { archive: Arc::downgrade(&archive), shown, forks, created })?;
+    let created =
+        Bound::new(py, Created { archive: Arc::downgrade(&archive), shown, forks, array: created })?;
     // SAFETY: the map has `size` bytes, those of an array of this dtype and shape, for as long as `created`
     // lives. They are zeros.
     let array = unsafe { filled_array(created.as_any(), dtype, &header.shape, fortran_order, start) }?;
@@ -78,11 +79,11 @@ impl Created {
         if !self.is_own() {
             return Ok(());
         }
-        let total = self.created.len() as u64;
+        let total = self.array.len() as u64;
         let tell = |done| tell_of_some(progress.as_ref(), done, total);
         detached_on(py, &self.shown, || {
             let archive = self.archive.upgrade().ok_or(Failure::GivenUp)?;
-            archive.finish_created(&self.created, &tell)
+            archive.finish_created(&self.array, &tell)
         })?;
         tell_of_all(py, progress.as_ref(), total)
     }
@@ -90,7 +91,7 @@ impl Created {
     #[doc = docstring!("Created.discard")]
     fn discard(&self, py: Python<'_>) -> PyResult<()> {
         match self.archive.upgrade().filter(|_| self.is_own()) {
-            Some(archive) => detached_on(py, &self.shown, || archive.discard_created(&self.created)),
+            Some(archive) => detached_on(py, &self.shown, || archive.discard_created(&self.array)),
             None => Ok(()),
         }
     }
@@ -100,7 +101,7 @@ impl Drop for Created {
     fn drop(&mut self) {
         // Not finished: nobody can any more. In a forked child, the lock could be held for good.
         if let Some(archive) = self.archive.upgrade().filter(|_| self.is_own()) {
-            let _ = archive.discard_created(&self.created);
+            let _ = archive.discard_created(&self.array);
         }
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn warn_of_duplicate(py: Python<'_>, name: &str) -> PyResult<()> {
     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)
 }
 
-/// A place for a member, which `reserve` asks for, until there is one; it is told whether the name is meant to
+/// A place for a member. `reserve` asks for it until there is one, and is told whether the name is meant to
 /// be there twice.
 pub(crate) fn place(
     py: Python<'_>,
