@@ -9,7 +9,7 @@ export PIP_RESUME_RETRIES ?= 50
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml mmnpz/_mmnpz.pyi $(shell find rust/format/src rust/file rust/python -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: help demo train test lint deny types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
+.PHONY: help demo train large test lint deny types rust model wheel docs fuzz bench bench-quick free-threaded ci format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the verbs
@@ -36,6 +36,10 @@ demo: $(VENV)/extra-demo  ## the main job on real files: write a dataset, append
 train: $(VENV)/extra-torch  ## train on real audio: spectrograms of different lengths, random excerpts, workers
 	$(BIN)/pip install --quiet --no-deps arcade==3.3.3
 	$(BIN)/python examples/train.py
+
+large: $(VENV)/extra-demo  ## arrays larger than memory: a recording, a simulation that is killed, HDF5 and Zarr, labels
+	$(BIN)/pip install --quiet h5py 'zarr>=3.1.4'
+	$(BIN)/python examples/large.py
 
 # Worksteal: some tests take a minute, and most none at all.
 test: $(VENV)/extra-test  ## the Python tests

@@ -25,6 +25,7 @@ PEERS = {
     "spdl": ("spdl-io", "spdl.io"),
     "mmap_ninja": ("mmap-ninja", "mmap_ninja"),
     "webdataset": ("webdataset", "webdataset"),
+    "npy-append-array": ("npy-append-array", "npy_append_array"),
 }
 """The distribution and the module of each peer."""
 
