@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmnpz._mmnpz import _create
-from mmnpz._progress import Progress, told
+from mmnpz._progress import Progress, checked, told
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -64,6 +64,7 @@ class Creation:
     ) -> None:
         self._dtype, self._shape = as_of_array(dtype, shape)
         self._writer, self._filename, self._name = writer, filename, name
+        checked(progress)
         self._fortran_order, self._progress = bool(fortran_order), progress
         self._open: tuple[Created, NDArray[Any]] | None = None
         self._is_used = False

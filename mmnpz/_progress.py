@@ -7,6 +7,24 @@ from typing import Any
 Progress = Callable[[int, Any], object]
 
 
+def checked(progress: Progress | bool | None) -> None:
+    """
+    Make sure that an argument is what `told` takes.
+
+    Raises
+    ------
+    ModuleNotFoundError, TypeError
+        As for `told`.
+    """
+    if progress is True:
+        try:
+            import tqdm  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("progress=True needs tqdm: pip install tqdm", name="tqdm") from error
+    elif progress not in (None, False) and not callable(progress):
+        raise TypeError(f"progress must be a callable or True, got {type(progress).__name__}")
+
+
 @contextmanager
 def told(progress: Progress | bool | None, what: str) -> Iterator[Progress | None]:
     """
@@ -26,19 +44,14 @@ def told(progress: Progress | bool | None, what: str) -> Iterator[Progress | Non
     TypeError
         If it is something else.
     """
-    if progress is None or progress is False:
-        yield None
-    elif progress is not True:
-        if not callable(progress):
-            raise TypeError(f"progress must be a callable or True, got {type(progress).__name__}")
-        yield progress
-    else:
-        try:
-            import tqdm
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("progress=True needs tqdm: pip install tqdm", name="tqdm") from error
+    checked(progress)
+    if progress is True:
+        import tqdm
+
         with tqdm.tqdm(desc=what, unit="B", unit_scale=True) as bar:
             yield _Moving(bar)
+    else:
+        yield progress or None
 
 
 class _Moving:

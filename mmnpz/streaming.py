@@ -55,7 +55,9 @@ class ArrayStream(Stream):
         keep_partial: bool = False,
     ) -> None:
         self._keep_partial = bool(keep_partial)
-        self._open(writer, name, *as_of_array(dtype, row_shape))
+        dtype, axes = as_of_array(dtype, row_shape)
+        np.empty((0, *axes), dtype)  # raises if there can be no such array
+        self._open(writer, name, dtype, axes)
 
     def extend(self, chunks: "Iterable[ArrayLike]") -> None:
         """
@@ -104,6 +106,8 @@ class ArrayStream(Stream):
 
 def _as_rows(rows: Any, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> "NDArray[Any]":
     """Return a row, or rows, as an array of this very dtype."""
+    if hasattr(rows, "__next__"):
+        raise TypeError("append takes rows; extend takes an iterable of them")
     array = np.asanyarray(rows, _dtype_of_lists(rows, dtype))
     if array.shape != row_shape and (array.ndim == 0 or array.shape[1:] != row_shape):
         raise ValueError(f"a row has shape {row_shape}, and what was given has shape {array.shape}")
@@ -119,5 +123,7 @@ def _dtype_of_lists(rows: Any, dtype: np.dtype[Any]) -> np.dtype[Any] | None:
     if hasattr(rows, "dtype") or hasattr(rows, "__array__"):
         return None
     if dtype.kind in "iu" and np.asanyarray(rows).dtype.kind not in "iu":
-        return None
+        # Integers beyond 2**63 alone make floating point, or objects, of a list.
+        items = np.asanyarray(rows, object).flat
+        return dtype if all(isinstance(item, int | np.integer) for item in items) else None
     return dtype if dtype.kind not in "bfc" else None

@@ -186,8 +186,8 @@ class NpzWriter(Writer):
         -----
         When the block ends, `out` becomes read-only. It and views of it go on showing the array as long as
         the program keeps them; what a program writes through such a view later does not reach the file. After
-        an exception, they show zeros. (Windows cannot cut a map off: there, no view may be written to after
-        the block.)
+        an exception, they show zeros. (Windows cannot cut a map off, and no process that has a limit for its
+        data, ``ulimit -d``: there, no view may be written to after the block.)
 
         A file system that cannot set space aside gets zeros written, which takes as long as to write the
         array.

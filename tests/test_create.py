@@ -483,6 +483,8 @@ def test_a_large_write_tells_how_much_is_done(tmp_path: Path) -> None:
         with fails():
             writer.write("z", large, progress=refuse)
         with pytest.raises(TypeError, match="progress must be a callable or True"):
+            writer.create("z", 3, float, progress=3)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="progress must be a callable or True"):
             writer.write("z", large, progress=3)  # type: ignore[arg-type]
         writer.write("z", [1])
     check(tmp_path / "archive.npz", {"x": large, "small": [1.5], "first": large[:1000], "y": large, "z": [1]})

@@ -197,3 +197,33 @@ def test_handlers_run_while_a_whole_file_is_looked_through(tmp_path: Path, work:
     assert runs >= 4, runs
     """
     run_python(PREAMBLE + textwrap.dedent(code), path)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "writer.write('x', large, progress=wait)",
+        "writer.update({'x': large}, progress=wait)",
+        "reader.verify(progress=wait)",
+    ],
+)
+def test_a_program_ends_while_a_daemon_thread_is_told_of_progress(tmp_path: Path, work: str) -> None:
+    code = f"""
+import threading, time, warnings
+warnings.simplefilter("ignore")
+large = np.ones(60_000_000, "u1")
+with mmnpz.NpzWriter(path + ".other") as other:
+    other.write("x", large)
+reader = mmnpz.load(path + ".other")
+writer = mmnpz.NpzWriter(path)
+def wait(done, total):
+    time.sleep(0.01)
+def run():
+    while True:
+        {work}
+threading.Thread(target=run, daemon=True).start()
+time.sleep(0.1 + int(sys.argv[2]) * 0.0137)
+"""
+    for number in range(4):
+        path = tmp_path / f"{number}.npz"
+        run_python(PREAMBLE + textwrap.dedent(code), path, number)

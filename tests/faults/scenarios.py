@@ -132,10 +132,10 @@ def stream(script: Script, **options: Any) -> None:
     script.open("x", **options).stream("given up", noise(200_000), [100_000], end="raise")
     script.stream("short", noise(50).reshape(10, 5), [3, "flush", 2, "sync", 4])
     # It moves behind "b", and behind "c" and a directory, and has a gap at its end.
-    parts = [70_000, "flush", script.writing("b", noise(500)), 400_000, ("flush", False), "sync"]
-    parts += [script.writing("c", noise(20)), 1_500_000, script.writing("d", noise(30)), 5]
-    script.stream("long", noise(2_400_003).reshape(-1, 1), parts)
-    script.stream("kept", noise(150_002), [100_000, script.writing("e", noise(10))], end="keep")
+    parts = [70_000, "flush", script.writing("b", noise(500)), 150_000, ("flush", False), "sync"]
+    parts += [script.writing("c", noise(20)), 300_000, script.writing("d", noise(30)), 5]
+    script.stream("long", noise(600_003).reshape(-1, 1), parts)
+    script.stream("kept", noise(80_002), [70_000, script.writing("e", noise(10))], end="keep")
     script.stream("b", noise(90_000), ["flush", 80_000, "flush"], end="writer")
 
 

@@ -61,11 +61,12 @@ pub(crate) fn write(
     Ok(in_blocks(header_len + items.len(), 2, worker, progress)?.finalize())
 }
 
-/// Writes items at byte `at`, as [`write`] does; returns the state of their checksum.
+/// Writes these bytes of items at byte `at`, as [`write`] does; returns the state of their checksum.
 pub(crate) fn write_part(
     storage: &impl Storage,
     at: u64,
     items: &Items<'_>,
+    range: Range<u64>,
     progress: Progress<'_>,
 ) -> Result<Hasher, Failure> {
     let worker = || {
@@ -73,13 +74,13 @@ pub(crate) fn write_part(
         let mut block = Vec::with_capacity(BLOCK as usize);
         move |part: Range<u64>, crc: &mut Hasher| {
             block.clear();
-            items.seek(part.start);
+            items.seek(range.start + part.start);
             items.read((part.end - part.start) as usize, &mut block);
             crc.update(&block);
             Ok(storage.write_at(&block, at + part.start)?)
         }
     };
-    in_blocks(items.len(), 2, worker, progress)
+    in_blocks(range.end - range.start, 2, worker, progress)
 }
 
 /// The checksum of a range of a file, which is read with all processors.
@@ -110,6 +111,9 @@ fn in_blocks<W>(
 where
     W: FnMut(Range<u64>, &mut Hasher) -> Result<(), Failure>,
 {
+    if !progress(0) {
+        return Err(Failure::Interrupted);
+    }
     let (next, done, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let job = Job { size, next, done, stop };
     let forks = fork::generation();

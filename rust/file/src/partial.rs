@@ -1,7 +1,5 @@
 //! Streams that were not finished become arrays of the whole rows that they have.
 
-use std::collections::BTreeMap;
-
 use crc32fast::Hasher;
 use mmnpz_format::Window;
 use mmnpz_format::additions::mark::MemberState;
@@ -43,18 +41,27 @@ pub(crate) fn keep(
     keep_going: KeepGoing<'_>,
 ) -> Result<Vec<Kept>, Failure> {
     let window = found.contents.window();
-    // A stream that was moved when its writer was killed is there twice.
-    let mut streams: BTreeMap<String, Rows> = BTreeMap::new();
+    let mut streams = Vec::new();
     for unfinished in &found.survey.unfinished {
         let Some(partial) = Partial::read(window, unfinished.header)? else { continue };
-        let Some(rows) = rows_of(window, partial, keep_going)? else { continue };
-        if streams.get(&unfinished.name).is_none_or(|other| other.count < rows.count) {
-            streams.insert(unfinished.name.clone(), rows);
+        if let Some(rows) = rows_of(window, partial, keep_going)? {
+            streams.push((unfinished.name.clone(), rows));
         }
     }
     if streams.is_empty() {
         return Ok(Vec::new());
     }
+    // A stream that was moved when its writer was killed is there twice.
+    streams.sort_by_key(|(name, rows)| (name.clone(), std::cmp::Reverse(rows.count)));
+    let mut moved = Vec::new();
+    for pair in streams.windows(2) {
+        let [(name, longer), (other, rows)] = pair else { continue };
+        let copy = longer.partial.data..longer.partial.data + rows.count * rows.partial.row;
+        let is_same = name == other && longer.partial.row == rows.partial.row;
+        moved.push(is_same && window.crc(&copy, keep_going)? == Some(rows.crc));
+    }
+    let mut is_moved = std::iter::once(false).chain(moved);
+    streams.retain(|_| is_moved.next() != Some(true));
     let mut known = if found.survey.is_empty() {
         Appender::new(Alignment::new(1)?)
     } else {

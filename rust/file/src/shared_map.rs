@@ -46,12 +46,21 @@ impl SharedMap {
         self.map.as_ref().map_or(0, |map| map.len())
     }
 
-    /// From here on, whatever is written to this memory stays in this process, and the file is as it is now:
+    /// From here on, what is written to this memory stays in this process, and the file is as it is now:
     /// the pages become private. Says whether the system can do that; else the memory stays shared.
+    ///
+    /// Not in a process with a limit for its data: private pages count for it, whether or not they are
+    /// written to, and what is left of it would soon be used up.
     #[cfg(unix)]
     pub(crate) fn keep_from_file(&self, file: &File) -> bool {
         use std::os::fd::AsRawFd;
 
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the call writes to `limit` alone.
+        let is_known = unsafe { libc::getrlimit(libc::RLIMIT_DATA, &raw mut limit) } == 0;
+        if is_known && limit.rlim_cur != libc::RLIM_INFINITY {
+            return false;
+        }
         self.replace(libc::MAP_PRIVATE, file.as_raw_fd())
     }
 

@@ -91,6 +91,9 @@ pub(crate) struct Growth {
     pub(crate) written_crc: u32,
     /// What the last checkpoint says.
     pub(crate) noted: u64,
+    /// While rows are added: how many bytes there were before, and their checksum. No checkpoint says more,
+    /// as the others may be taken back.
+    pub(crate) sure: Option<(u64, u32)>,
     /// How many checkpoints were written while it grew, and when it was flushed to the disk.
     pub(crate) checkpoints: u64,
     pub(crate) flushes: u64,
@@ -131,8 +134,11 @@ impl Growth {
         self.crc.update(&self.buffer[from..]);
     }
 
-    pub(crate) fn now(&self) -> Moment {
-        Moment { bytes: self.total(), crc: self.crc.clone() }
+    /// Begins to add rows, all or none.
+    pub(crate) fn begin(&mut self) -> Moment {
+        let now = Moment { bytes: self.total(), crc: self.crc.clone() };
+        self.sure = Some((now.bytes, now.crc.clone().finalize()));
+        now
     }
 
     /// Forgets all bytes that were added since a moment. What of them is in the file is overwritten later.
@@ -159,9 +165,12 @@ impl Growth {
         self.written_crc = self.crc.clone().finalize();
     }
 
-    /// What is in the file.
+    /// What is in the file, and stays.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { bytes: self.start, crc: self.written_crc }
+        match self.sure {
+            Some((bytes, crc)) if self.start > bytes => Checkpoint { bytes, crc },
+            _ => Checkpoint { bytes: self.start, crc: self.written_crc },
+        }
     }
 }
 

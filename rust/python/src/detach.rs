@@ -14,8 +14,13 @@ use crate::error::exception;
 /// from C. Rust would take that for a bug in its handling of panics, and abort the process. Here the thread
 /// stays where it is, as in Python 3.14.
 pub(crate) fn detached<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T + Ungil + Send) -> T {
+    parked(|| run(py, work))
+}
+
+/// Calls Python code that a daemon thread may be in when the program ends, as [`detached`] does.
+pub(crate) fn parked<T>(work: impl FnOnce() -> T) -> T {
     let parked = ParkWhenUnwound;
-    let result = run(py, work);
+    let result = call(work);
     std::mem::forget(parked);
     result
 }
@@ -29,10 +34,14 @@ pub(crate) fn detached_on<T: Ungil + Send>(
     detached(py, work).map_err(|failure| exception(py, path, failure))
 }
 
-/// A separate call, so that unwinding out of it passes through [`detached`].
-#[inline(never)]
 fn run<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T + Ungil + Send) -> T {
     py.detach(work)
+}
+
+/// A separate call, so that unwinding out of it passes through [`parked`].
+#[inline(never)]
+fn call<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 struct ParkWhenUnwound;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use pyo3::prelude::*;
 
+use crate::detach::parked;
 use crate::error::{go_on_unless, keep_going};
 
 /// What is called with the number of bytes that are done, and of all bytes.
@@ -28,7 +29,7 @@ pub(crate) fn telling<'py, T>(
 
 /// Tells that all `total` bytes are done.
 pub(crate) fn tell_of_all(py: Python<'_>, tell: Told<'_>, total: u64) -> PyResult<()> {
-    tell.map_or(Ok(()), |tell| tell.call1(py, (total, total)).map(drop))
+    tell.map_or(Ok(()), |tell| parked(|| tell.call1(py, (total, total)).map(drop)))
 }
 
 /// For work outside the interpreter: tells that `done` bytes of `total` are done, or runs pending signal
@@ -41,5 +42,5 @@ pub(crate) fn tell_of_some(tell: Told<'_>, done: u64, total: u64) -> bool {
 /// For work outside the interpreter: calls a program in it, and returns whether to go on.
 pub(crate) fn tell_outside(call: impl FnOnce(Python<'_>) -> PyResult<()>) -> bool {
     // A daemon thread may come here after the interpreter has ended.
-    Python::try_attach(|py| go_on_unless(call(py))).unwrap_or(true)
+    Python::try_attach(|py| parked(|| go_on_unless(call(py)))).unwrap_or(true)
 }

@@ -92,12 +92,19 @@ impl<S: Storage> ArchiveWriter<S> {
         keep_going: KeepGoing<'_>,
     ) -> Result<(), Failure> {
         let mut growth = stream.take(keep_going)?;
-        let before = growth.now();
-        let added = self.collect_and_write(stream, &mut growth, items, keep_going);
+        let before = growth.begin();
+        let mut added = self.collect_and_write(stream, &mut growth, items, keep_going);
+        growth.sure = None;
         if added.is_ok() {
             stream.add(rows);
+            if growth.start - growth.noted >= NOTED {
+                // The rows are there: that this fails is told by the next call that writes.
+                let _ = self.note(stream, &mut growth);
+            }
         } else {
+            let written = growth.start;
             growth.go_back_to(before);
+            added = added.and(self.give_back_room(stream, &mut growth, written));
         }
         stream.give_back(Some(growth))?;
         added
@@ -113,12 +120,15 @@ impl<S: Storage> ArchiveWriter<S> {
         let mut left = items.len();
         if left >= LARGE_CHUNK {
             self.write_out(stream, growth, keep_going)?;
-            let place = self.make_place(stream, growth, growth.start + left, keep_going)?;
-            let at = place.file + stream.header_len + growth.start;
-            let crc = blocks::write_part(&self.storage, at, items, &|_| keep_going())?;
-            growth.has_written(left, &crc);
-            if growth.start - growth.noted >= NOTED {
-                self.note(stream, growth)?;
+            let mut at = 0;
+            while at < left {
+                // Some at a time, so that what cannot be written has not taken space for all of it.
+                let count = COPIED.min(left - at);
+                let place = self.make_place(stream, growth, growth.start + count, keep_going)?;
+                let to = place.file + stream.header_len + growth.start;
+                let crc = blocks::write_part(&self.storage, to, items, at..at + count, &|_| keep_going())?;
+                growth.has_written(count, &crc);
+                at += count;
             }
             return Ok(());
         }
@@ -128,10 +138,26 @@ impl<S: Storage> ArchiveWriter<S> {
             left -= count as u64;
             if growth.room() == 0 {
                 self.write_out(stream, growth, keep_going)?;
-                if growth.start.abs_diff(growth.noted) >= NOTED {
-                    self.note(stream, growth)?;
-                    check(keep_going)?;
-                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what rows took that were not added in the end: up to byte `written` of all rows.
+    fn give_back_room(&self, stream: &Stream, growth: &mut Growth, written: u64) -> Result<(), Failure> {
+        let Some(place) = growth.place else { return Ok(()) };
+        let data = place.file + stream.header_len;
+        if written > growth.start {
+            // Nobody reads this, so it does not matter if it cannot be given back.
+            let _ = self.storage.release(data + growth.start..data + written);
+        }
+        let end = data + growth.total() + Filler::LEAST + LEAST_GROWTH;
+        if end < place.end {
+            let smaller = place.resized(end)?;
+            if self.lock()?.appender.cut(&smaller, place.end).is_none() {
+                growth.place = Some(smaller);
+                // What its header says does not matter until it is finished: others may be in front of that.
+                let _ = self.write_begun(stream, &smaller);
             }
         }
         Ok(())
@@ -161,6 +187,9 @@ impl<S: Storage> ArchiveWriter<S> {
             taken => taken?,
         };
         if let Some(place) = growth.place.take() {
+            // Also where the local header stays, nobody takes the rows for some that are to be kept.
+            let room = checkpoint::room(stream.header_len);
+            let _ = self.storage.write_at(&vec![0; room as usize], place.file - room);
             let mut state = self.lock()?;
             self.abandon(&mut state, place.header..place.end);
             self.is_over(&mut state, 0, None);
@@ -223,12 +252,13 @@ impl<S: Storage> ArchiveWriter<S> {
 
     /// Writes down how much is in the file.
     fn note(&self, stream: &Stream, growth: &mut Growth) -> Result<(), Failure> {
+        let checkpoint = growth.checkpoint();
         if let Some(place) = growth.place
-            && growth.noted != growth.start
+            && growth.noted != checkpoint.bytes
         {
-            self.write_checkpoint(stream, &place, growth.checkpoint(), Slot::new(growth.checkpoints, false))?;
+            self.write_checkpoint(stream, &place, checkpoint, Slot::new(growth.checkpoints, false))?;
             growth.checkpoints += 1;
-            growth.noted = growth.start;
+            growth.noted = checkpoint.bytes;
         }
         Ok(())
     }
@@ -381,11 +411,15 @@ impl<S: Storage> ArchiveWriter<S> {
         if is_behind {
             return Ok(None);
         }
-        let head = extended.local_header(&stream.rows.name, MemberState::Begun, 0);
-        // Without the checkpoints, which stay.
-        let length = extended.file - checkpoint::room(stream.header_len) - extended.header;
-        self.storage.write_at(&head[..length as usize], extended.header)?;
+        self.write_begun(stream, &extended)?;
         Ok(Some(extended))
+    }
+
+    /// Writes the local header of a stream in a range of another length, without the checkpoints, which stay.
+    fn write_begun(&self, stream: &Stream, place: &Placement) -> Result<(), Failure> {
+        let head = place.local_header(&stream.rows.name, MemberState::Begun, 0);
+        let length = place.file - checkpoint::room(stream.header_len) - place.header;
+        Ok(self.storage.write_at(&head[..length as usize], place.header)?)
     }
 
     /// A range with room for this many bytes behind the `.npy` header, whose member is begun.
@@ -453,6 +487,7 @@ impl<S: Storage> ArchiveWriter<S> {
         }
         let written = growth.checkpoint();
         self.write_checkpoint(stream, new, written, Slot::new(growth.checkpoints, false))?;
+        growth.noted = written.bytes;
         if self.sync || growth.flushes > 0 {
             // The rows at the old place may be on the disk, and must not go before these are.
             self.storage.sync()?;

@@ -13,7 +13,7 @@ use mmnpz_file::checksums::{self, Damage, Listed, SOME, Source, Wrong};
 
 use crate::detach::detached;
 use crate::error::keep_going;
-use crate::progress::tell_outside;
+use crate::progress::{tell_of_all, tell_outside};
 use crate::reading::reader::Reader;
 use crate::views::open_file::OpenFile;
 use crate::views::unknown_name::unknown_name;
@@ -80,9 +80,7 @@ fn damaged(py: Python<'_>, file: &OpenFile, names: Option<Vec<String>>, way: &Wa
         }
         source.check_length().map_err(|failure| file.err(py, failure))?;
     }
-    if let Some(progress) = &way.progress {
-        progress.call1(py, (total, total))?;
-    }
+    tell_of_all(py, way.progress.as_ref(), total)?;
     Ok(damaged)
 }
 

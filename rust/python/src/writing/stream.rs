@@ -99,6 +99,10 @@ impl Stream {
         row_shape: Vec<usize>,
     ) -> PyResult<()> {
         let py = writer.py();
+        let opened = || PyValueError::new_err("the stream is open");
+        if self.inner.get().is_some() {
+            return Err(opened());
+        }
         let archive = writer.get().own_archive(py)?;
         let path = archive.shown.as_path();
         let fail =
@@ -123,7 +127,7 @@ impl Stream {
         let (shown, forks, dtype) = (archive.shown.clone(), fork::generation(), dtype.unbind());
         let archive = Arc::downgrade(&archive);
         let inner = Inner { archive, shown, forks, stream, name, dtype, row_shape };
-        self.inner.set(inner).map_err(|_| PyValueError::new_err("the stream is open"))
+        self.inner.set(inner).map_err(|_| opened())
     }
 
     #[doc = docstring!("Stream.append")]
@@ -141,6 +145,12 @@ impl Stream {
             let count = inner.count(&array);
             (array, count.ok_or_else(|| PyValueError::new_err("the rows were changed meanwhile"))?)
         };
+        // Rows without bytes are counted as NumPy counts them.
+        let each = inner.row_shape.iter().filter(|&&dimension| dimension > 0).product::<usize>().max(1);
+        let most = isize::MAX as usize / each;
+        if inner.stream.rows.size == 0 && most.checked_sub(inner.stream.count() as usize) < Some(count) {
+            return Err(PyValueError::new_err("an array cannot have as many rows"));
+        }
         // `array` keeps the memory that this points to until this returns.
         let mut items = items_in_order(&array)?;
         let stream = &inner.stream;

@@ -8,7 +8,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PySequence, PyString, PyTuple};
 
-use crate::detach::{detached, detached_on};
+use crate::detach::{detached, detached_on, parked};
 use crate::error::{exception, in_member, keep_going};
 use crate::numpy::npy_header::{as_array, items, npy_header};
 use crate::progress::tell_outside;
@@ -280,6 +280,6 @@ impl Update<'_, '_> {
 
     fn tell(&self) -> PyResult<()> {
         let Some(progress) = self.progress else { return Ok(()) };
-        progress.call1((self.done, self.total)).map(drop)
+        parked(|| progress.call1((self.done, self.total)).map(drop))
     }
 }
