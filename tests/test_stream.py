@@ -437,7 +437,10 @@ def test_in_a_process_of_its_own(
         monkeypatch.setenv("LD_PRELOAD", str(compile_shim(tmp_path, "flaky")))
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    run_python(code, tmp_path / "archive.npz", *arguments)
+    path = tmp_path / "archive.npz"
+    run_python(code, path, *arguments)
+    if code == FLAKY:
+        assert list(sequential.walk(path)[0]) == mmnpz.load(path).files
 
 
 def killed(path: Path, code: str) -> None:

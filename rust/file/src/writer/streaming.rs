@@ -152,7 +152,8 @@ impl<S: Storage> ArchiveWriter<S> {
             let _ = self.storage.release(data + growth.start..data + written);
         }
         let end = data + growth.total() + Filler::LEAST + LEAST_GROWTH;
-        if end < place.end {
+        // If something is behind, it stays, and what is between them must have room for a filler.
+        if end + Filler::LEAST <= place.end {
             let smaller = place.resized(end)?;
             if self.lock()?.appender.cut(&smaller, place.end).is_none() {
                 growth.place = Some(smaller);
@@ -319,7 +320,8 @@ impl<S: Storage> ArchiveWriter<S> {
         self.complete(&place, &rows.name, crc)?;
         growth.place = None;
         let mut state = self.lock()?;
-        if state.appender.is_likely(&rows.name)? {
+        // Where that cannot be told, an index of names can be done without.
+        if state.appender.is_likely(&rows.name).unwrap_or(true) {
             state.appender.repeats_name();
         }
         state.appender.finish(&place, &rows.name, crc, array_field.as_ref());
@@ -411,7 +413,13 @@ impl<S: Storage> ArchiveWriter<S> {
         if is_behind {
             return Ok(None);
         }
-        self.write_begun(stream, &extended)?;
+        if let Err(failure) = self.write_begun(stream, &extended) {
+            let mut state = self.lock()?;
+            let gap = state.appender.cut(place, extended.end);
+            state.gaps.extend(gap);
+            self.fill_gaps(&mut state);
+            return Err(failure);
+        }
         Ok(Some(extended))
     }
 
@@ -463,6 +471,9 @@ impl<S: Storage> ArchiveWriter<S> {
         let new = self.new_place(stream, bytes)?;
         let moved = self.copy_rows(stream, growth, old, &new, keep_going);
         let given_up = if moved.is_ok() { old } else { &new };
+        if moved.is_ok() {
+            growth.noted = growth.checkpoint().bytes;
+        }
         let mut state = self.lock()?;
         self.abandon(&mut state, given_up.header..given_up.end);
         self.is_over(&mut state, 0, None);
@@ -487,7 +498,6 @@ impl<S: Storage> ArchiveWriter<S> {
         }
         let written = growth.checkpoint();
         self.write_checkpoint(stream, new, written, Slot::new(growth.checkpoints, false))?;
-        growth.noted = written.bytes;
         if self.sync || growth.flushes > 0 {
             // The rows at the old place may be on the disk, and must not go before these are.
             self.storage.sync()?;
