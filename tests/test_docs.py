@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(\S*)")
 # The languages of fences without Python code. No test would run a snippet in any other language than pycon.
-NOT_PYTHON = {"console", "text", "{eval-rst}", "{include}", "{toctree}"}
+NOT_PYTHON = {"console", "text", "{eval-rst}", "{include}", "{literalinclude}", "{toctree}"}
 
 
 # `make docs` installs what this page needs.
