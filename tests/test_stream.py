@@ -28,6 +28,13 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
 
 
+def is_npy(raw: bytes, array: Any) -> bool:
+    """Return whether these are the bytes that NumPy writes; NumPy before 1.24 has less padding."""
+    if np.lib.NumpyVersion(np.__version__) >= "1.24.0":
+        return raw == npy(array)
+    return len(raw) - len(npy(array)) in {0, 64} and same(np.load(io.BytesIO(raw)), array)
+
+
 def check(path: Path, arrays: dict[str, Any]) -> None:
     """Check that a file has these arrays, as NumPy would have written them, for all kinds of readers."""
     data = mmnpz.load(path)
@@ -36,7 +43,7 @@ def check(path: Path, arrays: dict[str, Any]) -> None:
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
         for name, array in arrays.items():
-            assert file.read(f"{name}.npy") == npy(np.asanyarray(array)), name
+            assert is_npy(file.read(f"{name}.npy"), np.asanyarray(array)), name
     assert list(sequential.walk(path)[0]) == data.files
     assert all(same(data[name], np.array(array)) for name, array in arrays.items())
 
@@ -77,7 +84,7 @@ def test_any_rows_are_what_numpy_makes_of_the_same(
             assert len(stream) == at
             assert stream.shape == (at, *expected.shape[1:])
     with zipfile.ZipFile(out) as file:
-        assert file.read("x.npy") == npy(expected)
+        assert is_npy(file.read("x.npy"), expected)
         assert file.testzip() is None
     assert same(mmnpz.load(out)["x"], expected)
 
@@ -160,11 +167,12 @@ def test_what_can_be_appended(tmp_path: Path) -> None:
                 (1, ValueError),
                 ([[[1, 2]]], ValueError),
                 ([1.5, 2], TypeError),
-                ([1, 256], OverflowError),
                 (np.array([1.5, 2]), TypeError),
                 (np.array([1, 2]), TypeError),
                 ("ab", ValueError),
             ]
+            if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+                bad_ones.append(([1, 256], OverflowError))
             for bad, error in bad_ones:
                 with pytest.raises(error):
                     stream.append(bad)
@@ -413,6 +421,29 @@ with mmnpz.NpzWriter(sys.argv[1]) as writer:
 """
 
 
+BEYOND_4_GIB = """
+import sys
+import numpy as np, mmnpz
+zeros = np.zeros(1 << 28, "u1")
+with mmnpz.NpzWriter(sys.argv[1]) as writer:
+    with writer.stream("x", "u1") as stream:
+        stream.append([1])
+        stream.flush()
+        for _ in range(16):
+            stream.append(zeros)
+        stream.append([2])
+    with writer.stream("moved", "u1") as stream:
+        for _ in range(3):
+            stream.append(zeros)
+        writer.write("between", [5])
+        stream.append([3])
+data = mmnpz.load(sys.argv[1])
+assert data["x"].shape == ((1 << 32) + 2,) and data["x"][0] == 1 and data["x"][-1] == 2
+assert data["moved"].shape == (3 * (1 << 28) + 1,) and data["moved"][-1] == 3 and data["between"] == 5
+assert data.verify() == []
+"""
+
+
 @needs_linux
 @pytest.mark.thread_unsafe(reason="works in a process of its own")
 @pytest.mark.parametrize(
@@ -423,8 +454,9 @@ with mmnpz.NpzWriter(sys.argv[1]) as writer:
         (FLAKY, {"FLAKY": "23"}, [1_000_000]),
         (INTERRUPTED, {}, []),
         (MEMORY, {}, []),
+        (BEYOND_4_GIB, {"SPARSE": "1"}, []),
     ],
-    ids=["errors", "errors, larger", "errors, at once", "interrupted", "memory"],
+    ids=["errors", "errors, larger", "errors, at once", "interrupted", "memory", "beyond 4 GiB"],
 )
 def test_in_a_process_of_its_own(
     tmp_path: Path,

@@ -3,7 +3,10 @@
  * with NO_SHARED_MAPS, no maps that share the pages of a file. With SPACE=none it cannot set space aside, with
  * SPACE=full there is none, and with SPACE=any it says that it has set any space aside.
  *
- * Preloaded into a process; FLAKY, UNREADABLE, NO_LOCKS, NO_SHARED_MAPS and SPACE are environment variables.
+ * With SPARSE, a write of zeros of a megabyte makes a hole.
+ *
+ * Preloaded into a process; FLAKY, UNREADABLE, NO_LOCKS, NO_SHARED_MAPS, SPACE and SPARSE are environment
+ * variables.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,6 +23,10 @@ ssize_t pwrite64(int descriptor, const void *data, size_t size, off64_t offset) 
     static atomic_uint count;
     static ssize_t (*_Atomic real)(int, const void *, size_t, off64_t);
     if (!real) real = (ssize_t(*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
+    const char *bytes = data;
+    if (size >= 1 << 20 && getenv("SPARSE") && !bytes[0] && !memcmp(bytes, bytes + 1, size - 1)) {
+        return real(descriptor, "", 1, offset + (off64_t)size - 1) == 1 ? (ssize_t)size : -1;
+    }
     const char *often = getenv("FLAKY");
     if (!often || ++count % (unsigned)atoi(often)) return real(descriptor, data, size, offset);
     real(descriptor, data, size / 2, offset);
