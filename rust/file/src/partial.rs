@@ -2,6 +2,7 @@
 
 use crc32fast::Hasher;
 use mmnpz_format::Window;
+use mmnpz_format::additions::checkpoint;
 use mmnpz_format::additions::mark::MemberState;
 use mmnpz_format::recover::partial::Partial;
 use mmnpz_format::write::appender::Appender;
@@ -117,6 +118,9 @@ fn finish(
     all.combine(&Hasher::new_with_initial_len(*crc, count * partial.row));
     // The rows must be on the disk before a header vouches for them.
     storage.sync()?;
-    storage.write_at(&place.local_header(name, MemberState::Finished, all.finalize()), place.header)?;
+    let head = place.local_header(name, MemberState::Finished, all.finalize());
+    // Without the checkpoints, which stay: a power failure can tear this.
+    let length = head.len().saturating_sub(checkpoint::room(npy.len() as u64) as usize);
+    storage.write_at(&head[..length], place.header)?;
     Ok(true)
 }

@@ -317,7 +317,7 @@ impl<S: Storage> ArchiveWriter<S> {
         crc.update(&header);
         crc.combine(&growth.crc);
         let crc = crc.finalize();
-        self.complete(&place, &rows.name, crc)?;
+        self.complete_stream(stream, growth, &place, crc)?;
         growth.place = None;
         let mut state = self.lock()?;
         // Where that cannot be told, an index of names can be done without.
@@ -329,6 +329,30 @@ impl<S: Storage> ArchiveWriter<S> {
         state.gaps.extend(gap);
         self.fill_gaps(&mut state);
         self.is_over(&mut state, 0, None);
+        Ok(())
+    }
+
+    /// Makes a stream count. Its checkpoints go only once its header cannot be lost: a power failure can tear
+    /// that, and they hold for what was flushed.
+    fn complete_stream(
+        &self,
+        stream: &Stream,
+        growth: &Growth,
+        place: &Placement,
+        crc: u32,
+    ) -> Result<(), Failure> {
+        if self.sync {
+            self.storage.sync()?;
+        }
+        self.write_head_of(stream, place, MemberState::Finished, crc)?;
+        if self.sync {
+            self.storage.sync()?;
+        }
+        if self.sync || growth.flushes == 0 {
+            // What is left of them otherwise is padding.
+            let room = checkpoint::room(stream.header_len);
+            let _ = self.storage.write_at(&vec![0; room as usize], place.file - room);
+        }
         Ok(())
     }
 
@@ -423,9 +447,20 @@ impl<S: Storage> ArchiveWriter<S> {
         Ok(Some(extended))
     }
 
-    /// Writes the local header of a stream in a range of another length, without the checkpoints, which stay.
+    /// Writes the local header of a stream in a range of another length.
     fn write_begun(&self, stream: &Stream, place: &Placement) -> Result<(), Failure> {
-        let head = place.local_header(&stream.rows.name, MemberState::Begun, 0);
+        self.write_head_of(stream, place, MemberState::Begun, 0)
+    }
+
+    /// Writes the local header of a stream without the checkpoints, which stay.
+    fn write_head_of(
+        &self,
+        stream: &Stream,
+        place: &Placement,
+        state: MemberState,
+        crc: u32,
+    ) -> Result<(), Failure> {
+        let head = place.local_header(&stream.rows.name, state, crc);
         let length = place.file - checkpoint::room(stream.header_len) - place.header;
         Ok(self.storage.write_at(&head[..length as usize], place.header)?)
     }

@@ -22,6 +22,7 @@ use crate::additions::mark::MemberState;
 use crate::additions::seal::Seal;
 use crate::error::{ErrorKind, Missing, Result};
 use crate::recover::listed::Listed;
+use crate::recover::partial::Partial;
 use crate::recover::provenance::LOCAL_HEADER;
 use crate::recover::survey::{
     DirectoryState, FoundDirectory, Source, Survey, Unfinished, Visibility, Witness,
@@ -451,7 +452,8 @@ impl<'a, 'f> Scan<'a, 'f> {
             // its place, and others that overtook that one are among the bytes.
             return Ok(None);
         }
-        if !*lost || marked.is_some() {
+        // A power failure can have torn the local header of a stream that was extended.
+        if !*lost || marked.is_some() || Partial::read(self.window, at)?.is_some() {
             if LocalHeader::find(here, at)?.is_none() {
                 return Ok(None);
             }
