@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -63,6 +64,9 @@ pub struct ArchiveWriter<S = WritableFile> {
     storage: S,
     /// Whether all that is said to be written survives a power failure.
     sync: bool,
+    /// Whether rows of a stream were synced: then no directory may be torn, as nobody would look for them in
+    /// front of one that has lost its seal.
+    has_synced_rows: AtomicBool,
     /// The fork generation of the process that opened it. A forked child has a copy of the state that
     /// nobody tells of further members.
     forks: u64,
@@ -181,6 +185,7 @@ impl<S: Storage> ArchiveWriter<S> {
             absolute,
             storage,
             sync,
+            has_synced_rows: AtomicBool::new(false),
             forks: fork::generation(),
             state: Mutex::new(State {
                 appender,
@@ -474,6 +479,7 @@ impl<S: Storage> ArchiveWriter<S> {
     fn publish(&self, publish: Publish, sync: bool) -> Result<(), Failure> {
         // One at a time, and without the state's own lock while it is being written.
         let mut is_on_disk = self.publishing.lock().map_err(|_| Failure::Poisoned)?;
+        let sync = sync || self.has_synced_rows.load(Ordering::Relaxed);
         if sync {
             // The members first. So is the directory that is there: also if there is nothing to write.
             self.storage.sync()?;

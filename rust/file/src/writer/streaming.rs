@@ -5,6 +5,7 @@
 //! grow beside each other, and beside other members, and each byte moves twice at most, on average.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crc32fast::Hasher;
 use mmnpz_format::additions::checkpoint::{self, Checkpoint, Grown, Slot};
@@ -282,6 +283,7 @@ impl<S: Storage> ArchiveWriter<S> {
         self.storage.sync()?;
         self.write_checkpoint(stream, &place, growth.checkpoint(), Slot::new(growth.flushes, true))?;
         growth.flushes += 1;
+        self.has_synced_rows.store(true, Ordering::Relaxed);
         Ok(self.storage.sync()?)
     }
 
