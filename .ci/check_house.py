@@ -16,7 +16,7 @@ WIDTH = 110
 # Lines of a file, by the folder that it is in. A test is read alone, what ships as a whole.
 LONGEST = {"tests": 900}
 LONGEST_ELSEWHERE = 700
-# The stub declares all of the compiled half, which a language that has no includes must have in one file.
+# The stub declares all of the compiled half: a module has one stub.
 LONGEST_STUB = 900
 
 Graph = dict[str, set[str]]

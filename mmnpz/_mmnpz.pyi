@@ -59,20 +59,7 @@ def _repair(
 
 @disjoint_base
 class Stream:
-    """
-    The compiled base class of `mmnpz.ArrayStream`.
-
-    Attributes
-    ----------
-    name : str
-        The member's name without its ``.npy`` extension.
-    dtype : numpy.dtype
-        The dtype of the array.
-    shape : tuple of int
-        The shape of the array so far.
-    closed : bool
-        Whether the array is finished, or was given up.
-    """
+    """The compiled base class of `mmnpz.ArrayStream`, which has the constructor."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _open(self, writer: Writer, name: str, dtype: np.dtype[Any], row_shape: list[int]) -> None:

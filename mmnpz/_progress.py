@@ -17,10 +17,7 @@ def checked(progress: Progress | bool | None) -> None:
         As for `told`.
     """
     if progress is True:
-        try:
-            import tqdm  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("progress=True needs tqdm: pip install tqdm", name="tqdm") from error
+        _tqdm()
     elif progress not in (None, False) and not callable(progress):
         raise TypeError(f"progress must be a callable or True, got {type(progress).__name__}")
 
@@ -46,12 +43,18 @@ def told(progress: Progress | bool | None, what: str) -> Iterator[Progress | Non
     """
     checked(progress)
     if progress is True:
-        import tqdm
-
-        with tqdm.tqdm(desc=what, unit="B", unit_scale=True) as bar:
+        with _tqdm().tqdm(desc=what, unit="B", unit_scale=True) as bar:
             yield _Moving(bar)
     else:
         yield progress or None
+
+
+def _tqdm() -> Any:
+    try:
+        import tqdm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("progress=True needs tqdm: pip install tqdm", name="tqdm") from error
+    return tqdm
 
 
 class _Moving:

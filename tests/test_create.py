@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmnpz
+from mmnpz._mmnpz import _create
 from tests import sequential
 from tests.archives import npy, same
 from tests.faults.recorder import compile_shim
@@ -192,18 +193,18 @@ def test_a_writer_that_is_closed_in_the_block_gives_the_array_up(tmp_path: Path,
     path = tmp_path / "archive.npz"
     writer = mmnpz.NpzWriter(path)
     writer.write("a", [1])
-    with (  # noqa: PT012  # the exception comes from the end of the block
-        pytest.raises(ValueError, match=r"archive.npz: the writer was closed before the array was finished"),
-        writer.create("x", size, "u1") as array,
-    ):
-        array[...] = 1
-        writer.write("b", [2])
-        writer.close()
-        assert not array.any()
-        with mmnpz.NpzWriter(path, "a") as other:
-            other.write("c", np.arange(size))
-        # In whatever place that was written, this does not spoil it.
-        array[...] = 255
+    block = writer.create("x", size, "u1")
+    array = block.__enter__()
+    array[...] = 1
+    writer.write("b", [2])
+    writer.close()
+    assert not array.any()
+    with mmnpz.NpzWriter(path, "a") as other:
+        other.write("c", np.arange(size))
+    # In whatever place that was written, this does not spoil it.
+    array[...] = 255
+    with pytest.raises(ValueError, match=r"archive.npz: the writer was closed before the array was finished"):
+        block.__exit__(None, None, None)
     check(path, {"a": [1], "b": [2], "c": np.arange(size)})
 
 
@@ -302,6 +303,14 @@ def test_bad_arguments(tmp_path: Path) -> None:
     data = mmnpz.load(path)
     assert {name: data[name].tolist() for name in data} == {"once": [5, 5], "last": [1]}
     assert data.verify() == []
+
+
+def test_the_compiled_half_makes_no_array_that_is_larger_than_its_map(tmp_path: Path) -> None:
+    with mmnpz.NpzWriter(tmp_path / "archive.npz") as writer:
+        for dtype in ("S0", "U0", "(2,3)f4"):
+            with pytest.raises(ValueError, match="no array has dtype"):
+                _create(writer, "x", [100], np.dtype(dtype), False)
+        assert writer.files == []
 
 
 def test_progress_tells_how_much_is_done(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ use std::thread;
 use crc32fast::Hasher;
 
 use crate::copy_pool;
-use crate::failure::Failure;
+use crate::failure::{Failure, Progress};
 use crate::fork;
 use crate::items::Items;
 use crate::pread;
@@ -24,9 +24,6 @@ const POLL_BLOCKS: usize = 16;
 
 /// More threads than these read no faster.
 const MOST_THREADS: usize = 8;
-
-/// Is told how many bytes are done, and says whether to go on.
-pub type Progress<'a> = &'a dyn Fn(u64) -> bool;
 
 /// Writes an `.npy` file of this header and these items, which starts at byte `file`; returns its checksum.
 ///

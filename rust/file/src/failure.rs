@@ -9,6 +9,9 @@ use mmnpz_format::{Error, Missing};
 /// only.
 pub type KeepGoing<'a> = &'a dyn Fn() -> bool;
 
+/// As [`KeepGoing`], and is told how many bytes are done.
+pub type Progress<'a> = &'a dyn Fn(u64) -> bool;
+
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {

@@ -11,15 +11,15 @@
 //!   system about their use.
 //! - [`storage`]: the trait of files to which archives are written. `writable_file`: a file to which one
 //!   process alone writes. [`replace`]: a new file in place of an old one.
-//! - `pread`, `parts`: reading a file that is not mapped.
-//! - [`items`]: the bytes of an array in memory. [`blocks`]: writing them, and checksums, with several
+//! - `pread`, `parts`: reading a file that is not mapped. `copy_pool`, `share`: threads that share work.
+//! - [`items`]: the bytes of an array in memory. `blocks`: writing them, and checksums, with several
 //!   threads. `shared_map`: a map through which programs write to a part of a file.
 //! - `recovery`: from a file to a writer that appends to it. [`batch`]: small members that are written
 //!   together. [`stream`]: an array that grows; `partial`: what a killed writer left of one. [`writer`]: an
 //!   archive that is open for writing. [`repair`]: the directory of an archive that no writer closed.
 //! - [`fetch`]: having the system read many places of a map at once. [`excerpts`]: where a batch lies in a
 //!   map.
-//! - `copy_pool`, `share`: threads that share work. [`copy`]: copying excerpts of a map.
+//! - [`copy`]: copying excerpts of a map.
 //! - [`decompress`]: from the bytes of compressed members to those of `.npy` files.
 //! - `opening`, [`snapshot`]: one state of a file, and the protocol by which it is read.
 //! - [`columns`]: what is known of all members, as lists of numbers.
@@ -28,7 +28,7 @@
 //! - [`checksums`]: comparing the bytes of members with their checksums.
 
 pub mod batch;
-pub mod blocks;
+mod blocks;
 mod boot;
 pub mod checksums;
 pub mod columns;

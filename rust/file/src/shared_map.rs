@@ -30,7 +30,7 @@ impl SharedMap {
         } else {
             // SAFETY: this process alone writes to the file, by the lock that its writer holds, and to this
             // part of it only through this map: the part is reserved for one member. The bytes are lent to
-            // arrays of numbers, for which all bytes are valid. The file never gets shorter by mmnpz.
+            // arrays without references, for which all bytes are valid. mmnpz never makes the file shorter.
             Some(unsafe { MmapOptions::new().offset(range.start).len(size).map_mut(file) }?)
         };
         Ok(SharedMap { map, range, _claim: claim })

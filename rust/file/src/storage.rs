@@ -75,14 +75,7 @@ pub trait Storage: Sync {
     /// Those of the system.
     fn clear(&self, range: Range<u64>) -> io::Result<()> {
         let end = range.end.min(self.len()?);
-        let zeros = vec![0; BLOCK.min(end.saturating_sub(range.start)) as usize];
-        let mut at = range.start;
-        while at < end {
-            let count = BLOCK.min(end - at);
-            self.write_at(&zeros[..count as usize], at)?;
-            at += count;
-        }
-        Ok(())
+        with_zeros(range.start..end, |zeros, at| self.write_at(zeros, at))
     }
 
     /// Gives up a range without members, as far as the file reaches. No reader finds a member there
@@ -141,21 +134,31 @@ pub trait Storage: Sync {
     }
 }
 
+/// Calls `write` with zeros and a place, until a range is covered.
+pub(crate) fn with_zeros<E>(
+    range: Range<u64>,
+    mut write: impl FnMut(&[u8], u64) -> Result<(), E>,
+) -> Result<(), E> {
+    let zeros = vec![0; BLOCK.min(range.end.saturating_sub(range.start)) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let count = BLOCK.min(range.end - at);
+        write(&zeros[..count as usize], at)?;
+        at += count;
+    }
+    Ok(())
+}
+
 /// Writes zeros to a range.
 pub(crate) fn write_zeros<S: Storage + ?Sized>(
     storage: &S,
     range: Range<u64>,
     keep_going: KeepGoing<'_>,
 ) -> Result<(), Failure> {
-    let zeros = vec![0; BLOCK.min(range.end - range.start) as usize];
-    let mut at = range.start;
-    while at < range.end {
+    with_zeros(range, |zeros, at| {
         check(keep_going)?;
-        let count = BLOCK.min(range.end - at);
-        storage.write_at(&zeros[..count as usize], at)?;
-        at += count;
-    }
-    Ok(())
+        Ok(storage.write_at(zeros, at)?)
+    })
 }
 
 /// Writes a filler.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::failure::{Failure, KeepGoing, check};
 use crate::lock::{self, WriteLock};
-use crate::storage::{Contents, SIGNATURE, Storage, write_zeros};
+use crate::storage::{Contents, SIGNATURE, Storage, with_zeros, write_zeros};
 use crate::{boot, mapping, pread};
 
 /// A file that is open for writing, and to which no other process writes.
@@ -158,7 +158,7 @@ fn sync_folder(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// How many zeros one write puts into a range that cannot be cleared otherwise.
+/// How many bytes are copied at once where the system does not copy.
 const BLOCK: u64 = 1 << 20;
 
 /// How many bytes are set aside between two questions whether to go on.
@@ -285,17 +285,11 @@ pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
     if range.is_empty() || (!is_in_memory(file) && punch(file, &range)) {
         return Ok(());
     }
-    let zeros = vec![0; BLOCK.min(range.end - range.start) as usize];
     // Holes are zeros already.
     let holes = mapping::holes_in(file, range.clone());
     let mut at = range.start;
     for hole in holes.into_iter().chain(std::iter::once(range.end..range.end)) {
-        let end = hole.start.min(range.end);
-        while at < end {
-            let count = BLOCK.min(end - at);
-            write_all_at(file, &zeros[..count as usize], at)?;
-            at += count;
-        }
+        with_zeros(at..hole.start.min(range.end), |zeros, at| write_all_at(file, zeros, at))?;
         at = at.max(hole.end);
     }
     Ok(())

@@ -20,13 +20,12 @@ use mmnpz_format::write::patch::Patch;
 use mmnpz_format::write::placement::{Alignment, Placement};
 use mmnpz_format::zip::name::StoredName;
 
-use crate::blocks::{self, Progress};
-use crate::failure::{Failure, KeepGoing, check};
+use crate::failure::{Failure, KeepGoing, Progress, check};
 use crate::items::Items;
 use crate::storage::{self, SIGNATURE, Storage};
 use crate::stream::Stream;
 use crate::writable_file::{self, WritableFile};
-use crate::{fork, recovery, replace};
+use crate::{blocks, fork, recovery, replace};
 
 pub use creating::Created;
 pub use streaming::Added;

@@ -10,8 +10,8 @@ use mmnpz_format::additions::array_field::ArrayField;
 use mmnpz_format::write::placement::Placement;
 use mmnpz_format::zip::name::StoredName;
 
-use crate::blocks::{self, Progress};
-use crate::failure::{Failure, KeepGoing};
+use crate::blocks;
+use crate::failure::{Failure, KeepGoing, Progress};
 use crate::shared_map::SharedMap;
 use crate::storage::Storage;
 use crate::writer::{Answer, ArchiveWriter, MutexGuard, State};

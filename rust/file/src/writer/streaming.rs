@@ -94,7 +94,7 @@ impl<S: Storage> ArchiveWriter<S> {
     ) -> Result<(), Failure> {
         let mut growth = stream.take(keep_going)?;
         let before = growth.begin();
-        let mut added = self.collect_and_write(stream, &mut growth, items, keep_going);
+        let added = self.collect_and_write(stream, &mut growth, items, keep_going);
         growth.sure = None;
         if added.is_ok() {
             stream.add(rows);
@@ -105,7 +105,8 @@ impl<S: Storage> ArchiveWriter<S> {
         } else {
             let written = growth.start;
             growth.go_back_to(before);
-            added = added.and(self.give_back_room(stream, &mut growth, written));
+            // The first error is the one to tell.
+            let _ = self.give_back_room(stream, &mut growth, written);
         }
         stream.give_back(Some(growth))?;
         added

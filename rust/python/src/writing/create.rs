@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use numpy::PyArrayDescr;
+use numpy::{PyArrayDescr, PyArrayDescrMethods};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::detach::detached_on;
@@ -55,6 +56,10 @@ pub(crate) fn create<'py>(
         header.shape.iter().try_fold(itemsize(dtype) as u64, |size, &dimension| size.checked_mul(dimension));
     let size = if header.shape.contains(&0) { Some(0) } else { items };
     let size = size.ok_or_else(|| fail(ErrorKind::TooLarge))?;
+    if dtype.has_subarray() || (itemsize(dtype) == 0 && matches!(dtype.kind(), b'S' | b'U')) {
+        // NumPy would make an array of another dtype, which may have more bytes.
+        return Err(PyValueError::new_err(format!("no array has dtype {dtype}")));
+    }
     let place = place(py, &archive, name, |is_repeated| {
         detached_on(py, path, || archive.reserve_created(&stored_name, &header.bytes, size, is_repeated))
     })?;
@@ -65,8 +70,8 @@ pub(crate) fn create<'py>(
     let (shown, forks) = (archive.shown.clone(), fork::generation());
     let created =
         Bound::new(py, Created { archive: Arc::downgrade(&archive), shown, forks, array: created })?;
-    // SAFETY: the map has `size` bytes, those of an array of this dtype and shape, for as long as `created`
-    // lives. They are zeros.
+    // SAFETY: the map has `size` bytes for as long as `created` lives, and they are zeros: those of an array
+    // of this dtype and shape, as NumPy makes no other one of the dtype.
     let array = unsafe { filled_array(created.as_any(), dtype, &header.shape, fortran_order, start) }?;
     Ok((created, array))
 }
@@ -74,7 +79,6 @@ pub(crate) fn create<'py>(
 #[pymethods]
 impl Created {
     #[doc = docstring!("Created.finish")]
-    #[allow(clippy::needless_pass_by_value, reason = "what Python passes")]
     fn finish(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<()> {
         if !self.is_own() {
             return Ok(());
