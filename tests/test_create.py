@@ -6,8 +6,6 @@ import sys
 import textwrap
 import threading
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from tests import sequential
 from tests.archives import npy, same
 from tests.faults.recorder import compile_shim
 from tests.processes import fork, run_python, wait_for
+from tests.written import check, fails
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
@@ -30,26 +29,6 @@ dtypes = st.sampled_from(
     ["<f8", ">i2", "?", "S3", "U2", "S", "M8[ns]", "V5", "c16", "(2,3)f4", [("a", "u1"), ("b", "<f4", (2,))]]
 )
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
-
-
-def check(path: Path, arrays: dict[str, Any]) -> None:
-    """Check that a file has these arrays, as NumPy would have written them, for all kinds of readers."""
-    data = mmnpz.load(path)
-    assert sorted(data.files) == sorted(arrays)
-    assert data.verify() == []
-    with zipfile.ZipFile(path) as file:
-        assert file.testzip() is None
-        for name, array in arrays.items():
-            assert file.read(f"{name}.npy") == npy(np.asanyarray(array)), name
-    assert list(sequential.walk(path)[0]) == data.files
-    assert all(same(data[name], np.array(array)) for name, array in arrays.items())
-
-
-@contextmanager
-def fails() -> Iterator[None]:
-    """Swallow the exception that a test raises in a block."""
-    with pytest.raises(ZeroDivisionError):
-        yield
 
 
 @given(dtypes, shapes, st.booleans(), st.sampled_from([1, 64, 4096]), st.randoms(use_true_random=False))
@@ -424,11 +403,21 @@ with mmnpz.NpzWriter(sys.argv[1]) as writer:
         (ENDING, {"SPACE": "any"}, ["before", "behind"]),
         (BEYOND_4_GIB, {"SPACE": "any"}, ["x", "behind"]),
         (WITHOUT_SPACE, {"SPACE": "full"}, ["before", "behind"]),
+        # It is asked before it is filled.
+        (WITHOUT_SPACE, {"SPACE": "little"}, ["before", "behind"]),
         (CANNOT_SET_ASIDE, {"SPACE": "none"}, ["x"]),
         (CANNOT_MAP, {"NO_SHARED_MAPS": "1"}, ["before", "behind"]),
         (UNREADABLE, {"UNREADABLE": "2000000"}, ["before", "behind"]),
     ],
-    ids=["interrupted", "beyond 4 GiB", "no space", "nothing set aside", "no maps", "unreadable"],
+    ids=[
+        "interrupted",
+        "beyond 4 GiB",
+        "no space",
+        "little space",
+        "nothing set aside",
+        "no maps",
+        "unreadable",
+    ],
 )
 def test_on_disks_of_all_kinds(
     tmp_path: Path, code: str, environment: dict[str, str], names: list[str], monkeypatch: pytest.MonkeyPatch

@@ -8,8 +8,6 @@ import sys
 import textwrap
 import threading
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +18,13 @@ from hypothesis import strategies as st
 
 import mmnpz
 from tests import sequential
-from tests.archives import npy, same
+from tests.archives import same
 from tests.faults.recorder import compile_shim
 from tests.processes import fork, run_python, wait_for
+from tests.written import check, fails, is_npy
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
-
-
-def is_npy(raw: bytes, array: Any) -> bool:
-    """Return whether these are the bytes that NumPy writes; NumPy before 1.24 has less padding."""
-    if np.lib.NumpyVersion(np.__version__) >= "1.24.0":
-        return raw == npy(array)
-    return len(raw) - len(npy(array)) in {0, 64} and same(np.load(io.BytesIO(raw)), array)
-
-
-def check(path: Path, arrays: dict[str, Any]) -> None:
-    """Check that a file has these arrays, as NumPy would have written them, for all kinds of readers."""
-    data = mmnpz.load(path)
-    assert sorted(data.files) == sorted(arrays)
-    assert data.verify() == []
-    with zipfile.ZipFile(path) as file:
-        assert file.testzip() is None
-        for name, array in arrays.items():
-            assert is_npy(file.read(f"{name}.npy"), np.asanyarray(array)), name
-    assert list(sequential.walk(path)[0]) == data.files
-    assert all(same(data[name], np.array(array)) for name, array in arrays.items())
-
-
-@contextmanager
-def fails() -> Iterator[None]:
-    """Swallow the exception that a test raises in a block."""
-    with pytest.raises(ZeroDivisionError):
-        yield
 
 
 dtypes = st.sampled_from(

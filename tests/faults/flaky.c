@@ -1,7 +1,8 @@
 /* A disk that fails now and then: every FLAKY-th write puts half of its bytes into the file and returns EIO,
  * and a read of the byte at UNREADABLE, of whichever file, returns EIO. With NO_LOCKS, it has no locks,
  * with NO_SHARED_MAPS, no maps that share the pages of a file. With SPACE=none it cannot set space aside, with
- * SPACE=full there is none, and with SPACE=any it says that it has set any space aside.
+ * SPACE=full there is none, with SPACE=any it says that it has set any space aside, and with SPACE=little it
+ * says that, too, but also that it has none.
  *
  * With SPARSE, a write of zeros of a megabyte makes a hole.
  *
@@ -17,6 +18,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 ssize_t pwrite64(int descriptor, const void *data, size_t size, off64_t offset) {
@@ -48,9 +50,19 @@ int fallocate64(int descriptor, int mode, off64_t offset, off64_t length) {
     if (!real) real = (int (*)(int, int, off64_t, off64_t))dlsym(RTLD_NEXT, "fallocate64");
     const char *space = getenv("SPACE");
     if (!space || mode & FALLOC_FL_PUNCH_HOLE) return real(descriptor, mode, offset, length);
-    if (!strcmp(space, "any")) return 0;
+    if (!strcmp(space, "any") || !strcmp(space, "little")) return 0;
     errno = strcmp(space, "full") ? EOPNOTSUPP : ENOSPC;
     return -1;
+}
+
+int fstatvfs64(int descriptor, struct statvfs64 *found) {
+    static int (*_Atomic real)(int, struct statvfs64 *);
+    if (!real) real = (int (*)(int, struct statvfs64 *))dlsym(RTLD_NEXT, "fstatvfs64");
+    int status = real(descriptor, found);
+    const char *space = getenv("SPACE");
+    if (space && !strcmp(space, "any")) found->f_bfree = 1ULL << 40;
+    if (space && !strcmp(space, "little")) found->f_bfree = 100;
+    return status;
 }
 
 int flock(int descriptor, int operation) {
