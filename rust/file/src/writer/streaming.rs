@@ -281,10 +281,12 @@ impl<S: Storage> ArchiveWriter<S> {
     /// Waits until what is in the file is on the disk, and says so there.
     fn sync_growth(&self, stream: &Stream, growth: &mut Growth) -> Result<(), Failure> {
         let Some(place) = growth.place else { return Ok(()) };
+        self.has_synced_rows.store(true, Ordering::Relaxed);
+        // A directory that another thread writes without a sync is there first: torn, it would hide the rows.
+        drop(self.publishing.lock().map_err(|_| Failure::Poisoned)?);
         self.storage.sync()?;
         self.write_checkpoint(stream, &place, growth.checkpoint(), Slot::new(growth.flushes, true))?;
         growth.flushes += 1;
-        self.has_synced_rows.store(true, Ordering::Relaxed);
         Ok(self.storage.sync()?)
     }
 

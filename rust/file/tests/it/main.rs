@@ -25,4 +25,6 @@ mod ranges;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
