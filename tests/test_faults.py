@@ -96,9 +96,9 @@ def test_power_failures_while_writing_a_new_file(explorer: Explorer, name: str) 
     explorer.power(None, FRESH[name], sync=True, most=most).conclude()
 
 
-@pytest.mark.parametrize("name", ["flushes"])
-def test_power_failures_after_a_sync(explorer: Explorer, name: str) -> None:
-    explorer.power(None, FRESH[name]).conclude()
+@pytest.mark.parametrize(("name", "seed"), [("flushes", 1), ("stream", 3), ("streams", 1)])
+def test_power_failures_after_a_sync(explorer: Explorer, name: str, seed: int) -> None:
+    explorer.power(None, FRESH[name], seed=seed, most=300 if "stream" in name else None).conclude()
 
 
 @pytest.mark.parametrize("base", BASES)
