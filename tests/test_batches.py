@@ -827,9 +827,12 @@ if __name__ == "__main__":
     loader = batches("queue")
     other = multiprocessing.get_context("fork").Process(target=lambda: [queue.get() for _ in range(4)])
     other.start()
-    found = list(loader)
+    # Until it has, the worker must be there.
+    batches_of_it = iter(loader)
+    found = [next(batches_of_it) for _ in range(4)]
     other.join()
     assert found[0].tolist() == expected and other.exitcode == 0
+    del batches_of_it
 
     for start in (0, 1, 0):
         found = list(batches("", start, worker_init_fn=same_number))

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use mmnpz_file::Failure;
+use pyo3::ffi;
 use pyo3::marker::Ungil;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::error::exception;
 
@@ -17,8 +19,25 @@ pub(crate) fn detached<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T
     parked(|| run(py, work))
 }
 
-/// Calls Python code that a daemon thread may be in when the program ends, as [`detached`] does.
-pub(crate) fn parked<T>(work: impl FnOnce() -> T) -> T {
+unsafe extern "C-unwind" {
+    /// That of CPython. As PyO3 declares it, it may not be unwound out of: where a thread ends in it, the stack
+    /// then cannot be unwound any further, and the system aborts the process.
+    #[link_name = "PyObject_CallObject"]
+    fn call_object(callable: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
+/// Calls a function of Python, in which a daemon thread may be when the program ends, as [`detached`] runs work.
+pub(crate) fn call_parked<'py>(
+    function: &Bound<'py, PyAny>,
+    arguments: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: both are objects that this thread, which is attached, has references to.
+    let result = parked(|| unsafe { call_object(function.as_ptr(), arguments.as_ptr()) });
+    // SAFETY: a new reference; or null, and then there is an exception.
+    unsafe { Bound::from_owned_ptr_or_err(function.py(), result) }
+}
+
+fn parked<T>(work: impl FnOnce() -> T) -> T {
     let parked = ParkWhenUnwound;
     let result = call(work);
     std::mem::forget(parked);

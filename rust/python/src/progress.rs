@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pyo3::prelude::*;
 
-use crate::detach::parked;
+use crate::detach::call_parked;
 use crate::error::{go_on_unless, keep_going};
 
 /// What is called with the number of bytes that are done, and of all bytes.
@@ -29,18 +29,20 @@ pub(crate) fn telling<'py, T>(
 
 /// Tells that all `total` bytes are done.
 pub(crate) fn tell_of_all(py: Python<'_>, tell: Told<'_>, total: u64) -> PyResult<()> {
-    tell.map_or(Ok(()), |tell| parked(|| tell.call1(py, (total, total)).map(drop)))
+    tell.map_or(Ok(()), |tell| told(tell.bind(py), total, total))
 }
 
 /// For work outside the interpreter: tells that `done` bytes of `total` are done, or runs pending signal
 /// handlers, and returns whether to go on.
-pub(crate) fn tell_of_some(tell: Told<'_>, done: u64, total: u64) -> bool {
+pub(crate) fn tell_of_some(tell: Told<'_>, done: u64, total: impl Into<Option<u64>>) -> bool {
     let Some(tell) = tell else { return keep_going() };
-    tell_outside(|py| tell.call1(py, (done.min(total), total)).map(drop))
+    let total = total.into();
+    let done = total.map_or(done, |total| done.min(total));
+    // A daemon thread may come here after the interpreter has ended.
+    Python::try_attach(|py| go_on_unless(told(tell.bind(py), done, total))).unwrap_or(true)
 }
 
-/// For work outside the interpreter: calls a program in it, and returns whether to go on.
-pub(crate) fn tell_outside(call: impl FnOnce(Python<'_>) -> PyResult<()>) -> bool {
-    // A daemon thread may come here after the interpreter has ended.
-    Python::try_attach(|py| parked(|| go_on_unless(call(py)))).unwrap_or(true)
+/// Tells how many bytes are done, and how many there are, if that is known.
+pub(crate) fn told(tell: &Bound<'_, PyAny>, done: u64, total: impl Into<Option<u64>>) -> PyResult<()> {
+    call_parked(tell, &(done, total.into()).into_pyobject(tell.py())?).map(drop)
 }

@@ -13,7 +13,7 @@ use mmnpz_file::checksums::{self, Damage, Listed, SOME, Source, Wrong};
 
 use crate::detach::detached;
 use crate::error::keep_going;
-use crate::progress::{tell_of_all, tell_outside};
+use crate::progress::{tell_of_all, tell_of_some};
 use crate::reading::reader::Reader;
 use crate::views::open_file::OpenFile;
 use crate::views::unknown_name::unknown_name;
@@ -102,8 +102,7 @@ fn check(
             *last = Some(Instant::now());
         }
         let Some(progress) = &way.progress else { return keep_going() };
-        let arguments = (done.load(Ordering::Relaxed).min(total), total);
-        keep_going() && tell_outside(|py| progress.call1(py, arguments).map(drop))
+        keep_going() && tell_of_some(Some(progress), done.load(Ordering::Relaxed), total)
     };
     let threads = way.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     checksums::check(source, members, threads, way.is_first_enough, done, &go_on)

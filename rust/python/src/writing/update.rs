@@ -8,10 +8,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PySequence, PyString, PyTuple};
 
-use crate::detach::{detached, detached_on, parked};
-use crate::error::{exception, in_member, keep_going};
+use crate::detach::{detached, detached_on};
+use crate::error::{exception, in_member};
 use crate::numpy::npy_header::{as_array, items, npy_header};
-use crate::progress::tell_outside;
+use crate::progress::{tell_of_some, told};
 use crate::writing::writer::{Writer, closed, warn_of_duplicate};
 use mmnpz_file::Failure;
 use mmnpz_file::batch::Batch;
@@ -134,12 +134,8 @@ impl Update<'_, '_> {
             self.sync()?;
             let (before, total) = (self.done, self.total);
             let progress = self.progress.map(|progress| progress.clone().unbind());
-            let tell = |done: u64, bytes: u64| match &progress {
-                Some(progress) => {
-                    tell_outside(|py| progress.call1(py, (before + done.min(bytes), total)).map(drop))
-                }
-                None => keep_going(),
-            };
+            let tell =
+                |done: u64, bytes: u64| tell_of_some(progress.as_ref(), before + done.min(bytes), total);
             self.writer.write_array(text, array.as_any(), &tell)?;
             self.done += bytes;
             return self.tell();
@@ -280,6 +276,6 @@ impl Update<'_, '_> {
 
     fn tell(&self) -> PyResult<()> {
         let Some(progress) = self.progress else { return Ok(()) };
-        parked(|| progress.call1((self.done, self.total)).map(drop))
+        told(progress, self.done, self.total)
     }
 }
