@@ -20,13 +20,14 @@ pub(crate) fn detached<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T
 }
 
 unsafe extern "C-unwind" {
-    /// That of CPython. As PyO3 declares it, it may not be unwound out of: where a thread ends in it, the stack
-    /// then cannot be unwound any further, and the system aborts the process.
+    /// That of CPython. As PyO3 declares it, it may not be unwound out of: where a thread ends in it, the
+    /// stack then cannot be unwound any further, and the system aborts the process.
     #[link_name = "PyObject_CallObject"]
     fn call_object(callable: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject;
 }
 
-/// Calls a function of Python, in which a daemon thread may be when the program ends, as [`detached`] runs work.
+/// Calls a function of Python, in which a daemon thread may be when the program ends, as [`detached`] runs
+/// work.
 pub(crate) fn call_parked<'py>(
     function: &Bound<'py, PyAny>,
     arguments: &Bound<'py, PyTuple>,
