@@ -19,6 +19,7 @@ pub(crate) fn detached<T: Ungil + Send>(py: Python<'_>, work: impl FnOnce() -> T
     parked(|| run(py, work))
 }
 
+// SAFETY: the signature is that of the stable ABI of CPython.
 unsafe extern "C-unwind" {
     /// That of CPython. As PyO3 declares it, it may not be unwound out of: where a thread ends in it, the
     /// stack then cannot be unwound any further, and the system aborts the process.

@@ -15,7 +15,7 @@ use mmnpz_file::writer::ArchiveWriter;
 use mmnpz_format::write::placement::Alignment;
 use mmnpz_format::zip::name::StoredName;
 
-use crate::support::GO_ON;
+use crate::support::{self, GO_ON};
 
 /// A disk that says when a directory is about to be written, and then waits for an answer, but not for long.
 struct Paused<'a> {
@@ -46,6 +46,35 @@ impl Storage for Paused<'_> {
     }
 }
 
+/// A stream of bytes, which the writer has taken up.
+fn begin(writer: &ArchiveWriter<impl Storage>, name: &str) -> Arc<Stream> {
+    let (name, descr) = (StoredName::new(name).unwrap(), "'|u1'".to_owned());
+    let stream = Arc::new(Stream::new(Rows { name, descr, shape: Vec::new(), size: 1 }).unwrap());
+    assert!(writer.begin_stream(&stream).unwrap());
+    stream
+}
+
+fn append(writer: &ArchiveWriter<impl Storage>, stream: &Stream) {
+    writer.append_rows(stream, 200, &mut Items::from(&[7; 200][..]), GO_ON).unwrap();
+}
+
+#[test]
+fn once_rows_are_synced_every_directory_is() {
+    let disk = SimulatedDisk::default();
+    let writer = support::writer(&disk, 64, false).unwrap();
+    let grows = begin(&writer, "grows.npy");
+    append(&writer, &grows);
+    for (number, is_synced) in [false, true].into_iter().enumerate() {
+        writer.flush_stream(&grows, is_synced, GO_ON).unwrap();
+        let finished = begin(&writer, &format!("{number}.npy"));
+        append(&writer, &finished);
+        writer.finish_stream(&finished, GO_ON).unwrap();
+        writer.flush(false).unwrap();
+        // A directory that is torn would hide the rows.
+        assert_eq!(disk.history().synced(disk.now()) == disk.now(), is_synced);
+    }
+}
+
 #[test]
 fn a_directory_that_is_being_written_is_on_the_disk_before_rows_are_said_to_be() {
     let disk = SimulatedDisk::default();
@@ -54,17 +83,10 @@ fn a_directory_that_is_being_written_is_on_the_disk_before_rows_are_said_to_be()
     let paused = Paused { disk: &disk, talk: Mutex::new((to_flush, answered)) };
     let align = Alignment::new(64).unwrap();
     let writer = ArchiveWriter::append_to(paused, PathBuf::from("disk"), align, false, GO_ON).unwrap();
-    let stream_of = |name| {
-        let (name, descr) = (StoredName::new(name).unwrap(), "'|u1'".to_owned());
-        let stream = Arc::new(Stream::new(Rows { name, descr, shape: Vec::new(), size: 1 }).unwrap());
-        assert!(writer.begin_stream(&stream).unwrap());
-        stream
-    };
-    let (finished, grows) = (stream_of("finished.npy"), stream_of("grows.npy"));
-    let append = |stream| writer.append_rows(stream, 200, &mut Items::from(&[7; 200][..]), GO_ON).unwrap();
-    append(&finished);
+    let (finished, grows) = (begin(&writer, "finished.npy"), begin(&writer, "grows.npy"));
+    append(&writer, &finished);
     writer.finish_stream(&finished, GO_ON).unwrap();
-    append(&grows);
+    append(&writer, &grows);
     writer.flush_stream(&grows, false, GO_ON).unwrap();
     thread::scope(|scope| {
         let flush = scope.spawn(|| writer.flush(false));
